@@ -1,0 +1,78 @@
+"""What a network costs: parameters, multiply-adds, and images a second on this machine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.layers import evaluating
+
+COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
+"""fvcore's names of the operations whose multiply-adds are counted. Norms, activations and pooling are not."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """macs: multiply-adds of convolutions, linear layers and matrix products for one image."""
+
+    parameters: int
+    macs: int
+
+    @property
+    def flops(self) -> int:
+        """A multiply-add counted as two."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True)
+class Speed:
+    """images_per_second: median; low and high are its quartiles over `runs` timed passes, in evaluation mode."""
+
+    images_per_second: float
+    low: float
+    high: float
+    runs: int
+    batch_size: int
+    threads: int
+    dtype: str
+    device: str
+
+
+def cost(model: nn.Module, example: Tensor) -> Cost:
+    """Parameters, and the multiply-adds of one image of the size of `example` (images, channels, height, width)."""
+    from fvcore.nn import FlopCountAnalysis
+
+    image = example[:1].to(next(model.parameters()).device)
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    with evaluating(model), torch.no_grad():
+        analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counts = analysis.tracer_warnings("none").by_operator()
+    macs = sum(int(count) for operation, count in counts.items() if operation in COUNTED)
+    return Cost(sum(weight.numel() for weight in model.parameters()), macs)
+
+
+def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
+    """Time forward passes of `batch_size` copies of the first image of `example` for at least `seconds`."""
+    from torch.utils.benchmark import Timer
+
+    weight = next(model.parameters())
+    images = example[:1].to(weight.device, weight.dtype).expand(batch_size, *example.shape[1:]).contiguous()
+    with evaluating(model), torch.inference_mode():
+        model(images)  # the first pass pays for allocation
+        timer = Timer("model(images)", globals={"model": model, "images": images}, num_threads=torch.get_num_threads())
+        measured = timer.blocked_autorange(min_run_time=seconds)
+    times = torch.tensor(measured.times, dtype=torch.float64)
+    fast, slow = times.quantile(0.25).item(), times.quantile(0.75).item()
+    return Speed(
+        images_per_second=batch_size / measured.median,
+        low=batch_size / slow,
+        high=batch_size / fast,
+        runs=len(times),
+        batch_size=batch_size,
+        threads=torch.get_num_threads(),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=str(weight.device),
+    )

@@ -1,0 +1,292 @@
+"""Images: scikit-learn's digits, folders of classes, tar files of such folders; splits, samples and batches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from prune_fe.errors import DataError, EnvironmentFault, InputError
+from prune_fe.processes import rank, world
+
+Batch = tuple[Tensor, Tensor]
+Batches = Iterable[Batch]
+"""(images (n, channels, height, width) float, labels (n,) int64), readable more than once."""
+
+Images = Dataset[Any] | Batches
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train and validation come from the training images, test is never trained on or chosen by."""
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+
+
+class InMemory(Dataset[Any]):
+    """uint8 images (n, channels, height, width), normalised as they are read."""
+
+    def __init__(
+        self, pixels: Tensor, targets: Sequence[int], classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self.pixels, self.targets, self.classes = pixels, list(targets), tuple(classes)
+        self.scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
+        self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.pixels[index] * self.scale - self.shift, self.targets[index]
+
+
+def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
+    """scikit-learn's 1,797 scanned digits (8×8, one channel), enlarged to size×size; every fifth one is for testing."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    pixels = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)
+    pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
+    pixels, targets = pixels.round().to(torch.uint8), scans.target.tolist()
+    names = tuple(str(name) for name in scans.target_names)
+    tested = set(range(0, len(targets), 5))
+
+    def part(numbers: Sequence[int]) -> InMemory:
+        return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, (0.5,), (0.5,))
+
+    train = part([i for i in range(len(targets)) if i not in tested])
+    kept, held_out = split(train.targets, validation, seed)
+    return Splits(Subset(train, kept), Subset(train, held_out), part(sorted(tested)), names, 1, size)
+
+
+def folder(
+    path: str | Path,
+    size: int,
+    validation: float = 0.1,
+    seed: int = 0,
+    memory_gib: float = 4.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Splits:
+    """PATH/train/<class>/* and PATH/val/<class>/*, or a tar file of that; images resized to size×size, RGB.
+
+    val/ serves as the test images; the validation images are held out from train/. Images that fit into
+    `memory_gib` are decoded once, others each time they are read.
+    """
+    root = unpacked(Path(path))
+    parts = []
+    for part in ("train", "val"):
+        parts.append(_image_folder(root / part, size))
+    train, test = parts
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))[0]
+        raise DataError(f"{root}: class {odd!r} is in train or in val, but not in both")
+    total = len(train) + len(test)
+    if total * 3 * size * size <= memory_gib * 2**30:
+        done = [0]
+
+        def tick() -> None:
+            done[0] += 1
+            if progress is not None:
+                progress(done[0], total)
+
+        train, test = _decoded(train, size, tick), _decoded(test, size, tick)
+    kept, held_out = split(train.targets, validation, seed)
+    return Splits(Subset(train, kept), Subset(train, held_out), test, tuple(train.classes), 3, size)
+
+
+def split(targets: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the images to keep and of those held out: round(share · n) of each class, at least one of two."""
+    generator = torch.Generator().manual_seed(seed)
+    labels, held_out = torch.tensor(targets), []
+    for label in sorted(set(targets)):
+        members = (labels == label).nonzero().flatten()
+        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
+        held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
+    chosen = set(held_out)
+    return [i for i in range(len(targets)) if i not in chosen], sorted(held_out)
+
+
+def select(
+    data: Images,
+    classes: int | Sequence[int] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> Batches:
+    """Batches of `data`: of a data set `samples` images of each of `classes`, of ready batches all of them.
+
+    Under torch.distributed each process gets every world-th image of the selection, and none twice.
+    """
+    if not isinstance(data, Dataset):
+        if isinstance(data, Iterator):
+            raise InputError("data is a generator and can be read only once: pass a data set, a DataLoader or a list")
+        if classes is not None or samples is not None:
+            raise InputError("classes= and samples= need a data set; a DataLoader or a list is used as it is")
+        if world() > 1:
+            raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
+        return data
+    numbers = choose(data, classes, samples, seed)[rank() :: world()]
+    return loader(Subset(data, numbers), batch_size, workers)
+
+
+def loader(data: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[Any]:
+    return DataLoader(
+        data, batch_size=batch_size, num_workers=workers, pin_memory=torch.cuda.is_available(),
+        # numba and OpenMP threads do not survive a fork
+        multiprocessing_context="spawn" if workers else None, persistent_workers=workers > 0,
+    )  # fmt: skip
+
+
+def choose(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int) -> list[int]:
+    """Numbers of the images to score with, in order: `samples` of each class, drawn with `seed`."""
+    if not isinstance(data, Sized):
+        raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
+    if classes is None and samples is None:
+        return list(range(len(data)))
+    labels = torch.tensor(targets_of(data))
+    names = class_names(data)
+    present = labels.unique().tolist()
+    generator = torch.Generator().manual_seed(seed)
+    if classes is None:
+        chosen = present
+    elif isinstance(classes, int):
+        if not 1 <= classes <= len(present):
+            raise InputError(f"classes={classes}: the data has {len(present)} classes")
+        chosen = sorted(present[i] for i in torch.randperm(len(present), generator=generator)[:classes].tolist())
+    else:
+        chosen = list(classes)
+    numbers: list[int] = []
+    for label in chosen:
+        name = names[label] if names and 0 <= label < len(names) else str(label)
+        members = (labels == label).nonzero().flatten()
+        count = len(members) if samples is None else samples
+        if len(members) == 0 or count > len(members):
+            raise DataError(f"class {name!r}: {len(members)} images, {max(count, 1)} asked for")
+        numbers += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
+    return sorted(numbers)
+
+
+def targets_of(data: Dataset[Any]) -> list[int]:
+    """The label of every image, from the data set's `targets` where it has them."""
+    if isinstance(data, Subset):
+        labels = targets_of(data.dataset)
+        return [labels[i] for i in data.indices]
+    if hasattr(data, "targets"):
+        return [int(label) for label in data.targets]
+    return [int(data[i][1]) for i in range(len(data))]  # type: ignore[arg-type]
+
+
+def class_names(data: Any) -> tuple[str, ...]:
+    """The data set's own names, looked for through Subset and DataLoader; () when it has none."""
+    while not hasattr(data, "classes"):
+        if not hasattr(data, "dataset"):
+            return ()
+        data = data.dataset
+    return tuple(map(str, data.classes))
+
+
+def first_images(batches: Batches) -> Tensor:
+    """One image (1, channels, height, width)."""
+    for images, _ in batches:
+        return images[:1]
+    raise DataError("no images: the data is empty")
+
+
+def unpacked(path: Path) -> Path:
+    """The folder that holds train/ and val/; a tar file is unpacked beside itself the first time."""
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or tar file")
+    if path.is_dir():
+        return path
+    target = path.with_name(path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar"))
+    if target == path:
+        raise DataError(f"{path}: not a folder, .tar, .tar.gz or .tgz")
+    if not target.exists():
+        _unpack(path, target)
+    inner = [entry for entry in target.iterdir() if entry.is_dir()]
+    return inner[0] if not (target / "train").is_dir() and len(inner) == 1 else target
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """All or nothing: unpack into a temporary folder on the same disk, then rename."""
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise EnvironmentFault(f"{archive}: cannot be unpacked beside itself ({error.strerror}); unpack it elsewhere") from error
+    try:
+        with tarfile.open(archive) as tar:
+            # Images hardly compress: what would grow this much is no archive of images.
+            bound, total = 20 * archive.stat().st_size + 2**26, 0
+            for member in tar:
+                total += member.size
+                if total > bound:
+                    raise DataError(f"{archive}: unpacks to more than {bound >> 20} MiB, refused")
+                tar.extract(member, partial, filter="data")
+        partial.chmod(0o755)
+        os.replace(partial, target)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno == 28:
+            free = shutil.disk_usage(target.parent).free >> 20
+            raise EnvironmentFault(f"{archive}: no space left while unpacking ({free} MiB free)") from error
+        raise DataError(f"{archive}: cannot be unpacked ({error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _image_folder(root: Path, size: int) -> Any:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected {root.parent}/train/<class>/* and {root.parent}/val/<class>/*")
+    transform = v2.Compose(
+        [
+            v2.Resize((size, size), antialias=True),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    try:
+        return ImageFolder(root, transform=transform, loader=read_image)
+    except FileNotFoundError as error:
+        raise DataError(f"{root}: {error}") from error
+
+
+def read_image(path: str) -> Any:
+    """The image as RGB; DataError with its path when it cannot be decoded to the end."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not an image that can be read ({error})") from error
+
+
+def _decoded(images: Any, size: int, tick: Callable[[], None]) -> InMemory:
+    from torchvision.transforms.v2 import functional
+
+    pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    for number, (path, _) in enumerate(images.samples):
+        image = functional.resize(read_image(path), [size, size], antialias=True)
+        pixels[number] = functional.pil_to_tensor(image)
+        tick()
+    return InMemory(pixels, images.targets, images.classes, IMAGENET_MEAN, IMAGENET_STD)

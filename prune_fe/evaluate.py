@@ -1,0 +1,82 @@
+"""How good a network is: accuracy, balanced accuracy and loss from one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.data import Images, select
+from prune_fe.errors import DataError, InputError
+from prune_fe.layers import evaluating
+from prune_fe.processes import gather
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """confusion: (classes, classes) int64, rows = the true class, columns = the predicted one."""
+
+    confusion: Tensor
+    loss: float
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Correct images / images."""
+        return int(self.confusion.diagonal().sum()) / self.images
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the classes that have images (scikit-learn's definition)."""
+        images = self.confusion.sum(dim=1)
+        present = images > 0
+        return float((self.confusion.diagonal()[present] / images[present]).double().mean())
+
+
+def evaluate(
+    model: nn.Module,
+    data: Images,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run `model` over `data` in evaluation mode. loss: mean cross-entropy an image, in nats.
+
+    Raises InputError when the model's outputs are not finite or too few for the labels.
+    """
+    device = next(model.parameters()).device
+    confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
+    batches = select(data, batch_size=batch_size, workers=workers)
+    with evaluating(model), torch.no_grad():
+        for images, labels in batches:
+            logits = model(images.to(device, non_blocking=True)).double().cpu()
+            classes = logits.shape[1]
+            if not logits.isfinite().all():
+                raise InputError("the model's outputs hold NaN or infinite values")
+            if int(labels.max()) >= classes:
+                raise DataError(f"label {int(labels.max())}: the model tells {classes} classes apart")
+            if done == 0:
+                confusion = torch.zeros(classes, classes, dtype=torch.int64)
+            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            confusion += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view_as(confusion)
+            done += len(labels)
+            if progress is not None:
+                progress(done, _images_of(batches))
+    if done == 0:
+        raise DataError("no images to evaluate on")
+    shares = gather((confusion, loss, done))
+    return Evaluation(
+        torch.stack([share[0] for share in shares]).sum(dim=0),
+        sum(share[1] for share in shares) / sum(share[2] for share in shares),
+    )
+
+
+def _images_of(batches: object) -> int:
+    data = getattr(batches, "dataset", None)
+    return len(data) if data is not None else 0

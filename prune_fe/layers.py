@@ -1,0 +1,280 @@
+"""Which units a network has, and how their maps are read and masked.
+
+The map of a unit is the one the next layer consumes: after the norm and the activation that belong to the
+convolution, before pooling, concatenation or a residual sum. A module hook alone cannot find that point
+(activations may be functions, work in place or serve several layers), so the network is watched while it runs:
+a convolution's output is followed through the torch functions that receive it. Any network that runs can be read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from prune_fe.errors import InputError
+
+NORMS = frozenset({F.batch_norm, F.group_norm, F.layer_norm, F.instance_norm, torch.batch_norm, torch.group_norm})
+ACTIVATIONS = frozenset(
+    {F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.celu, F.selu, F.rrelu, F.gelu, F.silu}
+    | {F.mish, F.hardswish, F.hardtanh, F.hardtanh_, F.hardsigmoid, F.prelu, F.softplus, F.sigmoid, F.tanh}
+    | {torch.relu, torch.relu_, torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.prelu}
+    | {Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_}
+    | {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
+)
+
+ReadMaps = Callable[["Layer", Tensor], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The units of one module: the channels of its output, read `steps` torch functions later.
+
+    `steps` counts the norm and the activation between the module `name` and the point where its maps are read and
+    masked; `map_size` is the (height, width) of a map on the example that the layer was found with.
+    """
+
+    name: str
+    units: int
+    map_size: tuple[int, int]
+    steps: int = 0
+
+
+def find_layers(
+    model: nn.Module, example: Tensor | tuple[Any, ...], names: Sequence[str] | None = None
+) -> tuple[Layer, ...]:
+    """The layers of `model` in the order they run, found by running it once on `example`.
+
+    Without `names`: every nn.Conv2d that runs once on a map. (A convolution whose input is 1×1, as in the gate of a
+    squeeze-and-excite block, is a linear layer on pooled features: it has no map to judge.) With `names`: these
+    modules; one that is no convolution, such as a residual block, is read at its output as well.
+
+    Raises InputError for a name that does not exist, does not run, runs more than once or gives no maps.
+    """
+    modules = dict(model.named_modules())
+    for name in names or ():
+        if name not in modules:
+            raise InputError(f"layer {name!r}: the model has no such module; {_nearest(name, modules)}")
+    if names is None:
+        watched = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
+    else:
+        watched = {name: modules[name] for name in names}
+    if not watched:
+        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
+
+    finder = _Finder()
+    with evaluating(model), torch.no_grad(), finder.watching(watched):
+        model(*(example if isinstance(example, tuple) else (example,)))
+    found, faults = finder.layers(watched)
+    if names is not None and faults:
+        raise InputError("; ".join(faults))
+    if names is None:
+        found = tuple(layer for layer in found if not finder.pooled[layer.name])
+        if faults:
+            warnings.warn("left out: " + "; ".join(faults), stacklevel=2)
+    return found
+
+
+def convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
+    """The convolutions as layers without running the model, in the order of its modules.
+
+    Enough for scorers that read weights; their maps are not known (map_size is (0, 0)) and cannot be read.
+    """
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    for name in names or ():
+        if name not in modules:
+            raise InputError(f"layer {name!r}: the model has no such convolution; {_nearest(name, modules)}")
+    if not modules:
+        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
+    return tuple(Layer(name, modules[name].out_channels, (0, 0)) for name in (modules if names is None else names))
+
+
+def observe(model: nn.Module, layers: Iterable[Layer], read: ReadMaps) -> Any:
+    """A context in which every forward pass of `model` calls read(layer, maps) as soon as the maps exist.
+
+    maps: (images, units, height, width), the tensor that the network goes on to use: it may be overwritten later,
+    so take what is needed at once.
+    """
+
+    def keep(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
+        read(layer, maps.detach())
+        return maps
+
+    return _Follower(layers, keep).watching(dict(model.named_modules()))
+
+
+def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence[int]]) -> Any:
+    """A context in which the maps of `units` (layer name -> unit numbers) are zero wherever they are consumed."""
+
+    def zero(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
+        index = torch.as_tensor(list(units[layer.name]), dtype=torch.int64, device=maps.device)
+        # What worked in place may be used without its return value; autograd forbids to change it afterwards.
+        return maps.index_fill_(1, index, 0) if in_place and not maps.requires_grad else maps.index_fill(1, index, 0)
+
+    chosen = {layer.name: layer for layer in layers if layer.name in units}
+    for name in units:
+        if name not in chosen:
+            raise InputError(f"layer {name!r}: not among the layers given; {_nearest(name, chosen)}")
+    for name, layer in chosen.items():
+        for unit in units[name]:
+            if not 0 <= unit < layer.units:
+                raise InputError(f"layer {name!r}: no unit {unit}, it has {layer.units}")
+    return _Follower(chosen.values(), zero).watching(dict(model.named_modules()))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _Watch(TorchFunctionMode):
+    """Runs beside a network: sees the output of some modules, and every torch function."""
+
+    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> Any:
+        raise NotImplementedError
+
+    @contextmanager
+    def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, module in modules.items():
+                handle = module.register_forward_hook(
+                    lambda _, inputs, output, name=name: self.after_module(name, inputs, output)
+                )
+                stack.callback(handle.remove)
+            stack.enter_context(self)
+            yield
+
+
+class _Follower(_Watch):
+    """Follows the output of each layer for its number of steps and hands it to `act`."""
+
+    def __init__(self, layers: Iterable[Layer], act: Callable[[Layer, Tensor, bool], Tensor]) -> None:
+        super().__init__()
+        self.by_name = {layer.name: layer for layer in layers}
+        self.act = act
+        self.on_the_way: dict[int, tuple[Tensor, Layer, int]] = {}
+
+    @contextmanager
+    def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        try:
+            with super().watching({name: modules[name] for name in self.by_name}):
+                yield
+        finally:
+            self.on_the_way.clear()
+
+    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> Any:
+        return self._arrive(self.by_name[name], output, 0, in_place=False)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        way = None
+        if args and func in NORMS | ACTIVATIONS:
+            way = self.on_the_way.pop(id(args[0]), None)
+        output = func(*args, **(kwargs or {}))
+        if way is not None:
+            _, layer, steps = way
+            output = self._arrive(layer, output, steps + 1, in_place=output is args[0])
+        return output
+
+    def _arrive(self, layer: Layer, value: Tensor, steps: int, in_place: bool) -> Tensor:
+        if steps == layer.steps:
+            return self.act(layer, value, in_place)
+        self.on_the_way[id(value)] = (value, layer, steps)  # the reference keeps the id from being used again
+        return value
+
+
+class _Finder(_Watch):
+    """Records, for each watched module, what its output became and how often each stage was consumed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: dict[str, list[Tensor]] = {}  # the module's output, then after each norm or activation
+        self.runs: dict[str, int] = {}
+        self.pooled: dict[str, bool] = {}
+        self.followed: dict[str, list[Callable[..., Any]]] = {}
+        self.consumers: dict[tuple[str, int], int] = {}
+        self.owner: dict[int, list[tuple[str, int]]] = {}  # id of a value -> the stages that it is
+
+    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        self.runs[name] = self.runs.get(name, 0) + 1
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            self.stages[name] = []
+            return
+        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
+        self.pooled[name] = tuple(first.shape[2:]) == (1, 1)
+        self.stages[name], self.followed[name] = [output], []
+        self.owner.setdefault(id(output), []).append((name, 0))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = [(value, list(self.owner.get(id(value), ()))) for value in _tensors((args, kwargs))]
+        output = func(*args, **(kwargs or {}))
+        if not _tensors(output):  # a question about the shape consumes nothing
+            return output
+        for value, stages in before:
+            for name, stage in stages:
+                seen = self.consumers[name, stage] = self.consumers.get((name, stage), 0) + 1
+                if seen == 1 and args and value is args[0] and self._belongs(name, func):
+                    self._follow(name, stage, func, value, output)
+        return output
+
+    def _belongs(self, name: str, func: Any) -> bool:
+        kind = next((kind for kind in (NORMS, ACTIVATIONS) if func in kind), None)
+        return kind is not None and not any(earlier in kind for earlier in self.followed[name])
+
+    def _follow(self, name: str, stage: int, func: Any, value: Tensor, output: Tensor) -> None:
+        self.stages[name].append(output)
+        self.followed[name].append(func)
+        if output is value:  # in place: what consumes it from now on consumes the later stage
+            self.owner[id(value)].remove((name, stage))
+        self.owner.setdefault(id(output), []).append((name, stage + 1))
+
+    def layers(self, watched: Iterable[str]) -> tuple[tuple[Layer, ...], list[str]]:
+        """The layers that can be read, in the order they ran, and what is wrong with the others."""
+        found, faults = [], []
+        for name in watched:
+            runs = self.runs.get(name, 0)
+            if runs != 1:
+                times = f"runs {runs} times" if runs else "does not run"
+                faults.append(f"layer {name!r} {times} in a forward pass, a layer must run once")
+            elif not self.stages[name]:
+                faults.append(f"layer {name!r} gives no maps of shape (images, units, height, width)")
+            else:
+                found.append(name)
+        found.sort(key=list(self.runs).index)
+        return tuple(self._layer(name) for name in found), faults
+
+    def _layer(self, name: str) -> Layer:
+        stages = self.stages[name]
+        # A stage that several functions consume is the map itself, whatever one of them makes of it.
+        steps = next((s for s in range(len(stages)) if self.consumers.get((name, s), 0) != 1), len(stages) - 1)
+        _, units, height, width = stages[steps].shape
+        return Layer(name, units, (height, width), steps)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, tuple | list):
+        return []
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else "model.named_modules() lists them"

@@ -1,0 +1,27 @@
+"""A seeded permutation: the control that every comparison needs."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from prune_fe.layers import Layer
+from prune_fe.scorers.base import LayerScore, Scorer, Sums
+
+
+@dataclass(frozen=True)
+class Random(Scorer):
+    """keep = a random permutation of 0 … units − 1, the same for the same seed, layer name and number of units."""
+
+    seed: int = 0
+    needs_data: ClassVar[bool] = False
+
+    def score(self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums]) -> dict[str, LayerScore]:
+        scores = {}
+        for layer in layers:
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{layer.name}".encode()))
+            scores[layer.name] = LayerScore(torch.randperm(layer.units, generator=generator).double())
+        return scores

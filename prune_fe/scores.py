@@ -1,0 +1,105 @@
+"""What a scorer says about the units of a network, and which of them are weakest."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_fe.errors import CheckpointError, InputError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number a unit, higher = keep, and the quantities it came from.
+
+    keep: layer name -> (units,) float64, finite.
+    raw: quantity -> layer name -> (units,), or (classes, units) in the order of `classes`. The quantity's name ends
+    in its unit of measure (`feature_entropy_nats`).
+    """
+
+    scorer: str
+    keep: Mapping[str, Array]
+    raw: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    images: int = 0
+    seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer, keep in self.keep.items():
+            bad = np.flatnonzero(~np.isfinite(keep))
+            if bad.size:
+                raise InputError(f"layer {layer!r}, unit {bad[0]}: the score is {keep[bad[0]]}, it must be finite")
+
+    def weakest(self, layer: str, count: int) -> list[int]:
+        """The `count` units of `layer` that go first, weakest first; equal units in the order of their number.
+
+        >>> Scores("random", {"conv": np.array([3.0, 1.0, 1.0, 2.0])}).weakest("conv", 3)
+        [1, 2, 3]
+        """
+        if layer not in self.keep:
+            raise InputError(f"layer {layer!r} has no scores; scored are {', '.join(self.keep)}")
+        return weakest(self.keep[layer], count)
+
+    def save(self, folder: Path) -> None:
+        """Write `scores.csv`, a row a unit with the mean over classes, and `scores.npz` with everything."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "scores.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["layer", "unit", "keep", *self.raw])
+            for layer, keep in self.keep.items():
+                means = [_over_classes(quantity[layer]) for quantity in self.raw.values()]
+                for unit, value in enumerate(keep):
+                    writer.writerow([layer, unit, repr(float(value)), *(repr(float(mean[unit])) for mean in means)])
+        about = {
+            "scorer": self.scorer, "classes": self.classes, "images": self.images, "seconds": self.seconds,
+            "settings": dict(self.settings), "layers": list(self.keep), "quantities": list(self.raw),
+        }  # fmt: skip
+        arrays = {f"keep/{layer}": keep for layer, keep in self.keep.items()}
+        for quantity, by_layer in self.raw.items():
+            arrays |= {f"{quantity}/{layer}": values for layer, values in by_layer.items()}
+        with (folder / "scores.npz").open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+
+
+def weakest(keep: Array, count: int) -> list[int]:
+    """The numbers of the `count` smallest entries of keep (units,), smallest first, ties by number."""
+    return np.argsort(keep, kind="stable")[:count].tolist()
+
+
+def load_scores(folder: str | Path) -> Scores:
+    """The scores that Scores.save wrote to `folder`, to the bit."""
+    path = Path(folder) / "scores.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            layers = about["layers"]
+            return Scores(
+                scorer=about["scorer"],
+                keep={layer: file[f"keep/{layer}"] for layer in layers},
+                raw={q: {layer: file[f"{q}/{layer}"] for layer in layers} for q in about["quantities"]},
+                classes=tuple(about["classes"]),
+                images=about["images"],
+                seconds=about["seconds"],
+                settings=about["settings"],
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a scores file that can be read ({error})") from error
+
+
+def _over_classes(values: Array) -> Array:
+    """The mean over classes, where it is finite; +∞ where a unit has no finite class."""
+    if values.ndim == 1:
+        return values
+    finite = np.isfinite(values)
+    totals = np.where(finite, values, 0).sum(axis=0)
+    return np.where(finite.any(axis=0), totals / np.maximum(finite.sum(axis=0), 1), np.inf)
