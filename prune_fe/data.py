@@ -43,7 +43,12 @@ class InMemory(Dataset[Any]):
     """uint8 images (n, channels, height, width), normalised as they are read."""
 
     def __init__(
-        self, pixels: Tensor, targets: Sequence[int], classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
+        self,
+        pixels: Tensor,
+        targets: Sequence[int],
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self.pixels, self.targets, self.classes = pixels, list(targets), tuple(classes)
         self.scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
@@ -142,15 +147,19 @@ def select(
         if world() > 1:
             raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
         return data
-    numbers = choose(data, classes, samples, seed)[rank() :: world()]
+    numbers = choose(data, classes, samples, seed)
+    if len(numbers) < world():
+        raise DataError(f"{len(numbers)} images cannot be shared by {world()} processes")
+    numbers = numbers[rank() :: world()]
     return loader(Subset(data, numbers), batch_size, workers)
 
 
-def loader(data: Dataset[Any], batch_size: int, workers: int = 0) -> DataLoader[Any]:
+def loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any) -> DataLoader[Any]:
+    """A DataLoader; its workers are spawned, since the threads of numba and OpenMP do not survive a fork."""
+    context = "spawn" if workers else None
     return DataLoader(
-        data, batch_size=batch_size, num_workers=workers, pin_memory=torch.cuda.is_available(),
-        # numba and OpenMP threads do not survive a fork
-        multiprocessing_context="spawn" if workers else None, persistent_workers=workers > 0,
+        data, batch_size, num_workers=workers, multiprocessing_context=context, persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(), **options,
     )  # fmt: skip
 
 
@@ -202,6 +211,12 @@ def class_names(data: Any) -> tuple[str, ...]:
     return tuple(map(str, data.classes))
 
 
+def images_in(batches: Batches) -> int:
+    """How many images there are, 0 when the batches do not say."""
+    data = getattr(batches, "dataset", None)
+    return len(data) if isinstance(data, Sized) else 0
+
+
 def first_images(batches: Batches) -> Tensor:
     """One image (1, channels, height, width)."""
     for images, _ in batches:
@@ -229,7 +244,9 @@ def _unpack(archive: Path, target: Path) -> None:
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise EnvironmentFault(f"{archive}: cannot be unpacked beside itself ({error.strerror}); unpack it elsewhere") from error
+        raise EnvironmentFault(
+            f"{archive}: cannot be unpacked beside itself ({error.strerror}); unpack it elsewhere"
+        ) from error
     try:
         with tarfile.open(archive) as tar:
             # Images hardly compress: what would grow this much is no archive of images.
@@ -255,7 +272,9 @@ def _image_folder(root: Path, size: int) -> Any:
     from torchvision.transforms import v2
 
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected {root.parent}/train/<class>/* and {root.parent}/val/<class>/*")
+        raise DataError(
+            f"{root}: no such folder; expected {root.parent}/train/<class>/* and {root.parent}/val/<class>/*"
+        )
     transform = v2.Compose(
         [
             v2.Resize((size, size), antialias=True),

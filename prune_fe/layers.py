@@ -24,7 +24,20 @@ from prune_fe.errors import InputError
 
 NORMS = frozenset({F.batch_norm, F.group_norm, F.layer_norm, F.instance_norm, torch.batch_norm, torch.group_norm})
 ACTIVATIONS = frozenset(
-    {F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.celu, F.selu, F.rrelu, F.gelu, F.silu}
+    {
+        F.relu,
+        F.relu_,
+        F.relu6,
+        F.leaky_relu,
+        F.leaky_relu_,
+        F.elu,
+        F.elu_,
+        F.celu,
+        F.selu,
+        F.rrelu,
+        F.gelu,
+        F.silu,
+    }
     | {F.mish, F.hardswish, F.hardtanh, F.hardtanh_, F.hardsigmoid, F.prelu, F.softplus, F.sigmoid, F.tanh}
     | {torch.relu, torch.relu_, torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.prelu}
     | {Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_}

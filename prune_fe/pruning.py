@@ -65,20 +65,21 @@ class Pruned:
 
 def prune(
     model: nn.Module,
-    scores: Scores | Rescore,
+    scores: Scores,
     ratio: Ratio = 0.5,
     example: Tensor | None = None,
     *,
     coupled: Coupled = "mean",
+    rescore: Rescore | None = None,
     after: Callable[[nn.Module, Step], None] | None = None,
 ) -> Pruned:
     """Remove the weakest units of every layer, from shallow to deep, from a copy of `model`.
 
     A layer of n units keeps floor((1 − ratio) · n), at least one. ratio: the share removed, in [0, 1), or layer name
-    -> share (the other layers keep all). scores: from prune_fe.score, or a function (model so far, layer names) ->
-    Scores that is asked before each layer. coupled: units that a residual sum ties together go by the mean of their
-    layers' scores, or are left alone. after: called with the model so far when a layer has lost units. The layers
-    that make the model's outputs are never pruned.
+    -> share (the other layers keep all). scores: from prune_fe.score; layers without scores are left alone. rescore:
+    a function (model so far, layer names) -> Scores that is asked anew before each layer is pruned. coupled: units
+    that a residual sum ties together go by the mean of their layers' scores, or are left alone. after: called with
+    the model so far when a layer has lost units. The layers that make the model's outputs are never pruned.
 
     example: one input (images, channels, height, width); the pruned model is checked to run on it and to return the
     same shape. Raises InputError when nothing at all could be removed although it was asked for.
@@ -99,11 +100,12 @@ def prune(
             left = "coupled by a residual sum"
         elif asked == 0:
             left = f"ratio {share:g} removes none of {group.units} units" + _in_blocks(group)
-        elif isinstance(scores, Scores) and not any(layer in scores.keep for layer in group.layers):
+        scored = tuple(layer for layer in group.layers if layer in scores.keep)
+        if left is None and not scored:
             left = "not scored"
         if left is None:
-            now = scores if isinstance(scores, Scores) else scores(surgery.model, group.layers)
-            units = _weakest(group, now, asked)
+            now = scores if rescore is None else rescore(surgery.model, scored)
+            units = _weakest(group, now, scored, asked)
             surgery.remove(group, units)
         kept = tuple(sorted(set(range(group.units)) - set(units)))
         steps.append(Step(group.layers, group.units, asked, tuple(sorted(units)), kept, left))
@@ -146,7 +148,9 @@ class Surgery:
         with evaluating(self.model), torch.enable_grad():
             output = self.model(self._example)
             if not isinstance(output, Tensor):
-                raise InputError(f"the model returns a {type(output).__name__}; prune() needs one that returns a tensor")
+                raise InputError(
+                    f"the model returns a {type(output).__name__}; prune() needs one that returns a tensor"
+                )
             self._shape = output.shape
             try:
                 with warnings.catch_warnings():
@@ -213,18 +217,15 @@ class Surgery:
             )
 
 
-def _weakest(group: Group, scores: Scores, count: int) -> list[int]:
-    """The units to remove: the weakest by the mean of the group's layers, and with blocks the weakest places."""
-    judged = [layer for layer in group.layers if layer in scores.keep]
-    if not judged:
-        raise InputError(f"layer {group.layers[0]!r} has no scores; scored are {', '.join(scores.keep)}")
-    for layer in judged:
+def _weakest(group: Group, scores: Scores, layers: Sequence[str], count: int) -> list[int]:
+    """The units to remove: the weakest by the mean over these layers, and with blocks the weakest places."""
+    for layer in layers:
         if len(scores.keep[layer]) != group.units:
             raise InputError(
                 f"layer {layer!r}: scores of {len(scores.keep[layer])} units, the model has {group.units}; "
                 "they belong to another model"
             )
-    keep = np.mean([scores.keep[layer] for layer in judged], axis=0)
+    keep = np.mean([scores.keep[layer] for layer in layers], axis=0)
     places = weakest(keep.reshape(group.blocks, -1).mean(axis=0), count // group.blocks)
     size = group.units // group.blocks
     return [block * size + place for block in range(group.blocks) for place in places]
@@ -242,7 +243,9 @@ def _shares(ratio: Ratio, groups: Sequence[Group]) -> dict[str, float]:
     for layer in ratio:
         if layer not in prunable:
             close = difflib.get_close_matches(layer, prunable, n=3)
-            raise InputError(f"ratio: {layer!r} is no layer that can be pruned; near it are {', '.join(close) or 'none'}")
+            raise InputError(
+                f"ratio: {layer!r} is no layer that can be pruned; near it are {', '.join(close) or 'none'}"
+            )
     shares = {}
     for group in groups:
         asked = {ratio[layer] for layer in group.layers if layer in ratio}

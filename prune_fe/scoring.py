@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data import Batches, Images, class_names, first_images, select
+from prune_fe.data import Batches, Images, class_names, first_images, images_in, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import Layer, convolutions, evaluating, find_layers, observe
 from prune_fe.processes import gather
@@ -47,36 +47,30 @@ def score(
     its share of the images, and every process returns the same scores.
     """
     label, judge = scorer_of(scorer)
-    if judge.needs_data and data is None:
-        raise InputError(f"scorer {label!r} needs images: pass data=")
     device = next(model.parameters()).device
-    batches: Batches | None = None
-    if judge.needs_data and data is not None:
+    batches: Batches = []
+    if judge.needs_data:
+        if data is None:
+            raise InputError(f"scorer {label!r} needs images: pass data=")
         batches = select(data, classes, samples, seed, batch_size, workers)
         example = first_images(batches) if example is None else example
-    if example is not None:
-        found = find_layers(model, example.to(device), layers)
-    else:
-        found = convolutions(model, layers)
+    found = find_layers(model, example.to(device), layers) if example is not None else convolutions(model, layers)
     judge.check(found)
 
     start = time.perf_counter()
     names: tuple[str, ...] = ()
     sums: dict[str, Sums] = {layer.name: {} for layer in found}
-    images = 0
-    if batches is not None:
-        assert data is not None and example is not None
-        names = class_names(data) or tuple(map(str, range(_outputs(model, example.to(device)))))
+    counts = torch.zeros(0, dtype=torch.int64)
+    if judge.needs_data:
+        names = class_names(data) or tuple(map(str, range(_outputs(model, batches))))
         sums, counts = collect(model, found, judge, batches, len(names), progress)
-        images = int(counts.sum())
-        names = tuple(name for name, count in zip(names, counts.tolist(), strict=True) if count)
     results = judge.score(model, found, sums)
     return Scores(
         scorer=label,
         keep={name: result.keep.cpu().numpy() for name, result in results.items()},
         raw=_by_quantity({name: result.raw for name, result in results.items()}),
-        classes=names,
-        images=images,
+        classes=tuple(name for name, count in zip(names, counts.tolist(), strict=True) if count),
+        images=int(counts.sum()),
         seconds=time.perf_counter() - start,
         settings=asdict(judge),  # type: ignore[call-overload]
     )
@@ -104,14 +98,16 @@ def collect(
 
     done = 0
     with evaluating(model), torch.no_grad(), observe(model, layers, read):
-        for images, labels in batches:  # noqa: B007 - read() sees the labels of the batch
+        for images, labels in batches:
             if int(labels.max()) >= classes or int(labels.min()) < 0:
-                raise DataError(f"label {int(labels.max())}: the data has {classes} classes, labels are 0 to {classes - 1}")
+                raise DataError(
+                    f"label {int(labels.max())}: the data has {classes} classes, labels are 0 to {classes - 1}"
+                )
             model(images.to(device, non_blocking=True))
             counts += torch.bincount(labels, minlength=classes)
             done += len(labels)
             if progress is not None:
-                progress(done, getattr(batches, "images", 0))
+                progress(done, images_in(batches))
     if done == 0:
         raise DataError("no images to score with")
     for name, total in totals.items():
@@ -154,10 +150,10 @@ class _Total:
         return reduce(add, (sums for _, sums in reversed(self.parts)))
 
 
-def _outputs(model: nn.Module, example: Tensor) -> int:
+def _outputs(model: nn.Module, batches: Batches) -> int:
     """How many classes the model tells apart."""
     with evaluating(model), torch.no_grad():
-        output = model(example)
+        output = model(first_images(batches).to(next(model.parameters()).device))
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
     return output.shape[1]

@@ -63,8 +63,8 @@ class FeatureEntropy(MapScorer):
         units, m = maps.shape[1], maps.shape[-1]
         births = birth_times(maps, rank=self.rank).cpu().long()  # (images, units)
         where = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), births)).flatten(1)
-        ones = torch.ones(where.shape[1], dtype=torch.int64)
-        return {"births": torch.sparse_coo_tensor(where, ones, (classes, units, m * m + 1)).coalesce()}
+        ones, shape = torch.ones(where.shape[1], dtype=torch.int64), (classes, units, m * m + 1)
+        return {"births": torch.sparse_coo_tensor(where, ones, shape, check_invariants=True).coalesce()}
 
     def score_layer(self, sums: Sums) -> LayerScore:
         entropy, rate = entropy_and_rate(sums["births"], p=self.p, normalise=self.normalise)

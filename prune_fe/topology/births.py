@@ -13,9 +13,9 @@ from prune_fe.topology import kernel
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
 
-# The bit patterns of +∞, and the integers that hold them.
-INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
-INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "int64"}
+# What holds a number's bits, and the bits of +∞. Twice as many bits do not fit: those values become ranks first.
+INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "float64"}
+INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
 # Elements that one thread takes at a time: some tenths of a millisecond of work, far more than it costs to hand out.
 CHUNK_ELEMENTS = 1 << 18
@@ -45,7 +45,13 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     dtype = check(maps)
     births = np.zeros(maps.shape[:-2], np.int32)
     if births.size and maps.shape[-1]:
-        fill(bit_patterns(maps, dtype), INFINITY[dtype], rank, threads or torch.get_num_threads(), births.reshape(-1))
+        fill(
+            bit_patterns(maps, dtype),
+            INFINITY[dtype],
+            rank,
+            threads or torch.get_num_threads(),
+            births.reshape(-1),
+        )
         check_finite(maps, births)
     return torch.from_numpy(births).to(maps.device) if isinstance(maps, torch.Tensor) else births
 
@@ -81,7 +87,8 @@ def fill(bits: np.ndarray, infinity: int, rank: Rank, threads: int, births: np.n
         scratch = kernel.make_scratch(n_elements)
         for start in starts:
             chunk = slice(start, start + step)
-            kernel.fill_births(bits[chunk], infinity, rank == "edges", scratch, births[chunk])
+            words = ranks(bits[chunk]) if bits.dtype == np.float64 else bits[chunk]
+            kernel.fill_births(words, infinity, rank == "edges", scratch, births[chunk])
 
     threads = min(threads, -(-n_maps // step))
     if threads == 1:
@@ -92,6 +99,13 @@ def fill(bits: np.ndarray, infinity: int, rank: Rank, threads: int, births: np.n
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work, starts) for _ in range(threads)]:
             done.result()
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value within its map: (maps, m²) float64 -> int32."""
+    result = np.empty(values.shape, np.int32)
+    kernel.fill_ranks(values, result)
+    return result
 
 
 def check_finite(maps: torch.Tensor | np.ndarray, births: np.ndarray) -> None:

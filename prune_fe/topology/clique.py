@@ -19,11 +19,11 @@ from prune_fe.topology.compiling import compiled
 
 
 @compiled
-def clear(neighbours, parents):
+def clear(neighbours, labels):
     """Remove all edges."""
     neighbours[:] = 0
-    for vertex in range(len(parents)):
-        parents[vertex] = vertex
+    for vertex in range(len(labels)):
+        labels[vertex] = vertex
 
 
 @compiled
@@ -33,10 +33,14 @@ def adjacent(neighbours, a, b):
 
 
 @compiled
-def connect(neighbours, a, b):
+def connect(neighbours, labels, a, b):
     """Add the edge {a, b}."""
     neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
     neighbours[b, a >> 6] |= np.uint64(1) << np.uint64(a & 63)
+    # For the few vertices of a map, one vectorised pass is faster than a union–find tree.
+    old, new = labels[b], labels[a]
+    for vertex in range(len(labels)):
+        labels[vertex] = new if labels[vertex] == old else labels[vertex]
 
 
 @compiled
@@ -49,29 +53,13 @@ def share_a_neighbour(neighbours, a, b):
 
 
 @compiled
-def root(parents, item):
-    """The representative of an item's class, which is its smallest member; halves the path on its way."""
-    while parents[item] != item:
-        parents[item] = parents[parents[item]]
-        item = parents[item]
-    return item
-
-
-@compiled
-def merge(parents, a, b):
-    """Make two classes one; False if they were one already."""
-    a, b = root(parents, a), root(parents, b)
-    parents[max(a, b)] = min(a, b)
-    return a != b
-
-
-@compiled
-def joins(neighbours, parents, a, b):
+def joins(neighbours, labels, a, b):
     """Add the edge {a, b} if the first cohomology stays zero for certain; says whether it was added."""
-    if not (share_a_neighbour(neighbours, a, b) or merge(parents, a, b)):
-        return False
-    connect(neighbours, a, b)
-    return True
+    # Both are looked up whatever the first says: a branch that cannot be predicted costs more.
+    allowed = share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b])
+    if allowed:
+        connect(neighbours, labels, a, b)
+    return allowed
 
 
 @compiled
@@ -83,7 +71,7 @@ def postpone(pending, n_pending, a, b):
 
 
 @compiled
-def settle(neighbours, parents, pending, n_pending):
+def settle(neighbours, labels, pending, n_pending):
     """Join pending edges until none can join any more; returns how many are left.
 
     An edge that joined may be what another one lacked to close a triangle.
@@ -94,22 +82,26 @@ def settle(neighbours, parents, pending, n_pending):
         for i in range(before):
             a, b = pending[i, 0], pending[i, 1]
             # An edge whose two elements are equal is pending twice.
-            if not adjacent(neighbours, a, b) and not joins(neighbours, parents, a, b):
+            if not adjacent(neighbours, a, b) and not joins(neighbours, labels, a, b):
                 n_pending = postpone(pending, n_pending, a, b)
     return n_pending
 
 
 @compiled
-def has_hole(neighbours, unknowns, pending, n_pending):
+def has_hole(neighbours, labels, unknowns, pending, n_pending):
     """Add the pending edges, none of which can join by itself, and say whether there is a hole now."""
-    n_unknowns = name_unknowns(neighbours, unknowns, pending, n_pending)
-    hole = n_unknowns == 1 or has_free_edge(neighbours, pending, n_pending) or has_solution(neighbours, unknowns, pending, n_pending, n_unknowns)
+    n_unknowns = name_unknowns(neighbours, labels, unknowns, pending, n_pending)
+    hole = (
+        n_unknowns == 1
+        or has_free_edge(neighbours, pending, n_pending)
+        or has_solution(neighbours, unknowns, pending, n_pending, n_unknowns)
+    )
     forget_unknowns(unknowns, pending, n_pending)
     return hole
 
 
 @compiled
-def name_unknowns(neighbours, unknowns, pending, n_pending):
+def name_unknowns(neighbours, labels, unknowns, pending, n_pending):
     """Add the pending edges and number their unknowns 1, 2, …; returns how many different ones there are."""
     n_unknowns = 0
     for i in range(n_pending):
@@ -117,7 +109,7 @@ def name_unknowns(neighbours, unknowns, pending, n_pending):
         if not adjacent(neighbours, a, b):
             n_unknowns += 1
             unknowns[a, b] = unknowns[b, a] = n_unknowns
-            connect(neighbours, a, b)
+            connect(neighbours, labels, a, b)
     return n_unknowns
 
 
@@ -173,6 +165,23 @@ def equation(unknowns, classes, a, b, c):
 def conclude(classes, x, y, z):
     """Of x + y + z = 0: if x = 0 then y = z, and if y = z then x = 0. Says whether that was news."""
     return (x == 0 or y == z) and (merge(classes, y, z) or merge(classes, x, 0))
+
+
+@compiled
+def root(classes, unknown):
+    """The representative of a class of unknowns, which is its smallest member; halves the path on its way."""
+    while classes[unknown] != unknown:
+        classes[unknown] = classes[classes[unknown]]
+        unknown = classes[unknown]
+    return unknown
+
+
+@compiled
+def merge(classes, a, b):
+    """Make two classes one; False if they were one already."""
+    a, b = root(classes, a), root(classes, b)
+    classes[max(a, b)] = min(a, b)
+    return a != b
 
 
 @compiled

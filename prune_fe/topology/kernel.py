@@ -8,42 +8,49 @@ import numpy as np
 from prune_fe.topology import clique
 from prune_fe.topology.compiling import compiled
 
-FIRST_SLICE = 14
-SLICE_GROWTH = 3
-RANK_SORT = 192
 NOT_FINITE = -1
 LOWEST = np.int32(-0x7FFFFFFF)
+SLICE_GROWTH = 3
+RANK_SORT = 192
 
 
 class Scratch(NamedTuple):
     """What one thread needs to work on maps of one size; nothing in it outlives a map."""
 
-    keys: np.ndarray  # (m²,) int32, in the order of the map's elements
-    tops: np.ndarray  # (classes,) int32: the largest key of the elements i, i + classes, i + 2·classes, …
-    lows: np.ndarray  # (classes,) int32: their smallest key
-    best: np.ndarray  # (classes,) int32
-    order: np.ndarray  # (m²,) int64: key and index of the elements that are being entered
-    spare: np.ndarray
+    keys: np.ndarray  # (rows, columns) int32: the map's elements in their order, then LOWEST
+    tops: np.ndarray  # (columns,) int32: the largest key of each column
+    lows: np.ndarray  # (columns,) int32: the smallest
+    picked: np.ndarray  # (columns + 1,) int32: columns that are being gathered
+    order: np.ndarray  # (m²,) int64: elements that enter, in falling order, as items
+    spare: np.ndarray  # (rows · columns + 1,) int64: the same unsorted
     neighbours: np.ndarray  # (m, words) uint64: bit b of row a is set when {a, b} is an edge
-    parents: np.ndarray  # (m,) int32: union–find over the vertices
+    labels: np.ndarray  # (m,) int32: equal for two vertices of one component
     pending: np.ndarray  # (m², 2) int32: edges of the current group that may not join yet
     unknowns: np.ndarray  # (m, m) int32, symmetric: the unknown f(a, b) of eq. 1 in clique.py; 0 = known to be zero
+
+
+@compiled
+def slice_size(size):
+    return FS + size // 4
+
+
+FS = 14
 
 
 def make_scratch(n_elements: int) -> Scratch:
     """Room for maps of m² elements."""
     size = math.isqrt(n_elements)
-    n_classes = n_elements // 4 if n_elements < 1024 else n_elements // 32 if n_elements < 10000 else n_elements//64
-    n_classes = max(1, n_classes)
+    n_rows = max(1, round(math.sqrt(n_elements / (1.5 * slice_size(size)))))
+    n_columns = -(-n_elements // n_rows)
     return Scratch(
-        keys=np.empty(n_elements, np.int32),
-        tops=np.empty(n_classes, np.int32),
-        lows=np.empty(n_classes, np.int32),
-        best=np.empty(n_classes + 1, np.int32),
-        order=np.empty(n_elements + 1, np.int64),
-        spare=np.empty(n_elements + 1, np.int64),
+        keys=np.full((n_rows, n_columns), LOWEST),
+        tops=np.empty(n_columns, np.int32),
+        lows=np.empty(n_columns, np.int32),
+        picked=np.empty(n_columns + 1, np.int32),
+        order=np.empty(n_elements, np.int64),
+        spare=np.empty(n_rows * n_columns + 1, np.int64),
         neighbours=np.empty((size, (size + 63) // 64), np.uint64),
-        parents=np.empty(size, np.int32),
+        labels=np.empty(size, np.int32),
         pending=np.empty((n_elements, 2), np.int32),
         unknowns=np.zeros((size, size), np.int32),
     )
@@ -64,6 +71,23 @@ def fill_births(bits, infinity, by_edges, scratch, births):
 
 
 @compiled
+def fill_ranks(values, ranks):
+    """Replace each map's values by 0, 1, … in their order, or all by the largest integer if some are not finite.
+
+    values: (maps, m²) float64; ranks: (maps, m²) int32. Births depend on the order only, so ranks serve as bits.
+    """
+    for i in range(len(values)):
+        order = np.argsort(values[i])
+        rank = 0
+        for j in range(len(order)):
+            if j > 0 and values[i, order[j]] > values[i, order[j - 1]]:
+                rank += 1
+            ranks[i, order[j]] = rank
+        if not np.isfinite(values[i]).all():
+            ranks[i] = -LOWEST
+
+
+@compiled
 def load(bits, keys, tops, lows):
     """Fill in keys, tops and lows; returns the lowest and the highest key.
 
@@ -72,19 +96,20 @@ def load(bits, keys, tops, lows):
     tops[:] = LOWEST
     lows[:] = -LOWEST
     mask = 0x7FFFFFFF if bits.itemsize == 4 else 0x7FFF
-    width = len(tops)
-    for start in range(0, len(bits), width):
-        row_bits = bits[start : start + width]
-        row_keys = keys[start : start + width]
-        for j in range(len(row_bits)):
-            key = np.int32(row_bits[j]) if row_bits[j] >= 0 else np.int32(-(row_bits[j] & mask))
-            row_keys[j] = key
-            tops[j] = max(tops[j], key)
-            lows[j] = min(lows[j], key)
+    n_columns = len(tops)
+    for row in range(len(keys)):
+        row_bits = bits[row * n_columns : (row + 1) * n_columns]
+        row_keys = keys[row]
+        for column in range(len(row_bits)):
+            word = row_bits[column]
+            key = np.int32(word) if word >= 0 else np.int32(-(word & mask))
+            row_keys[column] = key
+            tops[column] = max(tops[column], key)
+            lows[column] = min(lows[column], key)
     lowest, highest = lows[0], tops[0]
-    for j in range(width):
-        lowest = min(lowest, lows[j])
-        highest = max(highest, tops[j])
+    for column in range(n_columns):
+        lowest = min(lowest, lows[column])
+        highest = max(highest, tops[column])
     return lowest, highest
 
 
@@ -95,27 +120,30 @@ def first_birth(scratch, lowest, by_edges):
     The elements enter in ever lower slices, sorted slice by slice, for a birth usually needs the first few only. The
     lowest ones need not enter at all: after them the graph is complete, and has no hole.
     """
-    keys, tops, best, order, spare = scratch.keys, scratch.tops, scratch.best, scratch.order, scratch.spare
-    neighbours, parents = scratch.neighbours, scratch.parents
+    keys, tops, picked, order, spare = (
+        scratch.keys,
+        scratch.tops,
+        scratch.picked,
+        scratch.order,
+        scratch.spare,
+    )
+    neighbours, labels = scratch.neighbours, scratch.labels
     pending, unknowns = scratch.pending, scratch.unknowns
-    clique.clear(neighbours, parents)
+    clique.clear(neighbours, labels)
     ceiling = np.int64(-LOWEST) + 1
-    n_slice = FIRST_SLICE + len(parents) // 4
+    n_slice = slice_size(len(labels))
     n_entered = n_values = 0
     while ceiling > lowest + 1:
         floor = choose_floor(tops, n_slice, lowest + 1, ceiling)
-        n = gather(keys, tops, best, order, spare, floor, ceiling)
-        n_slice *= SLICE_GROWTH
-        ceiling = floor
-        start = 0
-        while start < n:
-            end = group_end(order, start, n)
-            n_new, hole = enter(order, start, end, neighbours, parents, pending, unknowns)
-            n_values += n_new > 0
-            if hole:
-                return n_values if by_edges else n_entered + start + 1
-            start = end
+        n = gather(keys, tops, picked, spare, floor, ceiling)
+        sort(spare, order, n)
+        n_new_values, group = enter(order, n, neighbours, labels, pending, unknowns)
+        n_values += n_new_values
+        if group >= 0:
+            return n_values if by_edges else n_entered + group + 1
         n_entered += n
+        ceiling = floor
+        n_slice *= SLICE_GROWTH
     return 0
 
 
@@ -148,19 +176,23 @@ def count(tops, floor):
 
 
 @compiled
-def gather(keys, tops, best, order, spare, floor, ceiling):
-    """List the elements with floor ≤ key < ceiling in falling order; returns their number."""
-    n_rows = 0
-    for j in range(len(tops)):
-        best[n_rows] = j
-        n_rows += tops[j] >= floor
+def gather(keys, tops, picked, items, floor, ceiling):
+    """List the elements with floor ≤ key < ceiling as items (−key, index); returns their number.
+
+    Without branches: always write, and move on only if what was written is wanted.
+    """
+    n_columns = len(tops)
+    n_picked = 0
+    for column in range(n_columns):
+        picked[n_picked] = column
+        n_picked += tops[column] >= floor
     n = 0
-    for row in range(n_rows):
-        for i in range(best[row], len(keys), len(tops)):
-            key = np.int64(keys[i])
-            spare[n] = (-key << 32) | i
+    for i in range(n_picked):
+        column = picked[i]
+        for row in range(len(keys)):
+            key = np.int64(keys[row, column])
+            items[n] = (-key << 32) | (row * n_columns + column)
             n += (floor <= key) & (key < ceiling)
-    sort(spare, order, n)
     return n
 
 
@@ -179,29 +211,26 @@ def sort(items, order, n):
 
 
 @compiled
-def group_end(order, start, n):
-    """Where the group of equal keys that begins at `start` ends."""
-    key = order[start] >> 32
-    end = start + 1
-    while end < n and order[end] >> 32 == key:
-        end += 1
-    return end
-
-
-@compiled
-def enter(order, start, end, neighbours, parents, pending, unknowns):
-    """Enter a group of equal elements; returns the number of new edges, and whether there is a hole at its end.
+def enter(order, n, neighbours, labels, pending, unknowns):
+    """Enter a slice's elements, the groups of equal ones one after the other, until there is a hole after a group.
 
     An edge has two elements and enters with the larger one; at the other it is there already.
+    Returns at how many groups a new edge came, and where in the slice the group with the hole begins, −1 for none.
     """
-    n_new = n_pending = 0
-    for i in range(start, end):
-        a, b = divmod(order[i] & 0xFFFFFFFF, len(parents))
+    n_values = group = n_new = n_pending = 0
+    for i in range(n):
+        a, b = divmod(order[i] & 0xFFFFFFFF, len(labels))
         if a != b and not clique.adjacent(neighbours, a, b):
             n_new += 1
-            if not clique.joins(neighbours, parents, a, b):
+            if not clique.joins(neighbours, labels, a, b):
                 n_pending = clique.postpone(pending, n_pending, a, b)
-    if n_pending == 0:
-        return n_new, False
-    n_pending = clique.settle(neighbours, parents, pending, n_pending)
-    return n_new, n_pending > 0 and clique.has_hole(neighbours, unknowns, pending, n_pending)
+        if i + 1 < n and order[i + 1] >> 32 == order[i] >> 32:
+            continue
+        n_values += n_new > 0
+        if n_pending > 0:
+            n_pending = clique.settle(neighbours, labels, pending, n_pending)
+            if n_pending > 0 and clique.has_hole(neighbours, labels, unknowns, pending, n_pending):
+                return n_values, group
+        group = i + 1
+        n_new = n_pending = 0
+    return n_values, -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +44,11 @@ class Speed:
 
 def cost(model: nn.Module, example: Tensor) -> Cost:
     """Parameters, and the multiply-adds of one image of the size of `example` (images, channels, height, width)."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a loss of its own when it is imported
+        from fvcore.nn import FlopCountAnalysis
 
     image = example[:1].to(next(model.parameters()).device)
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
     with evaluating(model), torch.no_grad():
         analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         counts = analysis.tracer_warnings("none").by_operator()
@@ -56,6 +58,8 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
 
 def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
     """Time forward passes of `batch_size` copies of the first image of `example` for at least `seconds`."""
+    # torch.utils.benchmark looks for a compiler and logs what it misses; nothing is compiled here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils.benchmark import Timer
 
     weight = next(model.parameters())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data import Images, select
+from prune_fe.data import Images, images_in, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import evaluating
 from prune_fe.processes import gather
@@ -64,10 +64,12 @@ def evaluate(
             if done == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
             loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            confusion += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view_as(confusion)
+            confusion += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view_as(
+                confusion
+            )
             done += len(labels)
             if progress is not None:
-                progress(done, _images_of(batches))
+                progress(done, images_in(batches))
     if done == 0:
         raise DataError("no images to evaluate on")
     shares = gather((confusion, loss, done))
@@ -75,8 +77,3 @@ def evaluate(
         torch.stack([share[0] for share in shares]).sum(dim=0),
         sum(share[1] for share in shares) / sum(share[2] for share in shares),
     )
-
-
-def _images_of(batches: object) -> int:
-    data = getattr(batches, "dataset", None)
-    return len(data) if data is not None else 0

@@ -1,0 +1,50 @@
+"""prune_fe: compress CNNs, ablate their units and benchmark pruning criteria.
+
+The names below are the public interface. They are imported when they are first used, so that the command line can
+answer before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prune_fe.costs import cost, speed
+    from prune_fe.evaluation import evaluate
+    from prune_fe.layers import find_layers, mask, observe
+    from prune_fe.models import build, load, save
+    from prune_fe.pruning import prune
+    from prune_fe.scorers import SCORERS
+    from prune_fe.scores import Scores, load_scores
+    from prune_fe.scoring import score
+    from prune_fe.training import finetune
+
+_HOME = {
+    "SCORERS": "scorers",
+    "Scores": "scores",
+    "build": "models",
+    "cost": "costs",
+    "evaluate": "evaluation",
+    "find_layers": "layers",
+    "finetune": "training",
+    "load": "models",
+    "load_scores": "scores",
+    "mask": "layers",
+    "observe": "layers",
+    "prune": "pruning",
+    "save": "models",
+    "score": "scoring",
+    "speed": "costs",
+}
+
+__all__ = [
+    "SCORERS", "Scores", "build", "cost", "evaluate", "find_layers", "finetune", "load", "load_scores", "mask",
+    "observe", "prune", "save", "score", "speed",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'prune_fe' has no attribute {name!r}")
+    value = getattr(import_module(f"prune_fe.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

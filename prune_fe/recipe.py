@@ -1,0 +1,220 @@
+"""The recipe: what to do, in a YAML file whose every key is checked before anything is done."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+
+from prune_fe.errors import InputError
+from prune_fe.scorers import SCORERS
+
+MAX_BYTES = 2**20
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Part):
+    """Which images. `folder` needs a path: in the recipe, or as --data."""
+
+    source: Literal["digits", "folder"]
+    path: str | None = None
+    size: Annotated[StrictInt, Field(ge=4)]
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    memory_gib: Annotated[float, Field(ge=0)] = 4.0
+
+
+class Model(_Part):
+    """Which network; `arguments` go to its constructor, `checkpoint` is a state dict to start from."""
+
+    name: str
+    pretrained: StrictBool = False
+    checkpoint: str | None = None
+    arguments: dict[str, Any] = {}
+
+
+class Train(_Part):
+    """Stochastic gradient descent. `epochs` may be left out for the step schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["step", "cosine"] = "step"
+    epochs: Count | None = None
+    final_lr: Annotated[float, Field(gt=0)] = 1e-5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    batch_size: Count = 512
+    augment: StrictBool = False
+    amp: StrictBool = False
+
+    @model_validator(mode="after")
+    def _cosine_has_an_end(self) -> Train:
+        if self.schedule == "cosine" and self.epochs is None:
+            raise ValueError("the cosine schedule needs epochs")
+        return self
+
+
+class Finetune(Train):
+    when: Literal["after", "each_layer"] = "after"
+
+
+class Score(_Part):
+    """Which images the units are scored on: `samples` training images of each of `classes`; null: all there are."""
+
+    classes: Count | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | None = None
+    samples: Count | None = None
+    layers: Annotated[list[str], Field(min_length=1)] | None = None
+    batch_size: Count = 64
+
+
+class Scorer(_Part):
+    """One scorer with its settings; `label` tells two settings of one scorer apart."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    name: str
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, Mapping):
+            name = value.get("name")
+            if isinstance(name, str) and name not in SCORERS:
+                raise ValueError(f"unknown scorer {name!r}; {nearest(name, SCORERS)}")
+            value = {"label": name} | dict(value)
+        return value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Prune(_Part):
+    ratio: Share | dict[str, Share] = 0.5
+    coupled: Literal["mean", "leave"] = "mean"
+    rescore: Literal["once", "each_layer"] = "once"
+
+
+class Recipe(_Part):
+    """train: null takes the network as it is built or loaded. threads: null takes what torch chooses."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    data: Data
+    model: Model
+    train: Train | None = None
+    score: Score = Score()
+    scorers: Annotated[list[Scorer], Field(min_length=1)]
+    prune: Prune = Prune()
+    finetune: Finetune | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    threads: Count | None = None
+    workers: Annotated[StrictInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Recipe:
+        repeated = [label for label, count in Counter(scorer.label for scorer in self.scorers).items() if count > 1]
+        if repeated:
+            raise ValueError(f"scorers: {repeated[0]!r} stands twice; give one of them another label")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one of them stands twice")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe. overrides: dotted key -> value, such as {"data.path": "photos", "finetune.lr": 1e-3};
+    they win over the file. InputError names every wrong key with its place."""
+    path = Path(path)
+    content = _read(path)
+    for key, value in (overrides or {}).items():
+        place = content
+        *parents, last = key.split(".")
+        for parent in parents:
+            if not isinstance(place.setdefault(parent, {}), dict):
+                raise InputError(f"{path}: {key} cannot be set, {parent} is no mapping")
+            place = place[parent]
+        place[last] = value
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from None
+
+
+def parse_value(text: str) -> Any:
+    """A value as it would stand in the file."""
+    try:
+        return yaml.load(text, _Strict)
+    except yaml.YAMLError as error:
+        raise InputError(f"{text!r} is no YAML value") from error
+
+
+def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    """A hint for a word that is not known."""
+    close = difflib.get_close_matches(word, list(known), n=2)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"allowed are {', '.join(known)}"
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML without aliases (which can make a small file huge) and without a key that stands twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES >> 10} KiB, no recipe")
+        content = yaml.load(path.read_text(), _Strict)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML that can be read") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a mapping, this is a {type(content).__name__}")
+    return content
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if not re.search(r"[\[\](-]", str(part))) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = fault.get("input")
+    got = f" (got {given!r})" if isinstance(given, str | int | float) and fault["type"] != "value_error" else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _keys_at(place: Sequence[Any]) -> list[str]:
+    part: Any = Recipe
+    for key in place[:1]:
+        part = {"data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune}[key]
+    return list(part.model_fields)

@@ -1,0 +1,242 @@
+"""A recipe, from the images to the table: the whole method on one page.
+
+Train a network. Score its units. Remove the weakest, layer by layer. Fine-tune what is left. Do the same, on the
+same network and with the same budget, for every scorer, and for every seed. Each finished step is in the run folder;
+a run that was killed goes on behind the last one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe import data as images
+from prune_fe import models
+from prune_fe import recipe as recipes
+from prune_fe.costs import cost, speed
+from prune_fe.data import Splits
+from prune_fe.errors import InputError
+from prune_fe.evaluation import evaluate
+from prune_fe.layers import find_layers
+from prune_fe.pruning import Step, prune
+from prune_fe.recipe import Recipe, Train
+from prune_fe.results import RunFolder, environment
+from prune_fe.scorers.base import Scorer
+from prune_fe.scores import Scores
+from prune_fe.scoring import score, scorer_of
+from prune_fe.training import Epoch, best_epoch, finetune
+
+
+class Reporter(Protocol):
+    """Who tells the user how far a run is."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        """A function to call with (done, total)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table. accuracy: on the test images; before and after are None for the unpruned network."""
+
+    scorer: str
+    seed: int
+    accuracy_before: float
+    accuracy_pruned: float | None
+    accuracy_finetuned: float | None
+    balanced_accuracy: float
+    loss: float
+    parameters: int
+    macs: int
+    images_per_second: float
+    images_per_second_low: float
+    images_per_second_high: float
+    scoring_seconds: float | None
+
+
+def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
+    """Do what `recipe` says, in `folder`; returns the rows of the table, unpruned networks included."""
+    device = prepare(recipe.device, recipe.threads)
+    for entry in recipe.scorers:
+        scorer_for(entry, seed=0)  # a wrong setting is said before any work
+    folder.log("environment", **environment())
+    done = [Row(**event["row"]) for event in folder.events("row")]
+    for seed in recipe.seeds:
+        splits = load_data(recipe, seed, report)
+        example = splits.test[0][0][None]
+        network = trained(recipe, splits, seed, folder, report, device)
+        if not any(row.scorer == UNPRUNED and row.seed == seed for row in done):
+            done.append(measured(UNPRUNED, seed, network, splits, example, recipe))
+            folder.log("row", row=dataclasses.asdict(done[-1]))
+        before = next(row for row in done if row.scorer == UNPRUNED and row.seed == seed)
+        report.say(f"seed {seed}: the unpruned network is right on {before.accuracy_before:.2%} of the test images")
+        for entry in recipe.scorers:
+            if any(row.scorer == entry.label and row.seed == seed for row in done):
+                continue
+            row = compress(recipe, entry, network, splits, example, before, folder, report)
+            folder.log("row", row=dataclasses.asdict(row))
+            done.append(row)
+    folder.write_table("summary.csv", map(dataclasses.asdict, done))
+    return done
+
+
+UNPRUNED = "(unpruned)"
+
+
+def trained(
+    recipe: Recipe, splits: Splits, seed: int, folder: RunFolder, report: Reporter, device: torch.device
+) -> nn.Module:
+    """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
+    path = folder.path / f"seed-{seed}" / "trained"
+    if path.exists():
+        return models.load(path).to(device)
+    torch.manual_seed(seed)
+    about = recipe.model
+    network = models.build(
+        about.name,
+        len(splits.classes),
+        channels=splits.channels,
+        pretrained=about.pretrained,
+        **about.arguments,
+    )
+    if about.checkpoint is not None:
+        models.load_weights(network, about.checkpoint)
+    network = network.to(device)
+    find_layers(network, splits.test[0][0][None].to(device), recipe.score.layers)  # a wrong name, before any work
+    if recipe.train is not None:
+        history = fit(network, splits, recipe.train, recipe.workers, seed, report, "training")
+        for epoch in history:
+            folder.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
+    models.save(network, path, {"recipe": recipe.name, "seed": seed, "classes": splits.classes, "size": splits.size})
+    return network
+
+
+def compress(
+    recipe: Recipe,
+    entry: recipes.Scorer,
+    network: nn.Module,
+    splits: Splits,
+    example: Tensor,
+    before: Row,
+    folder: RunFolder,
+    report: Reporter,
+) -> Row:
+    """Score, prune and fine-tune a copy of `network` with one scorer."""
+    seed, where = before.seed, folder.path / f"seed-{before.seed}" / entry.label
+    judge = scorer_for(entry, seed)
+    spent = 0.0
+
+    def scored(model: nn.Module, layers: Sequence[str] | None) -> Scores:
+        nonlocal spent
+        choice = recipe.score
+        scores = score(
+            model, splits.train if judge.needs_data else None, judge, layers=layers, classes=choice.classes,
+            samples=choice.samples, seed=seed, batch_size=choice.batch_size, workers=recipe.workers, example=example,
+            progress=report.progress(f"{entry.label}: scoring"),
+        )  # fmt: skip
+        spent += scores.seconds
+        return scores
+
+    def tune(model: nn.Module, step: Step | None = None) -> None:
+        if recipe.finetune is not None:
+            what = f"{entry.label}: fine-tuning" + (f" after {step.layers[0]}" if step else "")
+            for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what):
+                folder.log("epoch", phase=what, seed=seed, **dataclasses.asdict(epoch))
+
+    scores = scored(network, recipe.score.layers)
+    scores.save(where)
+    pruned = prune(
+        network, scores, recipe.prune.ratio, example,
+        coupled=recipe.prune.coupled,
+        rescore=scored if recipe.prune.rescore == "each_layer" else None,
+        after=tune if recipe.finetune is not None and recipe.finetune.when == "each_layer" else None,
+    )  # fmt: skip
+    for step in pruned.steps:
+        folder.log("prune", scorer=entry.label, seed=seed, **dataclasses.asdict(step))
+        if step.left:
+            report.say(f"{entry.label}: {', '.join(step.layers)} keeps all {step.units} units: {step.left}")
+    right_after = evaluate(pruned.model, splits.test, workers=recipe.workers).accuracy
+    if recipe.finetune is not None and recipe.finetune.when == "after":
+        tune(pruned.model)
+    about = {
+        "recipe": recipe.name,
+        "seed": seed,
+        "scorer": entry.label,
+        "classes": splits.classes,
+        "size": splits.size,
+    }
+    models.save(pruned.model, where / "pruned", about, overwrite=True)
+    row = measured(entry.label, seed, pruned.model, splits, example, recipe)
+    return dataclasses.replace(
+        row,
+        accuracy_before=before.accuracy_before,
+        accuracy_pruned=right_after,
+        accuracy_finetuned=row.accuracy_before,
+        scoring_seconds=spent,
+    )
+
+
+def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Row:
+    """What the test images and the clock say of a network."""
+    result, price, pace = (
+        evaluate(model, splits.test, workers=recipe.workers),
+        cost(model, example),
+        speed(model, example),
+    )
+    return Row(
+        label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
+        pace.images_per_second, pace.low, pace.high, None,
+    )  # fmt: skip
+
+
+def fit(
+    model: nn.Module, splits: Splits, settings: Train, workers: int, seed: int, report: Reporter, what: str
+) -> list[Epoch]:
+    """Train on the training images; the validation images choose the epoch."""
+    tick = report.progress(what)
+    history = finetune(
+        model, splits.train, splits.validation, workers=workers, seed=seed,
+        progress=lambda epoch, done, total: tick(done, total), **settings.model_dump(exclude={"when"}),
+    )  # fmt: skip
+    best = best_epoch(history)
+    report.say(
+        f"{what}: {len(history) - 1} epochs, epoch {best.number} is best on the validation images "
+        f"({best.validation_accuracy:.2%})"
+    )
+    return history
+
+
+def load_data(recipe: Recipe, seed: int, report: Reporter) -> Splits:
+    about = recipe.data
+    if about.source == "digits":
+        return images.digits(about.size, about.validation, seed)
+    if about.path is None:
+        raise InputError(f"recipe {recipe.name!r} reads a folder of images: pass --data PATH")
+    tick = report.progress("reading images")
+    return images.folder(Path(about.path), about.size, about.validation, seed, about.memory_gib, tick)
+
+
+def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:
+    """The recipe's scorer; one with a seed of its own gets the run's, unless the recipe says which."""
+    judge = scorer_of(entry.name, entry.settings)[1]
+    if hasattr(judge, "seed") and "seed" not in entry.settings:
+        return scorer_of(entry.name, entry.settings | {"seed": seed})[1]
+    return judge
+
+
+def prepare(device: str, threads: int | None) -> torch.device:
+    """The device, with torch set up so that the same seed gives the same numbers on it."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: torch finds no CUDA device here")
+    return torch.device(device)

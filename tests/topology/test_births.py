@@ -1,0 +1,294 @@
+"""birth_times against persistent homology, on every kind of map it may be given."""
+
+from pathlib import Path
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ripser import ripser
+
+from prune_fe.errors import InputError
+from prune_fe.topology import birth_times
+from prune_fe.topology.births import CHUNK_ELEMENTS
+
+RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
+RANKS = ("elements", "edges")
+
+
+def births_by_homology(values: np.ndarray) -> tuple[int, int]:
+    """Both numbers of one map (m, m), from the whole persistence diagram.
+
+    The edges' values become 1, 2, … in falling order first: ripser computes in float32, and reads only one triangle.
+    """
+    weights = np.maximum(values, values.T)
+    off_diagonal = ~np.eye(len(values), dtype=bool)
+    steps, numbers = np.unique(-weights[off_diagonal], return_inverse=True)
+    if len(steps) < 2:
+        return 0, 0
+    distances = np.zeros(values.shape)
+    distances[off_diagonal] = numbers + 1
+    bars = ripser(distances, maxdim=1, distance_matrix=True)["dgms"][1]
+    if len(bars) == 0:
+        return 0, 0
+    edges = int(bars[:, 0].min())
+    return 1 + int((values > -steps[edges - 1]).sum()), edges
+
+
+def both(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return birth_times(maps, "elements"), birth_times(maps, "edges")
+
+
+def random_maps(size: int, n: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, size, size)).astype(np.float32)
+
+
+@st.composite
+def some_maps(draw: st.DrawFn, sizes: st.SearchStrategy[int]) -> np.ndarray:
+    """One map: random, then perhaps symmetric, with few different values, rectified, saturated or with a flat patch."""
+    size = draw(sizes)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.standard_normal((size, size)) if draw(st.booleans()) else rng.random((size, size))
+    if draw(st.booleans()):
+        values = np.maximum(values, values.T)
+    levels = draw(st.sampled_from((0, 1, 2, 3, 5, 10, 50, 500)))
+    if levels:
+        values = np.round(values * levels) / levels
+    low, high = sorted((draw(st.floats(0, 1)), draw(st.floats(0, 1))))
+    if draw(st.booleans()):
+        values = np.maximum(values, np.quantile(values, low))
+    if draw(st.booleans()):
+        values = np.minimum(values, np.quantile(values, high))
+    if draw(st.booleans()):
+        first, last = sorted((draw(st.integers(0, size)), draw(st.integers(0, size))))
+        values[first:last, first:last] = rng.choice(values.reshape(-1))
+    shift = draw(st.sampled_from((0.0, -10.0, 1e-3)))
+    return (values + shift).astype(draw(st.sampled_from((np.float16, np.float32, np.float64))))
+
+
+def check_against_homology(values: np.ndarray) -> None:
+    assert tuple(int(number) for number in both(values)) == births_by_homology(values)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason=f"no recorded births at {RECORDED}")
+@pytest.mark.parametrize("rank", RANKS)
+def test_recorded_births_come_out_again(rank: str) -> None:
+    with np.load(RECORDED) as recorded:
+        kinds = [name.removesuffix("_maps") for name in recorded.files if name.endswith("_maps")]
+        assert sum(len(recorded[f"{kind}_maps"]) for kind in kinds) == 3340
+        for kind in kinds:
+            births = birth_times(recorded[f"{kind}_maps"], rank)
+            np.testing.assert_array_equal(births, recorded[f"{kind}_{rank}"], err_msg=kind)
+
+
+@settings(max_examples=500, deadline=None)
+@given(some_maps(st.integers(1, 16)))
+def test_small_maps_agree_with_persistent_homology(values: np.ndarray) -> None:
+    check_against_homology(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_maps(st.integers(17, 64)))
+def test_larger_maps_agree_with_persistent_homology(values: np.ndarray) -> None:
+    check_against_homology(values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.int8, hnp.array_shapes(min_dims=1, max_dims=1, min_side=36, max_side=36)))
+def test_any_small_integers_agree_with_persistent_homology(values: np.ndarray) -> None:
+    check_against_homology(values.reshape(6, 6).astype(np.float32))
+
+
+@pytest.mark.parametrize("size", range(1, 65))
+def test_every_size_agrees_with_persistent_homology(size: int) -> None:
+    check_against_homology(random_maps(size, n=1, seed=size)[0])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5, 10])
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 32, 48, 64])
+def test_maps_of_few_different_values_agree_with_persistent_homology(size: int, levels: int) -> None:
+    for values in np.random.default_rng(levels).integers(0, levels, (4, size, size)).astype(np.float32):
+        check_against_homology(values)
+
+
+def test_a_ring_by_hand() -> None:
+    # The edges 0–1, 1–2, 2–3 come first; then 0–3 closes the ring. Element (3, 1) is larger than that one's, but its
+    # edge comes last: its partner (1, 3) is irrelevant. The diagonal's 5 counts as an element and is no edge.
+    values = np.array([[5, 9, 1, 6], [2, 0, 8, 0], [1, 3, 0, 7], [4, 0, 2, 0]], np.float32)
+    assert [int(number) for number in both(values)] == [4, 4]
+    values[0, 0] = 6.5
+    assert [int(number) for number in both(values)] == [5, 4]
+    values[1, 0] = 7.5  # a second element of an edge that is there already
+    assert [int(number) for number in both(values)] == [6, 4]
+
+
+def test_edges_of_equal_value_enter_at_one_step() -> None:
+    ring = np.array([[0, 9, 0, 9], [0, 0, 9, 0], [0, 0, 0, 9], [0, 0, 0, 0]], np.float32)
+    assert [int(number) for number in both(ring)] == [1, 1]
+    ring[0, 2] = 9  # the diagonal of the square comes at the same step: no hole at its end
+    assert [int(number) for number in both(ring)] == [0, 0]
+
+
+@pytest.mark.parametrize("value", [-3.5, -0.0, 0.0, 7.0])
+@pytest.mark.parametrize("size", [1, 3, 4, 14, 65])
+def test_a_constant_map_has_no_birth(size: int, value: float) -> None:
+    assert both(np.full((2, size, size), value, np.float32))[0].tolist() == [0, 0]
+
+
+def test_minus_zero_equals_zero() -> None:
+    maps = np.maximum(random_maps(14), 0)
+    signed = np.where(maps == 0, np.where(random_maps(14, seed=1) > 0, np.float32(0), np.float32(-0.0)), maps)
+    np.testing.assert_array_equal(both(signed), both(maps))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 5), (3, 0, 5, 5), (0, 0), (2, 0, 0), (2, 3, 1, 1), (4, 4), (1, 2, 3, 4, 4)])
+def test_every_leading_shape_is_kept(shape: tuple[int, ...]) -> None:
+    for maps in (np.zeros(shape, np.float32), torch.zeros(shape)):
+        births = birth_times(maps)
+        assert tuple(births.shape) == shape[:-2]
+        assert not births.any()
+
+
+def test_a_tensor_gives_a_tensor_and_an_array_an_array() -> None:
+    maps = random_maps(8)
+    from_array, from_tensor = birth_times(maps), birth_times(torch.from_numpy(maps))
+    assert isinstance(from_array, np.ndarray)
+    assert from_array.dtype == np.int32
+    assert isinstance(from_tensor, torch.Tensor)
+    assert from_tensor.dtype == torch.int32
+    np.testing.assert_array_equal(from_tensor.numpy(), from_array)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_no_type_changes_the_order_of_the_values(dtype: torch.dtype) -> None:
+    maps = torch.from_numpy(random_maps(14)).to(dtype)
+    torch.testing.assert_close(birth_times(maps), birth_times(maps.double()))
+    check_against_homology(maps[0].double().numpy())
+
+
+def test_float64_values_that_float32_cannot_tell_apart_are_told_apart() -> None:
+    values = random_maps(12, n=1)[0].astype(np.float64)
+    squeezed = 1 + values * 1e-12
+    assert len(np.unique(squeezed.astype(np.float32))) == 1
+    assert both(squeezed) == both(values)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_subnormal_and_extreme_values_keep_their_order(kind: type[np.floating]) -> None:
+    limits = np.finfo(kind)
+    ladder = np.array([limits.min, -1, -limits.tiny, -limits.smallest_subnormal, 0, limits.smallest_subnormal, 1, limits.max])
+    picks = np.random.default_rng(0).integers(0, len(ladder), (6, 9, 9))
+    np.testing.assert_array_equal(both(ladder.astype(kind)[picks]), both(picks.astype(np.float32)))
+
+
+def test_strides_do_not_matter() -> None:
+    maps = torch.from_numpy(random_maps(10, n=24)).reshape(4, 6, 10, 10)
+    expected = birth_times(maps)
+    wide = torch.zeros(4, 6, 20, 30)
+    wide[:, :, ::2, ::3] = maps
+    for strided in (maps.contiguous(memory_format=torch.channels_last), wide[:, :, ::2, ::3], maps.mT.contiguous().mT):
+        assert not strided.is_contiguous()
+        torch.testing.assert_close(birth_times(strided), expected)
+    backwards = np.ascontiguousarray(maps.numpy()[:, ::-1, ::-1])[:, ::-1, ::-1]
+    np.testing.assert_array_equal(birth_times(backwards), expected.numpy())
+    torch.testing.assert_close(birth_times(maps[:1].expand(3, -1, -1, -1)), expected[:1].expand(3, -1))
+
+
+def test_maps_of_a_network_in_training_are_taken_and_left_as_they_are() -> None:
+    maps = torch.from_numpy(random_maps(10)).requires_grad_()
+    before = maps.detach().clone()
+    births = birth_times(maps)
+    assert not births.requires_grad
+    assert maps.requires_grad
+    torch.testing.assert_close(maps.detach(), before)
+
+
+def test_a_read_only_array_is_taken() -> None:
+    maps = random_maps(10)
+    frozen = maps.copy()
+    frozen.setflags(write=False)
+    np.testing.assert_array_equal(birth_times(frozen), birth_times(maps))
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_maps(st.integers(4, 40)), st.integers(0, 2**32 - 1))
+def test_numbering_of_the_rows_and_transposition_do_not_matter(values: np.ndarray, seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(values))
+    assert both(values.T) == both(values)
+    assert both(values[np.ix_(order, order)]) == both(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_maps(st.integers(4, 40)))
+def test_a_strictly_rising_function_of_the_values_does_not_matter(values: np.ndarray) -> None:
+    order = np.unique(values, return_inverse=True)[1].reshape(values.shape)
+    assert both(order.astype(np.float32) - 7) == both(values)
+    assert both(np.exp(order / 1000.0)) == both(values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
+    maps = torch.from_numpy(np.maximum(random_maps(16, n=4 * CHUNK_ELEMENTS // 256 + 3), 0)).to(dtype)
+    torch.testing.assert_close(birth_times(maps, threads=2), birth_times(maps, threads=1))
+    torch.testing.assert_close(birth_times(maps), birth_times(maps, threads=1))
+
+
+@pytest.mark.parametrize("size", [65, 112, 200])
+def test_maps_of_more_than_64_rows_agree_with_their_upper_corner(size: int) -> None:
+    # Rows that enter last, as cones over nothing, change neither number: the larger map's first hole is the smaller's.
+    small = random_maps(30, n=1)[0] + 10
+    large = np.zeros((size, size), np.float32)
+    large[-30:, -30:] = small
+    assert both(large) == both(small)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 10, 40])
+def test_large_maps_of_few_values_are_quick(levels: int) -> None:
+    # Thousands of equal elements: one must not list the triangles, of which a map of this size has 1.9 million.
+    maps = np.random.default_rng(levels).integers(0, levels, (2, 224, 224)).astype(np.float32)
+    np.testing.assert_array_equal(both(maps), both(maps.transpose(0, 2, 1)))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_the_first_element_that_is_not_finite_is_named(value: float, kind: type[np.floating]) -> None:
+    maps = np.zeros((2, 3, 5, 5), kind)
+    maps[1, 2, 4, 0] = maps[1, 0, 3, 1] = maps[1, 0, 3, 2] = value
+    with pytest.raises(InputError, match=r"maps\[1, 0, 3, 1\] is -?(nan|inf); allowed: finite numbers"):
+        birth_times(maps)
+    with pytest.raises(InputError, match=r"maps\[3, 1\] is"):
+        birth_times(torch.from_numpy(maps[1, 0]).requires_grad_())
+
+
+def test_a_bfloat16_that_is_not_finite_is_named() -> None:
+    with pytest.raises(InputError, match=r"maps\[0, 1\] is inf"):
+        birth_times(torch.tensor([[0, torch.inf], [0, 0]], dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (2, 4, 3)])
+def test_the_shape_is_named_when_it_is_wrong(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"maps have shape \(.*\); allowed: \(\.\.\., m, m\)"):
+        birth_times(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["int32", "complex64", "bool", ">f4"])
+def test_the_type_is_named_when_it_is_wrong(kind: str) -> None:
+    with pytest.raises(InputError, match=f"maps are {kind}; allowed: float16, bfloat16, float32, float64"):
+        birth_times(np.zeros((4, 4), kind))
+
+
+def test_other_objects_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="maps are a list; allowed: a torch tensor, a numpy array"):
+        birth_times([[0.0]])  # type: ignore[type-var]
+
+
+def test_an_unknown_rank_is_named() -> None:
+    with pytest.raises(InputError, match="rank is 'edge'; allowed: elements, edges"):
+        birth_times(np.zeros((4, 4)), "edge")  # type: ignore[arg-type]
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(InputError, match="threads is 0; allowed: 1 or more"):
+        birth_times(np.zeros((4, 4)), threads=0)
