@@ -44,6 +44,11 @@ ACTIVATIONS = frozenset(
     | {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
 )
 
+POOLINGS = frozenset(
+    {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, torch.mean, torch.amax}
+    | {Tensor.mean, Tensor.amax}
+)
+
 ReadMaps = Callable[["Layer", Tensor], None]
 
 
@@ -66,8 +71,8 @@ def find_layers(
 ) -> tuple[Layer, ...]:
     """The layers of `model` in the order they run, found by running it once on `example`.
 
-    Without `names`: every nn.Conv2d that runs once on a map. (A convolution whose input is 1×1, as in the gate of a
-    squeeze-and-excite block, is a linear layer on pooled features: it has no map to judge.) With `names`: these
+    Without `names`: every nn.Conv2d that runs once on a map. (A convolution behind a global pooling, as in the gate
+    of a squeeze-and-excite block, is a linear layer on pooled features: it has no map to judge.) With `names`: these
     modules; one that is no convolution, such as a residual block, is read at its output as well.
 
     Raises InputError for a name that does not exist, does not run, runs more than once or gives no maps.
@@ -90,7 +95,7 @@ def find_layers(
     if names is not None and faults:
         raise InputError("; ".join(faults))
     if names is None:
-        found = tuple(layer for layer in found if not finder.pooled[layer.name])
+        found = tuple(layer for layer in found if layer.name not in finder.gates)
         if faults:
             warnings.warn("left out: " + "; ".join(faults), stacklevel=2)
     return found
@@ -132,15 +137,14 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
         # What worked in place may be used without its return value; autograd forbids to change it afterwards.
         return maps.index_fill_(1, index, 0) if in_place and not maps.requires_grad else maps.index_fill(1, index, 0)
 
-    chosen = {layer.name: layer for layer in layers if layer.name in units}
+    every = {layer.name: layer for layer in layers}
     for name in units:
-        if name not in chosen:
-            raise InputError(f"layer {name!r}: not among the layers given; {_nearest(name, chosen)}")
-    for name, layer in chosen.items():
+        if name not in every:
+            raise InputError(f"layer {name!r}: not among the layers given; {_nearest(name, every)}")
         for unit in units[name]:
-            if not 0 <= unit < layer.units:
-                raise InputError(f"layer {name!r}: no unit {unit}, it has {layer.units}")
-    return _Follower(chosen.values(), zero).watching(dict(model.named_modules()))
+            if not 0 <= unit < every[name].units:
+                raise InputError(f"layer {name!r}: no unit {unit}, it has {every[name].units}")
+    return _Follower([every[name] for name in units], zero).watching(dict(model.named_modules()))
 
 
 @contextmanager
@@ -217,7 +221,8 @@ class _Finder(_Watch):
         super().__init__()
         self.stages: dict[str, list[Tensor]] = {}  # the module's output, then after each norm or activation
         self.runs: dict[str, int] = {}
-        self.pooled: dict[str, bool] = {}
+        self.gates: set[str] = set()  # layers that see nothing but globally pooled features
+        self.pooled: dict[int, Tensor] = {}  # those features, by id; the reference keeps the id
         self.followed: dict[str, list[Callable[..., Any]]] = {}
         self.consumers: dict[tuple[str, int], int] = {}
         self.owner: dict[int, list[tuple[str, int]]] = {}  # id of a value -> the stages that it is
@@ -227,8 +232,9 @@ class _Finder(_Watch):
         if not isinstance(output, Tensor) or output.ndim != 4:
             self.stages[name] = []
             return
-        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else output
-        self.pooled[name] = tuple(first.shape[2:]) == (1, 1)
+        if inputs and id(inputs[0]) in self.pooled:
+            self.gates.add(name)
+            self.pooled[id(output)] = output
         self.stages[name], self.followed[name] = [output], []
         self.owner.setdefault(id(output), []).append((name, 0))
 
@@ -237,6 +243,10 @@ class _Finder(_Watch):
         output = func(*args, **(kwargs or {}))
         if not _tensors(output):  # a question about the shape consumes nothing
             return output
+        maps = [value for value, _ in before if value.ndim == 4 and not isinstance(value, nn.Parameter)]
+        pooled = func in POOLINGS or (maps and all(id(value) in self.pooled for value in maps))
+        if pooled and isinstance(output, Tensor) and tuple(output.shape[2:]) == (1, 1):
+            self.pooled[id(output)] = output
         for value, stages in before:
             for name, stage in stages:
                 seen = self.consumers[name, stage] = self.consumers.get((name, stage), 0) + 1

@@ -111,7 +111,8 @@ def prune(
         steps.append(Step(group.layers, group.units, asked, tuple(sorted(units)), kept, left))
         if after is not None and units:
             after(surgery.model, steps[-1])
-    if any(shares.values()) and not any(step.removed for step in steps):
+    wanted = any(ratio.values()) if isinstance(ratio, Mapping) else ratio > 0
+    if wanted and not any(step.removed for step in steps):
         reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
         raise InputError(f"nothing could be pruned ({reasons})")
     return Pruned(surgery.finish(), tuple(steps))
@@ -207,13 +208,12 @@ class Surgery:
             grouped |= set(members)
             if any(id(weight) in protected for item in outputs for weight in _weights(item.dep.target.module)):
                 continue  # these channels are the classes
-            blocks = _blocks([item.dep.target.module for item in items])
             yield Group(
                 layers=tuple(sorted(members, key=names.index)),
                 units=root.out_channels,
-                blocks=blocks,
+                blocks=_blocks([item.dep.target.module for item in items]),
                 residual=sum(not _is_depthwise(self._modules[member]) for member in members) > 1,
-                fault=_fault(root.out_channels, blocks, members, items),
+                fault=_fault(root.out_channels, members, items),
             )
 
 
@@ -273,12 +273,13 @@ def _blocks(modules: Sequence[Any]) -> int:
     return math.lcm(*groups, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)))
 
 
-def _fault(units: int, blocks: int, members: Mapping[str, Any], items: Sequence[Any]) -> str | None:
+def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any]) -> str | None:
     for name, item in members.items():
         if sorted(zip(item.idxs, item.root_idxs, strict=True)) != [(i, i) for i in range(units)]:
             return f"tied to a part of the units of {name!r} by a concatenation"
-    if blocks > 1 and any(list(item.idxs) != list(item.root_idxs) for item in items):
-        return "a grouped convolution or group norm behind a concatenation or a reshape"
+    for item in items:
+        if _blocks([item.dep.target.module]) > 1 and list(item.idxs) != list(item.root_idxs):
+            return "a grouped convolution or a group norm behind a concatenation"
     return None
 
 

@@ -108,7 +108,7 @@ def trained(
     if about.checkpoint is not None:
         models.load_weights(network, about.checkpoint)
     network = network.to(device)
-    find_layers(network, splits.test[0][0][None].to(device), recipe.score.layers)  # a wrong name, before any work
+    check(recipe, network, splits, seed)
     if recipe.train is not None:
         history = fit(network, splits, recipe.train, recipe.workers, seed, report, "training")
         for epoch in history:
@@ -220,6 +220,17 @@ def load_data(recipe: Recipe, seed: int, report: Reporter) -> Splits:
         raise InputError(f"recipe {recipe.name!r} reads a folder of images: pass --data PATH")
     tick = report.progress("reading images")
     return images.folder(Path(about.path), about.size, about.validation, seed, about.memory_gib, tick)
+
+
+def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None:
+    """Say what would go wrong when the units are scored, before the network is trained."""
+    example = splits.test[0][0][None].to(next(network.parameters()).device)
+    layers = find_layers(network, example, recipe.score.layers)
+    for entry in recipe.scorers:
+        judge = scorer_for(entry, seed)
+        judge.check(layers)
+        if judge.needs_data:
+            images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
 
 
 def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ def load_scores(folder: str | Path) -> Scores:
     """The scores that Scores.save wrote to `folder`, to the bit."""
     path = Path(folder) / "scores.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             layers = about["layers"]
             return Scores(
@@ -92,7 +93,7 @@ def load_scores(folder: str | Path) -> Scores:
                 seconds=about["seconds"],
                 settings=about["settings"],
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path}: not a scores file that can be read ({error})") from error
 
 

@@ -1,0 +1,70 @@
+"""Imports run downwards, and the heavy ones wait until they are needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import prune_fe
+
+ROOT = Path(prune_fe.__file__).parent
+LEVELS = [
+    {"errors"},
+    {"processes", "topology", "layers", "scores"},
+    {"scorers", "data"},
+    {"scoring", "evaluation", "pruning", "costs", "models", "recipe", "results"},
+    {"training"},
+    {"run"},
+    {"reporting"},
+    {"cli"},
+]
+"""A module imports from the levels above its own line only (and a package from itself)."""
+
+
+def level(part: str) -> int:
+    return next(number for number, names in enumerate(LEVELS) if part in names)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "prune_fe":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_run_downwards() -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part in ("__init__", "__main__"):
+            continue
+        for used in imports(path) - {part}:
+            assert level(used) < level(part), f"{path.relative_to(ROOT)} imports prune_fe.{used}"
+
+
+def test_a_scorer_imports_no_other_scorer() -> None:
+    for path in (ROOT / "scorers").glob("*.py"):
+        modules = {
+            node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("prune_fe.scorers")
+        }
+        assert path.name == "__init__.py" or modules <= {"prune_fe.scorers.base"}, path
+
+
+def test_hooks_and_torch_pruning_stay_in_their_files() -> None:
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text()
+        assert path.name == "layers.py" or "register_forward" not in text, path
+        assert path.name == "pruning.py" or "import torch_pruning" not in text, path
+
+
+def test_the_package_imports_nothing_heavy_by_itself() -> None:
+    code = "import sys, prune_fe.cli, prune_fe.recipe; sys.exit(not {'torch', 'numba', 'sklearn'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_there() -> None:
+    for name in prune_fe.__all__:
+        assert not isinstance(getattr(prune_fe, name), type(sys)), f"prune_fe.{name} is hidden by a module"
