@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prune_fe.costs import cost, speed
+    from prune_fe.data import digits, folder
     from prune_fe.evaluation import evaluate
     from prune_fe.layers import find_layers, mask, observe
     from prune_fe.models import build, load, save
@@ -23,9 +24,11 @@ _HOME = {
     "Scores": "scores",
     "build": "models",
     "cost": "costs",
+    "digits": "data",
     "evaluate": "evaluation",
     "find_layers": "layers",
     "finetune": "training",
+    "folder": "data",
     "load": "models",
     "load_scores": "scores",
     "mask": "layers",
@@ -37,8 +40,8 @@ _HOME = {
 }
 
 __all__ = [
-    "SCORERS", "Scores", "build", "cost", "evaluate", "find_layers", "finetune", "load", "load_scores", "mask",
-    "observe", "prune", "save", "score", "speed",
+    "SCORERS", "Scores", "build", "cost", "digits", "evaluate", "find_layers", "finetune", "folder", "load",
+    "load_scores", "mask", "observe", "prune", "save", "score", "speed",
 ]  # fmt: skip
 
 

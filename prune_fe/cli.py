@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import io
+import math
+import os
+import re
+import shlex
 import signal
 import sys
 import traceback
@@ -12,31 +16,70 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 from rich.console import Console
 
-from prune_fe.errors import EnvironmentFault, InputError, PruneFEError
+from prune_fe.errors import DataError, EnvironmentFault, InputError, PruneFEError
 from prune_fe.reporting import ConsoleReporter, results_table
+from prune_fe.scorers import SCORERS
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from prune_fe.data import Splits
+
+WIDTH = 100
+"""Columns of the table where there is no terminal."""
 
 app = App(
     name="prune-fe",
     help="Compress CNNs, ablate their units and benchmark pruning criteria.",
     version=lambda: metadata.version("prune-fe"),
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # main() says it
 )
 
-DataPath = Annotated[str | None, Parameter(name=["--data", "--data-dir", "--data-path"])]
-Output = Annotated[Path, Parameter(name=["--output", "--output-dir"])]
-Workers = Annotated[int, Parameter(name=["--workers", "-j"])]
-BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
-Overrides = Annotated[list[str] | None, Parameter(name="--set", negative=())]
 
-console = Console()
+def _check_device(_: Any, value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+        raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
+
+
+def _check_scorer(_: Any, value: str) -> None:
+    if value not in SCORERS:
+        from prune_fe.recipe import nearest
+
+        raise ValueError(nearest(value, SCORERS))
+
+
+# What several commands take.
+Counted = validators.Number(gte=1)
+ModelName = Annotated[str, Parameter(help="vgg-small, a torchvision or timm name, or a folder that prune_fe saved.")]
+Checkpoint = Annotated[Path | None, Parameter(help="A state dict for the model.")]
+DATA = 'A folder with train/<class>/* and val/<class>/*, a tar file of one, or "digits".'
+DataPath = Annotated[str, Parameter(name=["--data", "--data-dir", "--data-path"], help=DATA)]
+Output = Annotated[Path, Parameter(name=["--output", "--output-dir"], help="A new folder.")]
+Outputs = Annotated[
+    int | None,
+    Parameter(help="Outputs of a model built by name; default: the classes of the data, or 1000.", validator=Counted),
+]
+Size = Annotated[
+    int | None,
+    Parameter(
+        help="Height and width of the images; default: the saved model's, or 224 (digits: 32).", validator=Counted
+    ),
+]
+BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"], help="Images at a time.", validator=Counted)]
+Workers = Annotated[
+    int, Parameter(name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0))
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
+Share = Parameter(validator=validators.Number(gte=0, lt=1))
+Positive = Parameter(validator=validators.Number(gt=0, lt=math.inf))
+Several = Parameter(consume_multiple=True)
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
 reporter = ConsoleReporter(console)
 
 
@@ -44,14 +87,14 @@ reporter = ConsoleReporter(console)
 def run(
     recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
     *,
-    data: DataPath = None,
-    output: Output = Path("runs"),
+    data: DataPath | None = None,
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
     resume: str | None = None,
-    seed: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
+    seed: Annotated[list[int] | None, Several] = None,
     device: str | None = None,
     threads: int | None = None,
-    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
-    set_: Overrides = None,
+    workers: Workers | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
     """Train, score, prune and fine-tune as a recipe says, for each of its scorers, and print one table.
 
@@ -59,8 +102,6 @@ def run(
     ----------
     recipe
         A YAML file, such as recipes/quickstart.yaml.
-    data
-        A folder with train/<class>/* and val/<class>/*, or a tar file of one.
     output
         Where the run's own folder is made.
     resume
@@ -68,22 +109,22 @@ def run(
     seed
         One or more seeds, instead of the recipe's.
     device
-        auto, cpu, cuda, cuda:1.
+        auto, cpu, cuda, cuda:1 or mps.
     threads
         CPU threads.
-    workers
-        Processes that read images.
     set_
         KEY=VALUE, any other key of the recipe: --set finetune.lr=1e-3.
     """
     from prune_fe.recipe import load_recipe
+    from prune_fe.results import RunFolder
 
     named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
     checked = load_recipe(recipe, overrides)
-    _require_path(checked.data.path)
-    from prune_fe.results import RunFolder
-
+    if checked.data.source == "folder":
+        if checked.data.path is None:
+            raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
+        _require_data(checked.data.path)
     content = checked.model_dump(mode="json")
     if resume is None:
         folder = RunFolder.create(output, checked.name, content)
@@ -92,78 +133,79 @@ def run(
     reporter.say(f"run folder: {folder.path}")
     from prune_fe.run import run as run_recipe
 
-    with reporter.showing():
-        rows = run_recipe(checked, folder, reporter)
+    try:
+        with reporter.showing():
+            rows = run_recipe(checked, folder, reporter)
+    except PruneFEError:
+        if resume is None:
+            folder.discard()
+        raise
+    finally:
+        folder.close()
     console.print(results_table(rows))
     last = folder.path / f"seed-{checked.seeds[-1]}" / checked.scorers[0].label / "pruned"
     reporter.say(f"results: {folder.path}/summary.csv, log.jsonl, and scores by unit in {last.parent}/scores.csv")
     reporter.say(f"pruned model: {last}   (in Python: prune_fe.load({str(last)!r}))")
-    where = "digits" if checked.data.source == "digits" else str(checked.data.path)
-    reporter.say(f"next: prune-fe evaluate --model {last} --data {where}")
-    reporter.say(
-        f"      prune-fe run {recipe} " + (f"--data {where} " if data else "") + "--set prune.ratio=0.7 --seed 0 1 2"
-    )
+    _say_next("evaluate", "--model", last, "--data", checked.data.path or "digits")
+    images = ("--data", data) if data else ()
+    _say_next("run", recipe, *images, "--set", "prune.ratio=0.7", "--seed", 0, 1, 2)
 
 
 @app.command
 def score(
     *,
-    model: str,
-    data: DataPath = None,
-    scorer: str = "feature-entropy",
-    checkpoint: Path | None = None,
-    num_classes: int | None = None,
-    size: int | None = None,
-    classes: int | None = None,
-    samples: int | None = None,
-    layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    model: ModelName,
+    data: Annotated[
+        str | None,
+        Parameter(
+            name=["--data", "--data-dir", "--data-path"],
+            help=f"{DATA} Scorers that read weights only need none.",
+        ),
+    ] = None,
+    scorer: Annotated[str, Parameter(help=f"{', '.join(SCORERS)}.", validator=_check_scorer)] = "feature-entropy",
+    checkpoint: Checkpoint = None,
+    num_classes: Outputs = None,
+    size: Size = None,
+    classes: Annotated[int | None, Parameter(validator=Counted)] = None,
+    samples: Annotated[int | None, Parameter(validator=Counted)] = None,
+    layers: Annotated[list[str] | None, Several] = None,
     output: Output = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
-    device: str = "auto",
-    seed: int = 0,
-    set_: Overrides = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
     """Score every unit of a network; writes scores.csv and scores.npz.
 
     Parameters
     ----------
-    model
-        vgg-small, a torchvision or timm name, or a folder that prune_fe saved.
-    data
-        A folder with train/ and val/, a tar file of one, or "digits"; not needed by scorers that read weights only.
-    scorer
-        feature-entropy, l1-filter, random.
-    checkpoint
-        A state dict for the model.
-    num_classes
-        Outputs of the model; default: the classes of the data, or 1000.
-    size
-        Images are resized to size × size; default: what the saved model was made for, or 224.
     classes
         How many classes to score on, drawn with the seed; default all.
     samples
         Training images of each class; default all.
     layers
         Names of modules; default every convolution with a map.
-    output
-        A new folder.
+    seed
+        Draws the classes and the images.
     set_
         KEY=VALUE, a setting of the scorer: --set rank=edges.
     """
+    _require_new(output)
+    _require_data(data)
+    settings = _assignments(set_)
     from prune_fe.scoring import score as score_units
     from prune_fe.scoring import scorer_of
 
-    _check_new(output)
-    judge = scorer_of(scorer, _assignments(set_))[1]
+    judge = scorer_of(scorer, settings)[1]
     if judge.needs_data and data is None:
         raise InputError(f"scorer {scorer!r} needs images: pass --data PATH")
-    network, splits, size = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
+    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
     with reporter.showing():
         scores = score_units(
             network, splits.train if splits and judge.needs_data else None, judge, layers=layers, classes=classes,
             samples=samples, seed=seed, batch_size=batch_size, workers=workers,
-            progress=reporter.progress("scoring"), example=_blank(network, size),
+            progress=reporter.progress("scoring"), example=example,
         )  # fmt: skip
     scores.save(output)
     units = sum(len(keep) for keep in scores.keep.values())
@@ -171,115 +213,110 @@ def score(
         f"{units} units in {len(scores.keep)} layers, {scores.images} images, {scores.seconds:.1f} s: "
         f"{output}/scores.csv"
     )
-    reporter.say(f"next: prune-fe prune --model {model} --scores {output} --ratio 0.5 --size {size} --output pruned")
+    given = {"--checkpoint": checkpoint, "--num-classes": num_classes, "--size": example.shape[-1]}
+    same = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    _say_next("prune", "--model", model, *same, "--scores", output, "--ratio", 0.5, "--output", "pruned")
 
 
 @app.command
 def prune(
     *,
-    model: str,
+    model: ModelName,
     scores: Path,
-    ratio: Annotated[float, Parameter(name=["--ratio", "--pruning-ratio"])] = 0.5,
+    ratio: Annotated[float, Parameter(name=["--ratio", "--pruning-ratio"]), Share] = 0.5,
     coupled: Literal["mean", "leave"] = "mean",
-    checkpoint: Path | None = None,
-    num_classes: int | None = None,
-    size: int | None = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Outputs = None,
+    size: Size = None,
     output: Output = Path("pruned"),
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Remove the weakest units of every layer; writes a folder that prune_fe.load reads.
 
     Parameters
     ----------
-    model
-        vgg-small, a torchvision or timm name, or a folder that prune_fe saved.
     scores
         A folder that `prune-fe score` wrote.
     ratio
         The share of units removed from every layer, in [0, 1).
     coupled
         Units tied by residual sums go by the mean of their layers' scores, or are left alone.
-    checkpoint
-        A state dict for the model.
-    num_classes
-        Outputs of the model; default 1000.
-    size
-        Height and width of its input; default: what the saved model was made for, or 224.
-    output
-        A new folder.
     """
+    _require_new(output)
     from prune_fe.costs import cost
     from prune_fe.models import save
     from prune_fe.pruning import prune as prune_units
     from prune_fe.scores import load_scores
 
-    _check_new(output)
     loaded = load_scores(scores)
-    network, _, size = _network_and_data(model, checkpoint, None, num_classes, size, device, 0)
-    example = _blank(network, size)
+    network, _, example = _network_and_data(model, checkpoint, None, num_classes, size, device, 0)
     pruned = prune_units(network, loaded, ratio, example, coupled=coupled)
     for step in pruned.steps:
         done = step.left or f"{step.asked} asked, {len(step.removed)} removed, {len(step.kept)} kept"
         reporter.say(f"{', '.join(step.layers)}: {step.units} units, {done}")
-    save(pruned.model, output, {"scorer": loaded.scorer, "ratio": ratio, "size": size})
+    about = {"scorer": loaded.scorer, "ratio": ratio, "size": example.shape[-1]}
+    save(pruned.model, output, _about(model) | about)
     before, after = cost(network, example), cost(pruned.model, example)
     reporter.say(
         f"parameters {before.parameters:,} -> {after.parameters:,}, multiply-adds {before.macs:,} -> {after.macs:,}"
     )
-    reporter.say(f"pruned model: {output}\nnext: prune-fe finetune --model {output} --data PATH --output finetuned")
+    reporter.say(f"pruned model: {output}")
+    _say_next("finetune", "--model", output, "--data", "PATH", "--output", "finetuned")
 
 
 @app.command
 def finetune(
     *,
-    model: str,
+    model: ModelName,
     data: DataPath,
-    checkpoint: Path | None = None,
-    num_classes: int | None = None,
-    size: int | None = None,
-    epochs: int | None = None,
-    lr: float = 1e-3,
+    checkpoint: Checkpoint = None,
+    num_classes: Outputs = None,
+    size: Size = None,
+    epochs: Annotated[int | None, Parameter(validator=Counted)] = None,
+    lr: Annotated[float, Positive] = 1e-3,
     schedule: Literal["step", "cosine"] = "step",
-    momentum: float = 0.9,
-    weight_decay: Annotated[float, Parameter(name=["--weight-decay", "--wd"])] = 5e-4,
+    momentum: Annotated[float, Share] = 0.9,
+    weight_decay: Annotated[
+        float, Parameter(name=["--weight-decay", "--wd"], validator=validators.Number(gte=0, lt=math.inf))
+    ] = 5e-4,
     batch_size: BatchSize = 512,
     augment: bool = False,
     amp: bool = False,
     workers: Workers = 0,
-    device: str = "auto",
-    seed: int = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
     output: Output = Path("finetuned"),
 ) -> None:
     """Train a network on train/ and keep its best epoch on images held out from train/.
 
     Parameters
     ----------
-    model
-        vgg-small, a torchvision or timm name, or a folder that prune_fe saved.
-    data
-        A folder with train/ and val/, a tar file of one, or "digits".
     epochs
         Default: the paper's three (step schedule, 1e-3 to 1e-5).
+    lr
+        Learning rate at the start.
     schedule
         step: lr / 10 after each epoch; cosine: to zero over --epochs.
     augment
         Random flips and shifts.
     amp
         bfloat16 on CUDA.
-    output
-        A new folder.
+    seed
+        Draws the held-out images and their order in each epoch.
     """
+    _require_new(output)
+    _require_data(data)
+    if schedule == "cosine" and epochs is None:
+        raise InputError("the cosine schedule needs --epochs")
     from prune_fe.models import save
     from prune_fe.training import Epoch, best_epoch
     from prune_fe.training import finetune as train
 
-    _check_new(output)
-    network, splits, size = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
+    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
     assert splits is not None
-    tick = reporter.progress
 
     with reporter.showing():
-        bar = tick("fine-tuning")
+        bar = reporter.progress("fine-tuning")
 
         def show(epoch: Epoch | None, done: int, total: int) -> None:
             bar(done, total)
@@ -294,51 +331,43 @@ def finetune(
             weight_decay=weight_decay, batch_size=batch_size, augment=augment, amp=amp, workers=workers, seed=seed,
             progress=show,
         )  # fmt: skip
-    save(network, output, {"size": size, "classes": splits.classes})
+    save(network, output, {"size": example.shape[-1], "classes": splits.classes})
     reporter.say(f"epoch {best_epoch(history).number} is kept: {output}")
+    _say_next("evaluate", "--model", output, "--data", data)
 
 
 @app.command
 def evaluate(
     *,
-    model: str,
+    model: ModelName,
     data: DataPath,
-    checkpoint: Path | None = None,
-    num_classes: int | None = None,
-    size: int | None = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Outputs = None,
+    size: Size = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Accuracy, loss and cost of a network on the images of val/.
-
-    Parameters
-    ----------
-    model
-        vgg-small, a torchvision or timm name, or a folder that prune_fe saved.
-    data
-        A folder with train/ and val/, a tar file of one, or "digits".
-    """
+    """Accuracy, loss and cost of a network on the images of val/."""
+    _require_data(data)
     from prune_fe.costs import cost, speed
     from prune_fe.evaluation import evaluate as measure
 
-    network, splits, size = _network_and_data(model, checkpoint, data, num_classes, size, device, 0)
+    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, 0)
     assert splits is not None
+    trained_on = _about(model).get("classes", splits.classes)
+    if list(trained_on) != list(splits.classes):
+        raise DataError(f"{data}: its classes are not those that {model} was trained on ({', '.join(trained_on)})")
     with reporter.showing():
-        result = measure(
-            network,
-            splits.test,
-            batch_size=batch_size,
-            workers=workers,
-            progress=reporter.progress("evaluating"),
-        )
-    example = _blank(network, size)
+        tick = reporter.progress("evaluating")
+        result = measure(network, splits.test, batch_size=batch_size, workers=workers, progress=tick)
     price, pace = cost(network, example), speed(network, example, batch_size)
     reporter.say(
         f"accuracy {result.accuracy:.4%} ({result.images} images), balanced {result.balanced_accuracy:.4%}, "
         f"loss {result.loss:.4f}"
     )
-    reporter.say(f"parameters {price.parameters:,}, multiply-adds {price.macs:,} an image of {size}×{size}")
+    pixels = "×".join(map(str, example.shape[-2:]))
+    reporter.say(f"parameters {price.parameters:,}, multiply-adds {price.macs:,} an image of {pixels}")
     reporter.say(
         f"images/s {pace.images_per_second:,.0f} (quartiles {pace.low:,.0f} to {pace.high:,.0f}, {pace.runs} runs; "
         f"batch {pace.batch_size}, {pace.dtype}, {pace.device}, {pace.threads} threads)"
@@ -346,47 +375,55 @@ def evaluate(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 bad input, 3 data, 4 checkpoint, 5 environment, 130 interrupted."""
+    """The exit code: 0, or 2 bad input, 3 data, 4 checkpoint, 5 environment, 130 interrupted; 1 is a bug."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a run must not end because "×" cannot be printed
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(words, exit_on_error=False, result_action="return_value")
-    except cyclopts.CycloptsError:
-        return InputError.exit_code  # cyclopts has printed it
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
-        print(
-            "prune-fe: interrupted; `prune-fe run ... --resume auto` goes on behind the last finished step",
-            file=sys.stderr,
-        )
+        again = "; `prune-fe run ... --resume auto` goes on behind the last finished step" if "run" in words[:1] else ""
+        print(f"prune-fe: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
-        fault = _known(error)
-        if fault is None or debug:
+        if debug:
             traceback.print_exc()
-        if fault is None:
-            return 1
-        print(f"prune-fe: {fault}", file=sys.stderr)
-        return fault.exit_code
+        code, text = _explain(error)
+        print(f"prune-fe: {text}", file=sys.stderr)
+        return code
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
 
 
-def _known(error: Exception) -> PruneFEError | None:
-    """The error as one that the user can mend, if it is one."""
-    if isinstance(error, PruneFEError):
-        return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return EnvironmentFault(f"{error.filename or 'writing'}: {error.strerror}")
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return EnvironmentFault("out of memory; use a smaller batch size or smaller images")
-    return None
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and one line."""
+    code, text = getattr(error, "exit_code", 1), str(error)
+    if isinstance(error, cyclopts.CycloptsError):
+        code = InputError.exit_code
+    elif isinstance(error, PruneFEError):
+        if "Original Traceback" in text:  # torch's, from a process that reads images; the last line is the error's own
+            text = re.sub(r"^[\w.]+: ", "", text.strip().splitlines()[-1])
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        code, text = EnvironmentFault.exit_code, "out of memory; use a smaller batch size or smaller images"
+    elif isinstance(error, OSError) and error.strerror:
+        code, text = EnvironmentFault.exit_code, f"{error.filename or 'writing'}: {error.strerror}"
+    else:
+        text = f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
+    line = " ".join(text.split())
+    return code, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _say_next(*words: object) -> None:
+    reporter.say("next: " + shlex.join(["prune-fe", *map(str, words)]))
 
 
 def _assignments(words: Sequence[str] | None) -> dict[str, Any]:
@@ -401,16 +438,18 @@ def _assignments(words: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def _check_new(output: Path) -> None:
+def _require_new(output: Path) -> None:
+    """What would fail when the work is done fails before it."""
     if output.exists():
         raise InputError(f"{output} exists already; choose another --output")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise EnvironmentFault(f"{output}: {parent} is no folder that can be written to; choose another --output")
 
 
-def _require_path(path: str | None) -> None:
+def _require_data(path: str | None) -> None:
     """A missing folder is said before torch is loaded and a run folder is made."""
-    if path is not None and not Path(path).exists():
-        from prune_fe.errors import DataError
-
+    if path not in (None, "digits") and not Path(str(path)).exists():
         raise DataError(f"{path}: no such folder or tar file")
 
 
@@ -429,25 +468,44 @@ def _network_and_data(
     size: int | None,
     device: str,
     seed: int,
-) -> tuple[nn.Module, Splits | None, int]:
-    """The network on its device, the images if there are any, and their size."""
-    _require_path(None if data == "digits" else data)
+) -> tuple[nn.Module, Splits | None, Tensor]:
+    """The network on its device, the images if there are any, and one image (zeros without) that it runs on."""
     from prune_fe import models
     from prune_fe.run import prepare
 
-    saved = (Path(model) / "manifest.json").exists()
-    if size is None:
-        size = int(models.read_manifest(model).get("about", {}).get("size", 224)) if saved else 224
-    place = prepare(device, None)
-    splits = _splits(data, size, seed) if data is not None else None
+    place, saved = prepare(device, None), _is_saved(model)
+    if saved and num_classes is not None:
+        raise InputError(f"--num-classes is for a model built by name; {model} is a saved one")
+    if Path(model).is_file():
+        raise InputError(f"{model} is a file: say which network it is of with --model, and --checkpoint {model}")
+    size = size or int(_about(model).get("size", 32 if data == "digits" else 224))
     if saved:
-        network = models.load(model)
-    else:
+        network = models.load(model)  # a damaged one is said before the images are read
+    splits = _splits(data, size, seed) if data is not None else None
+    if not saved:
         outputs = num_classes or (len(splits.classes) if splits else 1000)
         network = models.build(model, outputs, channels=splits.channels if splits else 3)
+        if checkpoint is None:
+            reporter.say(f"note: {model} starts with random weights; --checkpoint FILE reads trained ones")
     if checkpoint is not None:
         models.load_weights(network, checkpoint)
-    return network.to(place), splits, size
+    network = network.to(place)
+    example = splits.test[0][0][None] if splits else _blank(network, size)
+    _require_forward(network, example.to(place), model)
+    return network, splits, example
+
+
+def _is_saved(model: str) -> bool:
+    path = Path(model)
+    return (path / "manifest.json").exists() or (path.is_dir() and len(path.parts) > 1)
+
+
+def _about(model: str) -> dict[str, Any]:
+    """What was written down when a model was saved; nothing of one that is built by name."""
+    from prune_fe.models import read_manifest
+
+    about = read_manifest(model).get("about") if _is_saved(model) else None
+    return about if isinstance(about, dict) else {}
 
 
 def _splits(data: str, size: int, seed: int) -> Splits:
@@ -459,7 +517,7 @@ def _splits(data: str, size: int, seed: int) -> Splits:
     return images.folder(data, size, seed=seed, progress=tick)
 
 
-def _blank(network: nn.Module, size: int) -> Any:
+def _blank(network: nn.Module, size: int) -> Tensor:
     """An input of zeros; the first convolution says how many channels it has."""
     import torch
 
@@ -467,3 +525,18 @@ def _blank(network: nn.Module, size: int) -> Any:
     if first is None:
         raise InputError(f"{type(network).__name__} has no nn.Conv2d: there are no units to score or to prune")
     return torch.zeros(1, first.in_channels, size, size)
+
+
+def _require_forward(network: nn.Module, example: Tensor, model: str) -> None:
+    import torch
+
+    from prune_fe.layers import evaluating
+
+    try:
+        with evaluating(network), torch.no_grad():
+            network(example)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        shape = "×".join(map(str, example.shape[1:]))
+        raise InputError(f"{model} does not run on images of {shape}: {error}") from error

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,10 @@ Images = Dataset[Any] | Batches
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+SLACK_BYTES = 2**26
+"""Images hardly compress: what unpacks to 20 times its size and this much more is no archive of images."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """train and validation come from the training images, test is never trained on or chosen by."""
@@ -39,26 +47,29 @@ class Splits:
     size: int
 
 
+class Normalise:
+    """uint8 (channels, height, width) in, (x / 255 − mean) / std out."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
+        self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels * self.scale - self.shift
+
+
 class InMemory(Dataset[Any]):
     """uint8 images (n, channels, height, width), normalised as they are read."""
 
-    def __init__(
-        self,
-        pixels: Tensor,
-        targets: Sequence[int],
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, pixels: Tensor, targets: Sequence[int], classes: Sequence[str], normalise: Normalise) -> None:
         self.pixels, self.targets, self.classes = pixels, list(targets), tuple(classes)
-        self.scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
-        self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
+        self.normalise = normalise
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.pixels[index] * self.scale - self.shift, self.targets[index]
+        return self.normalise(self.pixels[index]), self.targets[index]
 
 
 def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
@@ -73,7 +84,7 @@ def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
     tested = set(range(0, len(targets), 5))
 
     def part(numbers: Sequence[int]) -> InMemory:
-        return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, (0.5,), (0.5,))
+        return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, Normalise((0.5,), (0.5,)))
 
     train = part([i for i in range(len(targets)) if i not in tested])
     kept, held_out = split(train.targets, validation, seed)
@@ -94,21 +105,17 @@ def folder(
     `memory_gib` are decoded once, others each time they are read.
     """
     root = unpacked(Path(path))
-    parts = []
-    for part in ("train", "val"):
-        parts.append(_image_folder(root / part, size))
-    train, test = parts
+    train, test = _image_folder(root / "train", size), _image_folder(root / "val", size)
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))[0]
         raise DataError(f"{root}: class {odd!r} is in train or in val, but not in both")
     total = len(train) + len(test)
     if total * 3 * size * size <= memory_gib * 2**30:
-        done = [0]
+        done = count(1)
 
         def tick() -> None:
-            done[0] += 1
             if progress is not None:
-                progress(done[0], total)
+                progress(next(done), total)
 
         train, test = _decoded(train, size, tick), _decoded(test, size, tick)
     kept, held_out = split(train.targets, validation, seed)
@@ -121,8 +128,8 @@ def split(targets: Sequence[int], share: float, seed: int) -> tuple[list[int], l
     labels, held_out = torch.tensor(targets), []
     for label in sorted(set(targets)):
         members = (labels == label).nonzero().flatten()
-        count = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
-        held_out += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
+        taken = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
+        held_out += members[torch.randperm(len(members), generator=generator)[:taken]].tolist()
     chosen = set(held_out)
     return [i for i in range(len(targets)) if i not in chosen], sorted(held_out)
 
@@ -156,6 +163,8 @@ def select(
 
 def loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any) -> DataLoader[Any]:
     """A DataLoader; its workers are spawned, since the threads of numba and OpenMP do not survive a fork."""
+    if batch_size < 1 or workers < 0:
+        raise InputError(f"batch_size={batch_size}, workers={workers}: there must be at least 1 image and 0 workers")
     context = "spawn" if workers else None
     return DataLoader(
         data, batch_size, num_workers=workers, multiprocessing_context=context, persistent_workers=workers > 0,
@@ -167,6 +176,8 @@ def choose(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int
     """Numbers of the images to score with, in order: `samples` of each class, drawn with `seed`."""
     if not isinstance(data, Sized):
         raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
+    if samples is not None and samples < 1:
+        raise InputError(f"samples={samples}: at least one image of each class is needed")
     if classes is None and samples is None:
         return list(range(len(data)))
     labels = torch.tensor(targets_of(data))
@@ -180,15 +191,15 @@ def choose(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int
             raise InputError(f"classes={classes}: the data has {len(present)} classes")
         chosen = sorted(present[i] for i in torch.randperm(len(present), generator=generator)[:classes].tolist())
     else:
-        chosen = list(classes)
+        chosen = sorted(set(classes))
     numbers: list[int] = []
     for label in chosen:
         name = names[label] if names and 0 <= label < len(names) else str(label)
         members = (labels == label).nonzero().flatten()
-        count = len(members) if samples is None else samples
-        if len(members) == 0 or count > len(members):
-            raise DataError(f"class {name!r}: {len(members)} images, {max(count, 1)} asked for")
-        numbers += members[torch.randperm(len(members), generator=generator)[:count]].tolist()
+        wanted = max(len(members), 1) if samples is None else samples
+        if wanted > len(members):
+            raise DataError(f"class {name!r}: {len(members)} images, {wanted} asked for")
+        numbers += members[torch.randperm(len(members), generator=generator)[:wanted]].tolist()
     return sorted(numbers)
 
 
@@ -235,8 +246,8 @@ def unpacked(path: Path) -> Path:
         raise DataError(f"{path}: not a folder, .tar, .tar.gz or .tgz")
     if not target.exists():
         _unpack(path, target)
-    inner = [entry for entry in target.iterdir() if entry.is_dir()]
-    return inner[0] if not (target / "train").is_dir() and len(inner) == 1 else target
+    inner = [entry for entry in sorted(target.iterdir()) if (entry / "train").is_dir()]
+    return inner[0] if inner and not (target / "train").is_dir() else target
 
 
 def _unpack(archive: Path, target: Path) -> None:
@@ -248,23 +259,47 @@ def _unpack(archive: Path, target: Path) -> None:
             f"{archive}: cannot be unpacked beside itself ({error.strerror}); unpack it elsewhere"
         ) from error
     try:
-        with tarfile.open(archive) as tar:
-            # Images hardly compress: what would grow this much is no archive of images.
-            bound, total = 20 * archive.stat().st_size + 2**26, 0
-            for member in tar:
-                total += member.size
-                if total > bound:
-                    raise DataError(f"{archive}: unpacks to more than {bound >> 20} MiB, refused")
-                tar.extract(member, partial, filter="data")
+        _extract(archive, partial)
         partial.chmod(0o755)
-        os.replace(partial, target)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, tarfile.TarError) and error.errno == 28:
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if not target.is_dir():  # another process was faster
+                raise
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error})") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
             free = shutil.disk_usage(target.parent).free >> 20
             raise EnvironmentFault(f"{archive}: no space left while unpacking ({free} MiB free)") from error
         raise DataError(f"{archive}: cannot be unpacked ({error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Files and folders only, inside `folder`, and not more of them than an archive of images can hold."""
+    bound, total = 20 * archive.stat().st_size + SLACK_BYTES, 0
+
+    def count_bytes(number: int) -> None:
+        nonlocal total
+        total += number
+        if total > bound:
+            raise DataError(f"{archive}: unpacks to more than {bound >> 20} MiB, refused")
+
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            count_bytes(tarfile.BLOCKSIZE + member.size)
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{archive}: {member.name!r} is a link or a device, refused")
+            tar.extract(member, folder, filter="data")
+        stream: Any = tar.fileobj
+        # tarfile takes an archive that was cut behind a member for a whole one. A whole one ends with a block of zeros,
+        # which it has read beyond its last offset; and gzip's checksum stands behind them.
+        if stream.tell() < tar.offset + tarfile.BLOCKSIZE:
+            raise DataError(f"{archive}: is cut short, its end is missing")
+        while chunk := stream.read(2**20):
+            count_bytes(len(chunk))
 
 
 def _image_folder(root: Path, size: int) -> Any:
@@ -275,18 +310,27 @@ def _image_folder(root: Path, size: int) -> Any:
         raise DataError(
             f"{root}: no such folder; expected {root.parent}/train/<class>/* and {root.parent}/val/<class>/*"
         )
-    transform = v2.Compose(
-        [
-            v2.Resize((size, size), antialias=True),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
     try:
-        return ImageFolder(root, transform=transform, loader=read_image)
+        transform = v2.Compose([Pixels(size), Normalise(IMAGENET_MEAN, IMAGENET_STD)])
+        found = ImageFolder(root, transform=transform, loader=read_image, allow_empty=True)
     except FileNotFoundError as error:
         raise DataError(f"{root}: {error}") from error
+    empty = sorted(set(range(len(found.classes))) - set(found.targets))
+    if empty:
+        raise DataError(f"{root}: class {found.classes[empty[0]]!r}: 0 images, at least 1 is needed")
+    return found
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image, resized, as uint8 (channels, size, size)."""
+
+    size: int
+
+    def __call__(self, image: Any) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
+        return functional.pil_to_tensor(functional.resize(image, [self.size, self.size], antialias=True))
 
 
 def read_image(path: str) -> Any:
@@ -295,17 +339,22 @@ def read_image(path: str) -> Any:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                # convert() would clip these to white
+                raise DataError(f"{path}: pixels of mode {image.mode!r}; images have 8 bits a channel, convert it")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image that can be read") from error
+    except Exception as error:  # decoders raise nearly everything at a damaged file
         raise DataError(f"{path}: not an image that can be read ({error})") from error
 
 
 def _decoded(images: Any, size: int, tick: Callable[[], None]) -> InMemory:
-    from torchvision.transforms.v2 import functional
-
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    resized = Pixels(size)
     for number, (path, _) in enumerate(images.samples):
-        image = functional.resize(read_image(path), [size, size], antialias=True)
-        pixels[number] = functional.pil_to_tensor(image)
+        pixels[number] = resized(read_image(path))
         tick()
-    return InMemory(pixels, images.targets, images.classes, IMAGENET_MEAN, IMAGENET_STD)
+    return InMemory(pixels, images.targets, images.classes, Normalise(IMAGENET_MEAN, IMAGENET_STD))

@@ -89,8 +89,13 @@ def find_layers(
         raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
 
     finder = _Finder()
-    with evaluating(model), torch.no_grad(), finder.watching(watched):
-        model(*(example if isinstance(example, tuple) else (example,)))
+    inputs = example if isinstance(example, tuple) else (example,)
+    try:
+        with evaluating(model), torch.no_grad(), finder.watching(watched):
+            model(*inputs)
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
+        raise InputError(f"{type(model).__name__} does not run on an input of {shapes}: {error}") from error
     found, faults = finder.layers(watched)
     if names is not None and faults:
         raise InputError("; ".join(faults))

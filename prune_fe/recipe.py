@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from prune_fe.errors import InputError
 from prune_fe.scorers import SCORERS
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**16
+MAX_FAULTS = 10
+TRAINED = "trained"
+"""The folder of the network that every scorer starts from, so no scorer's label."""
 
 Count = Annotated[StrictInt, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Amount = Annotated[StrictFloat, Field(ge=0)]
+Positive = Annotated[StrictFloat, Field(gt=0)]
+
+
+def _kind(value: Any) -> str:
+    return "[many]" if isinstance(value, list | dict) else "[one]"
+
+
+Numbers = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+One, Many, ByKind = Tag("[one]"), Tag("[many]"), Discriminator(_kind)
+"""A value that may be one or many is checked as what it is, so that a fault is said once."""
 
 
 class _Part(BaseModel):
@@ -32,8 +58,14 @@ class Data(_Part):
     source: Literal["digits", "folder"]
     path: str | None = None
     size: Annotated[StrictInt, Field(ge=4)]
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    memory_gib: Annotated[float, Field(ge=0)] = 4.0
+    validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.1
+    memory_gib: Amount = 4.0
+
+    @model_validator(mode="after")
+    def _digits_are_embedded(self) -> Data:
+        if self.source == "digits" and self.path is not None:
+            raise ValueError(f"source digits reads no folder, but path is {self.path!r}; source: folder does")
+        return self
 
 
 class Model(_Part):
@@ -48,12 +80,12 @@ class Model(_Part):
 class Train(_Part):
     """Stochastic gradient descent. `epochs` may be left out for the step schedule."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Positive = 1e-3
     schedule: Literal["step", "cosine"] = "step"
     epochs: Count | None = None
-    final_lr: Annotated[float, Field(gt=0)] = 1e-5
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    final_lr: Positive = 1e-5
+    momentum: Share = 0.9
+    weight_decay: Amount = 5e-4
     batch_size: Count = 512
     augment: StrictBool = False
     amp: StrictBool = False
@@ -72,7 +104,7 @@ class Finetune(Train):
 class Score(_Part):
     """Which images the units are scored on: `samples` training images of each of `classes`; null: all there are."""
 
-    classes: Count | Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | None = None
+    classes: Annotated[Annotated[Count, One] | Annotated[Numbers, Many], ByKind] | None = None
     samples: Count | None = None
     layers: Annotated[list[str], Field(min_length=1)] | None = None
     batch_size: Count = 64
@@ -103,7 +135,7 @@ class Scorer(_Part):
 
 
 class Prune(_Part):
-    ratio: Share | dict[str, Share] = 0.5
+    ratio: Annotated[Annotated[Share, One] | Annotated[dict[str, Share], Many], ByKind] = 0.5
     coupled: Literal["mean", "leave"] = "mean"
     rescore: Literal["once", "each_layer"] = "once"
 
@@ -129,6 +161,8 @@ class Recipe(_Part):
         repeated = [label for label, count in Counter(scorer.label for scorer in self.scorers).items() if count > 1]
         if repeated:
             raise ValueError(f"scorers: {repeated[0]!r} stands twice; give one of them another label")
+        if any(scorer.label == TRAINED for scorer in self.scorers):
+            raise ValueError(f"scorers: the label {TRAINED!r} is taken by the network that all of them start from")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one of them stands twice")
         return self
@@ -150,15 +184,14 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from None
+        faults = [_explain(fault) for fault in error.errors()]
+        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+        raise InputError(f"{path}: " + "; ".join(faults[:MAX_FAULTS] + more)) from None
 
 
 def parse_value(text: str) -> Any:
     """A value as it would stand in the file."""
-    try:
-        return yaml.load(text, _Strict)
-    except yaml.YAMLError as error:
-        raise InputError(f"{text!r} is no YAML value") from error
+    return _parse(text, text)
 
 
 def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
@@ -168,53 +201,78 @@ def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML without aliases (which can make a small file huge) and without a key that stands twice."""
+    """YAML without tags (which can name code), aliases (which can make a small file huge) and keys that stand twice;
+    1e-3 is a number, as it is everywhere but in YAML 1.1."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _fault("aliases are not allowed", event)
+        if getattr(event, "tag", None) is not None:
+            raise _fault(f"tags are not allowed ({event.tag})", event)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _fault(f"{key.value!r} stands twice", key)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _fault(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+_Strict.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES >> 10} KiB, no recipe")
-        content = yaml.load(path.read_text(), _Strict)
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not YAML that can be read") from error
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES >> 10} KiB, no recipe")
+    content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping, this is a {type(content).__name__}")
     return content
 
 
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Strict)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{where}{line}: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none, 5,000 digits
+        raise InputError(f"{where}: not YAML that can be read") from error
+
+
 def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"] if not re.search(r"[\[\](-]", str(part))) or "recipe"
+    where = ".".join(str(part) for part in fault["loc"] if part not in (One.tag, Many.tag)) or "recipe"
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
     message = fault["msg"].removeprefix("Value error, ")
     given = fault.get("input")
-    got = f" (got {given!r})" if isinstance(given, str | int | float) and fault["type"] != "value_error" else ""
+    got = (
+        f" (got {reprlib.repr(given)})"
+        if isinstance(given, str | int | float) and fault["type"] != "value_error"
+        else ""
+    )
     return f"{where}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _keys_at(place: Sequence[Any]) -> list[str]:
-    part: Any = Recipe
-    for key in place[:1]:
-        part = {"data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune}[key]
+    parts = {"data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune}
+    part: Any = parts[place[0]] if place else Recipe
     return list(part.model_fields)

@@ -69,18 +69,11 @@ def results_table(rows: Sequence[Row]) -> Table:
     """Scorer by scorer; over several seeds the mean ± standard deviation, and n."""
     seeds = {row.seed for row in rows}
     title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
     table.add_column("scorer", no_wrap=True)
-    for heading in (
-        "before",
-        "right after pruning",
-        "after fine-tuning",
-        "para- meters",
-        "multiply- adds",
-        "images/s",
-    ):
-        table.add_column(heading, justify="right")
-    table.add_column("seconds scoring", justify="right")
+    headings = ("before", "after\npruning", "after fine-\ntuning", "para-\nmeters", "multiply-\nadds", "images/s")
+    for heading in (*headings, "seconds\nscoring"):
+        table.add_column(heading, justify="right", overflow="fold")
     for scorer in dict.fromkeys(row.scorer for row in rows):
         group = [row for row in rows if row.scorer == scorer]
         table.add_row(

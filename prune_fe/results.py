@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
+import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -40,17 +43,35 @@ class RunFolder:
 
     def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
         self.path = path
-        self._lock = (path / ".lock").open("w")
+        self._lock = (path / ".lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
+            self._lock.seek(0)
+            owner = self._lock.read()
             self._lock.close()
-            raise EnvironmentFault(f"{path} is in use by another run") from None
-        known = path / "recipe.yaml"
+            raise EnvironmentFault(f"{path} is in use by another run (process {owner})") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        try:
+            self._begin(recipe)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, recipe: Mapping[str, Any]) -> None:
+        known, log = self.path / "recipe.yaml", self.path / "log.jsonl"
         if not known.exists():
-            known.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
-        elif yaml.safe_load(known.read_text()) != dict(recipe):
-            raise InputError(f"{path} was begun with another recipe; resume with that one or start a new run")
+            _write(known, yaml.safe_dump(dict(recipe), sort_keys=False))
+        elif differing := _differing(known, recipe):
+            raise InputError(
+                f"{self.path} was begun with another recipe (not the same: {', '.join(differing)}); resume with that "
+                "one or start a new run"
+            )
+        if log.exists() and not log.read_bytes().endswith(b"\n"):
+            with log.open("a") as file:  # a kill cut the last line short: the next one must not continue it
+                file.write("\n")
 
     @classmethod
     def create(cls, parent: Path, name: str, recipe: Mapping[str, Any]) -> RunFolder:
@@ -81,7 +102,7 @@ class RunFolder:
         """Append one event; on the disk when this returns."""
         try:
             with (self.path / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"event": event} | values) + "\n")
+                file.write(json.dumps(_plain({"event": event} | values), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -91,7 +112,7 @@ class RunFolder:
         """What log() wrote, without a last line that a kill cut short."""
         file = self.path / "log.jsonl"
         found = []
-        for line in file.read_text().splitlines() if file.exists() else ():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -102,13 +123,54 @@ class RunFolder:
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)
-        with (self.path / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        _write(self.path / name, text.getvalue())
+
+    def discard(self) -> None:
+        """Take away the folder of a run that failed before it had done anything."""
+        if not any(entry.is_dir() for entry in self.path.iterdir()):
+            shutil.rmtree(self.path)
+        self.close()
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    partial = path.with_name(f".{path.name}")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _differing(known: Path, recipe: Mapping[str, Any]) -> list[str]:
+    """The keys in which the recipe of a run folder is not this one."""
+    try:
+        content = yaml.safe_load(known.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{known}: not the recipe that a run writes")
+    missing = object()
+    return [key for key in dict(recipe) | content if content.get(key, missing) != recipe.get(key, missing)]
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinite numbers, which JSON has no words for, become null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet takes a text that begins like a formula for one; an apostrophe keeps it a text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def environment() -> dict[str, Any]:

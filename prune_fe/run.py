@@ -253,6 +253,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: torch finds no CUDA device here")
-    return torch.device(device)
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error

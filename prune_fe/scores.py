@@ -52,7 +52,7 @@ class Scores:
         return weakest(self.keep[layer], count)
 
     def save(self, folder: Path) -> None:
-        """Write `scores.csv`, a row a unit with the mean over classes, and `scores.npz` with everything."""
+        """Write `scores.csv`, a row a unit with the mean over classes, and last `scores.npz` with everything."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.writer(file)
@@ -68,8 +68,10 @@ class Scores:
         arrays = {f"keep/{layer}": keep for layer, keep in self.keep.items()}
         for quantity, by_layer in self.raw.items():
             arrays |= {f"{quantity}/{layer}": values for layer, values in by_layer.items()}
-        with (folder / "scores.npz").open("wb") as file:
+        partial = folder / ".scores.npz"
+        with partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+        partial.replace(folder / "scores.npz")
 
 
 def weakest(keep: Array, count: int) -> list[int]:
@@ -80,6 +82,8 @@ def weakest(keep: Array, count: int) -> list[int]:
 def load_scores(folder: str | Path) -> Scores:
     """The scores that Scores.save wrote to `folder`, to the bit."""
     path = Path(folder) / "scores.npz"
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; Scores.save writes one")
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))

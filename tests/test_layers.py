@@ -198,3 +198,8 @@ def test_nothing_is_left_on_the_model_even_when_the_body_raises(awkward: Awkward
 def test_small_maps_do_not_make_a_convolution_a_gate() -> None:
     model = torchvision.models.resnet50(num_classes=2)  # layer4 sees maps of 1×1
     assert len(find_layers(model, torch.randn(1, 3, 32, 32))) == 53
+
+
+def test_an_input_that_the_network_cannot_take_is_said_with_its_shape() -> None:
+    with pytest.raises(InputError, match=r"Awkward does not run on an input of \(1, 2, 8, 8\): "):
+        find_layers(Awkward(), torch.randn(1, 2, 8, 8))

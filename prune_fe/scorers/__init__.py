@@ -19,6 +19,9 @@ _CLASSES = {
 class _Registry(Mapping[str, "type[Scorer]"]):
     """Name -> class; a class is imported when it is asked for, so that its name can be checked without torch."""
 
+    def __contains__(self, name: object) -> bool:
+        return name in _CLASSES
+
     def __getitem__(self, name: str) -> type[Scorer]:
         module, class_name = _CLASSES[name].split(":")
         loaded: Any = getattr(import_module(module), class_name)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from prune_fe.errors import InputError
 from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, Scorer, Sums
 
@@ -18,6 +19,10 @@ class Random(Scorer):
 
     seed: int = 0
     needs_data: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise InputError(f"random: seed is {self.seed!r}, allowed are whole numbers")
 
     def score(self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums]) -> dict[str, LayerScore]:
         scores = {}

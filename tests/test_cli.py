@@ -1,0 +1,473 @@
+"""The command line, used as a new user would: what it makes, what it says, and its exit code."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from torch._utils import ExceptionWrapper
+
+import prune_fe.run
+from prune_fe import models
+from prune_fe.cli import main
+from prune_fe.costs import speed
+from prune_fe.errors import DataError
+from prune_fe.reporting import ConsoleReporter, results_table
+from prune_fe.results import RunFolder
+
+TINY = """
+name: tiny
+data: {source: digits, size: 16}
+model: {name: vgg-small, arguments: {stages: [[4], [4]]}}
+train: {lr: 0.05, schedule: cosine, epochs: 1, batch_size: 64}
+score: {samples: 5}
+scorers: [l1-filter, feature-entropy]
+finetune: {lr: 0.01, schedule: cosine, epochs: 1, batch_size: 64}
+device: cpu
+"""
+FOLDER = TINY.replace("source: digits", "source: folder")
+COMMANDS = ("run", "score", "prune", "finetune", "evaluate")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, tmp_path):
+    """In an empty folder, with short timings of images/s."""
+    quick = functools.partial(speed, seconds=0.01)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prune_fe.costs.speed", quick)
+    monkeypatch.setattr("prune_fe.run.speed", quick)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(what was printed, the run folder) of a whole tiny run."""
+    place = tmp_path_factory.mktemp("done")
+    (place / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        out = io.StringIO()
+        patch.setattr(sys, "stdout", out)
+        assert main(["run", "tiny.yaml"]) == 0
+    return out.getvalue(), place / "runs" / "tiny-1"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of red and blue images."""
+    for part, count in (("train", 6), ("val", 2)):
+        for name, color in (("<script>", (255, 0, 0)), ("=cmd", (0, 0, 255))):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (20, 20), color).save(tmp_path / "photos" / part / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def refused(capsys, code, *words):
+    """The one line on stderr with which the command ends."""
+    assert main([*map(str, words)]) == code
+    line, *rest = capsys.readouterr().err.splitlines()
+    assert rest == []
+    assert line.startswith("prune-fe: ")
+    return line.removeprefix("prune-fe: ")
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+# The main job
+
+
+def test_a_run_leaves_a_folder_with_everything(done):
+    _, folder = done
+    assert {"recipe.yaml", "log.jsonl", "summary.csv", "seed-0"} <= set(names(folder))
+    assert names(folder / "seed-0") == ["feature-entropy", "l1-filter", "trained"]
+    assert names(folder / "seed-0" / "l1-filter") == ["pruned", "scores.csv", "scores.npz"]
+    events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert set(events) == {"environment", "epoch", "row", "prune"}
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    assert [row["scorer"] for row in rows] == ["(unpruned)", "l1-filter", "feature-entropy"]
+    assert int(rows[1]["parameters"]) < int(rows[0]["parameters"])
+
+
+def test_a_run_prints_its_table_and_where_everything_is(done):
+    printed, _ = done
+    for text in ("run folder: runs/tiny-1", "feature-entropy", "para-", "runs/tiny-1/summary.csv"):
+        assert text in printed
+    assert "next: prune-fe evaluate --model runs/tiny-1/seed-0/l1-filter/pruned --data digits" in printed
+    assert "…" not in printed
+
+
+def test_the_recipe_in_the_run_folder_is_the_resolved_one(done):
+    resolved = yaml.safe_load((done[1] / "recipe.yaml").read_text())
+    assert resolved["train"]["momentum"] == 0.9
+    assert resolved["scorers"] == [{"name": n, "label": n} for n in ("l1-filter", "feature-entropy")]
+
+
+def test_the_pruned_model_of_a_run_can_be_loaded(done):
+    model = models.load(done[1] / "seed-0" / "feature-entropy" / "pruned")
+    assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+
+
+def test_a_second_run_gets_a_folder_of_its_own(recipe, monkeypatch):
+    monkeypatch.setattr(prune_fe.run, "run", lambda *_: [])
+    monkeypatch.setattr("prune_fe.cli.results_table", lambda rows: "")
+    assert [main(["run", str(recipe)]) for _ in range(2)] == [0, 0]
+    assert names("runs") == ["tiny-1", "tiny-2"]
+
+
+def test_options_and_set_reach_the_recipe(recipe, monkeypatch):
+    monkeypatch.setattr(prune_fe.run, "run", lambda *_: [])
+    monkeypatch.setattr("prune_fe.cli.results_table", lambda rows: "")
+    words = "--seed 3 4 --threads 1 -j 1 --set train.lr=1e-3 --set prune.ratio=0.25 --output-dir out"
+    assert main(["run", "-c", str(recipe), *words.split()]) == 0
+    found = yaml.safe_load(Path("out/tiny-1/recipe.yaml").read_text())
+    assert (found["seeds"], found["threads"], found["workers"]) == ([3, 4], 1, 1)
+    assert (found["train"]["lr"], found["prune"]["ratio"]) == (1e-3, 0.25)
+
+
+def cut_after_the_first_scorer(monkeypatch):
+    """The labels that are compressed from now on; the second one is interrupted once."""
+    whole, seen = prune_fe.run.compress, []
+
+    def compress(recipe, entry, *rest):
+        seen.append(entry.label)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return whole(recipe, entry, *rest)
+
+    monkeypatch.setattr(prune_fe.run, "compress", compress)
+    return seen
+
+
+def test_a_run_that_was_cut_goes_on_behind_its_last_finished_row(recipe, capsys, monkeypatch, done):
+    seen = cut_after_the_first_scorer(monkeypatch)
+    assert main(["run", str(recipe)]) == 130
+    assert "--resume auto" in capsys.readouterr().err
+    with Path("runs/tiny-1/log.jsonl").open("a") as log:
+        log.write('{"event": "row", "row": {"sco')
+    trained = Path("runs/tiny-1/seed-0/trained/model.safetensors").stat().st_mtime_ns
+    assert main(["run", str(recipe), "--resume", "auto"]) == 0
+    assert seen == ["l1-filter", "feature-entropy", "feature-entropy"]
+    assert Path("runs/tiny-1/seed-0/trained/model.safetensors").stat().st_mtime_ns == trained
+
+    def results(folder):
+        rows = csv.DictReader((folder / "summary.csv").read_text().splitlines())
+        return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+    assert results(Path("runs/tiny-1")) == results(done[1])
+
+
+def test_resuming_needs_the_same_recipe_and_a_run(recipe, capsys, done):
+    assert "runs: no run of 'tiny' to resume" in refused(capsys, 2, "run", recipe, "--resume", "auto")
+    assert "none: no run to resume there" in refused(capsys, 2, "run", recipe, "--resume", "none")
+    shutil.copytree(done[1], "runs/tiny-1")
+    message = refused(capsys, 2, "run", recipe, "--resume", "auto", "--set", "train.lr=1")
+    assert "begun with another recipe (not the same: train)" in message
+
+
+def test_a_run_folder_in_use_is_refused(recipe, capsys, done):
+    shutil.copytree(done[1], "runs/tiny-1")
+    held = RunFolder.resume(Path("runs/tiny-1"), yaml.safe_load(Path("runs/tiny-1/recipe.yaml").read_text()))
+    assert "runs/tiny-1 is in use by another run" in refused(capsys, 5, "run", recipe, "--resume", "auto")
+    held.close()
+
+
+# Bad input to run: one line, the right code, and nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "message"),
+    [
+        (2, "--set trian.lr=1", "trian: unknown key; did you mean 'train'?"),
+        (2, "--set train.lr=-1", "train.lr: input should be greater than 0 (got -1)"),
+        (2, "--set train.lr", "--set train.lr: write KEY=VALUE"),
+        (2, "--set prune.ratio=[", "line 1: "),
+        (2, "--device tpu", "device: string should match pattern"),
+        (2, "--seed -1", "seeds.0: input should be greater than or equal to 0"),
+        (2, "--data .", "source digits reads no folder"),
+        (2, "--set scorers=[{name: feature-entropy, ranks: edges}]", "has no setting 'ranks'; it has rank"),
+        (2, "--set scorers=[{name: feature-entropy, rank: edgs}]", "rank is 'edgs', allowed are elements, edges"),
+        (2, "--set model.name=vgg-smal", "unknown model 'vgg-smal'; did you mean vgg-small?"),
+        (2, "--set score.layers=[features.9]", "layer 'features.9': the model has no such module"),
+        (3, "--set score.samples=500", "asked for"),
+        (4, "--set model.checkpoint=none.pth", "none.pth: no such file"),
+    ],
+)
+def test_a_wrong_run_is_refused_in_one_line_and_leaves_no_run(recipe, capsys, code, words, message):
+    flag, value = words.split(" ", 1)
+    if "samples" not in value:
+        assert message in refused(capsys, code, "run", recipe, flag, value)
+        assert not Path("runs").exists() or names("runs") == []
+    else:
+        assert message in refused(capsys, code, "run", recipe, flag, value, "--set", "train=null")
+
+
+def test_a_folder_recipe_asks_for_data_and_says_what_is_wrong_with_it(tmp_path, capsys):
+    (tmp_path / "f.yaml").write_text(FOLDER)
+    assert "pass --data PATH" in refused(capsys, 2, "run", "f.yaml")
+    assert "none: no such folder or tar file" in refused(capsys, 3, "run", "f.yaml", "--data-dir", "none")
+    (tmp_path / "empty").mkdir()
+    assert "empty/train: no such folder; expected" in refused(capsys, 3, "run", "f.yaml", "--data-path", "empty")
+    assert not Path("runs").exists() or names("runs") == []
+
+
+def test_a_corrupt_image_is_named_and_leaves_no_run(tmp_path, photos, capsys):
+    (tmp_path / "f.yaml").write_text(FOLDER)
+    (photos / "train" / "=cmd" / "3.png").write_bytes(b"")
+    message = refused(capsys, 3, "run", "f.yaml", "--data", photos)
+    assert message == f"{photos}/train/=cmd/3.png: not an image that can be read"
+    assert names("runs") == []
+
+
+def test_a_class_with_too_few_images_is_named(photos, capsys):
+    words = ("score", "--model", "vgg-small", "--size", 16, "--data", photos, "--samples", 9)
+    assert "class '<script>': 5 images, 9 asked for" in refused(capsys, 3, *words)
+    assert not Path("scores").exists()
+
+
+# Words that are wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rum"], 'Unknown command "rum". Did you mean "run"?'),
+        (["run"], 'Command "run" parameter --recipe requires an argument.'),
+        (["run", "a.yaml", "--deivce", "cpu"], "Unknown option: --deivce. Did you mean --device?"),
+        (["run", "a.yaml", "--threads", "x"], 'Invalid value for --threads: unable to convert "x" into int.'),
+        (["run", "none.yaml"], "none.yaml: No such file or directory"),
+        (["score"], "--model"),
+        (["score", "--model", "m", "--scorer", "l1-filtr"], "\"l1-filtr\" for --scorer. did you mean 'l1-filter'?"),
+        (["score", "--model", "m", "--samples", "0"], 'Invalid value "0" for --samples. Must be >= 1.'),
+        (["score", "--model", "m", "--batch-size", "0"], 'Invalid value "0" for --batch-size. Must be >= 1.'),
+        (["score", "--model", "m", "--workers", "-1"], 'Invalid value "-1" for --workers. Must be >= 0.'),
+        (["score", "--model", "m", "--size", "0"], 'Invalid value "0" for --size. Must be >= 1.'),
+        (["score", "--model", "m", "--device", "tpu"], "Allowed are auto, cpu, cuda, cuda:N and mps."),
+        (["score", "--model", "m"], "scorer 'feature-entropy' needs images: pass --data PATH"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "1"], "for --ratio. Must be < 1."),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "nan"], 'Invalid value "nan" for --ratio.'),
+        (["prune", "--model", "m", "--scores", "s", "--coupled", "men"], "--coupled"),
+        (["finetune", "--model", "m", "--data", "digits", "--epochs", "0"], 'Invalid value "0" for --epochs.'),
+        (["finetune", "--model", "m", "--data", "digits", "--lr", "nan"], 'Invalid value "nan" for --lr.'),
+        (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs --epochs"),
+        (["evaluate", "--model", "m"], '"evaluate" parameter --data requires an argument.'),
+        (["evaluate", "--model", "nomodel", "--data", "digits"], "unknown model 'nomodel'"),
+        (["evaluate", "--model", "vgg-small", "--data", "digits", "--size", "2"], "does not run on images of 1×2×2"),
+    ],
+)
+def test_a_wrong_word_is_refused_in_one_line_with_a_hint(capsys, tmp_path, words, message):
+    assert message in refused(capsys, 2, *words)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], *[[name, "--help"] for name in COMMANDS], ["rum"], ["run", "bad.yaml"], ["score", "--modl", "x"]],
+)
+def test_help_a_typo_and_a_bad_recipe_do_not_load_torch(tmp_path, words):
+    (tmp_path / "bad.yaml").write_text(TINY + "prune: {ratio: 2}\n")
+    code = f"import sys; from prune_fe.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_every_customary_flag_is_there(capsys):
+    expected = {
+        "run": "--config -c --data --data-dir --data-path --output --output-dir --resume --seed --device --workers -j",
+        "score": "--model --data --data-dir --output --batch-size -b --workers -j --device --seed --set",
+        "prune": "--model --ratio --pruning-ratio --output --output-dir --device",
+        "finetune": "--model --data --epochs --lr --momentum --weight-decay --wd --batch-size -b --workers -j --device "
+        "--amp --seed --output --output-dir",
+        "evaluate": "--model --data --data-dir --data-path --batch-size -b --workers -j --device",
+    }
+    for command, flags in expected.items():
+        assert main([command, "--help"]) == 0
+        printed = capsys.readouterr().out.replace("│", " ").split()
+        assert set(flags.split()) <= set(printed), command
+
+
+def test_underscores_in_an_option_are_understood(capsys):
+    assert 'Invalid value "0" for --batch_size' in refused(capsys, 2, "score", "--model", "m", "--batch_size", "0")
+
+
+# The commands alone
+
+
+def test_a_scorer_of_weights_needs_no_data(capsys):
+    assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", "--size", "32"]) == 0
+    printed = capsys.readouterr().out
+    assert "vgg-small starts with random weights" in printed
+    assert "next: prune-fe prune --model vgg-small --size 32 --scores scores --ratio 0.5 --output pruned" in printed
+
+
+def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    for words in (
+        ["score", "--model", trained, "--data", "digits", "--samples", "3", "--set", "rank=edges", "--set", "p=1e-1"],
+        ["prune", "--model", trained, "--scores", "scores", "--pruning-ratio", "0.5"],
+        ["finetune", "--model", "pruned", "--data", "digits", "--epochs", "1", "--wd", "1e-4", "-b", "64", "-j", "0"],
+        ["evaluate", "--model", "finetuned", "--data", "digits"],
+    ):
+        assert main(words) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert names(".") == ["finetuned", "pruned", "scores"]
+    assert "features.0: 4 units, 2 asked, 2 removed, 2 kept" in printed
+    assert "accuracy " in printed
+    assert "an image of 16×16" in printed
+    about = models.read_manifest("pruned")["about"]
+    assert (about["ratio"], about["size"], about["scorer"], len(about["classes"])) == (0.5, 16, "feature-entropy", 10)
+
+
+def test_a_state_dict_is_read_and_named_again_in_the_next_step(done, capsys):
+    network = models.build("vgg-small", 10, channels=3)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "my net.pth")
+    words = ["--checkpoint", "my net.pth", "--num-classes", "10", "--size", "32"]
+    assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "random weights" not in printed
+    assert "--checkpoint 'my net.pth' --num-classes 10 --size 32" in printed
+
+
+def test_a_model_that_is_a_file_a_run_folder_or_damaged_is_explained(done, capsys, tmp_path):
+    (tmp_path / "net.pth").touch()
+    common = ("--scorer", "l1-filter")
+    assert "net.pth is a file: say which network" in refused(capsys, 2, "score", "--model", "net.pth", *common)
+    assert "no manifest.json there" in refused(capsys, 4, "score", "--model", done[1], *common)
+    shutil.copytree(done[1] / "seed-0" / "trained", "broken")
+    with Path("broken/model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert "broken is damaged" in refused(capsys, 4, "score", "--model", "broken", *common)
+    assert "--num-classes is for" in refused(capsys, 2, "score", "--model", "broken", "--num-classes", 3, *common)
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "message"),
+    [(2, "there", "there exists already; choose another --output"), (5, "file/x", "is no folder that can be written")],
+)
+@pytest.mark.parametrize(
+    "words", [["score", "--data", "digits"], ["prune", "--scores", "s"], ["finetune", "--data", "digits"]]
+)
+def test_an_output_that_cannot_be_is_refused_before_any_work(monkeypatch, capsys, words, code, output, message):
+    monkeypatch.setattr("prune_fe.cli._network_and_data", lambda *_: pytest.fail("work was begun"))
+    Path("there").mkdir()
+    Path("file").touch()
+    assert message in refused(capsys, code, *words, "--model", "vgg-small", "--output", output)
+
+
+def test_a_model_of_other_classes_is_not_evaluated(done, photos, capsys):
+    colour = models.build("vgg-small", 2, stages=[[4], [4]])
+    models.save(colour, "colour", {"size": 16, "classes": ["a", "b"]})
+    message = refused(capsys, 3, "evaluate", "--model", "colour", "--data", photos)
+    assert "its classes are not those that colour was trained on (a, b)" in message
+    grey = done[1] / "seed-0" / "trained"
+    assert "does not run on images of 3×16×16" in refused(capsys, 2, "evaluate", "--model", grey, "--data", photos)
+
+
+# Faults
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, number):
+    monkeypatch.setattr(prune_fe.run, "run", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    message = refused(capsys, 130, "run", recipe)
+    assert message == "interrupted; `prune-fe run ... --resume auto` goes on behind the last finished step"
+    assert names("runs") == ["tiny-1"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(28, "No space left on device", "x/y"), 5, "x/y: No space left on device"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried …"), 5, "out of memory; use a smaller batch size"),
+        (MemoryError(), 5, "out of memory; use a smaller batch size"),
+        (ZeroDivisionError("a\nb"), 1, "ZeroDivisionError: a b (unexpected; --debug shows where)"),
+        (DataError("class '\x1b[31m'\nx\u202e"), 3, r"class '\x1b[31m' x\u202e"),
+    ],
+)
+def test_every_fault_is_one_line_and_a_traceback_with_debug_only(recipe, capsys, monkeypatch, error, code, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(prune_fe.run, "run", fail)
+    assert message in refused(capsys, code, "run", recipe)
+    assert main(["run", str(recipe), "--debug"]) == code
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_fault_in_a_process_that_reads_images_is_one_line_too(recipe, capsys, monkeypatch):
+    def fail(*_):
+        try:
+            raise DataError("photos/a: b.png: not an image")
+        except DataError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    monkeypatch.setattr(prune_fe.run, "run", fail)
+    assert refused(capsys, 3, "run", recipe) == "photos/a: b.png: not an image"
+
+
+def test_a_character_that_cannot_be_printed_does_not_end_a_run(recipe):
+    code = "import sys; from prune_fe.cli import main, reporter; main(['--version']); reporter.say('16×16 ± …')"
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True)
+    assert r"16\xd716" in done.stdout
+
+
+# The table
+
+
+def row(**fields):
+    known: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(prune_fe.run.Row)), 0.5)
+    return prune_fe.run.Row(**known | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9} | fields)
+
+
+def printed(rows, width=100):
+    out = io.StringIO()
+    Console(file=out, width=width).print(results_table(rows))
+    return out.getvalue()
+
+
+def test_the_table_shows_the_spread_over_seeds_and_their_number():
+    text = printed([row(seed=0, accuracy_finetuned=0.9), row(seed=1, accuracy_finetuned=0.8)])
+    assert "over 2 seeds" in text
+    assert "85.00 ±7.07%" in text
+    assert "one seed" in printed([row(accuracy_finetuned=None)])
+
+
+def test_the_table_fits_into_80_columns_without_a_word_lost():
+    text = printed([row(scorer="class-selectivity", images_per_second=123456.0)], width=80)
+    assert "…" not in text
+    for word in ("class-selectivity", "123,456", "1.23k", "5.00G", "50.00%"):
+        assert word in text
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    tick = ConsoleReporter(Console(file=out, width=80)).progress("scoring")
+    for step in range(60):
+        now[0] += 1.0
+        tick(step + 1, 60)
+    assert out.getvalue().splitlines() == [f"  scoring: {n} of 60" for n in (15, 30, 45, 60)]
