@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prune_fe.layers import evaluating
 
-COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
+ATTENTION = "scaled_dot_product_attention"
+COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
 """fvcore's names of the operations whose multiply-adds are counted. Norms, activations and pooling are not."""
 
 
@@ -48,12 +52,20 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
         warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a loss of its own when it is imported
         from fvcore.nn import FlopCountAnalysis
 
-    image = example[:1].to(next(model.parameters()).device)
+    weight = next(model.parameters())
+    image = example[:1].to(weight.device, weight.dtype)
     with evaluating(model), torch.no_grad():
         analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)  # unknown to fvcore
         counts = analysis.tracer_warnings("none").by_operator()
     macs = sum(int(count) for operation, count in counts.items() if operation in COUNTED)
     return Cost(sum(weight.numel() for weight in model.parameters()), macs)
+
+
+def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
+    """Queries times keys, and the weights that come of it times values; inputs: traced (..., length, width)."""
+    query, key, value = (entry.type().sizes() for entry in inputs[:3])
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:

@@ -35,7 +35,7 @@ class Evaluation:
         """Mean recall over the classes that have images (scikit-learn's definition)."""
         images = self.confusion.sum(dim=1)
         present = images > 0
-        return float((self.confusion.diagonal()[present] / images[present]).double().mean())
+        return float((self.confusion.diagonal()[present].double() / images[present]).mean())
 
 
 def evaluate(
@@ -48,25 +48,28 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` over `data` in evaluation mode. loss: mean cross-entropy an image, in nats.
 
-    Raises InputError when the model's outputs are not finite or too few for the labels.
+    Raises InputError when the model's outputs are not finite, DataError when they are too few for the labels.
     """
     device = next(model.parameters()).device
     confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in batches:
-            logits = model(images.to(device, non_blocking=True)).double().cpu()
+            logits, labels = model(images.to(device, non_blocking=True)), labels.cpu().long()  # noqa: PLW2901
+            if not isinstance(logits, Tensor) or logits.ndim != 2:
+                shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")
+            logits = logits.cpu().double()
             classes = logits.shape[1]
             if not logits.isfinite().all():
                 raise InputError("the model's outputs hold NaN or infinite values")
-            if int(labels.max()) >= classes:
-                raise DataError(f"label {int(labels.max())}: the model tells {classes} classes apart")
+            if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
+                raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")
             if done == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
             loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            confusion += torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view_as(
-                confusion
-            )
+            pairs = labels * classes + logits.argmax(dim=1)
+            confusion += torch.bincount(pairs, minlength=classes**2).view_as(confusion)
             done += len(labels)
             if progress is not None:
                 progress(done, images_in(batches))

@@ -7,13 +7,17 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import ripser
 import torch
 import torchvision
+from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
+from torchvision.transforms.v2 import RandomCrop
+from torchvision.transforms.v2.functional import normalize
 
 from prune_fe.topology import birth_times
 
@@ -55,7 +59,7 @@ def compare_with_ripser(size: int, n_maps: int, repeats: int) -> None:
     ours, theirs = [], []
     for _ in range(repeats):
         many = np.tile(maps, (rounds, 1, 1))
-        ours.append(seconds(lambda maps=many: birth_times(maps, threads=1)) / len(many))
+        ours.append(seconds(partial(birth_times, many, threads=1)) / len(many))
         theirs.append(seconds(lambda: [edges_by_ripser(steps) for steps in ready]) / n_maps)
     mine, other = 1e6 * np.array(ours), 1e6 * np.array(theirs)
     print(f"{size:4d}  {n_maps:5d}  {spread(mine):>24}  {spread(other, 0):>24}  {spread(other / mine, 0):>18}")
@@ -64,29 +68,16 @@ def compare_with_ripser(size: int, n_maps: int, repeats: int) -> None:
 def photographs(folder: Path | None, n: int) -> Tensor:
     """n normalised crops (n, 3, 224, 224), from the photographs of a folder or the two that scikit-learn carries."""
     if folder is None:
-        from sklearn.datasets import load_sample_images
-
-        pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in load_sample_images().images]
+        pictures = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
         pictures = [torchvision.io.decode_image(str(path), "RGB") for path in files[:n]]
-    rng = np.random.default_rng(0)
-    crops = []
-    for i in range(n):
-        picture = pictures[i % len(pictures)]
-        scale = max(1, SIDE / min(picture.shape[1:]))
-        picture = torchvision.transforms.v2.functional.resize(
-            picture, [max(SIDE, round(length * scale)) for length in picture.shape[1:]], antialias=True
-        )
-        top, left = (int(rng.integers(length - SIDE + 1)) for length in picture.shape[1:])
-        crops.append(picture[:, top : top + SIDE, left : left + SIDE])
-    images = torch.stack(crops).float() / 255
-    return (images - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
-        :, None, None
-    ]
+    torch.manual_seed(0)
+    crops = [RandomCrop(SIDE, pad_if_needed=True)(pictures[i % len(pictures)]) for i in range(n)]
+    return normalize(torch.stack(crops) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def vgg16(checkpoint: Path | None) -> nn.Module:
+def vgg16(checkpoint: Path | None) -> torchvision.models.VGG:
     """VGG16 with the weights of a checkpoint, or with seeded random ones."""
     torch.manual_seed(0)
     model = torchvision.models.vgg16(weights=None)
@@ -95,7 +86,7 @@ def vgg16(checkpoint: Path | None) -> nn.Module:
     return model.eval()
 
 
-def relu_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
+def relu_maps(model: torchvision.models.VGG, images: Tensor) -> list[Tensor]:
     """The maps after each convolution's ReLU, (images, units, height, width) each."""
     maps, x = [], images
     for module in model.features:
@@ -114,8 +105,8 @@ def share_of_forward_pass(arguments: argparse.Namespace, dtype: torch.dtype) -> 
     births = [birth_times(maps) for maps in layers]  # warm up
     forward, layer_seconds = [], []
     for _ in range(arguments.repeats):
-        forward.append(seconds(lambda: model(images)))
-        layer_seconds.append([seconds(lambda maps=maps: birth_times(maps)) for maps in layers])
+        forward.append(seconds(partial(model, images)))
+        layer_seconds.append([seconds(partial(birth_times, maps)) for maps in layers])
     whole, each = np.array(forward), np.array(layer_seconds)
     print(f"\nVGG16, batch {arguments.batch}, {arguments.threads} threads, maps in {dtype}")
     print("layer  map  units   µs a map (all threads)   % of forward   births, % of maps   median birth")

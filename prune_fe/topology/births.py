@@ -115,6 +115,5 @@ def check_finite(maps: torch.Tensor | np.ndarray, births: np.ndarray) -> None:
         where = tuple(wrong[0].tolist())
         values = torch.as_tensor(maps[where]).detach().cpu()
         row, column = torch.nonzero(~torch.isfinite(values))[0].tolist()
-        raise InputError(
-            f"maps[{', '.join(map(str, (*where, row, column)))}] is {values[row, column].item()}; allowed: finite numbers"
-        )
+        index = ", ".join(map(str, (*where, row, column)))
+        raise InputError(f"maps[{index}] is {values[row, column].item()}; allowed: finite numbers")

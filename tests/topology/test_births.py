@@ -1,6 +1,8 @@
 """birth_times against persistent homology, on every kind of map it may be given."""
 
+from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -12,10 +14,9 @@ from ripser import ripser
 
 from prune_fe.errors import InputError
 from prune_fe.topology import birth_times
-from prune_fe.topology.births import CHUNK_ELEMENTS
+from prune_fe.topology.births import CHUNK_ELEMENTS, Rank
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
-RANKS = ("elements", "edges")
 
 
 def births_by_homology(values: np.ndarray) -> tuple[int, int]:
@@ -73,8 +74,8 @@ def check_against_homology(values: np.ndarray) -> None:
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason=f"no recorded births at {RECORDED}")
-@pytest.mark.parametrize("rank", RANKS)
-def test_recorded_births_come_out_again(rank: str) -> None:
+@pytest.mark.parametrize("rank", get_args(Rank))
+def test_recorded_births_come_out_again(rank: Rank) -> None:
     with np.load(RECORDED) as recorded:
         kinds = [name.removesuffix("_maps") for name in recorded.files if name.endswith("_maps")]
         assert sum(len(recorded[f"{kind}_maps"]) for kind in kinds) == 3340
@@ -145,10 +146,10 @@ def test_minus_zero_equals_zero() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 5, 5), (3, 0, 5, 5), (0, 0), (2, 0, 0), (2, 3, 1, 1), (4, 4), (1, 2, 3, 4, 4)])
 def test_every_leading_shape_is_kept(shape: tuple[int, ...]) -> None:
-    for maps in (np.zeros(shape, np.float32), torch.zeros(shape)):
-        births = birth_times(maps)
-        assert tuple(births.shape) == shape[:-2]
-        assert not births.any()
+    from_array, from_tensor = birth_times(np.zeros(shape, np.float32)), birth_times(torch.zeros(shape))
+    assert from_array.shape == tuple(from_tensor.shape) == shape[:-2]
+    assert not from_array.any()
+    assert not from_tensor.any()
 
 
 def test_a_tensor_gives_a_tensor_and_an_array_an_array() -> None:
@@ -178,7 +179,9 @@ def test_float64_values_that_float32_cannot_tell_apart_are_told_apart() -> None:
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_subnormal_and_extreme_values_keep_their_order(kind: type[np.floating]) -> None:
     limits = np.finfo(kind)
-    ladder = np.array([limits.min, -1, -limits.tiny, -limits.smallest_subnormal, 0, limits.smallest_subnormal, 1, limits.max])
+    ladder = np.array(
+        [limits.min, -1, -limits.tiny, -limits.smallest_subnormal, 0, limits.smallest_subnormal, 1, limits.max]
+    )
     picks = np.random.default_rng(0).integers(0, len(ladder), (6, 9, 9))
     np.testing.assert_array_equal(both(ladder.astype(kind)[picks]), both(picks.astype(np.float32)))
 
@@ -233,6 +236,57 @@ def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
     maps = torch.from_numpy(np.maximum(random_maps(16, n=4 * CHUNK_ELEMENTS // 256 + 3), 0)).to(dtype)
     torch.testing.assert_close(birth_times(maps, threads=2), birth_times(maps, threads=1))
     torch.testing.assert_close(birth_times(maps), birth_times(maps, threads=1))
+
+
+def glued_discs(words: list[str]) -> np.ndarray:
+    """The graph (n, n) of a complex with one loop a letter and one disc a word, glued along the loops it spells.
+
+    Its first Betti number over GF(2) is the number of letters less the rank of the letters' parities in the words.
+    The graph is that of the barycentric subdivision, whose cliques are exactly its simplices.
+    """
+    triangles = set()
+    n = 1 + 2 * len(set("".join(words)))
+    loops = {letter: [0, 1 + 2 * i, 2 + 2 * i] for i, letter in enumerate(sorted(set("".join(words))))}
+    for word in words:
+        rim = [vertex for letter in word for vertex in loops[letter]]
+        inner = range(n, n + len(rim))
+        centre, n = n + len(rim), n + len(rim) + 1
+        for i, j in zip(range(len(rim)), [*range(1, len(rim)), 0], strict=True):
+            triangles |= {(rim[i], rim[j], inner[i]), (rim[j], inner[i], inner[j]), (inner[i], inner[j], centre)}
+    simplices = sorted({part for corners in triangles for part in faces(corners)}, key=sorted)
+    return np.array([[a < b or b < a for b in simplices] for a in simplices])
+
+
+def faces(corners: tuple[int, ...]) -> set[frozenset[int]]:
+    return {frozenset(part) for k in (1, 2, 3) for part in combinations(corners, k)}
+
+
+@pytest.mark.parametrize(
+    ("words", "has_hole"),
+    [
+        (["xyz", "xyw", "xzw", "yzw"], False),  # no disc by itself makes a letter zero, or two equal: elimination
+        (["xyz", "xyw", "xzw"], True),
+        (["xx"], True),  # the projective plane: a hole for GF(2)
+        (["xxx"], False),  # torsion of order 3: none
+    ],
+)
+def test_a_group_of_equal_edges_is_decided_by_linear_algebra(words: list[str], has_hole: bool) -> None:
+    graph = glued_discs(words)
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(graph)) for _ in range(10)]
+    maps = np.stack([graph[np.ix_(order, order)] for order in orders]).astype(np.float32)
+    assert birth_times(maps).tolist() == [int(has_hole)] * len(maps)
+
+
+def test_an_edge_whose_two_elements_are_equal_is_one_edge() -> None:
+    maps = np.random.default_rng(0).integers(0, 4, (20_000, 8, 8)).astype(np.float32)
+    symmetric = np.maximum(maps, maps.transpose(0, 2, 1))
+    np.testing.assert_array_equal(birth_times(symmetric, "edges"), birth_times(maps, "edges"))
+
+
+def test_maps_before_it_leave_no_trace_in_a_map() -> None:
+    maps = np.random.default_rng(0).integers(0, 4, (200, 20, 20)).astype(np.float32)
+    np.testing.assert_array_equal(birth_times(maps), [int(birth_times(values)) for values in maps])
 
 
 @pytest.mark.parametrize("size", [65, 112, 200])
