@@ -108,6 +108,7 @@ def trained(
     if about.checkpoint is not None:
         models.load_weights(network, about.checkpoint)
     network = placed(network, device)
+    report.say(f"seed {seed}: checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     check(recipe, network, splits, seed)
     if recipe.train is not None:
         history = fit(network, splits, recipe.train, recipe.workers, seed, report, "training")

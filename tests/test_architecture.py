@@ -61,7 +61,9 @@ def test_hooks_and_torch_pruning_stay_in_their_files() -> None:
 
 
 def test_the_package_imports_nothing_heavy_by_itself() -> None:
-    code = "import sys, prune_fe.cli, prune_fe.recipe; sys.exit(not {'torch', 'numba', 'sklearn'}.isdisjoint(sys.modules))"
+    code = (
+        "import sys, prune_fe.cli, prune_fe.recipe; sys.exit(not {'torch', 'numba', 'sklearn'}.isdisjoint(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -245,9 +245,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         prune(model, scores)
     with pytest.raises(InputError, match="coupled is 'max', allowed are mean, leave"):
         prune(model, scores, example=X, coupled="max")  # type: ignore[arg-type]
-    with pytest.raises(
-        InputError, match="ratio: 'features.1' is no layer that can be pruned; near it are features.7,"
-    ):
+    with pytest.raises(InputError, match="ratio: 'features.1' is no layer that can be pruned; near it are features.7,"):
         prune(model, scores, {"features.1": 0.5}, X)
     with pytest.raises(
         InputError, match="layer 'features.0': scores of 3 units, the model has 6; they belong to another"

@@ -57,6 +57,8 @@ class FeatureEntropy(MapScorer):
                     f"layer {layer.name!r}: maps are {height}×{width}, a hole needs at least 4×4; "
                     "use a larger input or leave the layer out"
                 )
+        # The kernel is compiled once an installation; seconds of that are no seconds of scoring.
+        birth_times(torch.zeros(1, 4, 4))
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """births: (classes, units, m² + 1), sparse counts of (class, unit, birth time), 0 = no birth."""

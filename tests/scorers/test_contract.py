@@ -67,7 +67,12 @@ def assert_same(one: Scores, other: Scores) -> None:
 
 def test_a_finite_score_a_unit(name: str, net: Net, data: TensorDataset) -> None:
     scores = score(net, data, name)
-    assert {layer: len(keep) for layer, keep in scores.keep.items()} == {"plain": 8, "grouped": 8, "depthwise": 8, "last": 6}
+    assert {layer: len(keep) for layer, keep in scores.keep.items()} == {
+        "plain": 8,
+        "grouped": 8,
+        "depthwise": 8,
+        "last": 6,
+    }
     assert all(np.isfinite(keep).all() and keep.dtype == np.float64 for keep in scores.keep.values())
     assert scores.scorer == name
     assert scores.seconds > 0
