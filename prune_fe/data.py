@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,7 @@ def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
         return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, Normalise((0.5,), (0.5,)))
 
     train = part([i for i in range(len(targets)) if i not in tested])
-    kept, held_out = split(train.targets, validation, seed)
-    return Splits(Subset(train, kept), Subset(train, held_out), part(sorted(tested)), names, 1, size)
+    return held_out(Splits(train, train, part(sorted(tested)), names, 1, size), validation, seed)
 
 
 def folder(
@@ -118,20 +117,26 @@ def folder(
                 progress(next(done), total)
 
         train, test = _decoded(train, size, tick), _decoded(test, size, tick)
-    kept, held_out = split(train.targets, validation, seed)
-    return Splits(Subset(train, kept), Subset(train, held_out), test, tuple(train.classes), 3, size)
+    return held_out(Splits(train, train, test, tuple(train.classes), 3, size), validation, seed)
+
+
+def held_out(splits: Splits, validation: float, seed: int) -> Splits:
+    """The same images, with a share of the training images held out for validation that depends on `seed` alone."""
+    every = splits.train.dataset if isinstance(splits.train, Subset) else splits.train
+    kept, out = split(targets_of(every), validation, seed)
+    return replace(splits, train=Subset(every, kept), validation=Subset(every, out))
 
 
 def split(targets: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of the images to keep and of those held out: round(share · n) of each class, at least one of two."""
     generator = torch.Generator().manual_seed(seed)
-    labels, held_out = torch.tensor(targets), []
+    labels, out = torch.tensor(targets), []
     for label in sorted(set(targets)):
         members = (labels == label).nonzero().flatten()
         taken = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
-        held_out += members[torch.randperm(len(members), generator=generator)[:taken]].tolist()
-    chosen = set(held_out)
-    return [i for i in range(len(targets)) if i not in chosen], sorted(held_out)
+        out += members[torch.randperm(len(members), generator=generator)[:taken]].tolist()
+    chosen = set(out)
+    return [i for i in range(len(targets)) if i not in chosen], sorted(out)
 
 
 def select(
@@ -155,6 +160,8 @@ def select(
             raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
         return data
     numbers = choose(data, classes, samples, seed)
+    if not numbers:
+        raise DataError("no images: the data set is empty")
     if len(numbers) < world():
         raise DataError(f"{len(numbers)} images cannot be shared by {world()} processes")
     numbers = numbers[rank() :: world()]

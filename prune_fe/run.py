@@ -8,8 +8,8 @@ a run that was killed goes on behind the last one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -30,6 +30,9 @@ from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Scores
 from prune_fe.scoring import score, scorer_of
 from prune_fe.training import Epoch, best_epoch, finetune
+
+UNPRUNED = "(unpruned)"
+"""The scorer of the rows that say what every other row starts from."""
 
 
 class Reporter(Protocol):
@@ -67,8 +70,9 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
         scorer_for(entry, seed=0)  # a wrong setting is said before any work
     folder.log("environment", **environment())
     done = [Row(**event["row"]) for event in folder.events("row")]
+    every = load_data(recipe, report)
     for seed in recipe.seeds:
-        splits = load_data(recipe, seed, report)
+        splits = images.held_out(every, recipe.data.validation, seed)
         example = splits.test[0][0][None]
         network = trained(recipe, splits, seed, folder, report, device)
         if not any(row.scorer == UNPRUNED and row.seed == seed for row in done):
@@ -86,25 +90,19 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
     return done
 
 
-UNPRUNED = "(unpruned)"
-
-
 def trained(
     recipe: Recipe, splits: Splits, seed: int, folder: RunFolder, report: Reporter, device: torch.device
 ) -> nn.Module:
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
-    path = folder.path / f"seed-{seed}" / "trained"
+    path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
+    build = functools.partial(models.build, about.name, len(splits.classes), channels=splits.channels)
     if path.exists():
-        return placed(models.load(path), device)
+        # Some networks can only be rebuilt with the recipe's arguments.
+        named = models.read_manifest(path)["factory"] is not None
+        twin = None if named else build(**about.arguments)
+        return placed(models.load(path, twin), device)
     torch.manual_seed(seed)
-    about = recipe.model
-    network = models.build(
-        about.name,
-        len(splits.classes),
-        channels=splits.channels,
-        pretrained=about.pretrained,
-        **about.arguments,
-    )
+    network = build(pretrained=about.pretrained, **about.arguments)
     if about.checkpoint is not None:
         models.load_weights(network, about.checkpoint)
     network = placed(network, device)
@@ -213,14 +211,14 @@ def fit(
     return history
 
 
-def load_data(recipe: Recipe, seed: int, report: Reporter) -> Splits:
+def load_data(recipe: Recipe, report: Reporter) -> Splits:
     about = recipe.data
     if about.source == "digits":
-        return images.digits(about.size, about.validation, seed)
+        return images.digits(about.size)
     if about.path is None:
         raise InputError(f"recipe {recipe.name!r} reads a folder of images: pass --data PATH")
     tick = report.progress("reading images")
-    return images.folder(Path(about.path), about.size, about.validation, seed, about.memory_gib, tick)
+    return images.folder(about.path, about.size, memory_gib=about.memory_gib, progress=tick)
 
 
 def placed(network: nn.Module, device: torch.device) -> nn.Module:

@@ -184,7 +184,7 @@ def _rates(schedule: str, lr: float, final_lr: float, epochs: int | None) -> lis
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs!r}, it must be positive")
     if schedule == "step":
-        # 1e-3 / 10 / 10 is not 1e-5 in binary, 1e-3 / 100 is
+        # 3e-3 / 10 / 10 is not 3e-5 in binary, 3e-3 / 100 is
         steps = [lr]
         while lr / 10 ** len(steps) >= final_lr * (1 - 1e-9):
             steps.append(lr / 10 ** len(steps))

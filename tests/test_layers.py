@@ -44,7 +44,7 @@ def awkward() -> Awkward:
 
 
 def read_maps(model: nn.Module, layers: tuple[Layer, ...], x: Tensor) -> dict[str, Tensor]:
-    maps = {}
+    maps: dict[str, Tensor] = {}
     with torch.no_grad(), observe(model, layers, lambda layer, values: maps.__setitem__(layer.name, values.clone())):
         model(x)
     return maps

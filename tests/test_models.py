@@ -116,7 +116,7 @@ def test_arguments_go_to_the_constructor() -> None:
         ("torchvision/efficientnet_lite0", r"unknown model 'torchvision/efficientnet_lite0'"),
         ("hf-hub:timm/resnet18", "unknown model 'hf-hub:timm/resnet18'"),
         ("timm/hf-hub:timm", "unknown model 'timm/hf-hub:timm'"),
-        ("local-dir:/tmp", "unknown model 'local-dir:/tmp'"),
+        ("local-dir:/x", "unknown model 'local-dir:/x'"),
         ("os/system", "unknown model 'os/system'"),
         ("", "unknown model ''"),
         ("qqqqqqqq", "unknown model 'qqqqqqqq'$"),
@@ -358,8 +358,8 @@ def test_a_network_with_a_tensor_that_is_no_buffer_is_left_to_the_user(
 ) -> None:
     real = SmallVGG.__init__
 
-    def constructor(self: Any, *arguments: Any) -> None:
-        real(self, *arguments)
+    def constructor(self: Any, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
         self.shift = torch.rand(1)
 
     monkeypatch.setattr(SmallVGG, "__init__", constructor)
@@ -686,8 +686,8 @@ def setting(module: str, key: str, value: Any) -> Callable[[dict[str, Any]], Any
             "'hf-hub:evil/model' cannot be built: unknown model",
         ),
         (
-            lambda m: m.update(factory="timm/local-dir:/tmp", arguments={}),
-            "'timm/local-dir:/tmp' cannot be built: unknown model",
+            lambda m: m.update(factory="timm/local-dir:/x", arguments={}),
+            "'timm/local-dir:/x' cannot be built: unknown model",
         ),
         (lambda m: m.update(factory="torchvision/fasterrcnn_resnet50_fpn", arguments={}), "unknown model"),
         (lambda m: m.update(factory="torchvision/resnet18", arguments={"weights": "DEFAULT"}), "no argument 'weights'"),

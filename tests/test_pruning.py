@@ -158,7 +158,7 @@ def test_the_users_model_is_not_changed_and_keeps_its_mode() -> None:
 
 def test_a_frozen_network_is_pruned_and_stays_frozen() -> None:
     model = small().requires_grad_(False)
-    model.classifier.requires_grad_(True)  # type: ignore[union-attr]
+    model.classifier.requires_grad_(True)
     pruned = prune(model, score(model, scorer="random"), example=X)
     assert all(step.removed for step in pruned.steps)
     trained = [name for name, weight in pruned.model.named_parameters() if weight.requires_grad]

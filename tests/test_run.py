@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Silent:
 
 
 @pytest.fixture(autouse=True)
-def _threads():  # type: ignore[no-untyped-def]
+def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -131,15 +131,27 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
     folder = tmp_path / "runs" / "small-1"
     trained_at = (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns
     done: list[str] = []
-    monkeypatch.setattr(
-        module, "compress", lambda recipe, entry, *rest: done.append(entry.label) or real(recipe, entry, *rest)
-    )
+
+    def noted(recipe: Any, entry: Any, *rest: Any) -> Row:
+        done.append(entry.label)
+        return real(recipe, entry, *rest)
+
+    monkeypatch.setattr(module, "compress", noted)
     recipe = load_recipe(folder / "recipe.yaml")
     with closing(RunFolder.resume(folder, recipe.model_dump(mode="json"))) as resumed:
         rows = run(recipe, resumed, Silent())
     assert done == ["l1-filter", "chance"]
     assert (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns == trained_at
     assert numbers(rows) == numbers(finished[0])
+
+
+def test_a_network_that_needs_its_arguments_is_rebuilt_with_them(tmp_path: Path) -> None:
+    overrides = {"model": {"name": "timm/test_resnet", "arguments": {"global_pool": "max"}}, "data.size": 64}
+    _, folder = go(tmp_path, overrides | {"scorers": ["l1-filter"]})
+    recipe = load_recipe(folder.path / "recipe.yaml", {"scorers": ["l1-filter"]})
+    (folder.path / "log.jsonl").unlink()
+    with closing(RunFolder.resume(folder.path, recipe.model_dump(mode="json"))) as resumed:
+        assert [row.scorer for row in run(recipe, resumed, Silent())] == ["(unpruned)", "l1-filter"]
 
 
 def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:

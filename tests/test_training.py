@@ -72,6 +72,12 @@ def test_the_step_schedule_is_the_papers_to_the_bit_and_then_stops(rates: list[f
     assert rates == [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
 
 
+def test_the_step_schedule_is_exact_where_dividing_twice_is_not(rates: list[float]) -> None:
+    assert 3e-3 / 10 / 10 != 3e-5
+    finetune(small(), pictures(), pictures(6), lr=3e-3, final_lr=3e-5)
+    assert rates == [3e-3, 3e-3 / 10, 3e-5]
+
+
 def test_the_step_schedule_goes_on_at_the_last_rate_when_epochs_are_asked_for(rates: list[float]) -> None:
     finetune(small(), pictures(), pictures(6), epochs=5)
     assert rates == [1e-3, 1e-4, 1e-5, 1e-5, 1e-5]
@@ -210,8 +216,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(augment: bo
     try:
         results: list[dict[str, Tensor]] = []
         for seed in (3, 3, 4):
-            torch.rand(len(results) + 1)
             model = nn.Sequential(small(), nn.Dropout(0.5))
+            torch.rand(len(results) + 1)
             finetune(model, pictures(), pictures(6), seed=seed, lr=0.1, final_lr=0.1, epochs=2, batch_size=8,
                      augment=augment)  # fmt: skip
             results.append(state(model))
@@ -219,6 +225,18 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(augment: bo
         torch.set_num_threads(threads)
     assert same(results[0], results[1])
     assert not same(results[0], results[2])
+
+
+def test_what_a_network_draws_depends_on_seed_and_epoch_alone() -> None:
+    def draws(seed: int, before: int = 0) -> list[float]:
+        model, found = small(), list[float]()
+        model.register_forward_hook(lambda module, *_: found.append(torch.rand(()).item()) if module.training else None)
+        torch.rand(before)
+        finetune(model, pictures(), pictures(6), seed=seed, epochs=3)
+        return found
+
+    assert draws(1) == draws(1, before=5)
+    assert len({*draws(1), *draws(2)}) == 6
 
 
 def test_training_leaves_the_callers_random_numbers_alone() -> None:

@@ -136,10 +136,11 @@ def test_the_model_is_left_as_it_was(name: str, net: Net, data: TensorDataset) -
     attributes = [sorted(vars(module)) for module in net.modules()]
 
     def broken() -> Iterator[tuple[Tensor, Tensor]]:
-        yield data.tensors
+        images, labels = data.tensors
+        yield images, labels
         raise KeyError
 
-    class Broken(list):  # type: ignore[type-arg]
+    class Broken(list):
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
             return broken()
 

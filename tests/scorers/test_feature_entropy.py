@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prune_fe.errors import InputError
 from prune_fe.layers import Layer
 from prune_fe.scorers.base import Sums
-from prune_fe.scorers.feature_entropy import FeatureEntropy, entropy_and_rate
+from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
 from prune_fe.scoring import add
 from prune_fe.topology import birth_times
 
@@ -98,9 +98,9 @@ def test_classes_without_images_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("rank", ["elements", "edges"])
-def test_measure_counts_the_birth_of_every_unit_and_image(rank: str) -> None:
+def test_measure_counts_the_birth_of_every_unit_and_image(rank: Rank) -> None:
     maps, labels = torch.rand(12, 5, 8, 8).relu(), torch.arange(12) % 3
-    counts = FeatureEntropy(rank=rank).measure(maps, labels, 4)["births"].to_dense()  # type: ignore[arg-type]
+    counts = FeatureEntropy(rank=rank).measure(maps, labels, 4)["births"].to_dense()
     births = birth_times(maps, rank=rank).numpy()
     for c in range(4):
         for unit in range(5):
