@@ -370,7 +370,7 @@ def evaluate(
     reporter.say(f"parameters {price.parameters:,}, multiply-adds {price.macs:,} an image of {pixels}")
     reporter.say(
         f"images/s {pace.images_per_second:,.0f} (quartiles {pace.low:,.0f} to {pace.high:,.0f}, {pace.runs} runs; "
-        f"batch {pace.batch_size}, {pace.dtype}, {pace.device}, {pace.threads} threads)"
+        f"{pace})"
     )
 
 

@@ -45,6 +45,9 @@ class Speed:
     dtype: str
     device: str
 
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, {self.dtype}, {self.device}, {self.threads} threads"
+
 
 def cost(model: nn.Module, example: Tensor) -> Cost:
     """Parameters, and the multiply-adds of one image of the size of `example` (images, channels, height, width)."""

@@ -69,7 +69,16 @@ def results_table(rows: Sequence[Row]) -> Table:
     """Scorer by scorer; over several seeds the mean ± standard deviation, and n."""
     seeds = {row.seed for row in rows}
     title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
-    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    caption = "images/s: median; " + ", ".join(dict.fromkeys(row.timed_with for row in rows))
+    table = Table(
+        title=title,
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+    )
     table.add_column("scorer", no_wrap=True)
     headings = ("before", "after\npruning", "after fine-\ntuning", "para-\nmeters", "multiply-\nadds", "images/s")
     for heading in (*headings, "seconds\nscoring"):

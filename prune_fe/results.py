@@ -129,6 +129,9 @@ class RunFolder:
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
         _write(self.path / name, text.getvalue())
 
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        _write(self.path / name, json.dumps(_plain(content), indent=1) + "\n")
+
     def discard(self) -> None:
         """Take away the folder of a run that failed before it had done anything."""
         if not any(entry.is_dir() for entry in self.path.iterdir()):

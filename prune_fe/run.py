@@ -60,6 +60,7 @@ class Row:
     images_per_second: float
     images_per_second_low: float
     images_per_second_high: float
+    timed_with: str
     scoring_seconds: float | None
 
 
@@ -68,7 +69,12 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
     device = prepare(recipe.device, recipe.threads)
     for entry in recipe.scorers:
         scorer_for(entry, seed=0)  # a wrong setting is said before any work
-    folder.log("environment", **environment())
+    here, earlier = environment(), folder.events("environment")
+    folder.log("environment", **here)
+    if not earlier:
+        folder.write_json("env.json", here)
+    elif changed := [key for key in here if here[key] != earlier[-1][key]]:
+        report.say(f"note: {', '.join(changed)} differ from when this run began; its numbers will not be the same bits")
     done = [Row(**event["row"]) for event in folder.events("row")]
     every = load_data(recipe, report)
     for seed in recipe.seeds:
@@ -190,7 +196,7 @@ def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: T
     )
     return Row(
         label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
-        pace.images_per_second, pace.low, pace.high, None,
+        pace.images_per_second, pace.low, pace.high, str(pace), None,
     )  # fmt: skip
 
 

@@ -51,9 +51,21 @@ class Scores:
             raise InputError(f"layer {layer!r} has no scores; scored are {', '.join(self.keep)}")
         return weakest(self.keep[layer], count)
 
+    def layer_mean(self, quantity: str, layer: str) -> float:
+        """The mean of a quantity over the units and classes of a layer, where it is finite; +∞ if nowhere. For
+        feature_entropy_nats it is the layer's entropy in figures 5, 6, 9 and 11 of the paper."""
+        values = self.raw[quantity][layer]
+        return float(_finite_mean(values.reshape(-1, 1))[0])
+
     def save(self, folder: Path) -> None:
-        """Write `scores.csv`, a row a unit with the mean over classes, and last `scores.npz` with everything."""
+        """Write `scores.csv`, a row a unit with the mean over classes, `layers.csv`, a row a layer with the mean over
+        its units, and last `scores.npz` with everything."""
         folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "layers.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["layer", "units", *self.raw])
+            for layer, keep in self.keep.items():
+                table.writerow([layer, len(keep), *(repr(self.layer_mean(quantity, layer)) for quantity in self.raw)])
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["layer", "unit", "keep", *self.raw])
@@ -102,9 +114,11 @@ def load_scores(folder: str | Path) -> Scores:
 
 
 def _over_classes(values: Array) -> Array:
-    """The mean over classes, where it is finite; +∞ where a unit has no finite class."""
-    if values.ndim == 1:
-        return values
+    return values if values.ndim == 1 else _finite_mean(values)
+
+
+def _finite_mean(values: Array) -> Array:
+    """The mean over the first axis, of the finite values; +∞ where there is none."""
     finite = np.isfinite(values)
     totals = np.where(finite, values, 0).sum(axis=0)
     return np.where(finite.any(axis=0), totals / np.maximum(finite.sum(axis=0), 1), np.inf)

@@ -27,7 +27,7 @@ def by_depth(axes: Axes, run: Path) -> None:
         scores = load_scores(folder)
         layers = list(scores.keep)
         for quantity, colour in (("feature_entropy_nats", "tab:blue"), ("selective_rate", "tab:orange")):
-            values = [float(np.mean(scores.raw[quantity][layer])) for layer in layers]
+            values = [scores.layer_mean(quantity, layer) for layer in layers]
             label = f"{'H (nats)' if quantity.startswith('f') else 'ε'}, {folder.parent.name}"
             axes.plot(range(1, len(layers) + 1), values, "o-", color=colour, alpha=0.7, markersize=4, label=label)
     axes.set_ylim(bottom=0)

@@ -439,7 +439,9 @@ def test_a_character_that_cannot_be_printed_does_not_end_a_run(recipe):
 
 def row(**fields):
     known: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(prune_fe.run.Row)), 0.5)
-    return prune_fe.run.Row(**known | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9} | fields)
+    return prune_fe.run.Row(
+        **known | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9, "timed_with": ""} | fields
+    )
 
 
 def printed(rows, width=100):

@@ -46,6 +46,13 @@ def test_the_table_has_a_row_a_unit_and_the_mean_of_the_finite_classes(tmp_path:
     assert float(rows[2]["keep"]) == 1 / 3
 
 
+def test_a_layer_has_the_mean_of_its_finite_units_and_classes(tmp_path: Path) -> None:
+    SCORES.save(tmp_path)
+    with (tmp_path / "layers.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [["layer", "units", "h_nats", "norm"], ["a", "2", "1.5", "3.5"], ["b", "1", "0.5", "5.0"]]
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scores.npz").write_bytes(content)
