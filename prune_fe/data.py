@@ -243,16 +243,16 @@ def first_images(batches: Batches) -> Tensor:
 
 
 def unpacked(path: Path) -> Path:
-    """The folder that holds train/ and val/; a tar file is unpacked beside itself the first time."""
+    """The folder that holds train/ and val/, here or one level below; a tar file is unpacked beside itself once."""
     if not path.exists():
         raise DataError(f"{path}: no such folder or tar file")
-    if path.is_dir():
-        return path
-    target = path.with_name(path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar"))
-    if target == path:
-        raise DataError(f"{path}: not a folder, .tar, .tar.gz or .tgz")
-    if not target.exists():
-        _unpack(path, target)
+    target = path
+    if not path.is_dir():
+        target = path.with_name(path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar"))
+        if target == path:
+            raise DataError(f"{path}: not a folder, .tar, .tar.gz or .tgz")
+        if not target.exists():
+            _unpack(path, target)
     inner = [entry for entry in sorted(target.iterdir()) if (entry / "train").is_dir()]
     return inner[0] if inner and not (target / "train").is_dir() else target
 

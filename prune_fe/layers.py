@@ -44,6 +44,7 @@ ACTIVATIONS = frozenset(
     | {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
 )
 
+FOLLOWED = NORMS | ACTIVATIONS
 POOLINGS = frozenset(
     {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, torch.mean, torch.amax}
     | {Tensor.mean, Tensor.amax}
@@ -204,7 +205,7 @@ class _Follower(_Watch):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         way = None
-        if args and func in NORMS | ACTIVATIONS:
+        if args and func in FOLLOWED:
             way = self.on_the_way.pop(id(args[0]), None)
         output = func(*args, **(kwargs or {}))
         if way is not None:

@@ -4,10 +4,11 @@ Both sides of a comparison run alternately in one process; a figure is the media
 """
 
 import argparse
-import platform
+import json
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2.functional import normalize
 
+from prune_fe.results import environment
 from prune_fe.topology import birth_times
 
 SIDE = 224
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--skip-ripser", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {arguments.repeats} repeats")
+    print(f"{arguments.repeats} repeats; ripser {version('ripser')}; {json.dumps(environment())}")
     if not arguments.skip_ripser:
         print("\nrandom maps, one thread: µs a map, median (min–max)")
         print("size   maps                birth_times                 ripser.py    ripser.py / ours")
