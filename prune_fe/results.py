@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ class RunFolder:
         return cls(path, recipe)
 
     def log(self, event: str, **values: Any) -> None:
-        """Append one event; on the disk when this returns."""
+        """Append one event and the time; on the disk when this returns."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with (self.path / "log.jsonl").open("a") as file:
-                file.write(json.dumps(_plain({"event": event} | values), allow_nan=False) + "\n")
+                file.write(json.dumps(_plain({"event": event, "time": now} | values), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

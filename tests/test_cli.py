@@ -102,7 +102,7 @@ def test_a_run_leaves_a_folder_with_everything(done):
     _, folder = done
     assert {"recipe.yaml", "log.jsonl", "summary.csv", "seed-0"} <= set(names(folder))
     assert names(folder / "seed-0") == ["feature-entropy", "l1-filter", "trained"]
-    assert names(folder / "seed-0" / "l1-filter") == ["pruned", "scores.csv", "scores.npz"]
+    assert names(folder / "seed-0" / "l1-filter") == ["layers.csv", "pruned", "scores.csv", "scores.npz"]
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert set(events) == {"environment", "epoch", "row", "prune"}
     rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))

@@ -99,7 +99,9 @@ def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None
     assert kinds.count("epoch") == 2 + 3 * 2  # before and after one epoch
     assert events[0]["packages"]["torch-pruning"] == "1.6.1"
     environment = json.loads((folder.path / "env.json").read_text())
-    assert events[0] == {"event": "environment"} | environment
+    assert {key: events[0][key] for key in environment} == environment
+    times = [event["time"] for event in events]
+    assert times == sorted(times)
     assert rows[1].timed_with == "batch 64, float32, cpu, 1 threads"
     for event in folder.events("prune"):
         assert len(event["removed"]) == event["asked"]
