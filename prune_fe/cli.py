@@ -213,7 +213,8 @@ def score(
         f"{units} units in {len(scores.keep)} layers, {scores.images} images, {scores.seconds:.1f} s: "
         f"{output}/scores.csv"
     )
-    given = {"--checkpoint": checkpoint, "--num-classes": num_classes, "--size": example.shape[-1]}
+    outputs = None if _is_saved(model) else num_classes or (len(splits.classes) if splits else None)
+    given = {"--checkpoint": checkpoint, "--num-classes": outputs, "--size": example.shape[-1]}
     same = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     _say_next("prune", "--model", model, *same, "--scores", output, "--ratio", 0.5, "--output", "pruned")
 
@@ -470,6 +471,8 @@ def _network_and_data(
     seed: int,
 ) -> tuple[nn.Module, Splits | None, Tensor]:
     """The network on its device, the images if there are any, and one image (zeros without) that it runs on."""
+    import torch
+
     from prune_fe import models
     from prune_fe.run import prepare
 
@@ -484,6 +487,7 @@ def _network_and_data(
     splits = _splits(data, size, seed) if data is not None else None
     if not saved:
         outputs = num_classes or (len(splits.classes) if splits else 1000)
+        torch.manual_seed(seed)  # without a checkpoint, `score` and `prune` should see the same weights
         network = models.build(model, outputs, channels=splits.channels if splits else 3)
         if checkpoint is None:
             reporter.say(f"note: {model} starts with random weights; --checkpoint FILE reads trained ones")

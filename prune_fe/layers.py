@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -165,11 +166,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(TorchFunctionMode, ABC):
     """Runs beside a network: sees the output of some modules, and every torch function."""
 
+    @abstractmethod
     def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> Any:
-        raise NotImplementedError
+        """What a module's forward hook does."""
 
     @contextmanager
     def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
