@@ -220,6 +220,25 @@ def targets_of(data: Dataset[Any]) -> list[int]:
     return [int(data[i][1]) for i in range(len(data))]  # type: ignore[arg-type]
 
 
+def checked(batches: Batches) -> Iterator[Batch]:
+    """The batches, their labels as int64 on the CPU; InputError for what is no batch of (images, labels)."""
+    if isinstance(batches, Splits):
+        raise InputError("data is Splits: pass its .train, .validation or .test")
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Tensor):
+        raise InputError(f"data is a {type(batches).__name__}; it must be a data set or batches of (images, labels)")
+    for number, batch in enumerate(batches):
+        pair = list(batch) if isinstance(batch, tuple | list) else []
+        if [isinstance(part, Tensor) for part in pair] != [True, True]:
+            kind = type(batch).__name__
+            raise InputError(f"data: batch {number} is a {kind}; it must be two tensors, images and labels")
+        images, labels = pair
+        if images.ndim < 2 or labels.shape != images.shape[:1] or labels.is_floating_point():
+            shapes = f"images {tuple(images.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
+            raise InputError(f"data: batch {number} holds {shapes}; every image needs one whole number as its label")
+        if len(images):
+            yield images, labels.cpu().long()
+
+
 def class_names(data: Any) -> tuple[str, ...]:
     """The data set's own names, looked for through Subset and DataLoader; () when it has none."""
     while not hasattr(data, "classes"):
@@ -237,7 +256,7 @@ def images_in(batches: Batches) -> int:
 
 def first_images(batches: Batches) -> Tensor:
     """One image (1, channels, height, width)."""
-    for images, _ in batches:
+    for images, _ in checked(batches):
         return images[:1]
     raise DataError("no images: the data is empty")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data import Images, images_in, select
+from prune_fe.data import Images, checked, images_in, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import evaluating
 from prune_fe.processes import gather
@@ -54,8 +54,8 @@ def evaluate(
     confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
-        for images, labels in batches:
-            logits, labels = model(images.to(device, non_blocking=True)), labels.cpu().long()  # noqa: PLW2901
+        for images, labels in checked(batches):
+            logits = model(images.to(device, non_blocking=True))
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -43,13 +44,17 @@ ACTIVATIONS = frozenset(
     | {torch.relu, torch.relu_, torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.prelu}
     | {Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_}
     | {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
+    | {F.threshold, F.softsign, F.logsigmoid, F.hardshrink, F.softshrink, F.tanhshrink}
 )
+IDENTITIES = frozenset(
+    {F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout}
+    | {Tensor.contiguous, Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.type}
+)
+"""What leaves a map a map in evaluation mode; it may stand anywhere on the way."""
 
-FOLLOWED = NORMS | ACTIVATIONS
-POOLINGS = frozenset(
-    {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.max_pool2d, torch.mean, torch.amax}
-    | {Tensor.mean, Tensor.amax}
-)
+FOLLOWED = NORMS | ACTIVATIONS | IDENTITIES
+POOLINGS = frozenset({F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.mean, torch.amax, Tensor.mean, Tensor.amax})
+"""Global poolings. A local one that happens to leave 1×1 makes no gate of the convolutions behind it."""
 
 ReadMaps = Callable[["Layer", Tensor], None]
 
@@ -79,6 +84,8 @@ def find_layers(
 
     Raises InputError for a name that does not exist, does not run, runs more than once or gives no maps.
     """
+    if isinstance(names, str):
+        raise InputError(f"layers is {names!r}; it must be a list of names")
     modules = dict(model.named_modules())
     for name in names or ():
         if name not in modules:
@@ -90,14 +97,7 @@ def find_layers(
     if not watched:
         raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
 
-    finder = _Finder()
-    inputs = example if isinstance(example, tuple) else (example,)
-    try:
-        with evaluating(model), torch.no_grad(), finder.watching(watched):
-            model(*inputs)
-    except RuntimeError as error:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
-        raise InputError(f"{type(model).__name__} does not run on an input of {shapes}: {error}") from error
+    finder = _survey(model, example, watched)
     found, faults = finder.layers(watched)
     if names is not None and faults:
         raise InputError("; ".join(faults))
@@ -106,6 +106,24 @@ def find_layers(
         if faults:
             warnings.warn("left out: " + "; ".join(faults), stacklevel=2)
     return found
+
+
+def shared_convolutions(model: nn.Module, example: Tensor | tuple[Any, ...]) -> set[str]:
+    """The names of the convolutions that run more than once in a forward pass."""
+    watched = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    return {name for name, runs in _survey(model, example, watched).runs.items() if runs > 1}
+
+
+def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Finder:
+    finder = _Finder()
+    inputs = example if isinstance(example, tuple) else (example,)
+    try:
+        with evaluating(model), torch.no_grad(), finder.watching(watched):
+            model(*inputs)
+    except Exception as error:  # networks raise what they like at a wrong input
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
+        raise InputError(f"{type(model).__name__} does not run on an input of {shapes or inputs}: {error}") from error
+    return finder
 
 
 def convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
@@ -137,7 +155,12 @@ def observe(model: nn.Module, layers: Iterable[Layer], read: ReadMaps) -> Any:
 
 
 def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence[int]]) -> Any:
-    """A context in which the maps of `units` (layer name -> unit numbers) are zero wherever they are consumed."""
+    """A context in which the maps of `units` (layer name -> unit numbers) are zero where they are read.
+
+    Masking a unit equals removing it, unless a norm comes later (as in DenseNet, ConvNeXt or behind a GroupNorm),
+    which turns the zero into something else. With gradients on, the masked maps are new tensors: a network that
+    works in place and drops the return value does not see them.
+    """
 
     def zero(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
         index = torch.as_tensor(list(units[layer.name]), dtype=torch.int64, device=maps.device)
@@ -149,6 +172,8 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
         if name not in every:
             raise InputError(f"layer {name!r}: not among the layers given; {_nearest(name, every)}")
         for unit in units[name]:
+            if isinstance(unit, bool) or not isinstance(unit, Integral):
+                raise InputError(f"layer {name!r}: {unit!r} is no unit number")
             if not 0 <= unit < every[name].units:
                 raise InputError(f"layer {name!r}: no unit {unit}, it has {every[name].units}")
     return _Follower([every[name] for name in units], zero).watching(dict(model.named_modules()))
@@ -249,8 +274,8 @@ class _Finder(_Watch):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = [(value, list(self.owner.get(id(value), ()))) for value in _tensors((args, kwargs))]
         output = func(*args, **(kwargs or {}))
-        if not _tensors(output):  # a question about the shape consumes nothing
-            return output
+        if all(value.ndim == 0 or value.dtype == torch.bool for value in _tensors(output)):
+            return output  # a question about the shape or the values consumes nothing
         maps = [value for value, _ in before if value.ndim == 4 and not isinstance(value, nn.Parameter)]
         pooled = func in POOLINGS or (maps and all(id(value) in self.pooled for value in maps))
         if pooled and isinstance(output, Tensor) and tuple(output.shape[2:]) == (1, 1):
@@ -263,6 +288,8 @@ class _Finder(_Watch):
         return output
 
     def _belongs(self, name: str, func: Any) -> bool:
+        if func in IDENTITIES:
+            return True
         kind = next((kind for kind in (NORMS, ACTIVATIONS) if func in kind), None)
         return kind is not None and not any(earlier in kind for earlier in self.followed[name])
 

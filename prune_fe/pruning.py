@@ -17,10 +17,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
-from prune_fe.layers import evaluating, find_layers
+from prune_fe.layers import evaluating, find_layers, shared_convolutions
 from prune_fe.scores import Scores, weakest
+
+WITH_UNITS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 Coupled = Literal["mean", "leave"]
 Ratio = float | Mapping[str, float]
@@ -34,7 +37,8 @@ class Group:
 
     blocks: how many equal blocks a grouped convolution or a group norm divides the units into; every block must lose
     the units at the same places. residual: more than one of the layers mixes channels. fault: why the group cannot
-    be pruned, or None.
+    be pruned, or None. also: modules without scores whose outputs go with these units, such as the gates of
+    squeeze-and-excite blocks.
     """
 
     layers: tuple[str, ...]
@@ -42,12 +46,13 @@ class Group:
     blocks: int = 1
     residual: bool = False
     fault: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
     """What was asked of one group and what was done. removed and kept hold unit numbers of the network that prune()
-    was given, ascending; left says why nothing was removed."""
+    was given, ascending; left says why nothing was removed; also: modules without scores that lost the same outputs."""
 
     layers: tuple[str, ...]
     units: int
@@ -55,6 +60,7 @@ class Step:
     removed: tuple[int, ...]
     kept: tuple[int, ...]
     left: str | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ def prune(
     """
     if not isinstance(example, Tensor):
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
+    if not isinstance(scores, Scores):
+        raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
     if coupled not in get_args(Coupled):
         raise InputError(f"coupled is {coupled!r}, allowed are {', '.join(get_args(Coupled))}")
     surgery = Surgery(model, example)
@@ -108,9 +116,11 @@ def prune(
             units = _weakest(group, now, scored, asked)
             surgery.remove(group, units)
         kept = tuple(sorted(set(range(group.units)) - set(units)))
-        steps.append(Step(group.layers, group.units, asked, tuple(sorted(units)), kept, left))
+        steps.append(Step(group.layers, group.units, asked, tuple(sorted(units)), kept, left, group.also))
         if after is not None and units:
+            surgery.freeze()
             after(surgery.model, steps[-1])
+            surgery.thaw()
     wanted = any(ratio.values()) if isinstance(ratio, Mapping) else ratio > 0
     if wanted and not any(step.removed for step in steps):
         reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
@@ -142,9 +152,10 @@ class Surgery:
         self._original = model
         self._example = example.detach().to(next(model.parameters()).device)
         names = [layer.name for layer in find_layers(model, self._example)]
+        self._shared = shared_convolutions(model, self._example)
+        _refuse_computed_weights(model)
         self.model = copy.deepcopy(model)
-        # torch-pruning follows gradients: a frozen weight is invisible to it. finish() freezes it again.
-        self.model.requires_grad_(True)
+        self.thaw()
         self._modules = dict(self.model.named_modules())
         with evaluating(self.model), torch.enable_grad():
             output = self.model(self._example)
@@ -167,18 +178,29 @@ class Surgery:
     def remove(self, group: Group, units: Sequence[int]) -> None:
         """Remove these units of `group`, and what depends on them everywhere."""
         expected = {name: self._modules[name].out_channels - len(units) for name in group.layers}
-        self._coupled(self._modules[group.layers[0]], sorted(units)).prune()
+        try:
+            self._coupled(self._modules[group.layers[0]], sorted(units)).prune()
+        except Exception as error:  # it raises whatever went wrong inside
+            raise InputError(f"layer {group.layers[0]!r}: torch-pruning cannot remove units: {error}") from error
         for name, count in expected.items():
             if self._modules[name].out_channels != count:
                 got = self._modules[name].out_channels
                 raise InputError(f"layer {name!r}: {count} units should be left, torch-pruning left {got}")
 
-    def finish(self) -> nn.Module:
-        """The pruned network: it runs, returns the same shape, and trains the weights that it trained before."""
+    def thaw(self) -> None:
+        """torch-pruning follows gradients: a frozen weight is invisible to it."""
+        self.model.requires_grad_(True)
+
+    def freeze(self) -> None:
+        """Train what the original trains, and nothing else."""
         frozen = {name for name, weight in self._original.named_parameters() if not weight.requires_grad}
         for name, weight in self.model.named_parameters():
             weight.requires_grad_(name not in frozen)
             weight.grad = None
+
+    def finish(self) -> nn.Module:
+        """The pruned network: it runs, returns the same shape, and trains the weights that it trained before."""
+        self.freeze()
         try:
             with evaluating(self.model), torch.no_grad():
                 shape = self.model(self._example).shape
@@ -195,6 +217,7 @@ class Surgery:
 
     def _find_groups(self, names: Sequence[str], protected: set[int]) -> Iterator[Group]:
         name_of = {self._modules[name]: name for name in names}
+        any_name = {module: name for name, module in self._modules.items()}
         grouped: set[str] = set()
         for name in names:
             if name in grouped:
@@ -208,12 +231,15 @@ class Surgery:
             grouped |= set(members)
             if any(id(weight) in protected for item in outputs for weight in _weights(item.dep.target.module)):
                 continue  # these channels are the classes
+            others = [any_name[m] for item in outputs if isinstance(m := item.dep.target.module, WITH_UNITS)]
+            also = tuple(other for other in others if other not in members)
             yield Group(
                 layers=tuple(sorted(members, key=names.index)),
                 units=root.out_channels,
                 blocks=_blocks([item.dep.target.module for item in items]),
                 residual=sum(not _is_depthwise(self._modules[member]) for member in members) > 1,
-                fault=_fault(root.out_channels, members, items),
+                fault=_fault(root.out_channels, members, items, self._shared.intersection(also)),
+                also=also,
             )
 
 
@@ -263,6 +289,13 @@ def _weights(module: Any) -> list[nn.Parameter]:
     return list(module.parameters(recurse=False)) if isinstance(module, nn.Module) else []
 
 
+def _refuse_computed_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):
+            raise InputError(f"layer {name!r}: its weight is computed (weight_norm or the like); remove that first")
+
+
 def _is_depthwise(module: Any) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
@@ -273,8 +306,13 @@ def _blocks(modules: Sequence[Any]) -> int:
     return math.lcm(*groups, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)))
 
 
-def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any]) -> str | None:
+def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any], shared: set[str]) -> str | None:
+    for name in sorted(shared):
+        return f"tied to layer {name!r}, which runs more than once"
     for name, item in members.items():
+        if item.dep.target.module.out_channels != units:
+            width = item.dep.target.module.out_channels
+            return f"tied to layer {name!r}, which has {width} units, by a padding or a split"
         if sorted(zip(item.idxs, item.root_idxs, strict=True)) != [(i, i) for i in range(units)]:
             return f"tied to a part of the units of {name!r} by a concatenation"
     for item in items:
@@ -295,7 +333,8 @@ def _output_weights(output: Tensor) -> set[int]:
         before = [function for function, _ in node.next_functions if function is not None]
         weights = [leaf for function in before for leaf in _leaves(function)]
         found |= {id(weight) for weight in weights}
-        front += [] if weights else before
+        # a scale or a norm is no layer: what acts before it makes the same channels
+        front += [] if any(weight.ndim > 1 for weight in weights) else before
     return found
 
 

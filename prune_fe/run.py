@@ -166,9 +166,11 @@ def compress(
         folder.log("prune", scorer=entry.label, seed=seed, **dataclasses.asdict(step))
         if step.left:
             report.say(f"{entry.label}: {', '.join(step.layers)} keeps all {step.units} units: {step.left}")
-    right_after = evaluate(pruned.model, splits.test, workers=recipe.workers).accuracy
-    if recipe.finetune is not None and recipe.finetune.when == "after":
-        tune(pruned.model)
+    model = placed(pruned.model, next(network.parameters()).device)
+    right_after = None
+    if recipe.finetune is None or recipe.finetune.when == "after":
+        right_after = evaluate(model, splits.test, workers=recipe.workers).accuracy
+        tune(model)
     about = {
         "recipe": recipe.name,
         "seed": seed,
@@ -176,13 +178,13 @@ def compress(
         "classes": splits.classes,
         "size": splits.size,
     }
-    models.save(pruned.model, where / "pruned", about, overwrite=True)
-    row = measured(entry.label, seed, pruned.model, splits, example, recipe)
+    models.save(model, where / "pruned", about, overwrite=True)
+    row = measured(entry.label, seed, model, splits, example, recipe)
     return dataclasses.replace(
         row,
         accuracy_before=before.accuracy_before,
         accuracy_pruned=right_after,
-        accuracy_finetuned=row.accuracy_before,
+        accuracy_finetuned=row.accuracy_before if recipe.finetune is not None else None,
         scoring_seconds=spent,
     )
 

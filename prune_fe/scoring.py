@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data import Batches, Images, class_names, first_images, images_in, select
+from prune_fe.data import Batches, Images, checked, class_names, first_images, images_in, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import Layer, convolutions, evaluating, find_layers, observe
 from prune_fe.processes import gather
@@ -47,6 +48,8 @@ def score(
     its share of the images, and every process returns the same scores.
     """
     label, judge = scorer_of(scorer)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {model!r}; it must be an nn.Module")
     device = next(model.parameters()).device
     batches: Batches = []
     if judge.needs_data:
@@ -98,11 +101,9 @@ def collect(
 
     done = 0
     with evaluating(model), torch.no_grad(), observe(model, layers, read):
-        for images, labels in batches:
-            if int(labels.max()) >= classes or int(labels.min()) < 0:
-                raise DataError(
-                    f"label {int(labels.max())}: the data has {classes} classes, labels are 0 to {classes - 1}"
-                )
+        for images, labels in checked(batches):
+            if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
+                raise DataError(f"label {odd[0]}: the data has {classes} classes, labels are 0 to {classes - 1}")
             model(images.to(device, non_blocking=True))
             counts += torch.bincount(labels, minlength=classes)
             done += len(labels)
@@ -124,7 +125,9 @@ def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -
         names = [name for name in SCORERS if SCORERS[name] is type(scorer)]
         return (names[0] if names else type(scorer).__name__), scorer
     if scorer not in SCORERS:
-        raise InputError(f"unknown scorer {scorer!r}; there are {', '.join(SCORERS)}")
+        close = difflib.get_close_matches(str(scorer), SCORERS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown scorer {scorer!r}; {hint}there are {', '.join(SCORERS)}")
     return scorer, SCORERS[scorer].with_settings(scorer, settings or {})
 
 

@@ -38,19 +38,22 @@ def by_depth(axes: Axes, run: Path) -> None:
     axes.legend([handles[i] for i in first], [labels[i].split(",")[0] for i in first], frameon=False)
 
 
-def by_scorer(axes: Axes, rows: list[dict[str, Any]], ratio: float) -> None:
+def by_scorer(axes: Axes, rows: list[dict[str, Any]], ratio: float | dict[str, float]) -> None:
     """Every seed a point, the mean a bar."""
-    scorers = list(dict.fromkeys(row["scorer"] for row in rows if row["accuracy_pruned"]))
+    scorers = list(dict.fromkeys(row["scorer"] for row in rows if row["scorer"] != "(unpruned)"))
     for number, (column, label, marker) in enumerate(STAGES):
         for place, scorer in enumerate(scorers):
-            values = [100 * float(row[column]) for row in rows if row["scorer"] == scorer]
+            values = [100 * float(row[column]) for row in rows if row["scorer"] == scorer and row[column]]
+            if not values:  # right after pruning, when each layer was fine-tuned at once
+                continue
             x = place + 0.25 * (number - 1)
             named = label if place == 0 else None
             axes.bar(x, np.mean(values), width=0.22, color=f"C{number}", alpha=0.35, label=named)
             axes.plot([x] * len(values), values, marker, color=f"C{number}", markersize=5)
     axes.set_xticks(range(len(scorers)), scorers)
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"{ratio:.0%} of every layer removed; points are seeds")
+    share = f"{ratio:.0%} of every layer" if isinstance(ratio, float) else "a share of each layer"
+    axes.set_title(f"{share} removed; points are seeds")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 
 

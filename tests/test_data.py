@@ -16,7 +16,19 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from prune_fe import data
-from prune_fe.data import choose, class_names, digits, first_images, folder, loader, read_image, select, split, unpacked
+from prune_fe.data import (
+    checked,
+    choose,
+    class_names,
+    digits,
+    first_images,
+    folder,
+    loader,
+    read_image,
+    select,
+    split,
+    unpacked,
+)
 from prune_fe.errors import DataError, InputError
 
 
@@ -423,3 +435,26 @@ def test_names_and_labels_are_found_through_subset_and_loader():
 def test_no_images_at_all_is_said():
     with pytest.raises(DataError, match="no images: the data is empty"):
         first_images([])
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (digits(8), "data is Splits: pass its .train, .validation or .test"),
+        ([{"image": 1}], "data: batch 0 is a dict; it must be two tensors, images and labels"),
+        ([(torch.zeros(2, 1, 8, 8), [0, 1])], "data: batch 0 is a tuple; it must be two tensors"),
+        ([(torch.zeros(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64))], "every image needs one whole number"),
+        ([(torch.zeros(2, 1, 8, 8), torch.zeros(2))], "of torch.float32; every image needs one whole number"),
+        (7, "data is a int; it must be a data set or batches"),
+    ],
+)
+def test_what_is_no_batch_of_images_and_labels_is_refused(batches, message):
+    with pytest.raises(InputError, match=message):
+        list(checked(batches))
+
+
+def test_empty_batches_are_passed_over_and_labels_become_int64():
+    good = (torch.zeros(2, 1, 8, 8), torch.ones(2, dtype=torch.int32))
+    empty = (torch.zeros(0, 1, 8, 8), torch.ones(0, dtype=torch.int64))
+    (batch,) = checked([good, empty])
+    assert batch[1].dtype == torch.int64

@@ -203,3 +203,38 @@ def test_small_maps_do_not_make_a_convolution_a_gate() -> None:
 def test_an_input_that_the_network_cannot_take_is_said_with_its_shape() -> None:
     with pytest.raises(InputError, match=r"Awkward does not run on an input of \(1, 2, 8, 8\): "):
         find_layers(Awkward(), torch.randn(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_0", 32), ("densenet121", 32), ("googlenet", 32)])
+def test_a_local_pooling_that_leaves_one_pixel_makes_no_gates(name: str, size: int) -> None:
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, num_classes=3, **options)
+    every = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(find_layers(model, torch.randn(1, 3, size, size))) == len(every)
+
+
+class Detours(nn.Module):
+    """Between convolution and activation: dropout, a copy, a check, a statistic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout2d(self.conv(x), training=self.training).contiguous().float()
+        assert torch.isfinite(y).all()
+        y.std()
+        return self.head(F.relu(self.norm(y)).mean((2, 3)))
+
+
+def test_what_changes_nothing_does_not_hide_the_norm_and_the_activation() -> None:
+    model, x = Detours().eval(), torch.randn(2, 3, 8, 8)
+    maps = read_maps(model, find_layers(model, x), x)
+    torch.testing.assert_close(maps["conv"], model.norm(model.conv(x)).relu())
+
+
+@pytest.mark.parametrize("unit", [1.5, True, "1", None])
+def test_a_unit_is_a_whole_number(awkward: Awkward, unit: object) -> None:
+    layers = found(awkward, torch.randn(1, 3, 8, 8))
+    with pytest.raises(InputError, match="layer 'a': .* is no unit number"):
+        mask(awkward, layers, {"a": [unit]})  # type: ignore[list-item]

@@ -259,3 +259,91 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         InputError, match=r"conv1, layer1.0.conv2, layer1.1.conv2 go together, but are asked for \[0.25, 0.5\]"
     ):
         prune(resnet, score(resnet, scorer="random"), shares, X)
+
+
+class OptionA(nn.Module):
+    """A residual sum of 4 and 8 channels: the shortcut is padded with zeros (He et al. 2016, option A)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.out = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 8, 1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        y = self.out(torch.relu(self.inner(x))) + nn.functional.pad(x, (0, 0, 0, 0, 2, 2))
+        return self.head(torch.relu(y).mean((2, 3)))
+
+
+def test_a_padded_shortcut_leaves_the_stream_alone_and_prunes_inside() -> None:
+    model = OptionA().eval()
+    pruned = prune(model, score(model, scorer="random"), example=X)
+    left = {layer: step.left for step in pruned.steps for layer in step.layers}
+    assert left["inner"] is None
+    assert left["stem"] == "tied to layer 'out', which has 8 units, by a padding or a split"
+    with torch.no_grad(), mask(model, find_layers(model, X), removed_units(pruned)):
+        torch.testing.assert_close(pruned.model(X), model(X))
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
+        return self.head(torch.relu(self.c(x)).mean((2, 3)))
+
+
+def test_what_is_tied_to_a_shared_convolution_is_left_alone_and_said() -> None:
+    model = Shared().eval()
+    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
+        scores = score(model, scorer="random", example=X)
+    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
+        pruned = prune(model, scores, example=X)
+    assert [(step.layers, step.left) for step in pruned.steps] == [
+        (("a",), "tied to layer 'b', which runs more than once"),
+        (("c",), None),
+    ]
+
+
+def test_gates_that_go_with_a_layer_are_named() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=2)
+    steps = prune(model, score(model, scorer="random", example=X), example=X).steps
+    assert any("fc2" in other for step in steps for other in step.also)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head, self.scale = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 1), nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.a(x))).mean((2, 3)) * self.scale
+
+
+def test_a_scale_behind_the_output_layer_does_not_expose_it() -> None:
+    model = Scaled()
+    assert [step.layers for step in prune(model, score(model, scorer="random"), example=X).steps] == [("a",)]
+
+
+def test_frozen_weights_are_frozen_while_training_between_layers() -> None:
+    model = small()
+    model.features[0].requires_grad_(False)  # type: ignore[index]
+    seen = []
+
+    def after(current: nn.Module, step: object) -> None:
+        seen.append(current.features[0].weight.requires_grad)  # type: ignore[index,union-attr]
+
+    pruned = prune(model, score(model, scorer="random"), example=X, after=after)
+    assert seen == [False] * 3
+    assert all(step.removed for step in pruned.steps)
+
+
+def test_computed_weights_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 2, 1), nn.Flatten())
+    with pytest.raises(InputError, match="layer '0': its weight is computed .weight_norm or the like"):
+        prune(model, score(model, scorer="random"), example=X)
+    with pytest.raises(InputError, match="scores is a dict; prune.. needs what prune_fe.score returns"):
+        prune(small(), {}, example=X)  # type: ignore[arg-type]
