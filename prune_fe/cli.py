@@ -176,7 +176,7 @@ def score(
     seed: Seed = 0,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
-    """Score every unit of a network; writes scores.csv and scores.npz.
+    """Score every unit of a network; writes scores.csv, layers.csv and scores.npz.
 
     Parameters
     ----------

@@ -63,8 +63,9 @@ ReadMaps = Callable[["Layer", Tensor], None]
 class Layer:
     """The units of one module: the channels of its output, read `steps` torch functions later.
 
-    `steps` counts the norm and the activation between the module `name` and the point where its maps are read and
-    masked; `map_size` is the (height, width) of a map on the example that the layer was found with.
+    `steps` counts the norm, the activation and what changes nothing between the module `name` and the point where
+    its maps are read and masked; `map_size` is the (height, width) of a map on the example that the layer was found
+    with.
     """
 
     name: str
@@ -84,34 +85,37 @@ def find_layers(
 
     Raises InputError for a name that does not exist, does not run, runs more than once or gives no maps.
     """
-    if isinstance(names, str):
+    if names is None:
+        return find_convolutions(model, example)[0]
+    if isinstance(names, str) or not names:
         raise InputError(f"layers is {names!r}; it must be a list of names")
     modules = dict(model.named_modules())
-    for name in names or ():
+    for name in names:
         if name not in modules:
             raise InputError(f"layer {name!r}: the model has no such module; {_nearest(name, modules)}")
-    if names is None:
-        watched = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
-    else:
-        watched = {name: modules[name] for name in names}
-    if not watched:
-        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
-
-    finder = _survey(model, example, watched)
-    found, faults = finder.layers(watched)
-    if names is not None and faults:
+    watched = {name: modules[name] for name in names}
+    found, faults = _survey(model, example, watched).layers(watched)
+    if faults:
         raise InputError("; ".join(faults))
-    if names is None:
-        found = tuple(layer for layer in found if layer.name not in finder.gates)
-        if faults:
-            warnings.warn("left out: " + "; ".join(faults), stacklevel=2)
     return found
 
 
-def shared_convolutions(model: nn.Module, example: Tensor | tuple[Any, ...]) -> set[str]:
-    """The names of the convolutions that run more than once in a forward pass."""
-    watched = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    return {name for name, runs in _survey(model, example, watched).runs.items() if runs > 1}
+def find_convolutions(model: nn.Module, example: Tensor | tuple[Any, ...]) -> tuple[tuple[Layer, ...], frozenset[str]]:
+    """(what find_layers finds without names, the names of the convolutions that run more than once)."""
+    watched = _convolutions_of(model)
+    finder = _survey(model, example, watched)
+    found, faults = finder.layers(watched)
+    if faults:
+        warnings.warn("left out: " + "; ".join(faults), stacklevel=3)
+    shared = frozenset(name for name, runs in finder.runs.items() if runs > 1)
+    return tuple(layer for layer in found if layer.name not in finder.gates), shared
+
+
+def _convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    if not found:
+        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
+    return found
 
 
 def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Finder:
@@ -131,12 +135,10 @@ def convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[
 
     Enough for scorers that read weights; their maps are not known (map_size is (0, 0)) and cannot be read.
     """
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    modules = _convolutions_of(model)
     for name in names or ():
         if name not in modules:
             raise InputError(f"layer {name!r}: the model has no such convolution; {_nearest(name, modules)}")
-    if not modules:
-        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
     return tuple(Layer(name, modules[name].out_channels, (0, 0)) for name in (modules if names is None else names))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
-from prune_fe.layers import evaluating, find_layers, shared_convolutions
+from prune_fe.layers import evaluating, find_convolutions
 from prune_fe.scores import Scores, weakest
 
 WITH_UNITS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -151,8 +151,7 @@ class Surgery:
 
         self._original = model
         self._example = example.detach().to(next(model.parameters()).device)
-        names = [layer.name for layer in find_layers(model, self._example)]
-        self._shared = shared_convolutions(model, self._example)
+        layers, self._shared = find_convolutions(model, self._example)
         _refuse_computed_weights(model)
         self.model = copy.deepcopy(model)
         self.thaw()
@@ -173,7 +172,7 @@ class Surgery:
             except Exception as error:  # it raises whatever went wrong inside
                 name = type(model).__name__
                 raise InputError(f"torch-pruning cannot follow {name}: {type(error).__name__}: {error}") from error
-        self.groups = tuple(self._find_groups(names, _output_weights(output)))
+        self.groups = tuple(self._find_groups([layer.name for layer in layers], _output_weights(output)))
 
     def remove(self, group: Group, units: Sequence[int]) -> None:
         """Remove these units of `group`, and what depends on them everywhere."""
@@ -216,9 +215,8 @@ class Surgery:
         return self._graph.get_pruning_group(module, pruner.prune_out_channels, list(units))
 
     def _find_groups(self, names: Sequence[str], protected: set[int]) -> Iterator[Group]:
-        name_of = {self._modules[name]: name for name in names}
-        any_name = {module: name for name, module in self._modules.items()}
-        grouped: set[str] = set()
+        name_of: dict[Any, str] = {module: name for name, module in self._modules.items()}
+        listed, grouped = set(names), set[str]()
         for name in names:
             if name in grouped:
                 continue
@@ -227,11 +225,11 @@ class Surgery:
                 raise InputError(f"layer {name!r}: torch-pruning does not find it in the graph of the model")
             items = list(self._coupled(root, range(root.out_channels)))
             outputs = [item for item in items if self._graph.is_out_channel_pruning_fn(item.dep.handler)]
-            members = {name_of[item.dep.target.module]: item for item in outputs if item.dep.target.module in name_of}
+            members = {name_of[m]: item for item in outputs if name_of.get(m := item.dep.target.module) in listed}
             grouped |= set(members)
             if any(id(weight) in protected for item in outputs for weight in _weights(item.dep.target.module)):
                 continue  # these channels are the classes
-            others = [any_name[m] for item in outputs if isinstance(m := item.dep.target.module, WITH_UNITS)]
+            others = [name_of[m] for item in outputs if isinstance(m := item.dep.target.module, WITH_UNITS)]
             also = tuple(other for other in others if other not in members)
             yield Group(
                 layers=tuple(sorted(members, key=names.index)),
@@ -306,7 +304,7 @@ def _blocks(modules: Sequence[Any]) -> int:
     return math.lcm(*groups, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)))
 
 
-def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any], shared: set[str]) -> str | None:
+def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any], shared: frozenset[str]) -> str | None:
     for name in sorted(shared):
         return f"tied to layer {name!r}, which runs more than once"
     for name, item in members.items():

@@ -191,11 +191,8 @@ def compress(
 
 def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Row:
     """What the test images and the clock say of a network."""
-    result, price, pace = (
-        evaluate(model, splits.test, workers=recipe.workers),
-        cost(model, example),
-        speed(model, example),
-    )
+    result = evaluate(model, splits.test, workers=recipe.workers)
+    price, pace = cost(model, example), speed(model, example)
     return Row(
         label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
         pace.images_per_second, pace.low, pace.high, str(pace), None,

@@ -167,6 +167,8 @@ def test_wrong_names_get_the_nearest_ones() -> None:
     x = torch.randn(1, 3, 32, 32)
     with pytest.raises(InputError, match=r"layer 'layer1.0.conv3': .* did you mean 'layer1.0.conv2'"):
         find_layers(model, x, ["layer1.0.conv3"])
+    with pytest.raises(InputError, match=r"layers is \[\]; it must be a list of names"):
+        find_layers(model, x, [])
     with pytest.raises(InputError, match="layer 'fc' gives no maps"):
         find_layers(model, x, ["fc"])
     with pytest.raises(InputError, match="Linear has no nn.Conv2d"):
