@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from prune_fe.errors import InputError
 from prune_fe.layers import Layer
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums
-from prune_fe.topology import birth_times
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, one_of
+from prune_fe.topology import birth_times, persistence
+from prune_fe.topology.births import Rank
+from prune_fe.topology.persistence import Characteristic, Complex
 
-Rank = Literal["elements", "edges"]
 Normalise = Literal["births", "samples"]
+By = Literal["entropy_per_rate", "entropy", "rate"]
 
 
 @dataclass(frozen=True)
@@ -30,57 +32,124 @@ class FeatureEntropy(MapScorer):
     rank: how a birth is numbered, by the elements above it (eqs. 3, 7) or by distinct edge weights.
     normalise: P divides by the number of births, or as eq. 9 is printed by the number of samples.
     p: below this selective rate H is (1 − ε) ln N (eq. 12).
+    by: what keep is made of: H/ε, or −(mean over the classes of H), or the mean over the classes of ε.
+
+    What the paper compares the birth of the first hole with takes its place in H and ε as `topology.characterise`
+    defines it; all but the default is slow and needs `pip install 'prune-fe[topology]'`:
+    characterise: of the Betti curve, its birth, maximum or integral (appendix A.3).
+    dimension: of the holes; 0 = components, of which every map has some (ε = 1), the first at birth 1 (H = 0).
+    complex: of the cliques in the map's graph, or of its pixels (appendix A.2).
     """
 
     rank: Rank = "elements"
     normalise: Normalise = "births"
     p: float = 0.1
+    by: By = "entropy_per_rate"
+    characterise: Characteristic = "birth"
+    dimension: int = 1
+    complex: Complex = "clique"
 
     def __post_init__(self) -> None:
-        if self.rank not in get_args(Rank):
-            raise InputError(f"feature-entropy: rank is {self.rank!r}, allowed are {', '.join(get_args(Rank))}")
-        if self.normalise not in get_args(Normalise):
-            allowed = ", ".join(get_args(Normalise))
-            raise InputError(f"feature-entropy: normalise is {self.normalise!r}, allowed are {allowed}")
+        kinds = {"rank": Rank, "normalise": Normalise, "by": By, "characterise": Characteristic, "complex": Complex}
+        for name, kind in kinds.items():
+            one_of("feature-entropy", name, getattr(self, name), get_args(kind))
         if not (isinstance(self.p, int | float) and 0 <= self.p <= 1):
             raise InputError(f"feature-entropy: p is {self.p!r}, allowed are numbers from 0 to 1")
+        try:
+            persistence.check_dimension(self.dimension, self.complex)
+        except InputError as error:
+            raise InputError(f"feature-entropy: {error}") from error
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled kernel gives the characteristic; homology gives all others."""
+        return (self.characterise, self.dimension, self.complex) == ("birth", 1, "clique")
+
+    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
         for layer in layers:
-            height, width = layer.map_size
-            if height != width:
-                raise InputError(
-                    f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
-                )
-            if height < 4:
-                raise InputError(
-                    f"layer {layer.name!r}: maps are {height}×{width}, a hole needs at least 4×4; "
-                    "use a larger input or leave the layer out"
-                )
-        # The kernel is compiled once an installation; seconds of that are no seconds of scoring.
-        birth_times(torch.zeros(1, 4, 4))
+            self.check_map_size(layer)
+            try:
+                self.table(max(classes, 1), layer.units, *layer.map_size)
+            except InputError as error:
+                raise InputError(f"layer {layer.name!r}: {error}") from error
+        if self.compiled:
+            # The kernel is compiled once an installation; seconds of that are no seconds of scoring.
+            birth_times(torch.zeros(1, 4, 4))
+        else:
+            persistence.library(self.complex)
+
+    def check_map_size(self, layer: Layer) -> None:
+        """Raise InputError for maps that are too small for a hole, or that are no adjacency matrix."""
+        height, width = layer.map_size
+        if self.complex == "clique" and height != width:
+            raise InputError(
+                f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
+            )
+        # The smallest holes: a cross-polytope (points, 4-cycle, octahedron, …), a pixel, a ring of pixels.
+        least = 2 * self.dimension + (2 if self.complex == "clique" else 1)
+        if min(height, width) < least:
+            hole = "a hole" if self.dimension == 1 else f"dimension {self.dimension}"
+            raise InputError(
+                f"layer {layer.name!r}: maps are {height}×{width}, {hole} needs at least {least}×{least}; "
+                "use a larger input or leave the layer out"
+            )
+
+    def table(self, classes: int, units: int, height: int, width: int) -> tuple[int, int, int]:
+        """The shape of the counts: (classes, units, largest + 1). InputError if int64 cannot number the entries."""
+        shape = (classes, units, self.largest(height, width) + 1)
+        if math.prod(shape) > torch.iinfo(torch.int64).max:
+            raise InputError(
+                f"the {self.characterise} in dimension {self.dimension} of {height}×{width} maps has "
+                f"{math.prod(shape):.1e} counts of class, unit and value, allowed are 9.2e18; "
+                "use a smaller input or leave the layer out"
+            )
+        return shape
+
+    def largest(self, height: int, width: int) -> int:
+        """No map has a larger characteristic: a Betti number is at most the number of simplices, or of pixels."""
+        elements = height * width
+        holes = math.comb(height, self.dimension + 1) if self.complex == "clique" else elements
+        return {"birth": elements, "maximum": holes, "integral": elements * holes}[self.characterise]
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        """births: (classes, units, m² + 1), sparse counts of (class, unit, birth time), 0 = no birth."""
-        units, m = maps.shape[1], maps.shape[-1]
-        births = birth_times(maps, rank=self.rank).cpu().long()  # (images, units)
+        """births: (classes, units, largest + 1), sparse counts of (class, unit, characteristic), 0 = no hole."""
+        units, (height, width) = maps.shape[1], maps.shape[2:]
+        births = self.characteristic(maps).cpu().long()  # (images, units)
         where = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), births)).flatten(1)
-        ones, shape = torch.ones(where.shape[1], dtype=torch.int64), (classes, units, m * m + 1)
+        ones, shape = torch.ones(where.shape[1], dtype=torch.int64), self.table(classes, units, height, width)
         return {"births": torch.sparse_coo_tensor(where, ones, shape, check_invariants=True).coalesce()}
 
-    def score_layer(self, sums: Sums) -> LayerScore:
+    def characteristic(self, maps: Tensor) -> Tensor:
+        """(images, units, height, width) -> (images, units), whole numbers, 0 = no hole."""
+        if self.compiled:
+            return birth_times(maps, rank=self.rank)
+        return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)
+
+    def score_layer(self, sums: Mapping[str, Tensor]) -> LayerScore:
         entropy, rate = entropy_and_rate(sums["births"], p=self.p, normalise=self.normalise)
         images = sums["births"].sum(dim=(1, 2)).to_dense() // sums["births"].shape[1]
         chosen = images > 0  # classes that were left out of the sample
         entropy, rate = entropy[chosen], rate[chosen]
         ratio = entropy / rate  # ε = 0: H = ln N, so +∞ (and 0/0 for a single image)
         ratio[rate == 0] = math.inf
-        infinite = ratio.isinf()
-        finite_mean = ratio.masked_fill(infinite, 0).sum(dim=0) / (~infinite).sum(dim=0).clamp(min=1)
-        largest = max(int(images.max()), 2)
-        worst = largest * math.log(largest)
+        keep = {
+            "entropy_per_rate": -mean_with_infinite(ratio, int(images.max())),
+            "entropy": -entropy.mean(dim=0),
+            "rate": rate.mean(dim=0),
+        }
         raw = {"feature_entropy_nats": entropy, "selective_rate": rate, "entropy_per_rate_nats": ratio}
-        return LayerScore(-(infinite.sum(dim=0) * worst + finite_mean), raw)
+        return LayerScore(keep[self.by], raw)
+
+
+def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
+    """H/ε (classes, units) -> (units,): the mean of the finite classes, and N ln N more for each infinite one.
+
+    largest: N, the images of the largest class.
+    """
+    infinite = ratio.isinf()
+    finite_mean = ratio.masked_fill(infinite, 0).sum(dim=0) / (~infinite).sum(dim=0).clamp(min=1)
+    n = max(largest, 2)
+    return infinite.sum(dim=0) * (n * math.log(n)) + finite_mean
 
 
 def entropy_and_rate(births: Tensor, p: float = 0.1, normalise: Normalise = "births") -> tuple[Tensor, Tensor]:

@@ -52,19 +52,20 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
             threads or torch.get_num_threads(),
             births.reshape(-1),
         )
-        check_finite(maps, births)
+        check_finite(maps, births != kernel.NOT_FINITE)
     return torch.from_numpy(births).to(maps.device) if isinstance(maps, torch.Tensor) else births
 
 
-def check(maps: Any) -> str:
+def check(maps: Any, square: bool = True) -> str:
     """Raise InputError for what cannot be maps; returns the name of the maps' type."""
     if not isinstance(maps, torch.Tensor | np.ndarray):
         raise InputError(f"maps are a {type(maps).__name__}; allowed: a torch tensor, a numpy array")
     dtype = str(maps.dtype).removeprefix("torch.")
     if dtype not in INFINITY:
         raise InputError(f"maps are {dtype}; allowed: {', '.join(INFINITY)}")
-    if maps.ndim < 2 or maps.shape[-1] != maps.shape[-2]:
-        raise InputError(f"maps have shape {tuple(maps.shape)}; allowed: (..., m, m)")
+    if maps.ndim < 2 or (square and maps.shape[-1] != maps.shape[-2]):
+        allowed = "(..., m, m)" if square else "(..., height, width)"
+        raise InputError(f"maps have shape {tuple(maps.shape)}; allowed: {allowed}")
     return dtype
 
 
@@ -108,9 +109,9 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_finite(maps: torch.Tensor | np.ndarray, births: np.ndarray) -> None:
-    """Raise InputError that names the first element that is not finite."""
-    wrong = np.argwhere(births == kernel.NOT_FINITE)
+def check_finite(maps: torch.Tensor | np.ndarray, finite: np.ndarray) -> None:
+    """Raise InputError that names the first element of the first map (...) that is not finite."""
+    wrong = np.argwhere(~finite)
     if len(wrong):
         where = tuple(wrong[0].tolist())
         values = torch.as_tensor(maps[where]).detach().cpu()

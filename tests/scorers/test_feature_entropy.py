@@ -1,29 +1,44 @@
 """H, ε and H/ε against the paper's formulas, written out slowly."""
 
 import math
+import sys
 from collections import Counter
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from prune_fe.errors import InputError
+from prune_fe.collecting import add
+from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.layers import Layer
-from prune_fe.scorers.base import Sums
 from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
-from prune_fe.scoring import add
-from prune_fe.topology import birth_times
+from prune_fe.topology import birth_times, characterise
+from prune_fe.topology.persistence import Characteristic, Complex
+
+VARIANTS: list[dict[str, Any]] = [
+    {"characterise": by, "dimension": dimension, "complex": complex, "rank": rank}
+    for by in get_args(Characteristic)
+    for complex, dimension in [("clique", 0), ("clique", 1), ("clique", 2), ("cubical", 0), ("cubical", 1)]
+    for rank in get_args(Rank)
+]
 
 
-def sums_of(births: np.ndarray, labels: np.ndarray, classes: int, top: int = 60) -> Sums:
+def sums_of(births: np.ndarray, labels: np.ndarray, classes: int, top: int = 60) -> dict[str, Tensor]:
     """births: (images, units)."""
     counts = torch.zeros(classes, births.shape[1], top, dtype=torch.int64)
     for image, label in enumerate(labels):
         for unit, birth in enumerate(births[image]):
             counts[label, unit, birth] += 1
     return {"births": counts.to_sparse()}
+
+
+def measured(scorer: FeatureEntropy, maps: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    sums = scorer.measure(maps, labels, classes)
+    return {key: value for key, value in sums.items() if isinstance(value, Tensor)}
 
 
 def by_the_paper(births: list[int], p: float, normalise: str) -> tuple[float, float]:
@@ -100,7 +115,7 @@ def test_classes_without_images_do_not_count() -> None:
 @pytest.mark.parametrize("rank", ["elements", "edges"])
 def test_measure_counts_the_birth_of_every_unit_and_image(rank: Rank) -> None:
     maps, labels = torch.rand(12, 5, 8, 8).relu(), torch.arange(12) % 3
-    counts = FeatureEntropy(rank=rank).measure(maps, labels, 4)["births"].to_dense()
+    counts = measured(FeatureEntropy(rank=rank), maps, labels, 4)["births"].to_dense()
     births = birth_times(maps, rank=rank).numpy()
     for c in range(4):
         for unit in range(5):
@@ -110,18 +125,89 @@ def test_measure_counts_the_birth_of_every_unit_and_image(rank: Rank) -> None:
 
 def test_scaling_the_map_by_a_power_of_two_changes_no_bit() -> None:
     maps, labels, scorer = torch.randn(20, 6, 9, 9).relu(), torch.arange(20) % 2, FeatureEntropy()
-    plain = scorer.score_layer(scorer.measure(maps, labels, 2))
+    plain = scorer.score_layer(measured(scorer, maps, labels, 2))
     for factor in (0.5, 2.0, 1024.0):
-        scaled = scorer.score_layer(scorer.measure(maps * factor, labels, 2))
+        scaled = scorer.score_layer(measured(scorer, maps * factor, labels, 2))
         assert torch.equal(plain.keep, scaled.keep)
 
 
 def test_sums_of_parts_are_the_sum_of_the_whole_to_the_bit() -> None:
-    maps, labels, scorer = torch.randn(20, 6, 9, 9), torch.arange(20) % 2, FeatureEntropy()
-    whole = scorer.measure(maps, labels, 2)
-    parts = add(scorer.measure(maps[13:], labels[13:], 2), scorer.measure(maps[:13], labels[:13], 2))
-    assert torch.equal(whole["births"].to_dense(), parts["births"].to_dense())
-    assert torch.equal(scorer.score_layer(whole).keep, scorer.score_layer(parts).keep)
+    maps, labels = torch.randn(20, 6, 9, 9), torch.arange(20) % 2
+    for scorer in (FeatureEntropy(), FeatureEntropy(characterise="integral", dimension=0)):
+        whole = measured(scorer, maps, labels, 2)["births"]
+        parts = add(scorer.measure(maps[13:], labels[13:], 2), scorer.measure(maps[:13], labels[:13], 2))["births"]
+        assert isinstance(parts, Tensor)
+        assert torch.equal(whole.to_dense(), parts.to_dense())
+        assert torch.equal(scorer.score_layer({"births": whole}).keep, scorer.score_layer({"births": parts}).keep)
+
+
+def test_keep_is_made_of_what_was_asked_by_hand() -> None:
+    # class 0: births 5 5 7 and none; class 1: none, none, none, 4, so that ε = 1/4
+    births = np.array([[5], [5], [7], [0], [0], [0], [0], [4]])
+    sums = sums_of(births, np.arange(8) // 4, 2)
+    h = math.log(3) - 2 / 3 * math.log(2)
+    low = 0.75 * math.log(4)  # eq. 12, for ε < p = 0.3
+    for by, keep in {"entropy": -(h + low) / 2, "rate": 0.5, "entropy_per_rate": -(h / 0.75 + low / 0.25) / 2}.items():
+        score = FeatureEntropy(by=by, p=0.3).score_layer(sums)  # type: ignore[arg-type]
+        assert score.keep.item() == pytest.approx(keep)
+        assert score.raw["feature_entropy_nats"].flatten().tolist() == pytest.approx([h, low])
+        assert score.raw["selective_rate"].flatten().tolist() == [0.75, 0.25]
+        assert score.raw["entropy_per_rate_nats"].flatten().tolist() == pytest.approx([h / 0.75, low / 0.25])
+
+
+@pytest.mark.parametrize(("by", "keep"), [("entropy", -math.log(3)), ("rate", 0.0)])
+def test_a_unit_without_births_by_entropy_and_by_rate(by: Any, keep: float) -> None:
+    assert FeatureEntropy(by=by).score_layer(sums_of(np.zeros((3, 1), int), np.zeros(3, int), 1)).keep.item() == keep
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
+def test_every_variant_has_the_entropy_of_its_characteristic(variant: dict[str, Any]) -> None:
+    maps, labels = torch.randn(14, 2, 8, 8, generator=torch.Generator().manual_seed(0)).relu(), torch.arange(14) % 2
+    maps[:, 1] = maps[:, 1].round()
+    maps[:5, 1] = 0
+    scorer = FeatureEntropy(**variant)
+    scorer.check([Layer("conv", 2, (8, 8))], images=14, classes=2)
+    raw = scorer.score_layer(measured(scorer, maps, labels, 2)).raw
+    numbers = characterise(maps, variant["characterise"], variant["dimension"], variant["complex"], variant["rank"])
+    for c in range(2):
+        for unit in range(2):
+            entropy, rate = by_the_paper(numbers[labels == c, unit].tolist(), 0.1, "births")
+            assert raw["feature_entropy_nats"][c, unit].item() == pytest.approx(entropy, abs=1e-12)
+            assert raw["selective_rate"][c, unit].item() == rate
+
+
+@given(st.sampled_from(VARIANTS), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_no_map_has_a_larger_characteristic(variant: dict[str, Any], size: int, seed: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((size, size)) if levels == 0 else rng.integers(0, levels, (size, size)).astype(float)
+    number = int(characterise(values, variant["characterise"], variant["dimension"], variant["complex"]))
+    assert number <= FeatureEntropy(**variant).largest(size, size)
+
+
+def test_the_cubical_complex_takes_maps_that_are_not_square() -> None:
+    scorer = FeatureEntropy(complex="cubical")
+    scorer.check([Layer("conv", 3, (5, 9))])
+    assert measured(scorer, torch.randn(4, 3, 5, 9), torch.zeros(4, dtype=torch.int64), 1)["births"].sum() == 12
+
+
+def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
+    # 2·10¹¹ possible integrals of 224×224 maps, times classes and units: only indices of what occurs are stored.
+    scorer = FeatureEntropy(characterise="integral", dimension=2)
+    layer = Layer("conv", 64, (224, 224))
+    scorer.check([layer], classes=1000)
+    largest = scorer.largest(224, 224)
+    assert largest == 224 * 224 * math.comb(224, 3)
+    where = torch.tensor([[999, 999, 3], [63, 63, 0], [largest, largest, 7]])
+    counts = torch.sparse_coo_tensor(
+        where, torch.ones(3, dtype=torch.int64), (1000, 64, largest + 1), check_invariants=True
+    )
+    twice = add({"births": counts.coalesce()}, {"births": counts.coalesce()})["births"]
+    assert isinstance(twice, Tensor)
+    rate = entropy_and_rate(twice)[1]
+    assert rate[999, 63] == rate[3, 0] == 1
+    with pytest.raises(InputError, match=r"layer 'conv': the integral in dimension 4 of 224×224 maps has 1\.\de"):
+        FeatureEntropy(characterise="integral", dimension=4).check([layer], classes=1000)
 
 
 def test_maps_that_can_have_no_hole_are_refused_before_any_work() -> None:
@@ -131,6 +217,37 @@ def test_maps_that_can_have_no_hole_are_refused_before_any_work() -> None:
         FeatureEntropy().check([Layer("stem", 4, (8, 6))])
 
 
+@pytest.mark.parametrize(
+    ("complex", "dimension", "least", "what"),
+    [
+        ("clique", 0, 2, "dimension 0"),
+        ("clique", 1, 4, "a hole"),
+        ("clique", 2, 6, "dimension 2"),
+        ("cubical", 0, 1, "dimension 0"),
+        ("cubical", 1, 3, "a hole"),
+    ],
+)
+def test_the_smallest_map_depends_on_the_variant(complex: Complex, dimension: int, least: int, what: str) -> None:
+    scorer = FeatureEntropy(complex=complex, dimension=dimension)
+    scorer.check([Layer("conv", 8, (least, least))])
+    side = least - 1
+    with pytest.raises(
+        InputError, match=f"maps are {side}×{side}, {what} needs at least {least}×{least}; use a larger"
+    ):
+        scorer.check([Layer("conv", 8, (side, side))])
+
+
+def test_a_missing_library_is_named_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ripser", None)
+    monkeypatch.setitem(sys.modules, "gudhi", None)
+    layers = [Layer("conv", 8, (8, 8))]
+    FeatureEntropy().check(layers)  # needs neither
+    with pytest.raises(EnvironmentFault, match=r"needs ripser: pip install 'prune-fe\[topology\]'"):
+        FeatureEntropy(characterise="maximum").check(layers)
+    with pytest.raises(EnvironmentFault, match=r"needs gudhi: pip install 'prune-fe\[topology\]'"):
+        FeatureEntropy(complex="cubical").check(layers)
+
+
 def test_wrong_settings_say_what_is_allowed() -> None:
     with pytest.raises(InputError, match="rank is 'vertices', allowed are elements, edges"):
         FeatureEntropy(rank="vertices")  # type: ignore[arg-type]
@@ -138,3 +255,13 @@ def test_wrong_settings_say_what_is_allowed() -> None:
         FeatureEntropy(normalise="none")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="p is 2, allowed are numbers from 0 to 1"):
         FeatureEntropy(p=2)
+    with pytest.raises(InputError, match="by is 'epsilon', allowed are entropy_per_rate, entropy, rate"):
+        FeatureEntropy(by="epsilon")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="characterise is 'death', allowed are birth, maximum, integral"):
+        FeatureEntropy(characterise="death")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="complex is 'rips', allowed are clique, cubical"):
+        FeatureEntropy(complex="rips")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="feature-entropy: dimension is -1; allowed: 0, 1, 2, …"):
+        FeatureEntropy(dimension=-1)
+    with pytest.raises(InputError, match="feature-entropy: dimension is 2; allowed: 0, 1 for a cubical complex"):
+        FeatureEntropy(complex="cubical", dimension=2)
