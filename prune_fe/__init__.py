@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prune_fe.pruning import prune
     from prune_fe.scorers import SCORERS
     from prune_fe.scores import Scores, load_scores
-    from prune_fe.scoring import score
+    from prune_fe.scoring import score, score_all
     from prune_fe.training import finetune
 
 _HOME = {
@@ -36,12 +36,13 @@ _HOME = {
     "prune": "pruning",
     "save": "models",
     "score": "scoring",
+    "score_all": "scoring",
     "speed": "costs",
 }
 
 __all__ = [
     "SCORERS", "Scores", "build", "cost", "digits", "evaluate", "find_layers", "finetune", "folder", "load",
-    "load_scores", "mask", "observe", "prune", "save", "score", "speed",
+    "load_scores", "mask", "observe", "prune", "save", "score", "score_all", "speed",
 ]  # fmt: skip
 
 

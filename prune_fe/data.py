@@ -61,9 +61,16 @@ class Normalise:
 class InMemory(Dataset[Any]):
     """uint8 images (n, channels, height, width), normalised as they are read."""
 
-    def __init__(self, pixels: Tensor, targets: Sequence[int], classes: Sequence[str], normalise: Normalise) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        targets: Sequence[int],
+        classes: Sequence[str],
+        normalise: Normalise,
+        names: Sequence[str] = (),
+    ) -> None:
         self.pixels, self.targets, self.classes = pixels, list(targets), tuple(classes)
-        self.normalise = normalise
+        self.normalise, self.names = normalise, tuple(names)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -146,10 +153,12 @@ def select(
     seed: int = 0,
     batch_size: int = 64,
     workers: int = 0,
+    skip: int = 0,
 ) -> Batches:
     """Batches of `data`: of a data set `samples` images of each of `classes`, of ready batches all of them.
 
-    Under torch.distributed each process gets every world-th image of the selection, and none twice.
+    Under torch.distributed each process gets every world-th image of the selection, and none twice; `skip` leaves out
+    as many of its first ones.
     """
     if not isinstance(data, Dataset):
         if isinstance(data, Iterator):
@@ -164,7 +173,7 @@ def select(
         raise DataError("no images: the data set is empty")
     if len(numbers) < world():
         raise DataError(f"{len(numbers)} images cannot be shared by {world()} processes")
-    numbers = numbers[rank() :: world()]
+    numbers = numbers[rank() :: world()][skip:]
     return loader(Subset(data, numbers), batch_size, workers)
 
 
@@ -218,6 +227,17 @@ def targets_of(data: Dataset[Any]) -> list[int]:
     if hasattr(data, "targets"):
         return [int(label) for label in data.targets]
     return [int(data[i][1]) for i in range(len(data))]  # type: ignore[arg-type]
+
+
+def image_names(data: Dataset[Any], numbers: Sequence[int]) -> list[str]:
+    """What tells the images `numbers` apart: their paths from the data set's root on if it has any, or the numbers."""
+    if isinstance(data, Subset):
+        return image_names(data.dataset, [data.indices[number] for number in numbers])
+    if names := getattr(data, "names", ()):
+        return [names[number] for number in numbers]
+    if hasattr(data, "samples") and hasattr(data, "root"):
+        return [Path(data.samples[number][0]).relative_to(data.root).as_posix() for number in numbers]
+    return [str(number) for number in numbers]
 
 
 def checked(batches: Batches) -> Iterator[Batch]:
@@ -383,4 +403,5 @@ def _decoded(images: Any, size: int, tick: Callable[[], None]) -> InMemory:
     for number, (path, _) in enumerate(images.samples):
         pixels[number] = resized(read_image(path))
         tick()
-    return InMemory(pixels, images.targets, images.classes, Normalise(IMAGENET_MEAN, IMAGENET_STD))
+    names = image_names(images, range(len(images)))
+    return InMemory(pixels, images.targets, images.classes, Normalise(IMAGENET_MEAN, IMAGENET_STD), names)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -65,13 +65,16 @@ class Layer:
 
     `steps` counts the norm, the activation and what changes nothing between the module `name` and the point where
     its maps are read and masked; `map_size` is the (height, width) of a map on the example that the layer was found
-    with.
+    with; `norm` is the name of the batch norm among these steps. With `at_input` the maps are what the module is
+    given, as features (images, units) or maps.
     """
 
     name: str
     units: int
     map_size: tuple[int, int]
     steps: int = 0
+    norm: str | None = None
+    at_input: bool = False
 
 
 def find_layers(
@@ -119,15 +122,31 @@ def _convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Finder:
-    finder = _Finder()
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    finder = _Finder(norms.keys() - watched.keys())
     inputs = example if isinstance(example, tuple) else (example,)
     try:
-        with evaluating(model), torch.no_grad(), finder.watching(watched):
+        with evaluating(model), torch.no_grad(), finder.watching(norms | dict(watched)):
             model(*inputs)
     except Exception as error:  # networks raise what they like at a wrong input
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
         raise InputError(f"{type(model).__name__} does not run on an input of {shapes or inputs}: {error}") from error
     return finder
+
+
+def find_response(model: nn.Module, example: Tensor) -> Layer:
+    """What the classifier is given: the final response layer of Yu et al. 2018.
+
+    InputError when the last layer with weights that runs is not linear.
+    """
+    weighted = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    runs = _survey(model, example, weighted).runs
+    last = next((name for name in reversed(runs) if name in weighted), None)
+    module = weighted.get(last or "")
+    if not isinstance(module, nn.Linear) or runs[str(last)] > 1:
+        what = f"layer {last!r} is a {type(module).__name__}" if module is not None else "there is none"
+        raise InputError(f"the final responses are what a linear classifier is given at the network's end; {what}")
+    return Layer(str(last), module.in_features, (1, 1), at_input=True)
 
 
 def convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
@@ -142,18 +161,34 @@ def convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[
     return tuple(Layer(name, modules[name].out_channels, (0, 0)) for name in (modules if names is None else names))
 
 
-def observe(model: nn.Module, layers: Iterable[Layer], read: ReadMaps) -> Any:
+def observe(model: nn.Module, layers: Iterable[Layer], read: ReadMaps, gates: dict[str, Tensor] | None = None) -> Any:
     """A context in which every forward pass of `model` calls read(layer, maps) as soon as the maps exist.
 
     maps: (images, units, height, width), the tensor that the network goes on to use: it may be overwritten later,
     so take what is needed at once.
+
+    gates: where to put a gate for each layer, (images, units) ones that the maps are multiplied with (Molchanov et
+    al. 2019): the gradient of a loss with respect to a gate needs no map to be kept and no parameter
+    to be touched. Needs gradients on.
     """
 
     def keep(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
         read(layer, maps.detach())
-        return maps
+        if gates is None or layer.at_input:
+            return maps
+        gate = gates[layer.name] = maps.new_ones(maps.shape[:2], requires_grad=True)
+        return maps * gate[:, :, None, None]
 
-    return _Follower(layers, keep).watching(dict(model.named_modules()))
+    return follow(model, layers, keep)
+
+
+def follow(model: nn.Module, layers: Iterable[Layer], act: Callable[[Layer, Tensor, bool], Tensor]) -> Any:
+    """A context in which the network goes on with act(layer, maps, in_place) instead of the maps of each layer.
+
+    in_place: the maps were written over what they were computed from, and the network may use them without having
+    been handed them. What act returns for a layer `at_input` is ignored.
+    """
+    return _Follower(layers, act).watching(dict(model.named_modules()))
 
 
 def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence[int]]) -> Any:
@@ -178,7 +213,7 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
                 raise InputError(f"layer {name!r}: {unit!r} is no unit number")
             if not 0 <= unit < every[name].units:
                 raise InputError(f"layer {name!r}: no unit {unit}, it has {every[name].units}")
-    return _Follower([every[name] for name in units], zero).watching(dict(model.named_modules()))
+    return follow(model, [every[name] for name in units], zero)
 
 
 @contextmanager
@@ -217,7 +252,9 @@ class _Follower(_Watch):
 
     def __init__(self, layers: Iterable[Layer], act: Callable[[Layer, Tensor, bool], Tensor]) -> None:
         super().__init__()
-        self.by_name = {layer.name: layer for layer in layers}
+        self.by_name: dict[str, list[Layer]] = {}
+        for layer in layers:
+            self.by_name.setdefault(layer.name, []).append(layer)
         self.act = act
         self.on_the_way: dict[int, tuple[Tensor, Layer, int]] = {}
 
@@ -230,7 +267,12 @@ class _Follower(_Watch):
             self.on_the_way.clear()
 
     def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> Any:
-        return self._arrive(self.by_name[name], output, 0, in_place=False)
+        for layer in self.by_name[name]:
+            if layer.at_input:
+                self.act(layer, inputs[0], False)
+            else:
+                output = self._arrive(layer, output, 0, in_place=False)
+        return output
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         way = None
@@ -252,8 +294,10 @@ class _Follower(_Watch):
 class _Finder(_Watch):
     """Records, for each watched module, what its output became and how often each stage was consumed."""
 
-    def __init__(self) -> None:
+    def __init__(self, norms: Collection[str] = ()) -> None:
         super().__init__()
+        self.norms = frozenset(norms)  # these are watched only to know which layer's output they are given
+        self.norm_of: dict[str, str] = {}
         self.stages: dict[str, list[Tensor]] = {}  # the module's output, then after each norm or activation
         self.runs: dict[str, int] = {}
         self.gates: set[str] = set()  # layers that see nothing but globally pooled features
@@ -263,6 +307,10 @@ class _Finder(_Watch):
         self.owner: dict[int, list[tuple[str, int]]] = {}  # id of a value -> the stages that it is
 
     def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        if name in self.norms:
+            for layer, _ in self.owner.get(id(inputs[0]), ()) if inputs else ():
+                self.norm_of.setdefault(layer, name)
+            return
         self.runs[name] = self.runs.get(name, 0) + 1
         if not isinstance(output, Tensor) or output.ndim != 4:
             self.stages[name] = []
@@ -322,7 +370,8 @@ class _Finder(_Watch):
         # A stage that several functions consume is the map itself, whatever one of them makes of it.
         steps = next((s for s in range(len(stages)) if self.consumers.get((name, s), 0) != 1), len(stages) - 1)
         _, units, height, width = stages[steps].shape
-        return Layer(name, units, (height, width), steps)
+        normed = not NORMS.isdisjoint(self.followed[name][:steps])
+        return Layer(name, units, (height, width), steps, self.norm_of.get(name) if normed else None)
 
 
 def _tensors(values: Any) -> list[Tensor]:

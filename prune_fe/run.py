@@ -101,7 +101,7 @@ def trained(
 ) -> nn.Module:
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
-    build = functools.partial(models.build, about.name, len(splits.classes), channels=splits.channels)
+    build = functools.partial(models.build, about.name, len(splits.classes), in_channels=splits.channels)
     if path.exists():
         # Some networks can only be rebuilt with the recipe's arguments.
         named = models.read_manifest(path)["factory"] is not None
@@ -237,9 +237,12 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
     layers = find_layers(network, example, recipe.score.layers)
     for entry in recipe.scorers:
         judge = scorer_for(entry, seed)
-        judge.check(layers)
+        chosen: list[int] = []
         if judge.needs_data:
-            images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
+            chosen = images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
+            judge.observed(network, layers, example)
+        labels = images.targets_of(splits.train)
+        judge.check(layers, len(chosen), len({labels[number] for number in chosen}))
 
 
 def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:

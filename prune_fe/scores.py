@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from prune_fe.errors import CheckpointError, InputError
 
 Array = NDArray[Any]
 
+ABOUT = ("scorer", "classes", "images", "seconds", "settings", "own_seconds", "peak_bytes", "provenance")
+"""The fields of Scores that are no arrays."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -25,6 +28,9 @@ class Scores:
     keep: layer name -> (units,) float64, finite.
     raw: quantity -> layer name -> (units,), or (classes, units) in the order of `classes`. The quantity's name ends
     in its unit of measure (`feature_entropy_nats`).
+    seconds: of scoring, with the images' way through the network; own_seconds: of the scorer alone, and peak_bytes the
+    memory that it needed on top of the network's (None: not known).
+    provenance: the network's SHA-256, the layers, the name and label of every image; `key` stands for all of it.
     """
 
     scorer: str
@@ -34,6 +40,9 @@ class Scores:
     images: int = 0
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    own_seconds: float = 0.0
+    peak_bytes: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for layer, keep in self.keep.items():
@@ -58,9 +67,14 @@ class Scores:
         return float(_finite_mean(values.reshape(-1, 1))[0])
 
     def save(self, folder: Path) -> None:
-        """Write `scores.csv`, a row a unit with the mean over classes, `layers.csv`, a row a layer with the mean over
-        its units, and last `scores.npz` with everything."""
+        """Write `scores.csv`, a row a unit with the mean over classes, `classes.csv`, a row a unit and class with what
+        is known of each class, `layers.csv`, a row a layer with the mean over its units, and last `scores.npz` with
+        everything."""
         folder.mkdir(parents=True, exist_ok=True)
+        by_class = [quantity for quantity, layers in self.raw.items() if next(iter(layers.values())).ndim == 2]
+        if by_class:
+            with (folder / "classes.csv").open("w", newline="") as file:
+                csv.writer(file).writerows(self._of_each_class(by_class))
         with (folder / "layers.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["layer", "units", *self.raw])
@@ -73,10 +87,10 @@ class Scores:
                 means = [_over_classes(quantity[layer]) for quantity in self.raw.values()]
                 for unit, value in enumerate(keep):
                     writer.writerow([layer, unit, repr(float(value)), *(repr(float(mean[unit])) for mean in means)])
-        about = {
-            "scorer": self.scorer, "classes": self.classes, "images": self.images, "seconds": self.seconds,
-            "settings": dict(self.settings), "layers": list(self.keep), "quantities": list(self.raw),
-        }  # fmt: skip
+        about = {name: getattr(self, name) for name in ABOUT} | {
+            "layers": list(self.keep),
+            "quantities": list(self.raw),
+        }
         arrays = {f"keep/{layer}": keep for layer, keep in self.keep.items()}
         for quantity, by_layer in self.raw.items():
             arrays |= {f"{quantity}/{layer}": values for layer, values in by_layer.items()}
@@ -85,6 +99,19 @@ class Scores:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         partial.replace(folder / "scores.npz")
 
+    def _of_each_class(self, quantities: Sequence[str]) -> Iterator[Sequence[Any]]:
+        yield ["layer", "unit", "class", *quantities]
+        for layer, keep in self.keep.items():
+            for unit in range(len(keep)):
+                for number, name in enumerate(self.classes):
+                    values = (repr(float(self.raw[quantity][layer][number, unit])) for quantity in quantities)
+                    yield [layer, unit, safe_cell(name), *values]
+
+
+def safe_cell(value: Any) -> Any:
+    """A spreadsheet takes a text that begins like a formula for one; an apostrophe keeps it a text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
 
 def weakest(keep: Array, count: int) -> list[int]:
     """The numbers of the `count` smallest entries of keep (units,), smallest first, ties by number."""
@@ -92,23 +119,25 @@ def weakest(keep: Array, count: int) -> list[int]:
 
 
 def load_scores(folder: str | Path) -> Scores:
-    """The scores that Scores.save wrote to `folder`, to the bit."""
+    """The scores that Scores.save wrote to `folder`, or to the only folder of scores in it, to the bit."""
     path = Path(folder) / "scores.npz"
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file; Scores.save writes one")
+        inner = sorted(Path(folder).glob("*/scores.npz"))
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"{folder} holds scores of {', '.join(p.parent.name for p in inner)}: name one folder"
+            )
+        if not inner:
+            raise CheckpointError(f"{path}: no such file; Scores.save writes one")
+        path = inner[0]
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             layers = about["layers"]
-            return Scores(
-                scorer=about["scorer"],
-                keep={layer: file[f"keep/{layer}"] for layer in layers},
-                raw={q: {layer: file[f"{q}/{layer}"] for layer in layers} for q in about["quantities"]},
-                classes=tuple(about["classes"]),
-                images=about["images"],
-                seconds=about["seconds"],
-                settings=about["settings"],
-            )
+            keep = {layer: file[f"keep/{layer}"] for layer in layers}
+            raw = {q: {layer: file[f"{q}/{layer}"] for layer in layers} for q in about["quantities"]}
+            known = {name: about[name] for name in ABOUT if name in about}
+            return Scores(keep=keep, raw=raw, **known | {"classes": tuple(about["classes"])})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path}: not a scores file that can be read ({error})") from error
 

@@ -1,27 +1,32 @@
-"""Score the units of a network: the images through the model once, each map measured as soon as it exists."""
+"""Score the units of a network with one scorer, or with several that share one pass over the images."""
 
 from __future__ import annotations
 
 import difflib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import reduce
-from typing import Any
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from prune_fe.data import Batches, Images, checked, class_names, first_images, images_in, select
-from prune_fe.errors import DataError, InputError
-from prune_fe.layers import Layer, convolutions, evaluating, find_layers, observe
-from prune_fe.processes import gather
+from prune_fe.collecting import Collection, Progress, State
+from prune_fe.data import Batches, Images, choose, class_names, first_images, image_names, images_in, select, targets_of
+from prune_fe.errors import InputError
+from prune_fe.layers import Layer, convolutions, evaluating, find_layers
+from prune_fe.meter import Meter
+from prune_fe.processes import gather, rank, world
 from prune_fe.scorers import SCORERS
-from prune_fe.scorers.base import Scorer, Sums
-from prune_fe.scores import Scores
+from prune_fe.scorers.base import Scorer
+from prune_fe.scores import Scores, load_scores
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all or 0 when unknown)."""
+Scorers = Sequence[str | Scorer] | Mapping[str, str | Scorer]
 
 
 def score(
@@ -43,80 +48,80 @@ def score(
     data: a data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
     scorer that reads weights only. From a data set, `samples` images of each class are drawn with `seed`, of
     `classes` (how many, or which; default all). layers: names of modules; default every convolution with a map.
+    example: one image (1, channels, height, width) that the model runs on; default the first one to score with.
 
     The model is left as it was: weights, mode, hooks and gradients. Under torch.distributed each process measures
     its share of the images, and every process returns the same scores.
     """
-    label, judge = scorer_of(scorer)
+    found = score_all(
+        model, data, [scorer], layers=layers, classes=classes, samples=samples, seed=seed, batch_size=batch_size,
+        workers=workers, example=example, progress=progress,
+    )  # fmt: skip
+    return next(iter(found.values()))
+
+
+def score_all(
+    model: nn.Module,
+    data: Images | None,
+    scorers: Scorers,
+    *,
+    layers: Sequence[str] | None = None,
+    classes: int | Sequence[int] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    workers: int = 0,
+    example: Tensor | None = None,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> dict[str, Scores]:
+    """What score() does, with several scorers that share one pass over the images: label -> scores.
+
+    scorers: names or scorers; or label -> one of these, to tell two settings of one scorer apart.
+
+    folder: keeps what is finished in folder/<label>, and what an interruption leaves. A call for the same model,
+    images and settings reuses the one and goes on with the other, to the same bits; InputError where it holds
+    scores of something else. Needs a data set: ready batches have no names to know them by.
+    """
+    judges = _labelled(scorers)
+    readers = {label: judge for label, judge in judges.items() if judge.needs_data}
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {model!r}; it must be an nn.Module")
-    device = next(model.parameters()).device
-    batches: Batches = []
-    if judge.needs_data:
+    if readers and data is None:
+        raise InputError(f"scorer {next(iter(readers))!r} needs images: pass data=")
+    if readers and folder is not None and not isinstance(data, Dataset):
+        raise InputError("folder= needs a data set; ready batches have no names to know them by")
+    read = None
+    if readers and data is not None:
+        options = {"batch_size": batch_size, "workers": workers}
+        read = functools.partial(select, data, classes, samples, seed, **options)
+    chosen = _chosen(data, classes, samples, seed) if readers and isinstance(data, Dataset) else []
+    unseen = [label for label, judge in judges.items() if judge.needs_example and read is None]
+    if example is None and unseen:
         if data is None:
-            raise InputError(f"scorer {label!r} needs images: pass data=")
-        batches = select(data, classes, samples, seed, batch_size, workers)
-        example = first_images(batches) if example is None else example
-    found = find_layers(model, example.to(device), layers) if example is not None else convolutions(model, layers)
-    judge.check(found)
+            raise InputError(f"scorer {unseen[0]!r} looks at the network as it runs: pass example=, zeros will do")
+        example = first_images(select(data, batch_size=1))
+    task = _Task.of(model, example, layers, read, chosen)
+    for judge in judges.values():
+        judge.check(task.layers, task.images, len({name for _, name in chosen}))
 
-    start = time.perf_counter()
-    names: tuple[str, ...] = ()
-    sums: dict[str, Sums] = {layer.name: {} for layer in found}
-    counts = torch.zeros(0, dtype=torch.int64)
-    if judge.needs_data:
-        names = class_names(data) or tuple(map(str, range(_outputs(model, batches))))
-        sums, counts = collect(model, found, judge, batches, len(names), progress)
-    results = judge.score(model, found, sums)
-    return Scores(
-        scorer=label,
-        keep={name: result.keep.cpu().numpy() for name, result in results.items()},
-        raw=_by_quantity({name: result.raw for name, result in results.items()}),
-        classes=tuple(name for name, count in zip(names, counts.tolist(), strict=True) if count),
-        images=int(counts.sum()),
-        seconds=time.perf_counter() - start,
-        settings=asdict(judge),  # type: ignore[call-overload]
-    )
-
-
-def collect(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    scorer: Scorer,
-    batches: Batches,
-    classes: int,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Sums], Tensor]:
-    """(layer name -> sums over all images, images of each class), over all processes of torch.distributed."""
-    device = next(model.parameters()).device
-    totals = {layer.name: _Total() for layer in layers}
-    counts = torch.zeros(classes, dtype=torch.int64)
-    labels = torch.empty(0)
-
-    def read(layer: Layer, maps: Tensor) -> None:
-        try:
-            totals[layer.name].add(scorer.measure(maps, labels, classes))
-        except InputError as error:
-            raise InputError(f"layer {layer.name!r}: {error}") from error
-
-    done = 0
-    with evaluating(model), torch.no_grad(), observe(model, layers, read):
-        for images, labels in checked(batches):
-            if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
-                raise DataError(f"label {odd[0]}: the data has {classes} classes, labels are 0 to {classes - 1}")
-            model(images.to(device, non_blocking=True))
-            counts += torch.bincount(labels, minlength=classes)
-            done += len(labels)
-            if progress is not None:
-                progress(done, images_in(batches))
-    if done == 0:
-        raise DataError("no images to score with")
-    for name, total in totals.items():
-        if not total.parts:
-            raise InputError(f"layer {name!r}: its maps were not reached in any forward pass")
-    shares = gather(({name: total.sums() for name, total in totals.items()}, counts))
-    sums = {name: reduce(add, (share[name] for share, _ in shares)) for name in totals}
-    return sums, torch.stack([count for _, count in shares]).sum(dim=0)
+    keys = {label: task.provenance(judge)["key"] for label, judge in judges.items()}
+    found = _finished(folder, keys) if folder is not None else {}
+    pending = {label: judge for label, judge in judges.items() if label not in found}
+    readers = {label: judge for label, judge in readers.items() if label in pending}
+    names = (class_names(data) or task.outputs()) if readers else ()
+    collection = Collection(readers, {label: task.observed(readers[label]) for label in readers}, names, task.device)
+    work = json.dumps([batch_size, world(), names, {label: keys[label] for label in readers}])
+    state = State(folder, work) if folder else None
+    if readers and task.read is not None:
+        collection.run(model, task.read, progress, state)
+    for label, scores in _judged(task, pending, collection):
+        found[label] = scores
+        if folder is not None and rank() == 0:
+            scores.save(folder / label)
+    if state is not None:
+        state.remove()
+    return {label: found[label] for label in judges}
 
 
 def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -> tuple[str, Scorer]:
@@ -131,35 +136,148 @@ def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -
     return scorer, SCORERS[scorer].with_settings(scorer, settings or {})
 
 
-def add(a: Sums, b: Sums) -> Sums:
-    """The only reduction there is."""
-    return {key: (a[key] + b[key]).coalesce() if a[key].is_sparse else a[key] + b[key] for key in a}
+def _labelled(scorers: Scorers) -> dict[str, Scorer]:
+    if isinstance(scorers, Mapping):
+        return {label: scorer_of(scorer)[1] for label, scorer in scorers.items()}
+    if isinstance(scorers, str) or not scorers:
+        raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
+    pairs = [scorer_of(scorer) for scorer in scorers]
+    if twice := [name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])]:
+        raise InputError(f"scorer {twice[0]!r} stands twice: give each a label, {{label: scorer}}")
+    return dict(pairs)
 
 
-class _Total:
-    """A running sum. Parts of about equal age are added first (a binary counter), so that a large sparse total is
-    rewritten O(log batches) times and not once a batch."""
+@dataclass(frozen=True)
+class _Task:
+    """What is to be scored, and on which images: all but the scorers.
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, Sums]] = []
+    read(skip=n): the batches without their first n images; None when no scorer reads any. chosen: (name, class) of
+    every image, [] when they have no names. example: one image, None without any.
+    """
 
-    def add(self, sums: Sums) -> None:
-        age = 0
-        while self.parts and self.parts[-1][0] == age:
-            sums, age = add(self.parts.pop()[1], sums), age + 1
-        self.parts.append((age, sums))
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    example: Tensor | None
+    read: Callable[..., Batches] | None
+    chosen: Sequence[tuple[str, str]]
 
-    def sums(self) -> Sums:
-        return reduce(add, (sums for _, sums in reversed(self.parts)))
+    @classmethod
+    def of(
+        cls, model: nn.Module, example: Tensor | None, layers: Sequence[str] | None,
+        read: Callable[..., Batches] | None, chosen: Sequence[tuple[str, str]],
+    ) -> Self:  # fmt: skip
+        if example is None and read is not None:
+            example = first_images(read(batch_size=1, workers=0))
+        if example is None:
+            return cls(model, convolutions(model, layers), None, read, chosen)
+        example = example[:1].to(next(model.parameters()).device)
+        return cls(model, find_layers(model, example, layers), example, read, chosen)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def images(self) -> int:
+        """How many images there are, 0 when there are none or it is not known."""
+        return len(self.chosen) or (images_in(self.read()) if self.read is not None else 0)
+
+    @functools.cached_property
+    def network(self) -> dict[str, Any]:
+        return {
+            "version": metadata.version("prune-fe"),
+            "model": type(self.model).__name__,
+            "model_sha256": _hash(self.model.state_dict()),
+        }
+
+    @functools.cached_property
+    def sample(self) -> dict[str, Any]:
+        """The images. Names alone do not tell how they were resized; the example's pixels do."""
+        example = {} if self.example is None else {"example": self.example}
+        return {"images": self.chosen, "example_sha256": _hash(example)}
+
+    def provenance(self, judge: Scorer) -> dict[str, Any]:
+        """What the scores come from, and `key`, which tells in one word all that they depend on."""
+        sees = judge.needs_data or judge.needs_example
+        about = self.network | (self.sample if judge.needs_data else {})
+        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
+        said = json.dumps(
+            [about, layers if sees else list(layers), scorer_of(judge)[0], judge.settings], sort_keys=True
+        )
+        return about | {"layers": layers, "key": hashlib.sha256(said.encode()).hexdigest()}
+
+    def observed(self, judge: Scorer) -> Sequence[Layer]:
+        assert self.example is not None
+        return judge.observed(self.model, self.layers, self.example)
+
+    def outputs(self) -> tuple[str, ...]:
+        """Names for the classes that the model tells apart, where the data has none: their numbers."""
+        with evaluating(self.model), torch.no_grad():
+            output = self.model(self.example)
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
+        return tuple(map(str, range(output.shape[1])))
 
 
-def _outputs(model: nn.Module, batches: Batches) -> int:
-    """How many classes the model tells apart."""
-    with evaluating(model), torch.no_grad():
-        output = model(first_images(batches).to(next(model.parameters()).device))
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
-    return output.shape[1]
+def _judged(task: _Task, judges: Mapping[str, Scorer], collection: Collection) -> Iterator[tuple[str, Scores]]:
+    """(label, scores) of every scorer from what was collected."""
+    sums, counts = collection.gathered()
+    network_seconds = collection.network_seconds  # before the scorers' meters go on to measure score()
+    for label, judge in judges.items():
+        meter = collection.meters.get(label) or Meter(task.device)
+        with meter.measuring():
+            results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
+        of_class = dict(zip(collection.classes, counts.tolist(), strict=True)) if judge.needs_data else {}
+        yield (
+            label,
+            Scores(
+                scorer=scorer_of(judge)[0],
+                keep={name: result.keep.cpu().numpy() for name, result in results.items()},
+                raw=_by_quantity({name: result.raw for name, result in results.items()}),
+                classes=tuple(name for name, count in of_class.items() if count),
+                images=sum(of_class.values()),
+                seconds=meter.seconds + (network_seconds if judge.needs_data else 0.0),
+                settings=judge.settings,
+                own_seconds=meter.seconds,
+                peak_bytes=meter.peak_bytes,
+                provenance=task.provenance(judge),
+            ),
+        )
+
+
+def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
+    """The scores that `folder` holds of these labels, as the first process sees it; InputError when they are of
+    something else."""
+    found: dict[str, Scores] = {}
+    fault = None
+    for label, key in keys.items():
+        if rank() == 0 and (folder / label / "scores.npz").exists():
+            found[label] = load_scores(folder / label)
+            if found[label].provenance.get("key") != key:
+                fault = f"{folder / label} holds scores of another model, other images or other settings"
+    found, fault = gather((found, fault))[0]
+    if fault is not None:
+        raise InputError(f"{fault}; choose another folder")
+    return found
+
+
+def _chosen(
+    data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int
+) -> list[tuple[str, str]]:
+    """(name, class) of each image that is read."""
+    numbers = choose(data, classes, samples, seed)
+    labels, names = targets_of(data), class_names(data)
+    of_class = (names[label] if 0 <= label < len(names) else str(label) for label in (labels[n] for n in numbers))
+    return list(zip(image_names(data, numbers), of_class, strict=True))
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bits."""
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _by_quantity(raw: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:

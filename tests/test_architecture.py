@@ -10,11 +10,13 @@ import prune_fe
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
     {"errors"},
-    {"processes", "topology", "layers", "scores"},
+    {"processes", "meter", "topology", "layers", "scores"},
     {"scorers", "data"},
+    {"collecting"},
     {"scoring", "evaluation", "pruning", "costs", "models", "recipe", "results"},
     {"training"},
     {"run"},
+    {"studies"},
     {"reporting"},
     {"cli"},
 ]
