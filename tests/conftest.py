@@ -1,9 +1,12 @@
 """What several tests use."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +21,25 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("needs ../shared, which lies beside the checkout in continuous integration only")
     return path
+
+
+@pytest.fixture(scope="session")
+def awkward_maps() -> Callable[[int], tuple[Tensor, Tensor, int]]:
+    """seed -> (maps (images, units, height, width), labels, number of classes): ties, dead units, single units, single
+    pixels, negative values, classes without images; two classes at least have some."""
+
+    def draw(seed: int) -> tuple[Tensor, Tensor, int]:
+        rng = np.random.default_rng(seed)
+        images, units, height, width = rng.integers([2, 1, 1, 1], [12, 5, 7, 7])
+        classes = int(rng.integers(2, 6))
+        maps = rng.standard_normal((images, units, height, width))
+        if rng.random() < 0.5:
+            maps = maps.round()
+        if rng.random() < 0.7:
+            maps = maps.clip(min=0)
+        maps[:, rng.random(units) < 0.2] = 0
+        labels = rng.integers(0, classes, images)
+        labels[0], labels[-1] = 0, classes - 1
+        return torch.from_numpy(maps), torch.from_numpy(labels), classes
+
+    return draw

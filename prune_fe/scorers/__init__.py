@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "feature-entropy": "prune_fe.scorers.feature_entropy:FeatureEntropy",
+    "l1-activation": "prune_fe.scorers.l1_activation:L1Activation",
     "l1-filter": "prune_fe.scorers.l1_filter:L1Filter",
+    "apoz": "prune_fe.scorers.apoz:APoZ",
+    "class-selectivity": "prune_fe.scorers.class_selectivity:ClassSelectivity",
+    "fpgm": "prune_fe.scorers.fpgm:FPGM",
+    "nisp": "prune_fe.scorers.nisp:NISP",
+    "taylor": "prune_fe.scorers.taylor:Taylor",
+    "bn-scale": "prune_fe.scorers.bn_scale:BNScale",
+    "mean-activation": "prune_fe.scorers.mean_activation:MeanActivation",
+    "hrank": "prune_fe.scorers.hrank:HRank",
     "random": "prune_fe.scorers.random:Random",
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.layers import Layer
@@ -24,7 +24,9 @@ class Random(Scorer):
         if type(self.seed) is not int:
             raise InputError(f"random: seed is {self.seed!r}, allowed are whole numbers")
 
-    def score(self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums]) -> dict[str, LayerScore]:
+    def score(
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+    ) -> dict[str, LayerScore]:
         scores = {}
         for layer in layers:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{layer.name}".encode()))

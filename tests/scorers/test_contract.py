@@ -1,8 +1,10 @@
 """What every scorer promises, whatever it measures."""
 
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,43 +13,54 @@ import torch.multiprocessing
 from torch import Tensor, distributed, nn
 from torch.utils.data import TensorDataset
 
+from prune_fe.collecting import Collection
 from prune_fe.errors import InputError
+from prune_fe.layers import find_layers
 from prune_fe.scorers import SCORERS
-from prune_fe.scores import Scores
-from prune_fe.scoring import score
+from prune_fe.scores import Scores, load_scores
+from prune_fe.scoring import score, score_all
 
 CLASSES = 3
+READERS = [name for name in SCORERS if SCORERS[name].needs_data]
+ROUNDED = {"l1-activation", "class-selectivity", "nisp", "taylor", "mean-activation"}
+"""These add up floats; all others count, or read weights, and give the same bits."""
 
 
 class Net(nn.Module):
-    """Plain, grouped and depthwise convolutions; unit 2 of `plain` is dead."""
+    """Plain, grouped and depthwise convolutions, each with a norm; unit 2 of `plain` is dead."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.plain = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.last = nn.Conv2d(8, 6, 3, padding=1)
+        self.plain, self.plain_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.grouped, self.grouped_norm = nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8)
+        self.depthwise, self.depthwise_norm = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.last, self.last_norm = nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.head = nn.Linear(6, CLASSES)
+        self.fails = False
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
         with torch.no_grad():
-            self.norm.weight[2], self.norm.bias[2] = 0, -1
+            self.plain_norm.weight[2], self.plain_norm.bias[2] = 0, -1
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.plain(x)))
-        x = torch.relu(self.depthwise(torch.relu(self.grouped(x))))
-        return self.head(torch.relu(self.last(x)).mean((2, 3)))
+        x = torch.relu(self.plain_norm(self.plain(x)))
+        x = torch.relu(self.grouped_norm(self.grouped(x)))
+        if self.fails:
+            raise KeyError
+        x = torch.relu(self.depthwise_norm(self.depthwise(x)))
+        return self.head(torch.relu(self.last_norm(self.last(x))).mean((2, 3)))
 
 
 @pytest.fixture
 def net() -> Net:
-    return Net()
+    return Net().double()
 
 
 @pytest.fixture
 def data() -> TensorDataset:
     generator = torch.Generator().manual_seed(1)
-    return TensorDataset(torch.randn(24, 3, 10, 10, generator=generator), torch.arange(24) % CLASSES)
+    return TensorDataset(torch.randn(24, 3, 10, 10, generator=generator).double(), torch.arange(24) % CLASSES)
 
 
 @pytest.fixture(params=list(SCORERS))
@@ -57,16 +70,21 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def assert_same(one: Scores, other: Scores) -> None:
     """Counts give the same bits; sums of floats the same up to rounding."""
+    rtol = 1e-9 if one.scorer in ROUNDED else 0
     assert list(one.keep) == list(other.keep)
+    assert list(one.raw) == list(other.raw)
     for layer, keep in one.keep.items():
-        np.testing.assert_allclose(keep, other.keep[layer], rtol=1e-12)
+        np.testing.assert_allclose(other.keep[layer], keep, rtol=rtol, err_msg=f"{one.scorer} {layer}")
     for quantity, layers in one.raw.items():
         for layer, values in layers.items():
-            np.testing.assert_allclose(values, other.raw[quantity][layer], rtol=1e-12)
+            np.testing.assert_allclose(other.raw[quantity][layer], values, rtol=rtol, err_msg=f"{quantity} {layer}")
 
 
-def test_a_finite_score_a_unit(name: str, net: Net, data: TensorDataset) -> None:
-    scores = score(net, data, name)
+def test_a_finite_score_a_unit_of_plain_grouped_and_depthwise_convolutions(
+    name: str, net: Net, data: TensorDataset
+) -> None:
+    images, labels = data.tensors
+    scores = score(net.float(), TensorDataset(images.float(), labels), name)
     assert {layer: len(keep) for layer, keep in scores.keep.items()} == {
         "plain": 8,
         "grouped": 8,
@@ -86,30 +104,28 @@ def test_batches_and_order_do_not_matter(name: str, net: Net, data: TensorDatase
         assert_same(whole, score(net, batches, name, example=images[:1]))
 
 
-def _share(rank: int, name: str, net: Net, data: TensorDataset, folder: str) -> None:
+def _share(rank: int, net: Net, data: TensorDataset, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    score(net, data, name, batch_size=5).save(Path(folder) / str(rank))
+    for name, scores in score_all(net, data, READERS, batch_size=5).items():
+        scores.save(Path(folder) / str(rank) / name)
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", [name for name in SCORERS if SCORERS[name].needs_data])
-def test_two_processes_give_what_one_gives(name: str, net: Net, data: TensorDataset, tmp_path: Path) -> None:
-    from prune_fe.scores import load_scores
-
-    torch.multiprocessing.spawn(_share, (name, net, data, str(tmp_path)), nprocs=2)
-    whole = score(net, data, name)
-    for rank in (0, 1):
-        shared = load_scores(tmp_path / str(rank))
-        assert_same(whole, shared)
-        assert shared.images == 24
+def test_two_processes_give_what_one_gives(net: Net, data: TensorDataset, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_share, (net, data, str(tmp_path)), nprocs=2)
+    for name, whole in score_all(net, data, READERS).items():
+        for rank in (0, 1):
+            shared = load_scores(tmp_path / str(rank) / name)
+            assert_same(whole, shared)
+            assert shared.images == 24
 
 
 def permuted(net: Net, order: Tensor) -> Net:
     """The same function, with the units of `plain` in another order."""
     twin = copy.deepcopy(net)
     with torch.no_grad():
-        for tensor in (twin.plain.weight, twin.plain.bias, twin.norm.weight, twin.norm.bias):
+        for tensor in (twin.plain.weight, twin.plain.bias, twin.plain_norm.weight, twin.plain_norm.bias):
             assert tensor is not None
             tensor.copy_(tensor[order])
         inner = torch.cat([order[order < 4], order[order >= 4]])
@@ -122,43 +138,52 @@ def permuted(net: Net, order: Tensor) -> Net:
 @pytest.mark.parametrize("name", [name for name in SCORERS if name != "random"])  # random judges positions
 def test_permuting_units_permutes_scores(name: str, net: Net, data: TensorDataset) -> None:
     order = torch.tensor([2, 0, 3, 1, 5, 7, 4, 6])
-    plain, twin = score(net.eval(), data, name), score(permuted(net, order).eval(), data, name)
-    np.testing.assert_allclose(twin.keep["plain"], plain.keep["plain"][order.numpy()], rtol=1e-6)
+    plain, twin = score(net, data, name), score(permuted(net, order), data, name)
+    np.testing.assert_allclose(twin.keep["plain"], plain.keep["plain"][order.numpy()], rtol=1e-9)
+    assert len(set(plain.keep["plain"])) > 1
 
 
 def test_the_model_is_left_as_it_was(name: str, net: Net, data: TensorDataset) -> None:
     net.train()
-    net.norm.eval()
+    net.plain_norm.eval()
     net(data.tensors[0]).sum().backward()
+    net.head.requires_grad_(False)
+    net.grouped.weight.grad = None
     weights = copy.deepcopy(net.state_dict())
-    gradients = {key: weight.grad.clone() for key, weight in net.named_parameters() if weight.grad is not None}
+    gradients = {key: copy.deepcopy(weight.grad) for key, weight in net.named_parameters()}
+    required = [weight.requires_grad for weight in net.parameters()]
     modes = [module.training for module in net.modules()]
     attributes = [sorted(vars(module)) for module in net.modules()]
 
-    def broken() -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = data.tensors
-        yield images, labels
-        raise KeyError
+    class Breaking(list[Any]):
+        """The network fails within the second batch."""
 
-    class Broken(list):
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            return broken()
+            yield data.tensors[0], data.tensors[1]
+            net.fails = True
+            yield data.tensors[0], data.tensors[1]
 
     score(net, data, name)
     if SCORERS[name].needs_data:
         with pytest.raises(KeyError):
-            score(net, Broken(), name, example=data.tensors[0][:1])
+            score(net, Breaking(), name, example=data.tensors[0][:1])
+        assert net.fails
 
     assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
-    assert all(torch.equal(dict(net.named_parameters())[key].grad, value) for key, value in gradients.items())  # type: ignore[arg-type]
+    for key, weight in net.named_parameters():
+        before = gradients[key]
+        assert weight.grad is None if before is None else torch.equal(weight.grad, before)  # type: ignore[arg-type]
+    assert [weight.requires_grad for weight in net.parameters()] == required
     assert [module.training for module in net.modules()] == modes
     assert [sorted(vars(module)) for module in net.modules()] == attributes
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    assert torch.is_grad_enabled()
 
 
-def test_a_layer_whose_every_unit_is_dead(name: str, net: Net, data: TensorDataset) -> None:
-    nn.init.zeros_(net.last.weight)
-    nn.init.constant_(net.last.bias, -1.0)  # type: ignore[arg-type]
+def test_units_that_are_all_dead_have_the_same_finite_score(name: str, net: Net, data: TensorDataset) -> None:
+    for parameter in (*net.last.parameters(), net.last_norm.weight):
+        nn.init.zeros_(parameter)
+    nn.init.constant_(net.last_norm.bias, -1.0)
     keep = score(net, data, name).keep["last"]
     assert np.isfinite(keep).all()
     if name != "random":
@@ -166,25 +191,36 @@ def test_a_layer_whose_every_unit_is_dead(name: str, net: Net, data: TensorDatas
 
 
 def test_a_layer_of_one_unit(name: str, data: TensorDataset) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, CLASSES))
-    assert score(net, data, name).keep["0"].shape == (1,)
+    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1), nn.ReLU(), nn.Flatten(), nn.Linear(64, CLASSES)).double()
+    keep = score(net, data, name).keep["0"]
+    assert keep.shape == (1,)
+    assert np.isfinite(keep).all()
 
 
 def test_a_scorer_without_data_needs_none_and_one_with_data_says_so(name: str, net: Net, data: TensorDataset) -> None:
+    example = data.tensors[0][:1]
     if SCORERS[name].needs_data:
         with pytest.raises(InputError, match=f"scorer '{name}' needs images: pass data="):
+            score(net, scorer=name, example=example)
+        return
+    if SCORERS[name].needs_example:
+        with pytest.raises(InputError, match=f"scorer '{name}' looks at the network as it runs: pass example="):
             score(net, scorer=name)
     else:
-        without, with_example = score(net, scorer=name), score(net, scorer=name, example=data.tensors[0][:1])
-        assert_same(without, with_example)
+        assert_same(score(net, scorer=name, example=example), score(net, scorer=name))
+    assert_same(score(net, scorer=name, example=example), score(net, scorer=name, example=torch.zeros_like(example)))
+    assert_same(score(net, scorer=name, example=example), score(net, data, name))
 
 
-def test_non_finite_activations_or_weights_are_refused_by_layer(name: str, net: Net, data: TensorDataset) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused_with_the_layer_where_it_was_seen(
+    name: str, net: Net, data: TensorDataset, value: float
+) -> None:
     if name == "random":
-        return  # reads neither
+        return  # reads neither weights nor maps
     with torch.no_grad():
-        net.grouped.weight[1] = torch.nan
-    with pytest.raises(InputError, match="layer 'grouped'"):
+        (net.grouped_norm if name == "bn-scale" else net.grouped).weight[1] = value
+    with pytest.raises(InputError, match="layer 'head'" if name == "nisp" else "layer 'grouped'"):
         score(net, data, name)
 
 
@@ -195,5 +231,29 @@ def test_settings_are_checked_and_kept(name: str, net: Net, data: TensorDataset)
 
 
 def test_an_unknown_scorer_is_refused_with_the_names_there_are(net: Net) -> None:
-    with pytest.raises(InputError, match="unknown scorer 'l1'; there are feature-entropy, l1-filter, random"):
+    with pytest.raises(InputError, match=f"unknown scorer 'l1'; there are {', '.join(SCORERS)}"):
         score(net, scorer="l1")
+    with pytest.raises(InputError, match="unknown scorer 'l1-filtre'; did you mean 'l1-filter'"):
+        score(net, scorer="l1-filtre")
+
+
+def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple[int, int]:
+    """(bytes of dense sums, entries of sparse ones) that are held after `times` times the same batch."""
+    layers = find_layers(net, batch[0][:1])
+    collection = Collection({name: SCORERS[name]()}, {name: layers}, "abc", torch.device("cpu"))
+    collection.run(net, lambda: [batch] * times)
+    assert collection.images == times * len(batch[0])
+    totals = list(collection.totals[name].values())
+    dense: list[Any] = [value for total in totals for value in total.dense.values()]
+    sparse: list[Any] = [value for total in totals for _, sums in total.parts for value in sums.values()]
+    return sum(value.nbytes for value in dense), sum(len(value.values()) for value in sparse)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "nisp"])  # nisp keeps a row an image
+def test_memory_does_not_grow_with_the_number_of_images(name: str, net: Net, data: TensorDataset) -> None:
+    batch = (data.tensors[0][:4], data.tensors[1][:4])
+    one, two, twenty = (held(name, net, batch, times) for times in (1, 2, 20))
+    assert one[0] == two[0] == twenty[0]
+    assert one[1] == two[1]
+    assert twenty[1] <= (math.log2(20) + 1) * one[1]
+    assert sum(one) > 0

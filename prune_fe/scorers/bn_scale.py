@@ -1,0 +1,38 @@
+"""The scale of the batch norm (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
+section 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from prune_fe.errors import InputError
+from prune_fe.layers import Layer
+from prune_fe.scorers.base import LayerScore, Scorer, Sums
+
+
+@dataclass(frozen=True)
+class BNScale(Scorer):
+    """keep = |γ| of the batch norm between the convolution and the map."""
+
+    needs_data: ClassVar[bool] = False
+    needs_example: ClassVar[bool] = True
+
+    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
+        bare = [layer.name for layer in layers if layer.norm is None]
+        if bare:
+            names = ", ".join(map(repr, bare))
+            raise InputError(f"bn-scale: no batch norm stands between {names} and the maps; leave these layers out")
+
+    def score(
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+    ) -> dict[str, LayerScore]:
+        scores = {}
+        for layer in layers:
+            gamma = model.get_submodule(str(layer.norm)).weight
+            if not isinstance(gamma, Tensor):
+                raise InputError(f"layer {layer.name!r}: its batch norm {layer.norm!r} has no scale (affine=False)")
+            scale = gamma.detach().double().abs()
+            scores[layer.name] = LayerScore(scale, {"bn_scale": scale})
+        return scores

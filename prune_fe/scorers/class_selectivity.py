@@ -1,0 +1,66 @@
+"""Class selectivity (Morcos et al. 2018, "On the importance of single directions for generalization")."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from prune_fe.errors import InputError
+from prune_fe.layers import Layer
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals, one_of
+
+Form = Literal["index", "difference"]
+
+
+@dataclass(frozen=True)
+class ClassSelectivity(MapScorer):
+    """keep = (μ_max − μ_rest) / (μ_max + μ_rest): μ_c is the unit's mean activation on class c, μ_max the largest of
+    them and μ_rest the mean of the other classes' means.
+
+    form: "difference" is μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao & Zhang 2022).
+    of: the number of a class whose μ_c takes the place of μ_max, for the study of this one class.
+
+    A unit that is silent on every class has selectivity 0. Where maps have no ReLU and means may be negative the
+    index divides by |μ_max| + |μ_rest|, so that it stays in [−1, 1].
+    """
+
+    form: Form = "index"
+    of: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("class-selectivity", "form", self.form, get_args(Form))
+        if self.of is not None and (type(self.of) is not int or self.of < 0):
+            raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
+
+    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
+        if classes == 1:
+            raise InputError("class-selectivity compares classes: 1 class is chosen, at least 2 are needed")
+
+    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+        """totals: (classes, units), Σ over the images of the mean over the positions; images: (classes,)."""
+        means = map_totals(maps) / maps[0, 0].numel()
+        totals = torch.zeros(classes, maps.shape[1], dtype=torch.float64).index_add_(0, labels, means)
+        return {"totals": totals, "images": torch.bincount(labels, minlength=classes)}
+
+    def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        images = sums["images"]
+        chosen = images > 0
+        if chosen.sum() < 2:
+            raise InputError("class-selectivity compares classes: the images are of 1 class, at least 2 are needed")
+        mean = sums["totals"][chosen] / images[chosen, None]  # μ (classes, units)
+        if self.of is None:
+            strongest = mean.argmax(dim=0)
+        else:
+            if self.of >= len(images) or not chosen[self.of]:
+                raise InputError(f"class-selectivity: no images of class {self.of}; choose one of those scored on")
+            strongest = torch.full(mean.shape[1:], int(chosen[: self.of].sum()))
+        top = mean.gather(0, strongest[None])[0]
+        others = torch.ones_like(mean).scatter_(0, strongest[None], 0)
+        rest = (mean * others).sum(dim=0) / (len(mean) - 1)
+        selectivity = top - rest
+        if self.form == "index":
+            size = top.abs() + rest.abs()
+            selectivity = torch.where(size > 0, selectivity / size.where(size > 0, 1), 0)
+        return LayerScore(selectivity, {"class_selectivity": selectivity, "class_mean_activation": mean})

@@ -1,0 +1,464 @@
+"""NISP against explicit matrices, multiplied backwards by hand, and Inf-FS against the inverse matrix."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from prune_fe.errors import InputError
+from prune_fe.scorers.nisp import NISP, infinite_feature_selection, spearman
+from prune_fe.scoring import score
+
+Array = NDArray[Any]
+
+
+def entry(one: Array, other: Array, alpha: float) -> float:
+    spread = max(column.std(ddof=1) if len(set(column)) > 1 else 0.0 for column in (one, other))
+    dead = len(set(one)) == 1 or len(set(other)) == 1
+    correlation = 1.0 if dead else round(scipy.stats.spearmanr(one, other).statistic, 12)
+    return alpha * spread + (1 - alpha) * (1 - abs(correlation))
+
+
+def inf_fs(responses: Array, alpha: float = 0.5, r: float | None = None) -> Array:
+    """Roffo et al. 2015, entry by entry, with the inverse; responses: (images, features)."""
+    features = responses.shape[1]
+    A = np.zeros((features, features))
+    for i in range(features):
+        for j in range(features):
+            A[i, j] = entry(responses[:, i], responses[:, j], alpha)
+    radius = max(abs(np.linalg.eigvals(A)))
+    if radius == 0:
+        return np.zeros(features)
+    S = np.linalg.inv(np.eye(features) - (0.9 / radius if r is None else r) * A) - np.eye(features)
+    return S.sum(axis=1)
+
+
+def awkward_responses(seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(rng.integers([2, 1], [12, 7]))
+    if rng.random() < 0.5:
+        values = values.round()  # ties
+    if rng.random() < 0.5:
+        values = values.clip(min=0)
+    values[:, rng.random(values.shape[1]) < 0.2] = rng.choice([0, 0.1])  # dead, and stuck
+    return values
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_inf_fs_is_the_row_sums_of_the_inverse(seed: int, alpha: float) -> None:
+    responses = awkward_responses(seed)
+    found = infinite_feature_selection(torch.from_numpy(responses), alpha)
+    np.testing.assert_allclose(found, inf_fs(responses, alpha), rtol=1e-7, atol=1e-9)
+
+
+def test_inf_fs_is_the_sum_over_the_paths_of_every_length() -> None:
+    responses = np.random.default_rng(0).standard_normal((9, 4))
+    r = 0.01
+    A = np.array([[entry(responses[:, i], responses[:, j], 0.5) for j in range(4)] for i in range(4)])
+    power, total = np.eye(4), np.zeros((4, 4))
+    for _ in range(60):
+        power = power @ (r * A)
+        total += power
+    found = infinite_feature_selection(torch.from_numpy(responses), 0.5, r)
+    np.testing.assert_allclose(found, total.sum(axis=1), rtol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_spearman_is_scipys(seed: int) -> None:
+    values = awkward_responses(seed)
+    values = np.hstack([values, np.random.default_rng(seed).standard_normal((len(values), 1))])
+    found = spearman(torch.from_numpy(values))
+    for i in range(values.shape[1]):
+        for j in range(values.shape[1]):
+            if len(set(values[:, i])) > 1 and len(set(values[:, j])) > 1:
+                expected = scipy.stats.spearmanr(values[:, i], values[:, j]).statistic
+                assert found[i, j].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_inf_fs_by_hand() -> None:
+    # Two responses in opposite order: |Spearman| = 1. σ = √2 and 2√2, so A = ½ [[√2, 2√2], [2√2, 2√2]].
+    responses = torch.tensor([[0.0, 4.0], [2.0, 0.0]])
+    a, r = np.sqrt(2), 0.1
+    A = np.array([[a / 2, a], [a, a]])
+    determinant = (1 - r * A[0, 0]) * (1 - r * A[1, 1]) - (r * A[0, 1]) ** 2
+    expected = [(1 - r * a + r * a) / determinant - 1, (1 - r * a / 2 + r * a) / determinant - 1]
+    assert infinite_feature_selection(responses, 0.5, r).tolist() == pytest.approx(expected)
+
+
+def test_a_single_response_has_the_score_of_a_loop_on_itself() -> None:
+    # A = [α σ], r A = 0.9: 0.9 + 0.9² + … = 9
+    assert infinite_feature_selection(torch.randn(5, 1), 0.5).tolist() == pytest.approx([9])
+
+
+def test_dead_responses_gain_nothing() -> None:
+    responses = torch.randn(20, 4)
+    responses[:, [0, 2]] = torch.tensor([0, 0.1])
+    found = infinite_feature_selection(responses, 0.5)
+    assert max(found[0], found[2]) < min(found[1], found[3])
+
+
+def test_responses_that_are_all_dead_or_stuck_have_score_0() -> None:
+    for images in range(2, 40):  # of many equal numbers the computed deviation is not always 0
+        stuck = torch.full((images, 3), 0.1, dtype=torch.float64)
+        assert infinite_feature_selection(stuck, 0.5).tolist() == [0, 0, 0]
+        assert infinite_feature_selection(stuck, 0.5, r=3.0).tolist() == [0, 0, 0]
+
+
+def test_responses_in_the_same_or_the_opposite_order_differ_by_nothing_but_their_spread() -> None:
+    for images in range(2, 40):
+        response = torch.randn(images)
+        alike = torch.stack([response, response.exp(), -response], dim=1)
+        assert spearman(alike).abs().eq(1).all()
+        assert infinite_feature_selection(alike, alpha=0).tolist() == [0, 0, 0]
+
+
+def test_only_a_given_r_lets_the_scores_follow_the_scale() -> None:
+    responses = torch.randn(20, 4).double()
+    one, half = (infinite_feature_selection(responses * scale, 1.0) for scale in (1, 0.5))
+    assert torch.allclose(one, half)
+    one, half = (infinite_feature_selection(responses * scale, 1.0, r=0.01) for scale in (1, 0.5))
+    assert (half < one).all()
+
+
+def test_an_r_that_is_too_large_is_refused_with_the_bound() -> None:
+    responses = np.random.default_rng(1).standard_normal((9, 4))
+    A = np.array([[entry(responses[:, i], responses[:, j], 0.5) for j in range(4)] for i in range(4)])
+    bound = 1 / max(abs(np.linalg.eigvals(A)))
+    infinite_feature_selection(torch.from_numpy(responses), 0.5, r=bound * 0.999)
+    with pytest.raises(InputError, match=f"nisp: r is .*; the sum over all paths only exists below .* = {bound:.6g}"):
+        infinite_feature_selection(torch.from_numpy(responses), 0.5, r=bound * 1.001)
+
+
+# The matrix of each layer, acting on flattened maps. All loops: no code is shared with what is tested.
+
+
+def of_conv(conv: nn.Conv2d, height: int, width: int) -> tuple[Array, int, int]:
+    """(|W| unrolled, output height, output width)."""
+    weight = conv.weight.detach().abs().numpy()
+    units, per_group, rows, columns = weight.shape
+    (sy, sx), (py, px) = conv.stride, (int(p) for p in conv.padding)
+    high, wide = (height + 2 * py - rows) // sy + 1, (width + 2 * px - columns) // sx + 1
+    matrix = np.zeros((units, high, wide, conv.in_channels, height, width))
+    for u in range(units):
+        first = u // (units // conv.groups) * per_group
+        for y, x, c, ky, kx in np.ndindex(high, wide, per_group, rows, columns):
+            iy, ix = y * sy + ky - py, x * sx + kx - px
+            if 0 <= iy < height and 0 <= ix < width:
+                matrix[u, y, x, first + c, iy, ix] = weight[u, c, ky, kx]
+    return matrix.reshape(units * high * wide, -1), high, wide
+
+
+def of_norm(norm: nn.BatchNorm2d, pixels: int) -> Array:
+    """|γ| / √(var + ε) on the diagonal."""
+    assert norm.running_var is not None
+    scale = norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
+    return np.diag(np.repeat(scale.numpy(), pixels))
+
+
+def of_pool(channels: int, height: int, width: int, size: int, stride: int, padding: int = 0) -> Array:
+    """Each value of a window gets an equal share."""
+    high, wide = (height + 2 * padding - size) // stride + 1, (width + 2 * padding - size) // stride + 1
+    matrix = np.zeros((channels, high, wide, channels, height, width))
+    for c, y, x in np.ndindex(channels, high, wide):
+        rows = [y * stride + k - padding for k in range(size) if 0 <= y * stride + k - padding < height]
+        columns = [x * stride + k - padding for k in range(size) if 0 <= x * stride + k - padding < width]
+        for row in rows:
+            for column in columns:
+                matrix[c, y, x, c, row, column] = 1 / (len(rows) * len(columns))
+    return matrix.reshape(channels * high * wide, -1)
+
+
+def of_average(channels: int, pixels: int) -> Array:
+    return np.kron(np.eye(channels), np.full((1, pixels), 1 / pixels))
+
+
+def summed(scores: Array, units: int) -> Array:
+    """A channel's score is the sum over its positions."""
+    return scores.reshape(units, -1).sum(axis=1)
+
+
+def lively(net: nn.Module) -> Any:
+    """Norms as if trained, with scales of both signs; float64."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return net.double().eval()
+
+
+class SmallVGG(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second, self.norm2 = nn.Conv2d(3, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4)
+        self.depthwise = nn.Conv2d(4, 8, (1, 2), groups=4)
+        self.hidden, self.head = nn.Linear(16, 5), nn.Linear(5, 3)
+        self.relu, self.drop = nn.ReLU(inplace=True), nn.Dropout()
+
+    def responses(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.relu(self.norm1(self.first(x))), 3, 2, 1)
+        x = F.gelu(self.norm2(self.second(x)))
+        x = F.max_pool2d(self.depthwise(x), 2, 1)
+        return self.drop(torch.tanh(self.hidden(torch.flatten(x, 1))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.responses(x))
+
+
+def test_a_small_vgg_is_the_product_of_its_matrices() -> None:
+    net, images = lively(SmallVGG()), torch.randn(12, 2, 14, 14).double()
+    final = inf_fs(net.responses(images).detach().numpy())
+    # 14 -> 14 -> pool 7 -> 3 -> (3, 2) -> pool (2, 1)
+    second, high, wide = of_conv(net.second, 7, 7)
+    depthwise, rows, columns = of_conv(net.depthwise, high, wide)
+    assert (high, wide, rows, columns) == (3, 3, 3, 2)
+    s_pooled = net.hidden.weight.detach().abs().numpy().T @ final
+    s_depthwise = of_pool(8, 3, 2, 2, 1).T @ s_pooled
+    s_second = depthwise.T @ s_depthwise
+    s_first = of_pool(3, 14, 14, 3, 2, 1).T @ second.T @ of_norm(net.norm2, 9) @ s_second
+    keep = score(net, [(images, torch.arange(12) % 3)], "nisp").keep
+    np.testing.assert_allclose(keep["depthwise"], summed(s_depthwise, 8), rtol=1e-9)
+    np.testing.assert_allclose(keep["second"], summed(s_second, 4), rtol=1e-9)
+    np.testing.assert_allclose(keep["first"], summed(s_first, 3), rtol=1e-9)
+
+
+class SmallResNet(nn.Module):
+    """A block on the identity, added in place, and a block with a convolution on the way around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.a1, self.n1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b1, self.m1 = nn.Conv2d(4, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.a2, self.n2 = nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.BatchNorm2d(5)
+        self.b2, self.m2 = nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.down, self.norm = nn.Conv2d(3, 6, 1, stride=2), nn.BatchNorm2d(6)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(6, 3)
+
+    def responses(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        out = self.m1(self.b1(self.relu(self.n1(self.a1(x)))))
+        out += x
+        x = self.relu(out)
+        out = self.m2(self.b2(self.relu(self.n2(self.a2(x)))))
+        out = self.relu(out + self.norm(self.down(x)))
+        return F.adaptive_avg_pool2d(out, 1).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.responses(x))
+
+
+def test_a_small_resnet_sums_the_scores_of_both_ways() -> None:
+    net, images = lively(SmallResNet()), torch.randn(12, 2, 6, 6).double()
+    final = inf_fs(net.responses(images).detach().numpy())
+    a1, b1 = of_conv(net.a1, 6, 6)[0], of_conv(net.b1, 6, 6)[0]
+    a2, b2, down = of_conv(net.a2, 6, 6)[0], of_conv(net.b2, 3, 3)[0], of_conv(net.down, 6, 6)[0]
+    s = {"b2": of_average(6, 9).T @ final}
+    s["down"] = s["b2"]
+    s["a2"] = b2.T @ of_norm(net.m2, 9) @ s["b2"]
+    s["b1"] = a2.T @ of_norm(net.n2, 9) @ s["a2"] + down.T @ of_norm(net.norm, 9) @ s["down"]
+    s["a1"] = b1.T @ of_norm(net.m1, 36) @ s["b1"]
+    s["stem"] = s["b1"] + a1.T @ of_norm(net.n1, 36) @ s["a1"]
+    keep = score(net, [(images, torch.arange(12) % 3)], "nisp").keep
+    assert set(keep) == set(s)
+    for name, scores in s.items():
+        np.testing.assert_allclose(keep[name], summed(scores, len(keep[name])), rtol=1e-9, err_msg=name)
+
+
+class SmallDenseNet(nn.Module):
+    """Norm and activation before the convolution, features concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.norm1, self.first = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)
+        self.norm2, self.second = nn.BatchNorm2d(7), nn.Conv2d(7, 2, 1)
+        self.norm, self.head = nn.BatchNorm2d(9), nn.Linear(9, 3)
+
+    def responses(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.first(torch.relu(self.norm1(x)))], 1)
+        x = torch.cat([x, self.second(torch.relu(self.norm2(F.avg_pool2d(x, 1))))], 1)
+        return torch.relu(self.norm(x)).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.responses(x))
+
+
+def test_a_small_densenet_sums_the_scores_of_all_readers() -> None:
+    net, images = lively(SmallDenseNet()), torch.randn(12, 2, 4, 4).double()
+    final = inf_fs(net.responses(images).detach().numpy())
+    first, second = of_conv(net.first, 4, 4)[0], of_conv(net.second, 4, 4)[0]
+    s_all = of_norm(net.norm, 16) @ of_average(9, 16).T @ final
+    s_second = s_all[7 * 16 :]
+    s_both = s_all[: 7 * 16] + of_norm(net.norm2, 16) @ second.T @ s_second
+    s_first = s_both[3 * 16 :]
+    s_stem = s_both[: 3 * 16] + of_norm(net.norm1, 16) @ first.T @ s_first
+    keep = score(net, [(images, torch.arange(12) % 3)], "nisp").keep
+    for name, scores in {"stem": s_stem, "first": s_first, "second": s_second}.items():
+        np.testing.assert_allclose(keep[name], summed(scores, len(keep[name])), rtol=1e-9, err_msg=name)
+
+
+def cut_down_vgg() -> nn.Module:
+    net = torchvision.models.vgg16_bn(num_classes=10)
+    net.classifier = nn.Sequential(nn.Linear(512 * 49, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("build", "size"),
+    [
+        (lambda: torchvision.models.resnet34(num_classes=10), 32),
+        (lambda: torchvision.models.densenet121(num_classes=10), 32),
+        (cut_down_vgg, 32),
+    ],
+    ids=["resnet34", "densenet121", "vgg16_bn"],
+)
+def test_known_networks_have_a_positive_score_at_every_unit(build: Callable[[], nn.Module], size: int) -> None:
+    net = build()
+    keep = score(net, [(torch.randn(6, 3, size, size), torch.arange(6))], "nisp").keep
+    assert len(keep) == sum(isinstance(module, nn.Conv2d) for module in net.modules())
+    assert all(np.isfinite(scores).all() and (scores > 0).all() for scores in keep.values())
+
+
+def head_after(middle: Callable[[Any, Tensor], Tensor]) -> Any:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+            self.scale, self.norm = nn.Parameter(torch.ones(4, 1, 1)), nn.GroupNorm(2, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(middle(self, torch.relu(self.conv(x))).mean((2, 3)))
+
+    return Net()
+
+
+DATA = [(torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)]
+
+
+@pytest.mark.parametrize(
+    ("middle", "what"),
+    [
+        (lambda net, x: x * torch.sigmoid(net.gate(F.adaptive_avg_pool2d(x, 1))), "a product of two maps"),
+        (lambda net, x: x * net.scale, "a product of two maps"),
+        (lambda net, x: net.norm(x), "group_norm"),
+        (lambda net, x: x.softmax(1), "softmax"),
+        (lambda net, x: x - x.mean((2, 3), keepdim=True), "sub"),
+        (lambda net, x: F.max_pool2d(x, 2, dilation=2), "a dilated max pooling"),
+        (lambda net, x: F.adaptive_max_pool2d(x, 2, return_indices=True)[0], "adaptive_max_pool2d_with_indices"),
+        (lambda net, x: F.batch_norm(x, None, None, training=True), "a batch norm without running statistics"),
+    ],
+    ids=["squeeze-excite", "scale", "group-norm", "softmax", "difference", "dilated", "indices", "batch-statistics"],
+)
+def test_what_has_no_reading_is_refused_by_name_before_images_are_read(middle: Any, what: str) -> None:
+    with pytest.raises(InputError, match=f"nisp cannot propagate scores through {what}"):
+        score(head_after(middle), Unreadable(), "nisp", layers=["conv"], example=DATA[0][0][:1])
+
+
+@pytest.mark.parametrize(
+    ("middle", "factor"),
+    [
+        (lambda net, x: x * -2, 2.0),
+        (lambda net, x: F.adaptive_max_pool2d(x, 2), 1.0),
+        (lambda net, x: F.max_pool2d(F.dropout(x, 0.3, net.training), 2), 1.0),
+    ],
+    ids=["factor", "adaptive-max", "dropout"],
+)
+def test_what_is_linear_is_read_as_such(middle: Any, factor: float) -> None:
+    # The mean over the positions behind it makes each unit's score that of its response.
+    net = head_after(middle)
+    with torch.no_grad():
+        responses = middle(net.eval(), torch.relu(net.conv(DATA[0][0]))).mean((2, 3))
+    expected = factor * inf_fs(responses.double().numpy())
+    np.testing.assert_allclose(score(net, DATA, "nisp", layers=["conv"]).keep["conv"], expected, rtol=1e-6)
+
+
+def test_features_of_several_positions_are_responses_too() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 3, 7), nn.Linear(3, 2)
+
+        def responses(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(x)).flatten(2).transpose(1, 2)  # (images, positions, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.responses(x)).mean(1)
+
+    net = Tokens().double()
+    images = DATA[0][0].double()
+    final = inf_fs(net.responses(images).flatten(1).detach().numpy()).reshape(4, 3)
+    keep = score(net, [(images, DATA[0][1])], "nisp").keep["conv"]
+    np.testing.assert_allclose(keep, final.sum(axis=0), rtol=1e-9)
+
+
+def test_maps_that_cannot_reach_the_responses_are_refused() -> None:
+    net = head_after(lambda net, x: x.detach())
+    with pytest.raises(InputError, match="the maps of no layer reach the final responses"):
+        score(net, DATA, "nisp", layers=["conv"])
+
+
+def test_a_network_that_does_not_end_in_a_linear_classifier_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match="what a linear classifier is given .*; layer '2' is a Conv2d"):
+        score(net, DATA, "nisp")
+
+
+class Unreadable(Dataset[Any]):
+    """Six images; reading one fails."""
+
+    classes, targets = ("cat", "dog"), (0, 1, 0, 1, 0, 1)
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("an image was read")
+
+
+def test_more_images_than_rows_are_refused_before_any_is_read_where_their_number_is_known() -> None:
+    net = head_after(lambda net, x: x)
+    with pytest.raises(InputError, match="nisp keeps a row for each image, at most 5, and there are 6; score on fewer"):
+        score(net, Unreadable(), NISP(rows=5), layers=["conv"], example=DATA[0][0][:1])
+    with pytest.raises(InputError, match="nisp compares the responses to several images, there is 1"):
+        score(net, Unreadable(), NISP(), layers=["conv"], classes=[0, 1][:1], samples=1, example=DATA[0][0][:1])
+
+
+def test_where_their_number_is_not_known_rows_bound_the_memory() -> None:
+    net, (images, labels) = head_after(lambda net, x: x), DATA[0]
+    assert score(net, DATA, NISP(rows=6), layers=["conv"]).images == 6
+    batches = [(images[i : i + 1], labels[i : i + 1]) for i in range(6)]
+    for rows, data in ((5, DATA), (4, batches)):
+        with pytest.raises(InputError, match=f"leaves a row, at most {rows} are kept \\(setting rows\\); take fewer"):
+            score(net, data, NISP(rows=rows), layers=["conv"])
+    with pytest.raises(InputError, match="compares the responses to several images, there was 1"):
+        score(net, batches[:1], NISP(), layers=["conv"])
+
+
+def wrong_settings() -> Iterator[tuple[dict[str, Any], str]]:
+    for alpha in (-0.1, 1.1, "half", float("nan")):
+        yield {"alpha": alpha}, f"nisp: alpha is {alpha!r}, allowed are numbers from 0 to 1"
+    for r in (0, -1.0, "big"):
+        yield {"r": r}, f"nisp: r is {r!r}, allowed are positive numbers, or none"
+    for rows in (1, 2.5, None, True):
+        yield {"rows": rows}, f"nisp: rows is {rows!r}, allowed are whole numbers from 2"
+
+
+@pytest.mark.parametrize(("setting", "message"), list(wrong_settings()))
+def test_wrong_settings_say_what_is_allowed(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        NISP(**setting)

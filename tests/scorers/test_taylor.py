@@ -1,0 +1,196 @@
+"""Taylor against gates that the tested network really has."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prune_fe.errors import InputError
+from prune_fe.scorers.base import Scorer
+from prune_fe.scorers.taylor import Square, Taylor
+from prune_fe.scoring import score, score_all
+
+CLASSES = 3
+UNITS = {"stem": 4, "inner": 5, "outer": 4, "single": 1}
+
+
+class Gated(nn.Module):
+    """A ReLU in place, a residual sum in place, a dead unit and a layer of one unit. gates: layer -> (units,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.inner, self.outer = nn.Conv2d(4, 5, 3, padding=1), nn.Conv2d(5, 4, 3, padding=1)
+        self.single, self.head = nn.Conv2d(4, 1, 1), nn.Linear(36, CLASSES)
+        self.relu = nn.ReLU(inplace=True)
+        with torch.no_grad():
+            self.norm.weight[2], self.norm.bias[2] = 0, -1
+
+    def forward(self, x: Tensor, gates: dict[str, Tensor] | None = None) -> Tensor:
+        def gate(name: str, maps: Tensor) -> Tensor:
+            return maps if gates is None else maps * gates[name][:, None, None]
+
+        x = gate("stem", self.relu(self.norm(self.stem(x))))
+        identity = x
+        out = gate("inner", self.relu(self.inner(x)))
+        out = gate("outer", self.outer(out))
+        out += identity
+        out = gate("single", F.silu(self.single(self.relu(out))))
+        return self.head(out.flatten(1))
+
+
+@pytest.fixture
+def net() -> Gated:
+    return Gated().double().eval()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(10, 2, 6, 6, dtype=torch.float64), torch.arange(10) % CLASSES
+
+
+def loss_with(gates: dict[str, Tensor], net: Gated, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(net(images, gates), labels)
+
+
+def open_gates(**options: Any) -> dict[str, Tensor]:
+    return {name: torch.ones(units, dtype=torch.float64, **options) for name, units in UNITS.items()}
+
+
+def by_gates(net: Gated, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """∂E/∂z of all images in one go."""
+    gates = open_gates(requires_grad=True)
+    loss_with(gates, net, images, labels).backward()
+    return {name: gate.grad for name, gate in gates.items() if gate.grad is not None}
+
+
+def test_total_is_the_squared_gradient_of_the_mean_loss(net: Gated, batch: Any) -> None:
+    keep = score(net, [batch], "taylor").keep
+    for name, gradient in by_gates(net, *batch).items():
+        np.testing.assert_allclose(keep[name], gradient.square(), rtol=1e-9, atol=1e-18)
+    assert keep["stem"][2] == 0
+
+
+def test_total_is_what_finite_differences_give(net: Gated, batch: Any) -> None:
+    keep, h = score(net, [batch], "taylor").keep, 1e-5
+    for name, units in UNITS.items():
+        for unit in range(units):
+            losses = []
+            for step in (h, -h):
+                gates = open_gates()
+                gates[name][unit] += step
+                losses.append(loss_with(gates, net, *batch).item())
+            assert keep[name][unit] == pytest.approx(((losses[0] - losses[1]) / (2 * h)) ** 2, rel=1e-5, abs=1e-14)
+
+
+def test_image_is_the_mean_of_each_images_own_square(net: Gated, batch: Any) -> None:
+    keep = score(net, [batch], Taylor("image")).keep
+    squares = [by_gates(net, image[None], label[None]) for image, label in zip(*batch, strict=True)]
+    for name in UNITS:
+        expected = sum(gradient[name].square() for gradient in squares) / len(squares)
+        np.testing.assert_allclose(keep[name], expected, rtol=1e-9, atol=1e-18)
+
+
+def test_by_hand() -> None:
+    # One pixel a, logits (z a, 0): E = ln(1 + e^(−a)) for label 0, its gradient −a / (1 + e^a); for label 1 it is
+    # a / (1 + e^(−a)). a = ln 3: −ln 3 / 4 and 3 ln 3 / 4.
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(1, 2, bias=False)).double()
+    with torch.no_grad():
+        net[0].weight.fill_(1)  # type: ignore[operator]
+        net[2].weight.copy_(torch.tensor([[1.0], [0.0]]))  # type: ignore[operator]
+    ln3 = np.log(3)
+    data = [(torch.full((2, 1, 1, 1), ln3, dtype=torch.float64), torch.tensor([0, 1]))]
+    assert score(net, data, Taylor("total")).keep["0"] == pytest.approx((ln3 / 4) ** 2)
+    assert score(net, data, Taylor("image")).keep["0"] == pytest.approx((ln3**2 + 9 * ln3**2) / 32)
+
+
+@pytest.mark.parametrize("square", ["total", "image"])
+def test_accumulated_over_batches_it_is_that_of_one_batch(net: Gated, batch: Any, square: Square) -> None:
+    images, labels = batch
+    parts = list(zip(images.split([1, 6, 3]), labels.split([1, 6, 3]), strict=True))
+    whole, cut = score(net, [batch], Taylor(square)), score(net, parts, Taylor(square))
+    for name in UNITS:
+        np.testing.assert_allclose(cut.keep[name], whole.keep[name], rtol=1e-9, atol=1e-20)
+
+
+def test_the_two_squares_are_told_apart_where_gradients_cancel(net: Gated, batch: Any) -> None:
+    total, image = score(net, [batch], Taylor("total")).keep, score(net, [batch], Taylor("image")).keep
+    assert (image["inner"] > total["inner"]).all()
+
+
+def test_frozen_parameters_change_nothing(net: Gated, batch: Any) -> None:
+    free = score(net, [batch], "taylor").keep
+    frozen = score(net.requires_grad_(False), [batch], "taylor").keep
+    for name in UNITS:
+        np.testing.assert_array_equal(frozen[name], free[name])
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_it_works_where_gradients_are_off(net: Gated, batch: Any) -> None:
+    expected = score(net, [batch], "taylor").keep
+    with torch.no_grad():
+        found = score(net, [batch], "taylor").keep
+        assert not torch.is_grad_enabled()
+    for name in UNITS:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_the_parameters_own_gradients_are_not_touched(net: Gated, batch: Any) -> None:
+    score(net, [batch], "taylor")
+    assert all(parameter.grad is None for parameter in net.parameters())
+    net(batch[0]).sum().backward()
+    before = [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+    score(net, [batch], "taylor")
+    after = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    assert len(before) == len(after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_beside_others_with_and_without_gradients_it_gives_what_it_gives_alone(net: Gated, batch: Any) -> None:
+    judges: dict[str, str | Scorer] = {
+        "total": Taylor("total"),
+        "mean": "mean-activation",
+        "image": Taylor("image"),
+        "zeros": "apoz",
+    }
+    together = score_all(net, [batch], judges)
+    for label, judge in judges.items():
+        alone = score(net, [batch], judge)
+        for name in UNITS:
+            np.testing.assert_allclose(together[label].keep[name], alone.keep[name], rtol=1e-12)
+
+
+def test_a_layer_that_no_gradient_reaches_is_refused_by_name() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).detach()).mean((2, 3))
+
+    with pytest.raises(InputError, match="layer 'first': no gradient reaches its maps"):
+        score(Cut(), [(torch.randn(2, 1, 3, 3), torch.tensor([0, 1]))], "taylor")
+
+
+def test_a_network_without_logits_for_every_label_is_refused() -> None:
+    data = [(torch.randn(2, 1, 3, 3), torch.tensor([0, 1]))]
+    with pytest.raises(InputError, match=r"pass a data set that has `classes`"):
+        score(nn.Sequential(nn.Conv2d(1, 2, 1)), data, "taylor")
+
+    class Named(list[Any]):
+        classes = ("cat", "dog", "cow")
+
+    with pytest.raises(InputError, match=r"returns \(2, 1, 3, 3\); gradients need logits \(images, classes\)"):
+        score(nn.Sequential(nn.Conv2d(1, 1, 1)), Named(data), "taylor")
+    three = Named([(torch.randn(2, 1, 1, 1), torch.tensor([0, 2]))])
+    with pytest.raises(InputError, match=r"returns \(2, 2\); gradients need logits \(images, classes\)"):
+        score(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten()), three, "taylor")
+
+
+def test_wrong_settings_say_what_is_allowed() -> None:
+    with pytest.raises(InputError, match="taylor: square is 'batch', allowed are total, image"):
+        Taylor(square="batch")  # type: ignore[arg-type]
