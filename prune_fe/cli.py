@@ -7,10 +7,12 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,17 +21,23 @@ import cyclopts
 from cyclopts import App, Parameter, validators
 from rich.console import Console
 
-from prune_fe.errors import DataError, EnvironmentFault, InputError, PruneFEError
-from prune_fe.reporting import ConsoleReporter, results_table
+from prune_fe.errors import CheckpointError, DataError, EnvironmentFault, InputError, PruneFEError
+from prune_fe.reporting import ConsoleReporter, layer_table, results_table, study_table, training_table
 from prune_fe.scorers import SCORERS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from prune_fe.data import Splits
+    from prune_fe.recipe import Recipe
+    from prune_fe.results import RunFolder
+    from prune_fe.scores import Scores
 
 WIDTH = 100
 """Columns of the table where there is no terminal."""
+
+ABOUT_SCORES = "score.json"
+"""What was asked for, and where it was done; it marks a folder of scores."""
 
 app = App(
     name="prune-fe",
@@ -43,13 +51,6 @@ app = App(
 def _check_device(_: Any, value: str) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
         raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
-
-
-def _check_scorer(_: Any, value: str) -> None:
-    if value not in SCORERS:
-        from prune_fe.recipe import nearest
-
-        raise ValueError(nearest(value, SCORERS))
 
 
 # What several commands take.
@@ -115,33 +116,13 @@ def run(
     set_
         KEY=VALUE, any other key of the recipe: --set finetune.lr=1e-3.
     """
-    from prune_fe.recipe import load_recipe
-    from prune_fe.results import RunFolder
-
     named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
-    checked = load_recipe(recipe, overrides)
-    if checked.data.source == "folder":
-        if checked.data.path is None:
-            raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
-        _require_data(checked.data.path)
-    content = checked.model_dump(mode="json")
-    if resume is None:
-        folder = RunFolder.create(output, checked.name, content)
-    else:
-        folder = RunFolder.resume(_latest(output, checked.name) if resume == "auto" else Path(resume), content)
-    reporter.say(f"run folder: {folder.path}")
+    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
     from prune_fe.run import run as run_recipe
 
-    try:
-        with reporter.showing():
-            rows = run_recipe(checked, folder, reporter)
-    except PruneFEError:
-        if resume is None:
-            folder.discard()
-        raise
-    finally:
-        folder.close()
+    with _discarded_if_empty(folder, resume), reporter.showing():
+        rows = run_recipe(checked, folder, reporter)
     console.print(results_table(rows))
     last = folder.path / f"seed-{checked.seeds[-1]}" / checked.scorers[0].label / "pruned"
     reporter.say(f"results: {folder.path}/summary.csv, log.jsonl, and scores by unit in {last.parent}/scores.csv")
@@ -162,61 +143,157 @@ def score(
             help=f"{DATA} Scorers that read weights only need none.",
         ),
     ] = None,
-    scorer: Annotated[str, Parameter(help=f"{', '.join(SCORERS)}.", validator=_check_scorer)] = "feature-entropy",
+    scorer: Annotated[
+        tuple[str, ...],
+        Parameter(help=f"One or more of {', '.join(SCORERS)}.", consume_multiple=True),
+    ] = ("feature-entropy",),
     checkpoint: Checkpoint = None,
+    from_checkpoints: Path | None = None,
     num_classes: Outputs = None,
     size: Size = None,
-    classes: Annotated[int | None, Parameter(validator=Counted)] = None,
+    classes: Annotated[list[str] | None, Several] = None,
     samples: Annotated[int | None, Parameter(validator=Counted)] = None,
     layers: Annotated[list[str] | None, Several] = None,
-    output: Output = Path("scores"),
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
     seed: Seed = 0,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
-    """Score every unit of a network; writes scores.csv, layers.csv and scores.npz.
+    """Score every unit of a network; several scorers share one pass over the images.
+
+    Writes OUTPUT/SCORER/scores.csv (a line a unit), classes.csv (a line a unit and class), layers.csv and scores.npz
+    (prune_fe.load_scores). The same command goes on where it was interrupted, and reuses what is finished.
 
     Parameters
     ----------
+    from_checkpoints
+        A folder of state dicts: each is scored, in the order of their names, into OUTPUT/CHECKPOINT/SCORER.
     classes
-        How many classes to score on, drawn with the seed; default all.
+        How many classes to score on, drawn with the seed, or the names of two or more; default all.
     samples
         Training images of each class; default all.
     layers
         Names of modules; default every convolution with a map.
+    output
+        A new folder, or one to go on with.
     seed
         Draws the classes and the images.
     set_
-        KEY=VALUE, a setting of the scorer: --set rank=edges.
+        KEY=VALUE, a setting of the scorer: --set rank=edges; of one of several: --set feature-entropy.rank=edges.
     """
-    _require_new(output)
+    _require_scorers(scorer)
+    if from_checkpoints is not None and checkpoint is not None:
+        raise InputError("--checkpoint and --from-checkpoints: give one of them")
     _require_data(data)
-    settings = _assignments(set_)
-    from prune_fe.scoring import score as score_units
-    from prune_fe.scoring import scorer_of
+    _require_own(output)
+    series = _checkpoints(from_checkpoints) if from_checkpoints is not None else {}
+    settings = _settings_of(scorer, _assignments(set_))
+    from prune_fe.results import write_table
+    from prune_fe.scoring import score_all, scorer_of
 
-    judge = scorer_of(scorer, settings)[1]
-    if judge.needs_data and data is None:
-        raise InputError(f"scorer {scorer!r} needs images: pass --data PATH")
-    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
-    with reporter.showing():
-        scores = score_units(
-            network, splits.train if splits and judge.needs_data else None, judge, layers=layers, classes=classes,
-            samples=samples, seed=seed, batch_size=batch_size, workers=workers,
-            progress=reporter.progress("scoring"), example=example,
+    judges = {name: scorer_of(name, settings[name])[1] for name in scorer}
+    if data is None and (readers := [name for name, judge in judges.items() if judge.needs_data]):
+        raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
+    first = next(iter(series.values()), checkpoint)
+    network, splits, example = _network_and_data(model, first, data, num_classes, size, device, seed)
+    train = splits.train if splits else None
+    chosen = _chosen_classes(classes, splits)
+    asked = {
+        "model": model, "size": example.shape[-1], "classes": classes, "samples": samples, "seed": seed,
+        "batch_size": batch_size, "scorers": {name: judge.settings for name, judge in judges.items()},
+    }  # fmt: skip
+
+    def scored(folder: Path) -> dict[str, Scores]:
+        for name in judges:
+            if (folder / name / "scores.npz").exists():
+                reporter.say(f"{folder / name} is there already; it is used again if nothing has changed")
+        return score_all(
+            network, train, judges, layers=layers, classes=chosen, samples=samples, seed=seed, batch_size=batch_size,
+            workers=workers, example=example, progress=reporter.progress(f"scoring {folder}"), folder=folder,
         )  # fmt: skip
-    scores.save(output)
-    units = sum(len(keep) for keep in scores.keep.values())
-    reporter.say(
-        f"{units} units in {len(scores.keep)} layers, {scores.images} images, {scores.seconds:.1f} s: "
-        f"{output}/scores.csv"
-    )
+
+    with _folder_of_scores(output, asked), reporter.showing():
+        if series:
+            rows = _score_series(series, network, splits, output, scored)
+            write_table(output / "training.csv", rows)
+        else:
+            found = scored(output)
+            if images := next((each.provenance["images"] for each in found.values() if each.images), None):
+                write_table(output / "images.csv", ({"image": name, "class": of} for name, of in images))
+    if series:
+        console.print(training_table(rows))
+        reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
+        return
+    for name, scores in found.items():
+        console.print(layer_table(name, scores))
+        reporter.say(f"{output}/{name}/scores.csv   (in Python: prune_fe.load_scores({str(output / name)!r}))\n")
     outputs = None if _is_saved(model) else num_classes or (len(splits.classes) if splits else None)
     given = {"--checkpoint": checkpoint, "--num-classes": outputs, "--size": example.shape[-1]}
     same = [word for flag, value in given.items() if value is not None for word in (flag, value)]
-    _say_next("prune", "--model", model, *same, "--scores", output, "--ratio", 0.5, "--output", "pruned")
+    _say_next("prune", "--model", model, *same, "--scores", output / scorer[0], "--ratio", 0.5, "--output", "pruned")
+
+
+@app.command
+def study(
+    kind: Literal["rescaling", "randomness", "characterisation"],
+    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    *,
+    data: DataPath | None = None,
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
+    resume: str | None = None,
+    layer: str | None = None,
+    unit: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
+    class_: Annotated[str | None, Parameter(name="--class")] = None,
+    samples: Annotated[int | None, Parameter(validator=Counted)] = None,
+    seed: Seed | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: Workers | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> None:
+    """Print the tables of one of the paper's studies of a unit, for the network that a recipe trains.
+
+    rescaling (tables 1, 6, 9): the images, the filters or both halved. randomness (tables 2, 7, 10): a trained unit
+    against 100 random ones. characterisation (table 5): birth, maximum and integral of the Betti curve.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, such as recipes/quickstart.yaml; its scorers, pruning and fine-tuning play no part.
+    output
+        Where the run's own folder is made.
+    resume
+        A run folder whose trained network is studied, or "auto" for the recipe's latest one in --output.
+    layer
+        A convolution, or any other module with maps such as a residual block; default the last convolution.
+    unit
+        Its number; default the one with the least H/ε for the class, of those with ε of a half or more.
+    class_
+        The name of the class; default the first.
+    samples
+        Training images of a class; default the recipe's, or all.
+    seed
+        Which of the recipe's networks; default its first seed.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    threads
+        CPU threads.
+    set_
+        KEY=VALUE, any other key of the recipe.
+    """
+    named = {"data.path": data, "device": device, "threads": threads, "workers": workers}
+    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
+    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+    from prune_fe.studies import study as study_recipe
+
+    with _discarded_if_empty(folder, resume), reporter.showing():
+        tables = study_recipe(kind, checked, folder, reporter, seed, layer, unit, class_, samples)
+    for table in tables:
+        console.print(study_table(table))
+        console.print()
+    reporter.say(f"results: {folder.path}/study-{kind}.csv and .md, and the trained network for --resume {folder.path}")
 
 
 @app.command
@@ -287,6 +364,7 @@ def finetune(
     device: Device = "auto",
     seed: Seed = 0,
     output: Output = Path("finetuned"),
+    checkpoints: Path | None = None,
 ) -> None:
     """Train a network on train/ and keep its best epoch on images held out from train/.
 
@@ -304,18 +382,24 @@ def finetune(
         bfloat16 on CUDA.
     seed
         Draws the held-out images and their order in each epoch.
+    checkpoints
+        A new folder for the weights before training and after each epoch, to score with --from-checkpoints.
     """
     _require_new(output)
+    if checkpoints is not None:
+        _require_new(checkpoints)
     _require_data(data)
     if schedule == "cosine" and epochs is None:
         raise InputError("the cosine schedule needs --epochs")
-    from prune_fe.models import save
+    from prune_fe.models import save, save_weights
     from prune_fe.training import Epoch, best_epoch
     from prune_fe.training import finetune as train
 
     network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
     assert splits is not None
 
+    if checkpoints is not None:
+        save_weights(network, checkpoints / "epoch-000.pth")
     with reporter.showing():
         bar = reporter.progress("fine-tuning")
 
@@ -326,6 +410,8 @@ def finetune(
                     f"epoch {epoch.number}: lr {epoch.learning_rate:.2g}, training loss {epoch.train_loss:.4f}, "
                     f"validation accuracy {epoch.validation_accuracy:.2%}, {epoch.seconds:.1f} s"
                 )
+                if checkpoints is not None:
+                    save_weights(network, checkpoints / f"epoch-{epoch.number:03}.pth")
 
         history = train(
             network, splits.train, splits.validation, lr=lr, schedule=schedule, epochs=epochs, momentum=momentum,
@@ -387,8 +473,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
-        again = "; `prune-fe run ... --resume auto` goes on behind the last finished step" if "run" in words[:1] else ""
-        print(f"prune-fe: interrupted{again}", file=sys.stderr)
+        again = {
+            "run": "; `prune-fe run ... --resume auto` goes on behind the last finished step",
+            "score": "; the same command goes on where it stopped",
+        }
+        print(f"prune-fe: interrupted{again.get(words[0], '')}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
@@ -454,6 +543,137 @@ def _require_data(path: str | None) -> None:
         raise DataError(f"{path}: no such folder or tar file")
 
 
+def _recipe_and_folder(
+    recipe: Path, overrides: dict[str, Any], output: Path, resume: str | None
+) -> tuple[Recipe, RunFolder]:
+    """The checked recipe, and a run folder of its own or the one to go on with."""
+    from prune_fe.recipe import load_recipe
+    from prune_fe.results import RunFolder
+
+    checked = load_recipe(recipe, overrides)
+    if checked.data.source == "folder":
+        if checked.data.path is None:
+            raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
+        _require_data(checked.data.path)
+    content = checked.model_dump(mode="json")
+    if resume is None:
+        folder = RunFolder.create(output, checked.name, content)
+    else:
+        folder = RunFolder.resume(_latest(output, checked.name) if resume == "auto" else Path(resume), content)
+    reporter.say(f"run folder: {folder.path}")
+    return checked, folder
+
+
+@contextmanager
+def _discarded_if_empty(folder: RunFolder, resume: str | None) -> Iterator[None]:
+    """Inside, `folder` is used; a new one is taken away again when nothing could be done."""
+    try:
+        yield
+    except PruneFEError:
+        if resume is None:
+            folder.discard()
+        raise
+    finally:
+        folder.close()
+
+
+def _require_scorers(names: Sequence[str]) -> None:
+    """A misspelt one is said before torch is loaded."""
+    from prune_fe.recipe import nearest
+
+    for name in names:
+        if name not in SCORERS:
+            raise InputError(f"--scorer {name}: {nearest(name, SCORERS)}")
+        if list(names).count(name) > 1:
+            raise InputError(f"--scorer {name}: stands twice")
+
+
+def _require_own(output: Path) -> None:
+    """A folder of scores may be there already, nothing else."""
+    if not (output / ABOUT_SCORES).is_file() and not (output.is_dir() and not any(output.iterdir())):
+        _require_new(output)
+
+
+@contextmanager
+def _folder_of_scores(output: Path, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, `output` is there and nobody else's; a new one is taken away again when nothing could be done."""
+    from prune_fe.results import environment, locked, write_json
+
+    new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        write_json(output / ABOUT_SCORES, {**asked, "environment": environment()})
+        try:
+            yield
+        except PruneFEError:
+            if new and not any(entry.is_dir() for entry in output.iterdir()):
+                shutil.rmtree(output)
+            raise
+
+
+def _checkpoints(folder: Path) -> dict[str, Path]:
+    """Name -> file of every state dict in `folder`; numbers in the names count as numbers."""
+    files = [path for path in folder.glob("*") if path.suffix in (".pth", ".pt", ".safetensors")]
+    if not files:
+        raise CheckpointError(f"{folder}: no .pth, .pt or .safetensors file there")
+    parts = {path: re.split(r"(\d+)", path.stem) for path in files}
+    ordered = sorted(files, key=lambda path: [(int(p), "") if p.isdigit() else (-1, p) for p in parts[path]])
+    if len({path.stem for path in files}) < len(files):
+        raise CheckpointError(f"{folder}: two files differ in their endings only; their scores would need one folder")
+    return {path.stem: path for path in ordered}
+
+
+def _settings_of(scorers: Sequence[str], assigned: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scorer -> its settings, from KEY=VALUE for the only scorer and SCORER.KEY=VALUE for one of several."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in scorers}
+    for key, value in assigned.items():
+        name, dot, setting = key.rpartition(".")
+        if not dot and len(found) > 1:
+            raise InputError(f"--set {key}: there are several scorers, write SCORER.{key}=VALUE")
+        if dot and name not in found:
+            raise InputError(f"--set {key}: {name!r} is not among the scorers {', '.join(found)}")
+        found[name or scorers[0]][setting] = value
+    return found
+
+
+def _chosen_classes(words: Sequence[str] | None, splits: Splits | None) -> int | list[int] | None:
+    """How many classes, or the numbers of those named."""
+    if words is None or splits is None:
+        return None
+    if len(words) == 1 and words[0].isdigit():
+        return int(words[0])
+    if unknown := [word for word in words if word not in splits.classes]:
+        from prune_fe.recipe import nearest
+
+        raise InputError(f"--classes {unknown[0]}: no such class; {nearest(unknown[0], splits.classes[:20])}")
+    return [splits.classes.index(word) for word in words]
+
+
+def _score_series(
+    series: Mapping[str, Path],
+    network: nn.Module,
+    splits: Splits | None,
+    output: Path,
+    scored: Callable[[Path], Mapping[str, Scores]],
+) -> list[dict[str, Any]]:
+    """A row for every checkpoint, scorer, layer and quantity, with the network's accuracy and loss on val/."""
+    from prune_fe.evaluation import evaluate as measure
+    from prune_fe.models import load_weights
+
+    rows = []
+    for name, file in series.items():
+        load_weights(network, file)
+        result = measure(network, splits.test) if splits else None
+        quality = {"accuracy": result and result.accuracy, "loss": result and result.loss}
+        for scorer, scores in scored(output / name).items():
+            for layer in scores.keep:
+                for quantity in scores.raw:
+                    mean = scores.layer_mean(quantity, layer)
+                    row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
+                    rows.append(row | quality)
+    return rows
+
+
 def _latest(output: Path, name: str) -> Path:
     runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
     if not runs:
@@ -488,7 +708,7 @@ def _network_and_data(
     if not saved:
         outputs = num_classes or (len(splits.classes) if splits else 1000)
         torch.manual_seed(seed)  # without a checkpoint, `score` and `prune` should see the same weights
-        network = models.build(model, outputs, channels=splits.channels if splits else 3)
+        network = models.build(model, outputs, in_channels=splits.channels if splits else 3)
         if checkpoint is None:
             reporter.say(f"note: {model} starts with random weights; --checkpoint FILE reads trained ones")
     if checkpoint is not None:

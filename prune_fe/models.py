@@ -73,24 +73,28 @@ class SmallVGG(nn.Module):
         return self.classifier(self.pool(self.features(images)).flatten(1))
 
 
-def build(name: str, classes: int, *, channels: int = 3, pretrained: bool = False, **arguments: Any) -> nn.Module:
+def build(name: str, classes: int, *, in_channels: int = 3, pretrained: bool = False, **arguments: Any) -> nn.Module:
     """A network by name: `vgg-small`, a torchvision name, or a timm name; `torchvision/…` and `timm/…` say which.
 
     pretrained downloads the library's weights; with another number of classes only timm can do that. arguments go
-    to the network's own constructor.
+    to the network's own constructor; in_channels is of the images.
     """
     library, plain = _library_of(name)
-    if library == "torchvision" and channels != 3:
-        raise InputError(f"model {name!r} reads 3 channels, the images have {channels}; timm's models take any number")
+    if library == "torchvision" and in_channels != 3:
+        raise InputError(
+            f"model {name!r} reads 3 channels, the images have {in_channels}; timm's models take any number"
+        )
     if library == "prune_fe" and pretrained:
         raise InputError(f"model {name!r} has no pretrained weights")
     try:
         if library == "prune_fe":
-            return SmallVGG(classes, channels, **arguments)
+            return SmallVGG(classes, in_channels, **arguments)
         if library == "timm":
             import timm
 
-            return timm.create_model(plain, pretrained=pretrained, num_classes=classes, in_chans=channels, **arguments)
+            return timm.create_model(
+                plain, pretrained=pretrained, num_classes=classes, in_chans=in_channels, **arguments
+            )
         return _torchvision(plain, classes, pretrained, arguments)
     except OSError as error:
         raise EnvironmentFault(f"model {name!r}: its weights cannot be fetched ({error})") from error
@@ -167,6 +171,15 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if extra:
         raise CheckpointError(f"{path}: {extra[0]!r} is not in the model; it is a checkpoint of another model")
     model.load_state_dict(state)
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write the state dict to a .pth file that load_weights reads; the whole file or none of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    torch.save(model.state_dict(), partial)
+    partial.replace(path)
 
 
 def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:

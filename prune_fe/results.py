@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from prune_fe.errors import EnvironmentFault, InputError
+from prune_fe.scores import safe_cell
 
 PACKAGES = (
     "prune-fe",
@@ -44,17 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
         self.path = path
-        self._lock = (path / ".lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            owner = self._lock.read()
-            self._lock.close()
-            raise EnvironmentFault(f"{path} is in use by another run (process {owner})") from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self._lock = locked(path)
         try:
             self._begin(recipe)
         except BaseException:
@@ -124,15 +115,13 @@ class RunFolder:
         return found
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        rows = list(rows)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-        _write(self.path / name, text.getvalue())
+        write_table(self.path / name, rows)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        _write(self.path / name, json.dumps(_plain(content), indent=1) + "\n")
+        write_json(self.path / name, content)
+
+    def write_text(self, name: str, text: str) -> None:
+        _write(self.path / name, text)
 
     def discard(self) -> None:
         """Take away the folder of a run that failed before it had done anything."""
@@ -142,6 +131,36 @@ class RunFolder:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def locked(folder: Path) -> TextIO:
+    """A file that keeps other processes out of `folder` until it is closed; EnvironmentFault if one is in there."""
+    lock = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read()
+        lock.close()
+        raise EnvironmentFault(f"{folder} is in use by another run (process {owner})") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write(path, json.dumps(_plain(content), indent=1) + "\n")
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV file with a line a row, and the first row's keys as its heading."""
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
+    _write(path, text.getvalue())
 
 
 def _write(path: Path, text: str) -> None:
@@ -171,11 +190,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(value: Any) -> Any:
-    """A spreadsheet takes a text that begins like a formula for one; an apostrophe keeps it a text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def environment() -> dict[str, Any]:

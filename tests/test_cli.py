@@ -27,6 +27,7 @@ from prune_fe.costs import speed
 from prune_fe.errors import DataError
 from prune_fe.reporting import ConsoleReporter, results_table
 from prune_fe.results import RunFolder
+from prune_fe.scores import load_scores
 
 TINY = """
 name: tiny
@@ -39,7 +40,7 @@ finetune: {lr: 0.01, schedule: cosine, epochs: 1, batch_size: 64}
 device: cpu
 """
 FOLDER = TINY.replace("source: digits", "source: folder")
-COMMANDS = ("run", "score", "prune", "finetune", "evaluate")
+COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate")
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +259,11 @@ def test_a_class_with_too_few_images_is_named(photos, capsys):
         (["run", "a.yaml", "--threads", "x"], 'Invalid value for --threads: unable to convert "x" into int.'),
         (["run", "none.yaml"], "none.yaml: No such file or directory"),
         (["score"], "--model"),
-        (["score", "--model", "m", "--scorer", "l1-filtr"], "\"l1-filtr\" for --scorer. did you mean 'l1-filter'?"),
+        (["score", "--model", "m", "--scorer", "l1-filtr"], "--scorer l1-filtr: did you mean 'l1-filter'?"),
+        (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: stands twice"),
+        (["score", "--model", "m", "--checkpoint", "a", "--from-checkpoints", "b"], "give one of them"),
+        (["study", "rescalin", "a.yaml"], 'Did you mean "rescaling"?'),
+        (["study", "rescaling", "none.yaml"], "none.yaml: No such file or directory"),
         (["score", "--model", "m", "--samples", "0"], 'Invalid value "0" for --samples. Must be >= 1.'),
         (["score", "--model", "m", "--batch-size", "0"], 'Invalid value "0" for --batch-size. Must be >= 1.'),
         (["score", "--model", "m", "--workers", "-1"], 'Invalid value "-1" for --workers. Must be >= 0.'),
@@ -317,7 +322,92 @@ def test_a_scorer_of_weights_needs_no_data(capsys):
     assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", "--size", "32"]) == 0
     printed = capsys.readouterr().out
     assert "vgg-small starts with random weights" in printed
-    assert "next: prune-fe prune --model vgg-small --size 32 --scores scores --ratio 0.5 --output pruned" in printed
+    assert "next: prune-fe prune --model vgg-small --size 32 --scores scores/l1-filter --ratio 0.5" in printed
+
+
+def scored(*words):
+    base = ["score", "--model", "vgg-small", "--data", "digits", "--size", "16", "--samples", "2", "-b", "7"]
+    return main([*base, *map(str, words)])
+
+
+def test_several_scorers_share_a_pass_and_leave_a_folder_each(capsys):
+    assert scored("--scorer", "apoz", "fpgm", "--classes", "3", "--layers", "features.0", "features.7") == 0
+    printed = capsys.readouterr().out
+    for text in ("apoz on 6 images of 3 classes", "zero share", "for the scorer alone", "load_scores('scores/fpgm')"):
+        assert text in printed
+    assert names("scores") == [".lock", "apoz", "fpgm", "images.csv", "score.json"]
+    images = list(csv.DictReader(Path("scores/images.csv").read_text().splitlines()))
+    assert len(images) == 6
+    assert len({row["class"] for row in images}) == 3
+    asked = json.loads(Path("scores/score.json").read_text())
+    assert (asked["samples"], asked["environment"]["packages"]["torch"]) == (2, torch.__version__.split("+")[0])
+    scores = load_scores("scores/apoz")
+    assert list(scores.keep) == ["features.0", "features.7"]
+    assert len(scores.provenance["model_sha256"]) == 64
+    assert scores.provenance["images"] == [[row["image"], row["class"]] for row in images]
+
+
+def test_the_same_score_command_reuses_what_is_finished_and_adds_what_is_not(capsys):
+    assert scored("--scorer", "apoz") == 0
+    before = Path("scores/apoz/scores.npz").read_bytes()
+    assert scored("--scorer", "apoz", "l1-activation") == 0
+    assert "scores/apoz is there already" in capsys.readouterr().out
+    assert Path("scores/apoz/scores.npz").read_bytes() == before
+    assert Path("scores/l1-activation/scores.csv").exists()
+    assert scored("--scorer", "apoz", "--seed", 1) == 2
+    assert "scores/apoz holds scores of another model" in capsys.readouterr().err
+
+
+def test_classes_can_be_named_and_settings_go_to_one_of_several_scorers(capsys):
+    words = ("--classes", "3", "7", "--scorer", "feature-entropy", "apoz", "--set", "feature-entropy.rank=edges")
+    assert scored(*words) == 0
+    scores = load_scores("scores/feature-entropy")
+    assert scores.classes == ("3", "7")
+    assert scores.settings["rank"] == "edges"
+    assert Path("scores/feature-entropy/classes.csv").read_text().splitlines()[1].startswith("features.0,0,3,")
+    for word, message in (("rank=edges", "write SCORER.rank=VALUE"), ("fpgm.p=1", "'fpgm' is not among the scorers")):
+        assert message in refused(capsys, 2, "score", "--model", "m", *words[3:6], "--set", word)
+    assert scored("--classes", "3", "x", "--output", "other") == 2
+    assert "--classes x: no such class" in capsys.readouterr().err
+
+
+def test_a_series_of_checkpoints_is_scored_in_their_order(capsys):
+    words = ["--model", "vgg-small", "--data", "digits", "--size", "16", "--epochs", "2", "-b", "64"]
+    assert main(["finetune", *words, "--checkpoints", "epochs"]) == 0
+    assert names("epochs") == ["epoch-000.pth", "epoch-001.pth", "epoch-002.pth"]
+    Path("epochs/epoch-002.pth").rename("epochs/epoch-10.pth")
+    assert scored("--scorer", "apoz", "l1-filter", "--from-checkpoints", "epochs") == 0
+    assert "layer features.17 at every checkpoint" in capsys.readouterr().out
+    rows = list(csv.DictReader(Path("scores/training.csv").read_text().splitlines()))
+    assert list(dict.fromkeys(row["checkpoint"] for row in rows)) == ["epoch-000", "epoch-001", "epoch-10"]
+    assert len(rows) == 3 * 2 * 6
+    first, last = load_scores("scores/epoch-000/apoz"), load_scores("scores/epoch-10/apoz")
+    assert first.provenance["model_sha256"] != last.provenance["model_sha256"]
+    Path("none").mkdir()
+    nothing = ("score", "--model", "m", "--data", "digits", "--from-checkpoints", "none", "--output", "other")
+    assert "none: no .pth, .pt or .safetensors file" in refused(capsys, 4, *nothing)
+
+
+def test_a_study_prints_its_tables_and_uses_the_trained_network_of_a_run(done, recipe, capsys):
+    shutil.copytree(done[1], "runs/tiny-1")
+    words = ["study", "rescaling", "tiny.yaml", "--resume", "auto", "--layer", "features.0", "--unit", "1"]
+    assert main([*words, "--class", "3"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "epochs" not in printed
+    for text in ("studying unit 1 of 'features.0'", "class '3', 5 training images", "APoZ", "FPGM", "half scale"):
+        assert text in printed
+    assert "| ×, × |" in Path("runs/tiny-1/study-rescaling.md").read_text()
+    rows = list(csv.DictReader(Path("runs/tiny-1/study-rescaling.csv").read_text().splitlines()))
+    assert {row["row"] for row in rows} == {"×, ×", "half scale, ×", "×, half scale", "half scale, half scale"}
+    wrong = {
+        ("--layer", "nope"): "no such module",
+        ("--unit", "4"): "no unit 4, it has 4",
+        ("--class", "x"): "no such class",
+        ("--samples", "9999"): "the smallest class has",
+    }
+    for more, message in wrong.items():
+        assert main([*words[:5], *more]) in (2, 3)
+        assert message in capsys.readouterr().err
 
 
 def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
@@ -339,7 +429,7 @@ def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
 
 
 def test_a_state_dict_is_read_and_named_again_in_the_next_step(done, capsys):
-    network = models.build("vgg-small", 10, channels=3)
+    network = models.build("vgg-small", 10, in_channels=3)
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "my net.pth")
     words = ["--checkpoint", "my net.pth", "--num-classes", "10", "--size", "32"]
     assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", *words]) == 0
@@ -370,6 +460,7 @@ def test_a_model_that_is_a_file_a_run_folder_or_damaged_is_explained(done, capsy
 def test_an_output_that_cannot_be_is_refused_before_any_work(monkeypatch, capsys, words, code, output, message):
     monkeypatch.setattr("prune_fe.cli._network_and_data", lambda *_: pytest.fail("work was begun"))
     Path("there").mkdir()
+    Path("there/mine").touch()
     Path("file").touch()
     assert message in refused(capsys, code, *words, "--model", "vgg-small", "--output", output)
 
@@ -394,6 +485,28 @@ def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, n
     assert message == "interrupted; `prune-fe run ... --resume auto` goes on behind the last finished step"
     assert names("runs") == ["tiny-1"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_score_that_a_signal_ended_goes_on_to_the_same_bits(capsys, monkeypatch):
+    def killing(task):
+        return lambda done, total: os.kill(os.getpid(), signal.SIGTERM) if done == 14 else None
+
+    words = ("--scorer", "feature-entropy", "l1-activation", "nisp")
+    with monkeypatch.context() as patch:
+        patch.setattr("prune_fe.cli.reporter.progress", killing)
+        assert scored(*words) == 130
+    assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err
+    assert ".unfinished-0" in names("scores")
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr("prune_fe.cli.reporter.progress", lambda task: lambda done, total: seen.append((done, total)))
+        assert scored(*words) == 0
+    assert seen == [(20, 20)]
+    assert ".unfinished-0" not in names("scores")
+    assert scored(*words, "--output", "whole") == 0
+    for name in ("feature-entropy", "l1-activation", "nisp"):
+        one, other = load_scores(f"scores/{name}"), load_scores(f"whole/{name}")
+        assert all((one.keep[layer] == other.keep[layer]).all() for layer in other.keep)
 
 
 @pytest.mark.parametrize(

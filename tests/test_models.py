@@ -97,7 +97,7 @@ def test_a_name_says_which_network_is_built(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg-small", "timm/resnet18"])
 def test_channels_are_the_networks_input(name: str) -> None:
-    assert outputs(build(name, 3, channels=1), images(32, 1)).shape == (2, 3)
+    assert outputs(build(name, 3, in_channels=1), images(32, 1)).shape == (2, 3)
 
 
 def test_arguments_go_to_the_constructor() -> None:
@@ -138,7 +138,7 @@ def test_a_suggestion_stands_once() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "text"),
     [
-        ("resnet18", {"channels": 1}, "model 'resnet18' reads 3 channels, the images have 1"),
+        ("resnet18", {"in_channels": 1}, "model 'resnet18' reads 3 channels, the images have 1"),
         ("vgg-small", {"pretrained": True}, "model 'vgg-small' has no pretrained weights"),
         ("resnet18", {"pretrained": True}, "model 'resnet18': its weights tell 1000 classes apart, the data has 10"),
         ("vgg-small", {"widths": 3}, "model 'vgg-small': .*unexpected keyword argument 'widths'"),
@@ -307,7 +307,7 @@ def google(**arguments: Any) -> nn.Module:
         (torchvision.models.shufflenet_v2_x1_0, 32),
         (lambda: google(aux_logits=True), 64),
         (lambda: google(aux_logits=False, transform_input=True), 64),
-        (lambda: build("timm/convnext_atto", 5, channels=2), 32),
+        (lambda: build("timm/convnext_atto", 5, in_channels=2), 32),
         (lambda: build("timm/tf_efficientnet_b0", 5, drop_rate=0.3), 32),
         (lambda: build("timm/levit_128s", 5), 224),
     ],

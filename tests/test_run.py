@@ -181,7 +181,7 @@ def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: P
 
 def test_the_shipped_quickstart_scores_maps_of_eight_and_more() -> None:
     recipe = load_recipe(Path(__file__).parents[1] / "recipes" / "quickstart.yaml")
-    model = prune_fe.build(recipe.model.name, 10, channels=1, **recipe.model.arguments)
+    model = prune_fe.build(recipe.model.name, 10, in_channels=1, **recipe.model.arguments)
     sizes = [
         layer.map_size for layer in prune_fe.find_layers(model, torch.zeros(1, 1, recipe.data.size, recipe.data.size))
     ]

@@ -1,0 +1,399 @@
+"""The paper's studies of single units: what rescaling, randomness and another characteristic do to each indicator.
+
+Each study takes a Subject (a trained network, one of its layers, a unit and a class) and returns tables that have the
+rows and columns of the paper's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from prune_fe.data import Splits, class_names, held_out, image_names, targets_of
+from prune_fe.errors import DataError, InputError
+from prune_fe.evaluation import evaluate
+from prune_fe.layers import Layer, find_layers, follow
+from prune_fe.models import build
+from prune_fe.recipe import Recipe, nearest
+from prune_fe.results import RunFolder, environment
+from prune_fe.run import Reporter, load_data, placed, prepare, trained
+from prune_fe.scorers.base import Scorer
+from prune_fe.scores import Array, Scores
+from prune_fe.scoring import score_all, scorer_of
+
+Fresh = Callable[[int], nn.Module]
+"""Seed -> a network that has not been trained."""
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """A column: a scorer and which of its quantities is shown."""
+
+    name: str
+    scorer: str
+    quantity: str
+    form: str = ".3g"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The same for indicators that one scorer gives."""
+        return f"{self.scorer} {sorted(self.settings.items())}"
+
+    @property
+    def compares_classes(self) -> bool:
+        return self.scorer == "class-selectivity"
+
+    def judge(self, label: int) -> Scorer:
+        """The scorer, for the study of class `label`."""
+        of = {"of": label} if self.compares_classes else {}
+        return scorer_of(self.scorer, {**self.settings, **of})[1]
+
+
+H = Indicator("H", "feature-entropy", "feature_entropy_nats", ".2f")
+RATE = Indicator("ε", "feature-entropy", "selective_rate", ".2f")
+INDICATORS = {
+    "tables 1, 2, 6, 7": (
+        Indicator("L1-norm", "l1-activation", "l1_activation", ".1f"),
+        Indicator("APoZ", "apoz", "zero_share", ".2%"),
+        Indicator("class selectivity, μ_c − μ_rest", "class-selectivity", "class_selectivity", ".3f",
+                  {"form": "difference"}),
+        Indicator("class selectivity, index", "class-selectivity", "class_selectivity", ".2f"),
+        H,
+        RATE,
+    ),
+    "tables 9, 10": (
+        Indicator("FPGM", "fpgm", "fpgm_distance", ".2f"),
+        Indicator("NISP", "nisp", "nisp_score"),
+        # Without the rank correlations and with paths of length one, the scores are linear in the responses.
+        Indicator("NISP, α = 1, r = 1e-6", "nisp", "nisp_score", ".3g", {"alpha": 1.0, "r": 1e-6}),
+        H,
+    ),
+    "further criteria": (
+        Indicator("filter L1", "l1-filter", "l1_filter", ".2f"),
+        Indicator("BN scale", "bn-scale", "bn_scale"),
+        Indicator("mean activation", "mean-activation", "mean_activation"),
+        Indicator("HRank", "hrank", "map_rank", ".2f"),
+        Indicator("Taylor", "taylor", "taylor_importance", ".2e"),
+    ),
+}  # fmt: skip
+"""Which table of the paper shows which indicator. APoZ is a share of zeros, every other one as its scorer keeps it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is studied: one unit of one layer, on the images of one class.
+
+    samples: training images of the class; of every class where classes are compared.
+    """
+
+    network: nn.Module
+    splits: Splits
+    layer: Layer
+    unit: int
+    label: int
+    samples: int
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 0
+
+    @property
+    def text(self) -> str:
+        size = "×".join(map(str, self.layer.map_size))
+        return (
+            f"unit {self.unit} of {self.layer.name!r} ({self.layer.units} units, maps of {size}), "
+            f"class {self.splits.classes[self.label]!r}, {self.samples} training images"
+        )
+
+    def with_unit(self, unit: int | None) -> Subject:
+        """With unit number `unit`; None: with the one of least H/ε that has a birth in half of the images (two equal
+        births among 20 images are H = 0, and no good unit), or in any if there is no such one."""
+        if unit is None:
+            raw = self.scores({H.scorer: H.judge(self.label)})[H.scorer].raw
+            ratio, rate = (raw[name][self.layer.name][0] for name in ("entropy_per_rate_nats", RATE.quantity))
+            often = np.where(rate >= 0.5, ratio, np.inf)
+            return replace(self, unit=int(np.argmin(often if np.isfinite(often).any() else ratio)))
+        if not 0 <= unit < self.layer.units:
+            raise InputError(f"layer {self.layer.name!r}: no unit {unit}, it has {self.layer.units}")
+        return replace(self, unit=unit)
+
+    @cached_property
+    def refused(self) -> dict[str, str]:
+        """Indicator -> why it cannot judge the layer. Feature entropy must: its error is raised."""
+        why = {}
+        example = self.splits.test[0][0][None].to(next(self.network.parameters()).device)
+        for indicator in (each for group in INDICATORS.values() for each in group):
+            judge = indicator.judge(self.label)
+            try:
+                judge.check([self.layer], self.samples, len(self.splits.classes))
+                if judge.needs_data:
+                    judge.observed(self.network, [self.layer], example)
+                else:
+                    judge.score(self.network, [self.layer], {}, example)
+            except InputError as error:
+                if indicator.scorer == H.scorer:
+                    raise
+                why[indicator.name] = str(error)
+        return why
+
+    def scores(
+        self,
+        judges: Mapping[str, Scorer],
+        *,
+        network: nn.Module | None = None,
+        factor: float = 1.0,
+        every: bool = False,
+    ) -> dict[str, Scores]:
+        """Scores of the layer on the class's images multiplied by `factor`; with `every`, on those of all classes."""
+        return score_all(
+            network or self.network, Rescaled(self.splits.train, factor), judges, layers=[self.layer.name],
+            classes=None if every else [self.label], samples=self.samples, seed=self.seed,
+            batch_size=self.batch_size, workers=self.workers,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: row -> column -> the values that stand there; of several, the mean and the standard deviation do."""
+
+    title: str
+    forms: Mapping[str, str]
+    rows: Mapping[str, Mapping[str, Sequence[float]]]
+    note: str = ""
+
+    def text(self, row: str, column: str) -> str:
+        values = self.rows[row].get(column, ())
+        if len(values) < 2:
+            return format(values[0], self.forms[column]) if len(values) else ""
+        mean, spread = (format(f(values), self.forms[column]) for f in (np.mean, lambda v: np.std(v, ddof=1)))
+        return f"{mean} ({spread})"
+
+    def markdown(self) -> str:
+        lines = [["", *self.forms], ["---", *["---:"] * len(self.forms)]]
+        lines += [[row, *(self.text(row, column) for column in self.forms)] for row in self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"### {self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """A dictionary a cell, for a file."""
+        return [
+            {
+                "table": self.title, "row": row, "column": column, "mean": float(np.mean(values)),
+                "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None, "n": len(values),
+            }
+            for row, cells in self.rows.items() for column, values in cells.items()
+        ]  # fmt: skip
+
+
+class Rescaled(Dataset[Any]):
+    """The same images, multiplied by `factor` as the network gets them."""
+
+    def __init__(self, data: Dataset[Any], factor: float) -> None:
+        self.data, self.factor = data, factor
+        self.targets, self.classes = targets_of(data), class_names(data)
+        self.names = image_names(data, range(len(self.targets)))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.data[index]
+        return image * self.factor, label
+
+
+def study(
+    kind: str,
+    recipe: Recipe,
+    folder: RunFolder,
+    report: Reporter,
+    seed: int | None = None,
+    layer: str | None = None,
+    unit: int | None = None,
+    label: str | None = None,
+    samples: int | None = None,
+) -> list[Table]:
+    """One of STUDIES, of the network that `recipe` trains with `seed` (default its first); what is not given is the
+    last convolution, the unit of with_unit(None), the first class, the recipe's number of samples.
+
+    The tables are also in the run folder, study-<kind>.csv and .md. A network that lies there is not trained again.
+    """
+    device = prepare(recipe.device, recipe.threads)
+    seed = recipe.seeds[0] if seed is None else seed
+    splits = held_out(load_data(recipe, report), recipe.data.validation, seed)
+    classes = splits.classes
+    if label is not None and label not in classes:
+        raise InputError(f"class {label!r}: no such class; {nearest(label, classes[:20])}")
+    number = classes.index(label) if label is not None else 0
+    have = min(targets_of(splits.train).count(each) for each in range(len(classes)))
+    wanted = samples or recipe.score.samples or have
+    if wanted > have:
+        raise DataError(f"{wanted} samples asked for, the smallest class has {have} training images")
+    here = environment()
+    folder.log("environment", **here)
+    if not (folder.path / "env.json").exists():
+        folder.write_json("env.json", here)
+    network = trained(recipe, splits, seed, folder, report, device)
+    example = splits.test[0][0][None].to(device)
+    layers = find_layers(network, example, [layer] if layer is not None else None)
+    subject = Subject(
+        network, splits, layers[-1], 0, number, wanted, seed, recipe.score.batch_size, recipe.workers
+    ).with_unit(unit)
+    for name, why in subject.refused.items():
+        report.say(f"{name} is left out: {why}")
+    report.say(f"studying {subject.text}")
+
+    def fresh(number: int) -> nn.Module:
+        torch.manual_seed(number)
+        about = recipe.model
+        return placed(build(about.name, len(classes), in_channels=splits.channels, **about.arguments), device)
+
+    tables = STUDIES[kind](subject, fresh)
+    folder.log("study", kind=kind, seed=seed, subject=subject.text)
+    folder.write_table(f"study-{kind}.csv", [entry for table in tables for entry in table.entries()])
+    folder.write_text(f"study-{kind}.md", "\n".join(table.markdown() for table in tables))
+    return tables
+
+
+def rescaling(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
+    """Tables 1, 6 and 9: the values of all images halved, of all filters that lead to the layer, and of both."""
+    rows: dict[str, dict[str, Sequence[float]]] = {}
+    half, acting = halved(subject.network, subject.layer)
+    for images, filters in ((1.0, False), (0.5, False), (1.0, True), (0.5, True)):
+        row = f"{'half scale' if images < 1 else '×'}, {'half scale' if filters else '×'}"
+        network = half if filters else subject.network
+        with acting() if filters else nullcontext():
+            found = evaluate(network, Rescaled(subject.splits.test, images), workers=subject.workers)
+            of_class = found.confusion[subject.label]
+            rows[row] = {
+                "accuracy": [found.accuracy],
+                "of the class": [int(of_class[subject.label]) / max(int(of_class.sum()), 1)],
+            }
+            values = indicated(subject, network, images)
+            rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
+    note = f"images, filters: {subject.text}"
+    return _by_paper("Rescaling", rows, {"accuracy": ".2%", "of the class": ".2%"}, note)
+
+
+def randomness(
+    subject: Subject, fresh: Callable[[int], nn.Module], units: int = 100, networks: int = 10
+) -> list[Table]:
+    """Tables 2, 7 and 10: the unit, all units of its layer, and `units` of networks that have not been trained.
+
+    fresh(seed): such a network. As many are initialised as `networks`; each gives the same number of units, drawn
+    with the seed.
+    """
+    trained = indicated(subject, subject.network)
+    random: dict[str, list[float]] = {name: [] for name in trained}
+    each = -(-units // networks)
+    for number in range(networks):
+        network = fresh(number).to(next(subject.network.parameters()).device)
+        generator = torch.Generator().manual_seed(number)
+        drawn = torch.randperm(subject.layer.units, generator=generator)[: min(each, units - number * each)]
+        if len(drawn) < each:
+            raise InputError(
+                f"layer {subject.layer.name!r} has {subject.layer.units} units, {each} a network are drawn"
+            )
+        for name, values in indicated(subject, network).items():
+            random[name] += values[drawn.numpy()].tolist()
+    rows = {
+        "well-trained unit": {name: [float(values[subject.unit])] for name, values in trained.items()},
+        "all trained units of the layer": {name: values.tolist() for name, values in trained.items()},
+        f"{units} random-initialised units": random,
+    }
+    note = f"mean (standard deviation); {subject.text}; random units: {each} of each of {networks} initialisations"
+    return _by_paper("Randomness", rows, {}, note)
+
+
+def characterisation(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
+    """Table 5 and appendix A.2: H when the Betti curve is characterised by its birth, maximum or integral, and what a
+    cubical complex in the place of the clique complex leaves."""
+    kinds = {
+        "birth time": {"characterise": "birth"},
+        "maximum": {"characterise": "maximum"},
+        "integration": {"characterise": "integral"},
+        "cubical, birth time": {"complex": "cubical"},
+    }
+    judges = {kind: scorer_of(H.scorer, settings)[1] for kind, settings in kinds.items()}
+    one, every = subject.scores(judges), subject.scores(judges, every=True)
+    name, tables = subject.layer.name, []
+    for indicator, title in ((H, "Characterisation: H in nats"), (RATE, "Characterisation: ε")):
+        rows = {
+            "reference unit": {kind: [_of_unit(one[kind], indicator, name)[subject.unit]] for kind in kinds},
+            "layer": {kind: [one[kind].layer_mean(indicator.quantity, name)] for kind in kinds},
+            f"layer ({len(every['birth time'].classes)} classes)": {
+                kind: [every[kind].layer_mean(indicator.quantity, name)] for kind in kinds
+            },
+        }
+        tables.append(Table(title, dict.fromkeys(kinds, indicator.form), rows))
+    seconds = {kind: [every[kind].own_seconds / (every[kind].images * subject.layer.units) * 1e6] for kind in kinds}
+    cost = Table("Characterisation: µs a map", dict.fromkeys(kinds, ".3g"), {"layer": seconds}, subject.text)
+    return [*tables, cost]
+
+
+def indicated(subject: Subject, network: nn.Module, factor: float = 1.0) -> dict[str, Array]:
+    """Indicator -> its value for every unit of the layer, (units,), in `network` on images multiplied by `factor`.
+
+    An indicator that cannot judge the layer (filters of a residual block, a network that NISP cannot go through) is
+    left out; subject.refused says why.
+    """
+    wanted = [each for group in INDICATORS.values() for each in group if each.name not in subject.refused]
+    found: dict[str, Scores] = {}
+    for every in (False, True):
+        judges = {each.key: each.judge(subject.label) for each in wanted if each.compares_classes == every}
+        found |= subject.scores(judges, network=network, factor=factor, every=every)
+    return {each.name: _of_unit(found[each.key], each, subject.layer.name) for each in wanted}
+
+
+def halved(network: nn.Module, layer: Layer) -> tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]:
+    """A copy of the network in which the layer's maps have half the values, and a context it must be used in.
+
+    Of a convolution the filters are halved, with every constant on the way to the map (its bias, the mean and the
+    shift of the batch norm behind it), so that the map is halved and nothing else changes. What is no convolution,
+    such as a residual block, has its output halved.
+    """
+    twin = copy.deepcopy(network)
+    module = twin.get_submodule(layer.name)
+    if not isinstance(module, nn.Conv2d):
+        return twin, lambda: follow(twin, [layer], lambda layer, maps, in_place: maps * 0.5)
+    norm = twin.get_submodule(layer.norm) if layer.norm else None
+    constants = [module.bias] if norm is None else [module.bias, norm.running_mean, norm.bias]
+    with torch.no_grad():
+        for value in (module.weight, *constants):
+            if isinstance(value, Tensor):
+                value.mul_(0.5)
+    return twin, nullcontext
+
+
+def _by_paper(
+    study: str, rows: Mapping[str, Mapping[str, Sequence[float]]], first: Mapping[str, str], note: str
+) -> list[Table]:
+    """The rows in the paper's tables: each with the columns `first`, and those of its own indicators that are known."""
+    tables = []
+    for title, indicators in INDICATORS.items():
+        known = {name for cells in rows.values() for name in cells}
+        shown = dict(first) | {each.name: each.form for each in indicators if each.name in known}
+        parts = {row: {column: cells[column] for column in shown if column in cells} for row, cells in rows.items()}
+        tables.append(Table(f"{study}: {title}", shown, parts, note))
+    return tables
+
+
+def _of_unit(scores: Scores, indicator: Indicator, layer: str) -> Array:
+    """(units,): what per class is given, of the only class."""
+    values = scores.raw[indicator.quantity][layer]
+    return values[0] if values.ndim == 2 else values
+
+
+STUDIES: Mapping[str, Callable[[Subject, Fresh], list[Table]]] = {
+    "rescaling": rescaling,
+    "randomness": randomness,
+    "characterisation": characterisation,
+}
