@@ -95,7 +95,7 @@ def results_table(rows: Sequence[Row]) -> Table:
 def study_table(study: StudyTable) -> Table:
     """A table as the paper prints it."""
     table = _plain_table(study.title, study.note)
-    table.add_column("")
+    table.add_column("", overflow="fold", min_width=12)
     for column in study.forms:
         table.add_column(column, justify="right", overflow="fold")
     for row in study.rows:

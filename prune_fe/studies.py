@@ -89,6 +89,10 @@ INDICATORS = {
 """Which table of the paper shows which indicator. APoZ is a share of zeros, every other one as its scorer keeps it."""
 
 
+ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
+"""On the test images."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is studied: one unit of one layer, on the images of one class.
@@ -264,23 +268,29 @@ def study(
 
 
 def rescaling(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
-    """Tables 1, 6 and 9: the values of all images halved, of all filters that lead to the layer, and of both."""
+    """Tables 1, 6 and 9: the values of all images halved, of all filters that lead to the layer, and of both; and the
+    same for the mean of |value| over all units of the layer, as a share of what it is with nothing halved."""
     rows: dict[str, dict[str, Sequence[float]]] = {}
+    shares: dict[str, dict[str, Sequence[float]]] = {}
+    plain: dict[str, Array] = {}
     half, acting = halved(subject.network, subject.layer)
     for images, filters in ((1.0, False), (0.5, False), (1.0, True), (0.5, True)):
         row = f"{'half scale' if images < 1 else '×'}, {'half scale' if filters else '×'}"
         network = half if filters else subject.network
         with acting() if filters else nullcontext():
             found = evaluate(network, Rescaled(subject.splits.test, images), workers=subject.workers)
-            of_class = found.confusion[subject.label]
-            rows[row] = {
-                "accuracy": [found.accuracy],
-                "of the class": [int(of_class[subject.label]) / max(int(of_class.sum()), 1)],
-            }
             values = indicated(subject, network, images)
-            rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
-    note = f"images, filters: {subject.text}"
-    return _by_paper("Rescaling", rows, {"accuracy": ".2%", "of the class": ".2%"}, note)
+        of_class = found.confusion[subject.label]
+        quality = [found.accuracy], [int(of_class[subject.label]) / max(int(of_class.sum()), 1)]
+        rows[row] = dict(zip(ACCURACY, quality, strict=True))
+        rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
+        plain = plain or values
+        for name, units in values.items():
+            shares.setdefault(name, {})[row] = [float(abs(units).mean() / abs(plain[name]).mean())]
+    layer = Table(
+        "Rescaling: mean over all units of the layer, share of its first row", dict.fromkeys(rows, ".2f"), shares
+    )
+    return [*_by_paper("Rescaling", rows, ACCURACY, f"images, filters: {subject.text}"), layer]
 
 
 def randomness(

@@ -97,6 +97,19 @@ def test_nisp_halves_only_with_a_fixed_r(rescaled: Callable[[str], list[float]])
     assert filters == pytest.approx(plain / 2, rel=1e-2)
 
 
+def test_what_holds_for_the_unit_holds_for_the_layer(subject: Subject) -> None:
+    shares = {
+        name: [value[0] for value in cells.values()] for name, cells in studies.rescaling(subject)[-1].rows.items()
+    }
+    assert all(values[0] == 1 for values in shares.values())
+    assert shares["H"][2] == 1
+    assert abs(shares["H"][1] - 1) < 0.15
+    for name in ("L1-norm", "FPGM"):
+        _, images, filters, both = shares[name]
+        assert filters == pytest.approx(0.5, rel=1e-5)
+        assert both == pytest.approx(images / 2, rel=1e-5)
+
+
 def test_halving_the_filters_leaves_the_accuracy_about_where_it_was(rescaled: Callable[[str], list[float]]) -> None:
     plain, _, filters, _ = rescaled("accuracy")
     assert plain > 0.95
