@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import os
@@ -153,6 +154,7 @@ def score(
     size: Size = None,
     classes: Annotated[list[str] | None, Several] = None,
     samples: Annotated[int | None, Parameter(validator=Counted)] = None,
+    images: Path | None = None,
     layers: Annotated[list[str] | None, Several] = None,
     output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
@@ -174,6 +176,8 @@ def score(
         How many classes to score on, drawn with the seed, or the names of two or more; default all.
     samples
         Training images of each class; default all.
+    images
+        A CSV file with a column "image", such as OUTPUT/images.csv: exactly these training images.
     layers
         Names of modules; default every convolution with a map.
     output
@@ -186,10 +190,14 @@ def score(
     _require_scorers(scorer)
     if from_checkpoints is not None and checkpoint is not None:
         raise InputError("--checkpoint and --from-checkpoints: give one of them")
+    if images is not None and (classes is not None or samples is not None):
+        raise InputError("--images says which images are read; --classes and --samples have no say beside it")
+    listed = _listed(images) if images is not None else None
     _require_data(data)
     _require_own(output)
     series = _checkpoints(from_checkpoints) if from_checkpoints is not None else {}
     settings = _settings_of(scorer, _assignments(set_))
+    from prune_fe.data import named
     from prune_fe.results import write_table
     from prune_fe.scoring import score_all, scorer_of
 
@@ -199,6 +207,8 @@ def score(
     first = next(iter(series.values()), checkpoint)
     network, splits, example = _network_and_data(model, first, data, num_classes, size, device, seed)
     train = splits.train if splits else None
+    if train is not None and listed is not None:
+        train = named(train, listed)
     chosen = _chosen_classes(classes, splits)
     asked = {
         "model": model, "size": example.shape[-1], "classes": classes, "samples": samples, "seed": seed,
@@ -621,6 +631,18 @@ def _checkpoints(folder: Path) -> dict[str, Path]:
     if len({path.stem for path in files}) < len(files):
         raise CheckpointError(f"{folder}: two files differ in their endings only; their scores would need one folder")
     return {path.stem: path for path in ordered}
+
+
+def _listed(file: Path) -> list[str]:
+    """The column "image" of a CSV file."""
+    try:
+        with file.open(newline="", encoding="utf-8") as content:
+            rows = list(csv.DictReader(content))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: no list of images that can be read ({error})") from error
+    if not rows or any(row.get("image") is None for row in rows):
+        raise DataError(f"{file}: a list of images has a column 'image', and at least one line")
+    return [row["image"].removeprefix("'") for row in rows]  # the apostrophe is safe_cell's
 
 
 def _settings_of(scorers: Sequence[str], assigned: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

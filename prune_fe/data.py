@@ -240,6 +240,14 @@ def image_names(data: Dataset[Any], numbers: Sequence[int]) -> list[str]:
     return [str(number) for number in numbers]
 
 
+def named(data: Dataset[Any], names: Sequence[str]) -> Subset[Any]:
+    """The images with these names, in the data set's order; DataError for a name that there is not."""
+    numbers = {name: number for number, name in enumerate(image_names(data, range(len(targets_of(data)))))}
+    if missing := [name for name in names if name not in numbers]:
+        raise DataError(f"image {missing[0]!r}: not among the {len(numbers)} images to choose from")
+    return Subset(data, sorted({numbers[name] for name in names}))
+
+
 def checked(batches: Batches) -> Iterator[Batch]:
     """The batches, their labels as int64 on the CPU; InputError for what is no batch of (images, labels)."""
     if isinstance(batches, Splits):

@@ -371,6 +371,19 @@ def test_classes_can_be_named_and_settings_go_to_one_of_several_scorers(capsys):
     assert "--classes x: no such class" in capsys.readouterr().err
 
 
+def test_the_images_of_an_earlier_score_can_be_scored_again(capsys):
+    assert scored("--scorer", "apoz", "--classes", "2") == 0
+    base = ["score", "--model", "vgg-small", "--data", "digits", "--size", "16", "--scorer", "apoz"]
+    assert main([*base, "--images", "scores/images.csv", "--output", "again"]) == 0
+    one, other = load_scores("scores/apoz"), load_scores("again/apoz")
+    assert one.provenance["images"] == other.provenance["images"]
+    assert all((one.keep[layer] == other.keep[layer]).all() for layer in one.keep)
+    for text, message in (("image\nx.png\n", "image 'x.png': not among"), ("a,b\n1,2\n", "has a column 'image'")):
+        Path("list.csv").write_text(text)
+        assert message in refused(capsys, 3, *base, "--images", "list.csv", "--output", "other")
+    assert "have no say" in refused(capsys, 2, *base, "--images", "list.csv", "--samples", "3")
+
+
 def test_a_series_of_checkpoints_is_scored_in_their_order(capsys):
     words = ["--model", "vgg-small", "--data", "digits", "--size", "16", "--epochs", "2", "-b", "64"]
     assert main(["finetune", *words, "--checkpoints", "epochs"]) == 0

@@ -2,6 +2,7 @@
 
 import io
 import random
+import shutil
 import tarfile
 import warnings
 from collections import Counter
@@ -23,7 +24,9 @@ from prune_fe.data import (
     digits,
     first_images,
     folder,
+    image_names,
     loader,
+    named,
     read_image,
     select,
     split,
@@ -422,6 +425,21 @@ def test_a_generator_is_refused_since_it_can_be_read_only_once():
 def test_a_loader_needs_a_batch_and_no_negative_number_of_workers(wrong):
     with pytest.raises(InputError, match="at least 1 image and 0 workers"):
         loader(Labelled([0]), **{"batch_size": 1} | wrong)
+
+
+def test_images_are_named_by_their_path_or_their_number(tmp_path):
+    for name in ("b/2.png", "a/1.png", "b/10.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name)
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    for memory in (1.0, 0.0):  # decoded, and read from the disk each time
+        test = folder(tmp_path, 8, memory_gib=memory).test
+        assert image_names(test, [0, 2]) == ["a/1.png", "b/2.png"]
+        assert image_names(Subset(test, [2, 1]), [1]) == ["b/10.png"]
+        assert list(named(test, ["b/2.png", "a/1.png", "b/2.png"]).indices) == [0, 2]
+    assert image_names(TensorDataset(torch.zeros(4)), [3, 1]) == ["3", "1"]
+    with pytest.raises(DataError, match="image 'c': not among the 3 images to choose from"):
+        named(test, ["c"])
 
 
 def test_names_and_labels_are_found_through_subset_and_loader():
