@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -28,7 +29,7 @@ from prune_fe.recipe import Recipe, Train
 from prune_fe.results import RunFolder, environment
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Scores
-from prune_fe.scoring import score, scorer_of
+from prune_fe.scoring import score_all, scorer_of
 from prune_fe.training import Epoch, best_epoch, finetune
 
 UNPRUNED = "(unpruned)"
@@ -86,10 +87,10 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
             folder.log("row", row=dataclasses.asdict(done[-1]))
         before = next(row for row in done if row.scorer == UNPRUNED and row.seed == seed)
         report.say(f"seed {seed}: the unpruned network is right on {before.accuracy_before:.2%} of the test images")
-        for entry in recipe.scorers:
-            if any(row.scorer == entry.label and row.seed == seed for row in done):
-                continue
-            row = compress(recipe, entry, network, splits, example, before, folder, report)
+        pending = [e for e in recipe.scorers if not any((row.scorer, row.seed) == (e.label, seed) for row in done)]
+        scores = scored(recipe, pending, network, splits, example, seed, report, folder.path / f"seed-{seed}")
+        for entry in pending:
+            row = compress(recipe, entry, scores[entry.label], network, splits, example, before, folder, report)
             folder.log("row", row=dataclasses.asdict(row))
             done.append(row)
     folder.write_table("summary.csv", map(dataclasses.asdict, done))
@@ -122,9 +123,31 @@ def trained(
     return network
 
 
+def scored(
+    recipe: Recipe,
+    entries: Sequence[recipes.Scorer],
+    network: nn.Module,
+    splits: Splits,
+    example: Tensor,
+    seed: int,
+    report: Reporter,
+    folder: Path | None = None,
+    layers: Sequence[str] | None = None,
+) -> dict[str, Scores]:
+    """Label -> scores, from one pass that all scorers share; kept in `folder`, where what is finished is not redone."""
+    choice = recipe.score
+    return score_all(
+        network, splits.train, {entry.label: scorer_for(entry, seed) for entry in entries},
+        layers=layers or choice.layers, classes=choice.classes, samples=choice.samples, seed=seed,
+        batch_size=choice.batch_size, workers=recipe.workers, example=example, progress=report.progress("scoring"),
+        folder=folder,
+    )  # fmt: skip
+
+
 def compress(
     recipe: Recipe,
     entry: recipes.Scorer,
+    scores: Scores,
     network: nn.Module,
     splits: Splits,
     example: Tensor,
@@ -132,21 +155,15 @@ def compress(
     folder: RunFolder,
     report: Reporter,
 ) -> Row:
-    """Score, prune and fine-tune a copy of `network` with one scorer."""
+    """Prune a copy of `network` by `scores` and fine-tune it."""
     seed, where = before.seed, folder.path / f"seed-{before.seed}" / entry.label
-    judge = scorer_for(entry, seed)
-    spent = 0.0
+    spent = scores.seconds
 
-    def scored(model: nn.Module, layers: Sequence[str] | None) -> Scores:
+    def rescored(model: nn.Module, layers: Sequence[str]) -> Scores:
         nonlocal spent
-        choice = recipe.score
-        scores = score(
-            model, splits.train if judge.needs_data else None, judge, layers=layers, classes=choice.classes,
-            samples=choice.samples, seed=seed, batch_size=choice.batch_size, workers=recipe.workers, example=example,
-            progress=report.progress(f"{entry.label}: scoring"),
-        )  # fmt: skip
-        spent += scores.seconds
-        return scores
+        again = scored(recipe, [entry], model, splits, example, seed, report, layers=layers)[entry.label]
+        spent += again.seconds
+        return again
 
     def tune(model: nn.Module, step: Step | None = None) -> None:
         if recipe.finetune is not None:
@@ -154,12 +171,10 @@ def compress(
             for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what):
                 folder.log("epoch", phase=what, seed=seed, **dataclasses.asdict(epoch))
 
-    scores = scored(network, recipe.score.layers)
-    scores.save(where)
     pruned = prune(
         network, scores, recipe.prune.ratio, example,
         coupled=recipe.prune.coupled,
-        rescore=scored if recipe.prune.rescore == "each_layer" else None,
+        rescore=rescored if recipe.prune.rescore == "each_layer" else None,
         after=tune if recipe.finetune is not None and recipe.finetune.when == "each_layer" else None,
     )  # fmt: skip
     for step in pruned.steps:
