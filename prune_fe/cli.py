@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from prune_fe.data import Splits
     from prune_fe.recipe import Recipe
     from prune_fe.results import RunFolder
+    from prune_fe.scorers.base import Scorer
     from prune_fe.scores import Scores
 
 WIDTH = 100
@@ -208,11 +210,14 @@ def score(
     network, splits, example = _network_and_data(model, first, data, num_classes, size, device, seed)
     train = splits.train if splits else None
     if train is not None and listed is not None:
-        train = named(train, listed)
+        try:
+            train = named(train, listed)
+        except DataError as error:
+            raise DataError(f"{error} (which training images are held out depends on --seed)") from error
     chosen = _chosen_classes(classes, splits)
     asked = {
-        "model": model, "size": example.shape[-1], "classes": classes, "samples": samples, "seed": seed,
-        "batch_size": batch_size, "scorers": {name: judge.settings for name, judge in judges.items()},
+        "model": model, "checkpoint": checkpoint or from_checkpoints, "data": data, "size": example.shape[-1],
+        "classes": classes, "samples": samples, "images": images, "seed": seed, "layers": layers,
     }  # fmt: skip
 
     def scored(folder: Path) -> dict[str, Scores]:
@@ -224,14 +229,13 @@ def score(
             workers=workers, example=example, progress=reporter.progress(f"scoring {folder}"), folder=folder,
         )  # fmt: skip
 
-    with _folder_of_scores(output, asked), reporter.showing():
+    with _folder_of_scores(output, asked, judges), reporter.showing():
         if series:
             rows = _score_series(series, network, splits, output, scored)
-            write_table(output / "training.csv", rows)
         else:
             found = scored(output)
-            if images := next((each.provenance["images"] for each in found.values() if each.images), None):
-                write_table(output / "images.csv", ({"image": name, "class": of} for name, of in images))
+            if read := next((each.provenance["images"] for each in found.values() if each.images), None):
+                write_table(output / "images.csv", ({"image": name, "class": of} for name, of in read))
     if series:
         console.print(training_table(rows))
         reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
@@ -271,13 +275,14 @@ def study(
     Parameters
     ----------
     recipe
-        A YAML file, such as recipes/quickstart.yaml; its scorers, pruning and fine-tuning play no part.
+        A YAML file, such as recipes/quickstart.yaml; its pruning and fine-tuning play no part.
     output
         Where the run's own folder is made.
     resume
         A run folder whose trained network is studied, or "auto" for the recipe's latest one in --output.
     layer
-        A convolution, or any other module with maps such as a residual block; default the last convolution.
+        A convolution, or any other module with maps such as a residual block (layer4.1 of a ResNet, the paper's
+        conv5_3_out); default the last convolution.
     unit
         Its number; default the one with the least H/ε for the class, of those with ε of a half or more.
     class_
@@ -605,20 +610,30 @@ def _require_own(output: Path) -> None:
 
 
 @contextmanager
-def _folder_of_scores(output: Path, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, `output` is there and nobody else's; a new one is taken away again when nothing could be done."""
+def _folder_of_scores(output: Path, asked: Mapping[str, Any], judges: Mapping[str, Scorer]) -> Iterator[None]:
+    """Inside, `output` is there and nobody else's. It holds scores of one network on one choice of images, which
+    score.json says; a new one is taken away again when nothing could be done."""
     from prune_fe.results import environment, locked, write_json
 
-    new = not output.exists()
+    about, new = output / ABOUT_SCORES, not output.exists()
+    asked = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
     output.mkdir(parents=True, exist_ok=True)
     with locked(output):
-        write_json(output / ABOUT_SCORES, {**asked, "environment": environment()})
+        known = json.loads(about.read_text()) if about.exists() else {"asked": asked, "scorers": {}}
+        if differing := [key for key in asked if known["asked"].get(key) != asked[key]]:
+            raise InputError(
+                f"{output} was begun with another choice of {', '.join(differing)}; choose another --output"
+            )
+        write_json(about, known)
         try:
             yield
         except PruneFEError:
-            if new and not any(entry.is_dir() for entry in output.iterdir()):
+            left = [entry for entry in output.iterdir() if entry.name not in (about.name, ".lock")]
+            if new and not left:
                 shutil.rmtree(output)
             raise
+        known["scorers"] |= {name: judge.settings for name, judge in judges.items()}
+        write_json(about, known | {"environment": environment()})
 
 
 def _checkpoints(folder: Path) -> dict[str, Path]:
@@ -678,11 +693,15 @@ def _score_series(
     output: Path,
     scored: Callable[[Path], Mapping[str, Scores]],
 ) -> list[dict[str, Any]]:
-    """A row for every checkpoint, scorer, layer and quantity, with the network's accuracy and loss on val/."""
+    """A row for every checkpoint, scorer, layer and quantity, with the network's accuracy and loss on val/; in
+    OUTPUT/training.csv as well, as far as it has come."""
     from prune_fe.evaluation import evaluate as measure
     from prune_fe.models import load_weights
+    from prune_fe.results import write_table
 
-    rows = []
+    for file in series.values():
+        load_weights(network, file)  # one that does not fit is said before any is scored
+    rows: list[dict[str, Any]] = []
     for name, file in series.items():
         load_weights(network, file)
         result = measure(network, splits.test) if splits else None
@@ -693,6 +712,7 @@ def _score_series(
                     mean = scores.layer_mean(quantity, layer)
                     row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
                     rows.append(row | quality)
+        write_table(output / "training.csv", rows)
     return rows
 
 

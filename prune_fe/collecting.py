@@ -88,6 +88,8 @@ class Collection:
             raise
         if self.images == 0:
             raise DataError("no images to score with")
+        if state is not None:
+            state.write(self)  # a scorer may fail at what it makes of the sums
 
     def _add(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
         """One batch: measured by all scorers first, and then added."""
@@ -95,29 +97,24 @@ class Collection:
         if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
             raise DataError(f"label {odd[0]}: the data has {classes} classes, labels are 0 to {classes - 1}")
         found: list[tuple[str, str, Sums]] = []
-        by_map = [label for label, scorer in self.scorers.items() if not scorer.needs_gradients]
-        by_gradient = [label for label in self.scorers if label not in by_map]
-        readers: dict[Layer, list[str]] = {layer: [] for layers in self.layers.values() for layer in layers}
-        for label in by_map:
-            for layer in self.layers[label]:
-                readers[layer].append(label)
+        readers: dict[Layer, list[str]] = {}
+        for label, scorer in self.scorers.items():
+            for layer in () if scorer.needs_gradients else self.layers[label]:
+                readers.setdefault(layer, []).append(label)
 
         def read(layer: Layer, maps: Tensor) -> None:
-            if by_gradient and not maps.isfinite().all():
-                raise InputError(f"layer {layer.name!r}: its maps hold NaN or infinite values")
             for label in readers[layer]:
                 with self._charged(label, layer):
                     found.append((label, layer.name, self.scorers[label].measure(maps, labels, classes)))
 
-        gates: dict[str, Tensor] | None = {} if by_gradient else None
-        with evaluating(model), torch.set_grad_enabled(bool(by_gradient)):
-            with observe(model, readers, read, gates):
-                output = model(images)
-            for label in by_gradient:
+        if readers:
+            with evaluating(model), torch.no_grad(), observe(model, readers, read):
+                model(images)
+        for label, scorer in self.scorers.items():
+            if scorer.needs_gradients:  # a forward pass of its own: no other scorer pays for the graph
                 with self._charged(label):
-                    gradients = _gate_gradients(output, labels, gates or {}, self.layers[label])
-                    for name, gradient in gradients.items():
-                        found.append((label, name, self.scorers[label].measure_gradients(gradient)))
+                    gradients = gate_gradients(model, images, labels, self.layers[label])
+                    found += [(label, name, scorer.measure_gradients(each)) for name, each in gradients.items()]
         self.whole = False
         for label, name, sums in found:
             self.totals[label][name].add(sums)
@@ -232,23 +229,37 @@ class _Total:
         return self.dense | (reduce(add, (sums for _, sums in self.parts)) if self.parts else {})
 
 
-def _gate_gradients(
-    output: Tensor, labels: Tensor, gates: Mapping[str, Tensor], layers: Sequence[Layer]
-) -> dict[str, Tensor]:
-    """Layer name -> (images, units): of each image's own cross-entropy with respect to the gates on its maps."""
-    if not isinstance(output, Tensor) or output.ndim != 2 or int(labels.max()) >= output.shape[1]:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"the model returns {shape}; gradients need logits (images, classes) for every label")
-    loss = torch.nn.functional.cross_entropy(output, labels.to(output.device), reduction="sum")
-    names = [layer.name for layer in layers]
-    # retain_graph: another scorer may ask again. The parameters' own gradients are not touched.
-    gradients = torch.autograd.grad(loss, [gates[name] for name in names], retain_graph=True, allow_unused=True)
-    for name, gradient in zip(names, gradients, strict=True):
-        if gradient is None:
-            raise InputError(f"layer {name!r}: no gradient reaches its maps")
-        if not gradient.isfinite().all():
-            raise InputError(f"layer {name!r}: the gradient at its maps is not finite")
-    return dict(zip(names, gradients, strict=True))
+def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Layer name -> (images, units): of each image's own cross-entropy with respect to the gates on its maps.
+
+    The parameters' gradients are not touched. InputError for maps or gradients that are not finite, and for layers
+    that no gradient reaches.
+    """
+    gates: dict[str, Tensor] = {}
+
+    def read(layer: Layer, maps: Tensor) -> None:
+        if not maps.isfinite().all():
+            raise InputError(f"layer {layer.name!r}: its maps hold NaN or infinite values")
+
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        with observe(model, layers, read, gates):
+            output = model(images.clone() if images.is_inference() else images)
+        if not isinstance(output, Tensor) or output.ndim != 2 or int(labels.max()) >= output.shape[1]:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(f"the model returns {shape}; gradients need logits (images, classes) for every label")
+        # In half precision a probability near 1 rounds to 1, and its gradient to nothing.
+        logits = output.float() if output.dtype != torch.float64 else output
+        loss = torch.nn.functional.cross_entropy(logits, labels.to(output.device), reduction="sum")
+        if missing := [layer.name for layer in layers if layer.name not in gates]:
+            raise InputError(f"layer {missing[0]!r}: its maps were not reached in a forward pass")
+        found = torch.autograd.grad(loss, [gates[layer.name] for layer in layers], allow_unused=True)
+    gradients: dict[str, Tensor] = {}
+    for layer, gradient in zip(layers, found, strict=True):
+        if gradient is None or not gradient.isfinite().all():
+            what = "no gradient reaches its maps" if gradient is None else "the gradient at its maps is not finite"
+            raise InputError(f"layer {layer.name!r}: {what}")
+        gradients[layer.name] = gradient
+    return gradients
 
 
 def _packed(value: Tensor | Rows) -> Any:

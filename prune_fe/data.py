@@ -229,6 +229,11 @@ def targets_of(data: Dataset[Any]) -> list[int]:
     return [int(data[i][1]) for i in range(len(data))]  # type: ignore[arg-type]
 
 
+def has_targets(data: Dataset[Any]) -> bool:
+    """Whether targets_of knows the labels without reading the images."""
+    return has_targets(data.dataset) if isinstance(data, Subset) else hasattr(data, "targets")
+
+
 def image_names(data: Dataset[Any], numbers: Sequence[int]) -> list[str]:
     """What tells the images `numbers` apart: their paths from the data set's root on if it has any, or the numbers."""
     if isinstance(data, Subset):

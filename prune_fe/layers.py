@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError
@@ -43,7 +44,8 @@ ACTIVATIONS = frozenset(
     | {F.mish, F.hardswish, F.hardtanh, F.hardtanh_, F.hardsigmoid, F.prelu, F.softplus, F.sigmoid, F.tanh}
     | {torch.relu, torch.relu_, torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.prelu}
     | {Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_}
-    | {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
+    | {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, Tensor.clamp, Tensor.clamp_, Tensor.clamp_min}
+    | {Tensor.clamp_min_, torch.clip, torch.clip_, Tensor.clip, Tensor.clip_}
     | {F.threshold, F.softsign, F.logsigmoid, F.hardshrink, F.softshrink, F.tanhshrink}
 )
 IDENTITIES = frozenset(
@@ -122,7 +124,7 @@ def _convolutions_of(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Finder:
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     finder = _Finder(norms.keys() - watched.keys())
     inputs = example if isinstance(example, tuple) else (example,)
     try:
@@ -168,8 +170,8 @@ def observe(model: nn.Module, layers: Iterable[Layer], read: ReadMaps, gates: di
     so take what is needed at once.
 
     gates: where to put a gate for each layer, (images, units) ones that the maps are multiplied with (Molchanov et
-    al. 2019): the gradient of a loss with respect to a gate needs no map to be kept and no parameter
-    to be touched. Needs gradients on.
+    al. 2019): the gradient of a loss with respect to a gate can be had without touching a parameter. Needs
+    gradients on.
     """
 
     def keep(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
@@ -240,7 +242,10 @@ class _Watch(TorchFunctionMode, ABC):
         with ExitStack() as stack:
             for name, module in modules.items():
                 handle = module.register_forward_hook(
-                    lambda _, inputs, output, name=name: self.after_module(name, inputs, output)
+                    lambda _, args, kwargs, output, name=name: self.after_module(
+                        name, (*args, *kwargs.values()), output
+                    ),
+                    with_kwargs=True,
                 )
                 stack.callback(handle.remove)
             stack.enter_context(self)
@@ -256,7 +261,7 @@ class _Follower(_Watch):
         for layer in layers:
             self.by_name.setdefault(layer.name, []).append(layer)
         self.act = act
-        self.on_the_way: dict[int, tuple[Tensor, Layer, int]] = {}
+        self.on_the_way: dict[int, list[tuple[Tensor, Layer, int]]] = {}
 
     @contextmanager
     def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -275,19 +280,18 @@ class _Follower(_Watch):
         return output
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        way = None
-        if args and func in FOLLOWED:
-            way = self.on_the_way.pop(id(args[0]), None)
+        ways = self.on_the_way.pop(id(args[0]), []) if args and func in FOLLOWED else []
         output = func(*args, **(kwargs or {}))
-        if way is not None:
-            _, layer, steps = way
-            output = self._arrive(layer, output, steps + 1, in_place=output is args[0])
+        in_place = bool(args) and output is args[0]
+        for _, layer, steps in ways:
+            output = self._arrive(layer, output, steps + 1, in_place)
         return output
 
     def _arrive(self, layer: Layer, value: Tensor, steps: int, in_place: bool) -> Tensor:
         if steps == layer.steps:
             return self.act(layer, value, in_place)
-        self.on_the_way[id(value)] = (value, layer, steps)  # the reference keeps the id from being used again
+        # The reference keeps the id from being used again.
+        self.on_the_way.setdefault(id(value), []).append((value, layer, steps))
         return value
 
 

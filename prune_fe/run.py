@@ -88,6 +88,8 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
         before = next(row for row in done if row.scorer == UNPRUNED and row.seed == seed)
         report.say(f"seed {seed}: the unpruned network is right on {before.accuracy_before:.2%} of the test images")
         pending = [e for e in recipe.scorers if not any((row.scorer, row.seed) == (e.label, seed) for row in done)]
+        if not pending:
+            continue
         scores = scored(recipe, pending, network, splits, example, seed, report, folder.path / f"seed-{seed}")
         for entry in pending:
             row = compress(recipe, entry, scores[entry.label], network, splits, example, before, folder, report)
@@ -257,7 +259,7 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
             chosen = images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
             judge.observed(network, layers, example)
         labels = images.targets_of(splits.train)
-        judge.check(layers, len(chosen), len({labels[number] for number in chosen}))
+        judge.check(layers, len(chosen), {labels[number] for number in chosen})
 
 
 def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,14 +18,28 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from prune_fe.collecting import Collection, Progress, State
-from prune_fe.data import Batches, Images, choose, class_names, first_images, image_names, images_in, select, targets_of
-from prune_fe.errors import InputError
+from prune_fe.data import (
+    Batches,
+    Images,
+    choose,
+    class_names,
+    first_images,
+    has_targets,
+    image_names,
+    images_in,
+    select,
+    targets_of,
+)
+from prune_fe.errors import InputError, PruneFEError
 from prune_fe.layers import Layer, convolutions, evaluating, find_layers
 from prune_fe.meter import Meter
 from prune_fe.processes import gather, rank, world
 from prune_fe.scorers import SCORERS
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Scores, load_scores
+
+LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""What a scorer may be called where its label names a folder."""
 
 Scorers = Sequence[str | Scorer] | Mapping[str, str | Scorer]
 
@@ -73,7 +88,7 @@ def score_all(
     workers: int = 0,
     example: Tensor | None = None,
     progress: Progress | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> dict[str, Scores]:
     """What score() does, with several scorers that share one pass over the images: label -> scores.
 
@@ -84,41 +99,61 @@ def score_all(
     scores of something else. Needs a data set: ready batches have no names to know them by.
     """
     judges = _labelled(scorers)
-    readers = {label: judge for label, judge in judges.items() if judge.needs_data}
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {model!r}; it must be an nn.Module")
+    readers = {label: judge for label, judge in judges.items() if judge.needs_data}
     if readers and data is None:
         raise InputError(f"scorer {next(iter(readers))!r} needs images: pass data=")
     if readers and folder is not None and not isinstance(data, Dataset):
         raise InputError("folder= needs a data set; ready batches have no names to know them by")
-    read = None
+    read, chosen = None, _Chosen()
     if readers and data is not None:
         options = {"batch_size": batch_size, "workers": workers}
         read = functools.partial(select, data, classes, samples, seed, **options)
-    chosen = _chosen(data, classes, samples, seed) if readers and isinstance(data, Dataset) else []
-    unseen = [label for label, judge in judges.items() if judge.needs_example and read is None]
-    if example is None and unseen:
-        if data is None:
-            raise InputError(f"scorer {unseen[0]!r} looks at the network as it runs: pass example=, zeros will do")
-        example = first_images(select(data, batch_size=1))
+        # Labels that are nowhere written down cost a reading of all images: only if they are needed.
+        if isinstance(data, Dataset) and (has_targets(data) or (classes, samples, folder) != (None, None, None)):
+            chosen = _Chosen.of(data, choose(data, classes, samples, seed))
+    if example is None:
+        example = _example(judges, data, read)
     task = _Task.of(model, example, layers, read, chosen)
     for judge in judges.values():
-        judge.check(task.layers, task.images, len({name for _, name in chosen}))
+        judge.check(task.layers, task.images, chosen.labels)
+    place = Path(folder) if folder is not None else None
+    return _scored(task, judges, class_names(data), batch_size, place, progress)
 
+
+def _scored(
+    task: _Task,
+    judges: Mapping[str, Scorer],
+    names: tuple[str, ...],
+    batch_size: int,
+    folder: Path | None,
+    progress: Progress | None,
+) -> dict[str, Scores]:
+    """Label -> scores: what is finished from `folder`, the rest from one pass; what can be judged is kept first."""
+    for label in judges if folder is not None else ():
+        if not (isinstance(label, str) and re.fullmatch(LABEL, label)):
+            raise InputError(f"label {label!r}: it names a folder; allowed are letters, digits, '_', '.' and '-'")
     keys = {label: task.provenance(judge)["key"] for label, judge in judges.items()}
     found = _finished(folder, keys) if folder is not None else {}
     pending = {label: judge for label, judge in judges.items() if label not in found}
-    readers = {label: judge for label, judge in readers.items() if label in pending}
-    names = (class_names(data) or task.outputs()) if readers else ()
+    readers = {label: judge for label, judge in pending.items() if judge.needs_data}
+    names = (names or task.outputs()) if readers else ()
     collection = Collection(readers, {label: task.observed(readers[label]) for label in readers}, names, task.device)
     work = json.dumps([batch_size, world(), names, {label: keys[label] for label in readers}])
-    state = State(folder, work) if folder else None
-    if readers and task.read is not None:
-        collection.run(model, task.read, progress, state)
-    for label, scores in _judged(task, pending, collection):
-        found[label] = scores
+    state = State(folder, work) if folder is not None else None
+    if task.read is not None and readers:
+        collection.run(task.model, task.read, progress, state)
+    faults = []
+    for label, result in _judged(task, pending, collection):
+        if isinstance(result, InputError):
+            faults.append(result)
+            continue
+        found[label] = result
         if folder is not None and rank() == 0:
-            scores.save(folder / label)
+            result.save(folder / label)
+    if faults:
+        raise faults[0]
     if state is not None:
         state.remove()
     return {label: found[label] for label in judges}
@@ -136,11 +171,21 @@ def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -
     return scorer, SCORERS[scorer].with_settings(scorer, settings or {})
 
 
+def _example(judges: Mapping[str, Scorer], data: Images | None, read: Callable[..., Batches] | None) -> Tensor | None:
+    """The first image that is read; None where no scorer wants to see the network run."""
+    if read is not None:
+        return first_images(read(batch_size=1, workers=0))
+    unseen = [label for label, judge in judges.items() if judge.needs_example]
+    if unseen and data is None:
+        raise InputError(f"scorer {unseen[0]!r} looks at the network as it runs: pass example=, zeros will do")
+    return first_images(select(data, batch_size=1)) if unseen and data is not None else None
+
+
 def _labelled(scorers: Scorers) -> dict[str, Scorer]:
-    if isinstance(scorers, Mapping):
-        return {label: scorer_of(scorer)[1] for label, scorer in scorers.items()}
     if isinstance(scorers, str) or not scorers:
         raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
+    if isinstance(scorers, Mapping):
+        return {label: scorer_of(scorer)[1] for label, scorer in scorers.items()}
     pairs = [scorer_of(scorer) for scorer in scorers]
     if twice := [name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])]:
         raise InputError(f"scorer {twice[0]!r} stands twice: give each a label, {{label: scorer}}")
@@ -148,26 +193,39 @@ def _labelled(scorers: Scorers) -> dict[str, Scorer]:
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    """The images that are read: (name, class) of each, and the labels that occur; empty when they are not known."""
+
+    images: Sequence[tuple[str, str]] = ()
+    labels: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, data: Dataset[Any], numbers: Sequence[int]) -> Self:
+        targets, names = targets_of(data), class_names(data)
+        labels = [targets[number] for number in numbers]
+        of_class = (names[label] if 0 <= label < len(names) else str(label) for label in labels)
+        return cls(list(zip(image_names(data, numbers), of_class, strict=True)), frozenset(labels))
+
+
+@dataclass(frozen=True)
 class _Task:
     """What is to be scored, and on which images: all but the scorers.
 
-    read(skip=n): the batches without their first n images; None when no scorer reads any. chosen: (name, class) of
-    every image, [] when they have no names. example: one image, None without any.
+    read(skip=n): the batches without their first n images; None when no scorer reads any. example: one image, None
+    without any.
     """
 
     model: nn.Module
     layers: tuple[Layer, ...]
     example: Tensor | None
     read: Callable[..., Batches] | None
-    chosen: Sequence[tuple[str, str]]
+    chosen: _Chosen
 
     @classmethod
     def of(
         cls, model: nn.Module, example: Tensor | None, layers: Sequence[str] | None,
-        read: Callable[..., Batches] | None, chosen: Sequence[tuple[str, str]],
+        read: Callable[..., Batches] | None, chosen: _Chosen,
     ) -> Self:  # fmt: skip
-        if example is None and read is not None:
-            example = first_images(read(batch_size=1, workers=0))
         if example is None:
             return cls(model, convolutions(model, layers), None, read, chosen)
         example = example[:1].to(next(model.parameters()).device)
@@ -180,7 +238,7 @@ class _Task:
     @property
     def images(self) -> int:
         """How many images there are, 0 when there are none or it is not known."""
-        return len(self.chosen) or (images_in(self.read()) if self.read is not None else 0)
+        return len(self.chosen.images) or (images_in(self.read()) if self.read is not None else 0)
 
     @functools.cached_property
     def network(self) -> dict[str, Any]:
@@ -194,16 +252,15 @@ class _Task:
     def sample(self) -> dict[str, Any]:
         """The images. Names alone do not tell how they were resized; the example's pixels do."""
         example = {} if self.example is None else {"example": self.example}
-        return {"images": self.chosen, "example_sha256": _hash(example)}
+        return {"images": self.chosen.images, "example_sha256": _hash(example)}
 
     def provenance(self, judge: Scorer) -> dict[str, Any]:
         """What the scores come from, and `key`, which tells in one word all that they depend on."""
         sees = judge.needs_data or judge.needs_example
         about = self.network | (self.sample if judge.needs_data else {})
         layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
-        said = json.dumps(
-            [about, layers if sees else list(layers), scorer_of(judge)[0], judge.settings], sort_keys=True
-        )
+        whole = [about, repr(self.model), layers if sees else list(layers), scorer_of(judge)[0], judge.settings]
+        said = json.dumps(whole, sort_keys=True)
         return about | {"layers": layers, "key": hashlib.sha256(said.encode()).hexdigest()}
 
     def observed(self, judge: Scorer) -> Sequence[Layer]:
@@ -219,18 +276,19 @@ class _Task:
         return tuple(map(str, range(output.shape[1])))
 
 
-def _judged(task: _Task, judges: Mapping[str, Scorer], collection: Collection) -> Iterator[tuple[str, Scores]]:
-    """(label, scores) of every scorer from what was collected."""
+def _judged(
+    task: _Task, judges: Mapping[str, Scorer], collection: Collection
+) -> Iterator[tuple[str, Scores | InputError]]:
+    """(label, scores, or why there are none) of every scorer from what was collected."""
     sums, counts = collection.gathered()
     network_seconds = collection.network_seconds  # before the scorers' meters go on to measure score()
     for label, judge in judges.items():
         meter = collection.meters.get(label) or Meter(task.device)
-        with meter.measuring():
-            results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
         of_class = dict(zip(collection.classes, counts.tolist(), strict=True)) if judge.needs_data else {}
-        yield (
-            label,
-            Scores(
+        try:
+            with meter.measuring():
+                results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
+            scores = Scores(
                 scorer=scorer_of(judge)[0],
                 keep={name: result.keep.cpu().numpy() for name, result in results.items()},
                 raw=_by_quantity({name: result.raw for name, result in results.items()}),
@@ -241,34 +299,33 @@ def _judged(task: _Task, judges: Mapping[str, Scorer], collection: Collection) -
                 own_seconds=meter.seconds,
                 peak_bytes=meter.peak_bytes,
                 provenance=task.provenance(judge),
-            ),
-        )
+            )
+        except InputError as error:
+            yield label, error
+        else:
+            yield label, scores
 
 
 def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
     """The scores that `folder` holds of these labels, as the first process sees it; InputError when they are of
-    something else."""
+    something else, CheckpointError when they are damaged."""
     found: dict[str, Scores] = {}
-    fault = None
+    fault: PruneFEError | None = None
     for label, key in keys.items():
-        if rank() == 0 and (folder / label / "scores.npz").exists():
-            found[label] = load_scores(folder / label)
-            if found[label].provenance.get("key") != key:
-                fault = f"{folder / label} holds scores of another model, other images or other settings"
+        path = folder / label
+        try:
+            if rank() == 0 and (path / "scores.npz").exists():
+                found[label] = load_scores(path)
+                if found[label].provenance.get("key") != key:
+                    raise InputError(
+                        f"{path} holds scores of another model, other images or other settings; choose another folder"
+                    )
+        except PruneFEError as error:  # which all processes must hear of
+            fault = fault or error
     found, fault = gather((found, fault))[0]
     if fault is not None:
-        raise InputError(f"{fault}; choose another folder")
+        raise fault
     return found
-
-
-def _chosen(
-    data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int
-) -> list[tuple[str, str]]:
-    """(name, class) of each image that is read."""
-    numbers = choose(data, classes, samples, seed)
-    labels, names = targets_of(data), class_names(data)
-    of_class = (names[label] if 0 <= label < len(names) else str(label) for label in (labels[n] for n in numbers))
-    return list(zip(image_names(data, numbers), of_class, strict=True))
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

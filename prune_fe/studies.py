@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from prune_fe.data import Splits, class_names, held_out, image_names, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
-from prune_fe.layers import Layer, find_layers, follow
+from prune_fe.layers import Layer, evaluating, find_layers, follow, observe
 from prune_fe.models import build
 from prune_fe.recipe import Recipe, nearest
 from prune_fe.results import RunFolder, environment
@@ -86,8 +86,16 @@ INDICATORS = {
         Indicator("Taylor", "taylor", "taylor_importance", ".2e"),
     ),
 }  # fmt: skip
-"""Which table of the paper shows which indicator. APoZ is a share of zeros, every other one as its scorer keeps it."""
+"""Which table of the paper shows which indicator. APoZ is the share of zeros, and H and ε are not combined."""
 
+
+CHARACTERISTICS: Mapping[str, Mapping[str, Any]] = {
+    "birth time": {"characterise": "birth"},
+    "maximum": {"characterise": "maximum"},
+    "integration": {"characterise": "integral"},
+    "cubical, birth time": {"complex": "cubical"},
+}
+"""What table 5 and appendix A.2 put in the place of the birth time: settings of feature entropy."""
 
 ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
 """On the test images."""
@@ -109,6 +117,11 @@ class Subject:
     seed: int = 0
     batch_size: int = 64
     workers: int = 0
+
+    @property
+    def example(self) -> Tensor:
+        """One image, on the network's device."""
+        return self.splits.test[0][0][None].to(next(self.network.parameters()).device)
 
     @property
     def text(self) -> str:
@@ -134,15 +147,14 @@ class Subject:
     def refused(self) -> dict[str, str]:
         """Indicator -> why it cannot judge the layer. Feature entropy must: its error is raised."""
         why = {}
-        example = self.splits.test[0][0][None].to(next(self.network.parameters()).device)
         for indicator in (each for group in INDICATORS.values() for each in group):
             judge = indicator.judge(self.label)
             try:
-                judge.check([self.layer], self.samples, len(self.splits.classes))
+                judge.check([self.layer], self.samples, range(len(self.splits.classes)))
                 if judge.needs_data:
-                    judge.observed(self.network, [self.layer], example)
+                    judge.observed(self.network, [self.layer], self.example)
                 else:
-                    judge.score(self.network, [self.layer], {}, example)
+                    judge.score(self.network, [self.layer], {}, self.example)
             except InputError as error:
                 if indicator.scorer == H.scorer:
                     raise
@@ -241,25 +253,31 @@ def study(
     wanted = samples or recipe.score.samples or have
     if wanted > have:
         raise DataError(f"{wanted} samples asked for, the smallest class has {have} training images")
-    here = environment()
-    folder.log("environment", **here)
-    if not (folder.path / "env.json").exists():
-        folder.write_json("env.json", here)
-    network = trained(recipe, splits, seed, folder, report, device)
-    example = splits.test[0][0][None].to(device)
-    layers = find_layers(network, example, [layer] if layer is not None else None)
-    subject = Subject(
-        network, splits, layers[-1], 0, number, wanted, seed, recipe.score.batch_size, recipe.workers
-    ).with_unit(unit)
-    for name, why in subject.refused.items():
-        report.say(f"{name} is left out: {why}")
-    report.say(f"studying {subject.text}")
 
     def fresh(number: int) -> nn.Module:
         torch.manual_seed(number)
         about = recipe.model
         return placed(build(about.name, len(classes), in_channels=splits.channels, **about.arguments), device)
 
+    untrained, example = fresh(seed), splits.test[0][0][None].to(device)
+    chosen = find_layers(untrained, example, [layer] if layer is not None else None)[-1]
+    subject = Subject(untrained, splits, chosen, 0, number, wanted, seed, recipe.score.batch_size, recipe.workers)
+    if unit is not None:
+        subject = subject.with_unit(unit)
+    for name, why in subject.refused.items():  # what is wrong with the layer is said before a network is trained
+        report.say(f"{name} is left out: {why}")
+    if kind == "randomness":
+        shares_of(chosen)
+    elif kind == "characterisation":
+        for judge in CHARACTERISTICS.values():
+            scorer_of(H.scorer, judge)[1].check([chosen])
+    here = environment()
+    folder.log("environment", **here)
+    if not (folder.path / "env.json").exists():
+        folder.write_json("env.json", here)
+    subject = replace(subject, network=trained(recipe, splits, seed, folder, report, device))
+    subject = subject.with_unit(unit)
+    report.say(f"studying {subject.text}")
     tables = STUDIES[kind](subject, fresh)
     folder.log("study", kind=kind, seed=seed, subject=subject.text)
     folder.write_table(f"study-{kind}.csv", [entry for table in tables for entry in table.entries()])
@@ -268,16 +286,19 @@ def study(
 
 
 def rescaling(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
-    """Tables 1, 6 and 9: the values of all images halved, of all filters that lead to the layer, and of both; and the
-    same for the mean of |value| over all units of the layer, as a share of what it is with nothing halved."""
+    """Tables 1, 6 and 9: the values of all images halved, those of the filters that make the layer's maps, and both;
+    and the same for the mean of |value| over all units of the layer, as a share of what it is with nothing halved."""
     rows: dict[str, dict[str, Sequence[float]]] = {}
     shares: dict[str, dict[str, Sequence[float]]] = {}
     plain: dict[str, Array] = {}
-    half, acting = halved(subject.network, subject.layer)
+    what = ""
     for images, filters in ((1.0, False), (0.5, False), (1.0, True), (0.5, True)):
         row = f"{'half scale' if images < 1 else '×'}, {'half scale' if filters else '×'}"
-        network = half if filters else subject.network
-        with acting() if filters else nullcontext():
+        network: nn.Module = subject.network
+        acting: AbstractContextManager[Any] = nullcontext()
+        if filters:
+            network, acting, what = halved(subject.network, subject.layer, subject.example)
+        with acting:
             found = evaluate(network, Rescaled(subject.splits.test, images), workers=subject.workers)
             values = indicated(subject, network, images)
         of_class = found.confusion[subject.label]
@@ -286,11 +307,11 @@ def rescaling(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
         rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
         plain = plain or values
         for name, units in values.items():
-            shares.setdefault(name, {})[row] = [float(abs(units).mean() / abs(plain[name]).mean())]
-    layer = Table(
-        "Rescaling: mean over all units of the layer, share of its first row", dict.fromkeys(rows, ".2f"), shares
-    )
-    return [*_by_paper("Rescaling", rows, ACCURACY, f"images, filters: {subject.text}"), layer]
+            if (of_all := abs(plain[name]).mean()) > 0:
+                shares.setdefault(name, {})[row] = [float(abs(units).mean() / of_all)]
+    note = f"images, filters (halved: {what}): {subject.text}"
+    title = "Rescaling: mean over all units of the layer, share of its first row"
+    return [*_by_paper("Rescaling", rows, ACCURACY, note), Table(title, dict.fromkeys(rows, ".2f"), shares)]
 
 
 def randomness(
@@ -301,37 +322,36 @@ def randomness(
     fresh(seed): such a network. As many are initialised as `networks`; each gives the same number of units, drawn
     with the seed.
     """
-    trained = indicated(subject, subject.network)
-    random: dict[str, list[float]] = {name: [] for name in trained}
-    each = -(-units // networks)
-    for number in range(networks):
-        network = fresh(number).to(next(subject.network.parameters()).device)
+    shares = shares_of(subject.layer, units, networks)
+    values = indicated(subject, subject.network)
+    random: dict[str, list[float]] = {name: [] for name in values}
+    for number, share in enumerate(shares):
+        network = fresh(number).to(subject.example.device)
         generator = torch.Generator().manual_seed(number)
-        drawn = torch.randperm(subject.layer.units, generator=generator)[: min(each, units - number * each)]
-        if len(drawn) < each:
-            raise InputError(
-                f"layer {subject.layer.name!r} has {subject.layer.units} units, {each} a network are drawn"
-            )
-        for name, values in indicated(subject, network).items():
-            random[name] += values[drawn.numpy()].tolist()
+        drawn = torch.randperm(subject.layer.units, generator=generator)[:share].tolist()
+        for name, of_units in indicated(subject, network).items():
+            random[name] += of_units[drawn].tolist()
     rows = {
-        "well-trained unit": {name: [float(values[subject.unit])] for name, values in trained.items()},
-        "all trained units of the layer": {name: values.tolist() for name, values in trained.items()},
+        "well-trained unit": {name: [float(of_units[subject.unit])] for name, of_units in values.items()},
+        "all trained units of the layer": {name: of_units.tolist() for name, of_units in values.items()},
         f"{units} random-initialised units": random,
     }
-    note = f"mean (standard deviation); {subject.text}; random units: {each} of each of {networks} initialisations"
+    note = f"mean (standard deviation); {subject.text}; random units: from {networks} initialisations"
     return _by_paper("Randomness", rows, {}, note)
+
+
+def shares_of(layer: Layer, units: int = 100, networks: int = 10) -> list[int]:
+    """How many of `units` each network gives; InputError for a layer that has not so many."""
+    shares = [len(part) for part in np.array_split(np.arange(units), networks)]
+    if layer.units < max(shares):
+        raise InputError(f"layer {layer.name!r} has {layer.units} units, {max(shares)} of each network are drawn")
+    return shares
 
 
 def characterisation(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
     """Table 5 and appendix A.2: H when the Betti curve is characterised by its birth, maximum or integral, and what a
     cubical complex in the place of the clique complex leaves."""
-    kinds = {
-        "birth time": {"characterise": "birth"},
-        "maximum": {"characterise": "maximum"},
-        "integration": {"characterise": "integral"},
-        "cubical, birth time": {"complex": "cubical"},
-    }
+    kinds = CHARACTERISTICS
     judges = {kind: scorer_of(H.scorer, settings)[1] for kind, settings in kinds.items()}
     one, every = subject.scores(judges), subject.scores(judges, every=True)
     name, tables = subject.layer.name, []
@@ -363,24 +383,35 @@ def indicated(subject: Subject, network: nn.Module, factor: float = 1.0) -> dict
     return {each.name: _of_unit(found[each.key], each, subject.layer.name) for each in wanted}
 
 
-def halved(network: nn.Module, layer: Layer) -> tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]:
-    """A copy of the network in which the layer's maps have half the values, and a context it must be used in.
+def halved(network: nn.Module, layer: Layer, example: Tensor) -> tuple[nn.Module, AbstractContextManager[Any], str]:
+    """(a copy of the network, a context it must be used in, what was done): the layer's maps have half the values.
 
     Of a convolution the filters are halved, with every constant on the way to the map (its bias, the mean and the
-    shift of the batch norm behind it), so that the map is halved and nothing else changes. What is no convolution,
-    such as a residual block, has its output halved.
+    shift of the batch norm behind it), so that the map is halved and nothing else changes. Where that does not halve
+    the map (a group norm takes the scale away, a sigmoid is not proportional) and of what is no convolution, such as
+    a residual block, the map itself is halved.
     """
     twin = copy.deepcopy(network)
     module = twin.get_submodule(layer.name)
-    if not isinstance(module, nn.Conv2d):
-        return twin, lambda: follow(twin, [layer], lambda layer, maps, in_place: maps * 0.5)
-    norm = twin.get_submodule(layer.norm) if layer.norm else None
-    constants = [module.bias] if norm is None else [module.bias, norm.running_mean, norm.bias]
-    with torch.no_grad():
-        for value in (module.weight, *constants):
-            if isinstance(value, Tensor):
-                value.mul_(0.5)
-    return twin, nullcontext
+    if isinstance(module, nn.Conv2d):
+        norm = twin.get_submodule(layer.norm) if layer.norm else None
+        constants = [module.bias] if norm is None else [module.bias, norm.running_mean, norm.bias]
+        with torch.no_grad():
+            for value in (module.weight, *constants):
+                if isinstance(value, Tensor):
+                    value.mul_(0.5)
+        whole, half = _map_of(network, layer, example), _map_of(twin, layer, example)
+        if torch.allclose(half, whole / 2, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
+            return twin, nullcontext(), "the filters"
+    same = copy.deepcopy(network)
+    return same, follow(same, [layer], lambda layer, maps, in_place: maps * 0.5), "the maps, not the filters"
+
+
+def _map_of(network: nn.Module, layer: Layer, example: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    with evaluating(network), torch.no_grad(), observe(network, [layer], lambda _, maps: found.append(maps.clone())):
+        network(example)
+    return found[0]
 
 
 def _by_paper(

@@ -326,8 +326,8 @@ def test_a_scorer_of_weights_needs_no_data(capsys):
 
 
 def scored(*words):
-    base = ["score", "--model", "vgg-small", "--data", "digits", "--size", "16", "--samples", "2", "-b", "7"]
-    return main([*base, *map(str, words)])
+    base = ["score", "--model", "vgg-small", "--data", "digits", "--size", "16", "-b", "7"]
+    return main([*base, *([] if "--samples" in words else ["--samples", "2"]), *map(str, words)])
 
 
 def test_several_scorers_share_a_pass_and_leave_a_folder_each(capsys):
@@ -340,7 +340,9 @@ def test_several_scorers_share_a_pass_and_leave_a_folder_each(capsys):
     assert len(images) == 6
     assert len({row["class"] for row in images}) == 3
     asked = json.loads(Path("scores/score.json").read_text())
-    assert (asked["samples"], asked["environment"]["packages"]["torch"]) == (2, torch.__version__.split("+")[0])
+    assert asked["asked"]["samples"] == 2
+    assert list(asked["scorers"]) == ["apoz", "fpgm"]
+    assert asked["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
     scores = load_scores("scores/apoz")
     assert list(scores.keep) == ["features.0", "features.7"]
     assert len(scores.provenance["model_sha256"]) == 64
@@ -354,8 +356,25 @@ def test_the_same_score_command_reuses_what_is_finished_and_adds_what_is_not(cap
     assert "scores/apoz is there already" in capsys.readouterr().out
     assert Path("scores/apoz/scores.npz").read_bytes() == before
     assert Path("scores/l1-activation/scores.csv").exists()
-    assert scored("--scorer", "apoz", "--seed", 1) == 2
-    assert "scores/apoz holds scores of another model" in capsys.readouterr().err
+    for more, message in {
+        ("--scorer", "apoz", "--seed", 1): "scores was begun with another choice of seed",
+        ("--scorer", "apoz", "--set", "x=1"): "scorer 'apoz' has no setting 'x'",
+        ("--scorer", "hrank", "--samples", 3): "another choice of samples",
+    }.items():
+        assert scored(*more) == 2
+        assert message in capsys.readouterr().err
+    about = json.loads(Path("scores/score.json").read_text())
+    assert (about["asked"]["samples"], list(about["scorers"])) == (2, ["apoz", "l1-activation"])
+
+
+def test_settings_that_fail_at_the_end_cost_nobody_else_their_scores(capsys):
+    words = ("--scorer", "l1-activation", "nisp", "--set")
+    assert scored(*words, "nisp.r=1000") == 2
+    assert "nisp: r is 1000; the sum over all paths only exists below" in capsys.readouterr().err
+    assert {".lock", ".unfinished-0", "l1-activation", "score.json"} == set(names("scores"))
+    assert scored(*words, "nisp.r=1e-9") == 0
+    assert "scores/l1-activation is there already" in capsys.readouterr().out
+    assert ".unfinished-0" not in names("scores")
 
 
 def test_classes_can_be_named_and_settings_go_to_one_of_several_scorers(capsys):

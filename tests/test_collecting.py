@@ -19,6 +19,7 @@ from prune_fe.scorers import SCORERS
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scorers.base import Rows
 from prune_fe.scorers.feature_entropy import FeatureEntropy
+from prune_fe.scorers.nisp import NISP
 from prune_fe.scores import Scores, load_scores
 from prune_fe.scoring import score, score_all
 
@@ -311,6 +312,53 @@ def test_an_image_that_stands_twice_counts_twice(net: Net, images: Counting, tmp
     assert score_all(net, twice, ["apoz"], folder=tmp_path, example=example)["apoz"].images == 5
     with pytest.raises(InputError, match="other images"):
         score_all(net, once, ["apoz"], folder=tmp_path, example=example)
+
+
+def test_another_activation_is_another_model(net: Net, images: Counting, tmp_path: Path) -> None:
+    def network(activation: nn.Module) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(2, 4, 3), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    scored(network(nn.ReLU()), images, tmp_path, ["apoz"])
+    with pytest.raises(InputError, match="apoz holds scores of another model"):
+        scored(network(nn.SiLU()), images, tmp_path, ["apoz"])
+
+
+@pytest.mark.parametrize("label", ["../evil", "", "a/b", ".hidden", 1])
+def test_a_label_that_is_no_name_of_a_folder_is_refused(net: Net, images: Counting, tmp_path: Path, label: Any) -> None:
+    with pytest.raises(InputError, match="it names a folder"):
+        scored(net, images, tmp_path / "here", {label: "apoz"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_scorer_is_refused(net: Net, images: Counting) -> None:
+    with pytest.raises(InputError, match="must be a list of scorers"):
+        scored(net, images, None, [])
+    with pytest.raises(InputError, match="must be a list of scorers"):
+        scored(net, images, None, {})
+
+
+def test_a_scorer_that_fails_at_the_end_costs_the_others_nothing(net: Net, images: Counting, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only exists below"):
+        scored(net, images, tmp_path, [NISP(r=1e6), "apoz"])
+    images.reads.clear()
+    scored(net, images, tmp_path, ["apoz"])
+    assert images.reads == []
+
+
+def test_labels_that_are_not_written_down_cost_no_second_reading(net: Net) -> None:
+    class Bare(Dataset[Any]):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            type(self).reads += 1
+            return torch.zeros(2, 9, 9), index % 3
+
+    score(net, Bare(), "apoz", example=torch.zeros(1, 2, 9, 9))
+    assert Bare.reads == 6
 
 
 def test_the_example_costs_one_image(net: Net, images: Counting) -> None:

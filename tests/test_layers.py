@@ -240,3 +240,46 @@ def test_a_unit_is_a_whole_number(awkward: Awkward, unit: object) -> None:
     layers = found(awkward, torch.randn(1, 3, 8, 8))
     with pytest.raises(InputError, match="layer 'a': .* is no unit number"):
         mask(awkward, layers, {"a": [unit]})  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        lambda x: torch.clip(x, min=0),
+        lambda x: x.clip(min=0),
+        lambda x: x.clip_(min=0),
+        lambda x: torch.clamp_(x, min=0),
+        lambda x: torch.clamp_min_(x, 0),
+        lambda x: x.clamp_min_(0),
+    ],
+)
+def test_a_relu_may_be_written_as_a_clip(relu) -> None:  # type: ignore[no-untyped-def]
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return relu(self.conv(x)).sum((2, 3))
+
+    model, found = Clipped(), []
+    layers = find_layers(model, torch.randn(1, 1, 9, 9))
+    with torch.no_grad(), observe(model, layers, lambda layer, maps: found.append(maps.clone())):
+        model(torch.randn(2, 1, 9, 9))
+    assert float(found[0].min()) == 0
+
+
+def test_two_layers_may_be_the_same_tensor_on_the_way() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), nn.ReLU())
+    image = torch.randn(2, 1, 9, 9)
+    found: dict[str, Tensor] = {}
+    layers = find_layers(model, image, ["0.0", "0"])
+    with torch.no_grad(), observe(model, layers, lambda layer, maps: found.__setitem__(layer.name, maps.clone())):
+        out = model(image)
+    assert torch.equal(found["0.0"], out)
+    assert torch.equal(found["0"], out)
+
+
+def test_the_norm_of_a_layer_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SyncBatchNorm(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
+    assert [layer.norm for layer in find_layers(model, torch.randn(2, 1, 9, 9))] == ["1", None]

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from prune_fe import data, models, studies
-from prune_fe.layers import Layer, find_layers
+from prune_fe.errors import InputError
+from prune_fe.layers import Layer, find_layers, observe
 from prune_fe.recipe import load_recipe
 from prune_fe.studies import Subject, Table, halved
 from prune_fe.training import finetune
@@ -129,6 +132,14 @@ def test_random_units_have_a_higher_entropy_and_no_selectivity(
     assert abs(np.mean(trained) - np.mean(random)) < np.std(random)
 
 
+def test_random_units_are_shared_out_evenly_and_a_layer_must_have_enough() -> None:
+    layer = Layer("conv", 12, (8, 8))
+    assert studies.shares_of(layer, 95, 10) == [10] * 5 + [9] * 5
+    assert studies.shares_of(layer, 3, 10) == [1] * 3 + [0] * 7
+    with pytest.raises(InputError, match="layer 'conv' has 12 units, 13 of each network are drawn"):
+        studies.shares_of(layer, 130, 10)
+
+
 def test_every_random_unit_is_drawn_once_and_the_same_again(subject: Subject) -> None:
     small = Subject(subject.network, subject.splits, subject.layer, 5, CLASS, samples=5)
     one, again = (studies.randomness(small, fresh, units=6, networks=2) for _ in range(2))
@@ -161,28 +172,35 @@ class Block(nn.Module):
         return self.relu(self.conv(x) + x)
 
 
-@pytest.mark.parametrize("name", ["0", "3", "5"])
-def test_a_halved_layer_gives_half_its_maps_and_leaves_the_network(name: str) -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.ReLU(), Block(), nn.Flatten()
-    ).eval()
+@pytest.mark.parametrize(
+    ("name", "rest", "done"),
+    [
+        ("0", [nn.BatchNorm2d(3), nn.ReLU()], "the filters"),
+        ("0", [nn.ReLU()], "the filters"),
+        ("1", [Block()], "the maps, not the filters"),
+        ("0", [nn.GroupNorm(1, 3), nn.ReLU()], "the maps, not the filters"),
+        ("0", [nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU()], "the maps, not the filters"),
+        ("0", [nn.BatchNorm2d(3), nn.Sigmoid()], "the maps, not the filters"),
+    ],
+)
+def test_a_halved_layer_gives_half_its_maps_and_leaves_the_network(name: str, rest: list[nn.Module], done: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), *rest, nn.Flatten()).eval()
     for value in (*network.parameters(), *(buffer for buffer in network.buffers() if buffer.is_floating_point())):
         nn.init.uniform_(value, 0.5, 1.5)
     images = torch.randn(2, 3, 9, 9)
     before = network(images)
     layer = find_layers(network, images, [name])[0]
-    twin, acting = halved(network, layer)
+    twin, acting, what = halved(network, layer, images)
+    assert what == done
     whole = maps_of(network, layer, images)
-    with acting():
+    with acting:
         half = maps_of(twin, layer, images)
     assert torch.allclose(half, whole / 2, rtol=1e-5, atol=1e-7)
     assert torch.equal(network(images), before)
 
 
 def maps_of(network: nn.Module, layer: Layer, images: Tensor) -> Tensor:
-    from prune_fe.layers import observe
-
-    found = []
+    found: list[Tensor] = []
     with torch.no_grad(), observe(network, [layer], lambda layer, maps: found.append(maps.clone())):
         network(images)
     return found[0]
@@ -205,8 +223,8 @@ def test_what_cannot_judge_the_layer_is_named_and_left_out() -> None:
 class Three(studies.Rescaled):
     """Grey images as three channels."""
 
-    def __init__(self, images: data.Images) -> None:
-        super().__init__(images, 1.0)  # type: ignore[arg-type]
+    def __init__(self, images: Dataset[Any]) -> None:
+        super().__init__(images, 1.0)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = super().__getitem__(index)

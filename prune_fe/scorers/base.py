@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -66,9 +66,9 @@ class Scorer(ABC):
     def settings(self) -> dict[str, Any]:
         return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
 
-    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:  # noqa: B027
-        """Raise InputError for what this scorer cannot judge, before any image is read. images, classes: how many of
-        them there will be, 0 = not known."""
+    def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:  # noqa: B027
+        """Raise InputError for what this scorer cannot judge, before any image is read. images: how many there will
+        be, labels: of which classes; 0 and () = not known."""
 
     def observed(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
         """The layers whose maps measure() is to see: those that are judged."""
@@ -134,7 +134,7 @@ class WeightScorer(Scorer):
             module = model.get_submodule(layer.name)
             if not isinstance(module, nn.Conv2d):
                 raise InputError(f"layer {layer.name!r} is a {type(module).__name__} and has no filters of its own")
-            scores[layer.name] = self.score_layer(layer, module.weight.detach().double())
+            scores[layer.name] = self.score_layer(layer, wide(module.weight))
         return scores
 
 
@@ -144,12 +144,20 @@ def map_totals(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda pixels: 
     Image by image: a float64 copy of all maps would need twice their memory, and no image's total depends on the
     batch that it came in. InputError names a unit whose map is not finite.
     """
+    if maps.device.type == "mps":  # which has no float64
+        maps = maps.cpu()
     totals = torch.stack([value(image).sum(dim=(1, 2), dtype=torch.float64) for image in maps]).cpu()
     finite = totals.isfinite()
     if not finite.all():
         image, unit = (~finite).nonzero()[0].tolist()
         raise InputError(f"unit {unit}: the map of image {image} of the batch holds NaN or infinite values")
     return totals
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float64, on their device or, if that is mps, which has none, on the CPU."""
+    values = values.detach()
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def one_of(scorer: str, setting: str, value: Any, allowed: Sequence[Any]) -> None:

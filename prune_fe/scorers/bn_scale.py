@@ -1,7 +1,7 @@
 """The scale of the batch norm (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
 section 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.layers import Layer
-from prune_fe.scorers.base import LayerScore, Scorer, Sums
+from prune_fe.scorers.base import LayerScore, Scorer, Sums, wide
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BNScale(Scorer):
     needs_data: ClassVar[bool] = False
     needs_example: ClassVar[bool] = True
 
-    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
+    def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
             names = ", ".join(map(repr, bare))
@@ -33,6 +33,6 @@ class BNScale(Scorer):
             gamma = model.get_submodule(str(layer.norm)).weight
             if not isinstance(gamma, Tensor):
                 raise InputError(f"layer {layer.name!r}: its batch norm {layer.norm!r} has no scale (affine=False)")
-            scale = gamma.detach().double().abs()
+            scale = wide(gamma).abs()
             scores[layer.name] = LayerScore(scale, {"bn_scale": scale})
         return scores

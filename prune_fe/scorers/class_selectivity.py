@@ -1,6 +1,6 @@
 """Class selectivity (Morcos et al. 2018, "On the importance of single directions for generalization")."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,9 +34,13 @@ class ClassSelectivity(MapScorer):
         if self.of is not None and (type(self.of) is not int or self.of < 0):
             raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
 
-    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
-        if classes == 1:
-            raise InputError("class-selectivity compares classes: 1 class is chosen, at least 2 are needed")
+    def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        if not labels:
+            return
+        if len(labels) < 2:
+            raise InputError("class-selectivity compares classes: the images are of 1 class, at least 2 are needed")
+        if self.of is not None and self.of not in labels:
+            raise InputError(f"class-selectivity: no images of class {self.of}; choose one of those scored on")
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """totals: (classes, units), Σ over the images of the mean over the positions; images: (classes,)."""
@@ -47,15 +51,11 @@ class ClassSelectivity(MapScorer):
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
         images = sums["images"]
         chosen = images > 0
-        if chosen.sum() < 2:
-            raise InputError("class-selectivity compares classes: the images are of 1 class, at least 2 are needed")
+        self.check((), int(images.sum()), chosen.nonzero().flatten().tolist())
         mean = sums["totals"][chosen] / images[chosen, None]  # μ (classes, units)
-        if self.of is None:
-            strongest = mean.argmax(dim=0)
-        else:
-            if self.of >= len(images) or not chosen[self.of]:
-                raise InputError(f"class-selectivity: no images of class {self.of}; choose one of those scored on")
-            strongest = torch.full(mean.shape[1:], int(chosen[: self.of].sum()))
+        strongest = mean.argmax(dim=0)
+        if self.of is not None:
+            strongest.fill_(int(chosen[: self.of].sum()))
         top = mean.gather(0, strongest[None])[0]
         others = torch.ones_like(mean).scatter_(0, strongest[None], 0)
         rest = (mean * others).sum(dim=0) / (len(mean) - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -65,11 +65,11 @@ class FeatureEntropy(MapScorer):
         """Whether the compiled kernel gives the characteristic; homology gives all others."""
         return (self.characterise, self.dimension, self.complex) == ("birth", 1, "clique")
 
-    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
+    def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         for layer in layers:
             self.check_map_size(layer)
             try:
-                self.table(max(classes, 1), layer.units, *layer.map_size)
+                self.table(max(labels, default=0) + 1, layer.units, *layer.map_size)
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
         if self.compiled:

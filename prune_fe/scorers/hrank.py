@@ -17,8 +17,9 @@ class HRank(MapScorer):
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         map_totals(maps)  # names a map that is not finite
+        tolerance = max(maps.shape[2:]) * torch.finfo(maps.dtype).eps
         maps = maps if maps.dtype == torch.float64 else maps.float()
-        ranks = torch.stack([torch.linalg.matrix_rank(image) for image in maps])
+        ranks = torch.stack([torch.linalg.matrix_rank(image, rtol=tolerance) for image in maps])
         return {"ranks": ranks.sum(dim=0).cpu(), "images": torch.tensor(len(maps))}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:

@@ -3,7 +3,9 @@ selection (Roffo et al. 2015) at the final response layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ class NISP(Scorer):
     they do in table 9 of Zhao & Zhang 2022.
 
     Inf-FS needs the ranks of all responses, so each image leaves a row: `rows` bounds how many images there may be.
+    It takes some six matrices of features × features float64, so `features` bounds what the classifier may be given.
     A response that never varies has no rank correlation; it counts as |Spearman| = 1, so that a dead one gains
     nothing (the authors' program takes 0, which makes dead responses the most important ones).
     """
@@ -35,16 +38,19 @@ class NISP(Scorer):
     alpha: float = 0.5
     r: float | None = None
     rows: int = 10_000
+    features: int = 8192
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1):
+        if type(self.alpha) not in (int, float) or not 0 <= self.alpha <= 1:
             raise InputError(f"nisp: alpha is {self.alpha!r}, allowed are numbers from 0 to 1")
-        if self.r is not None and not (isinstance(self.r, int | float) and self.r > 0):
+        if self.r is not None and (type(self.r) not in (int, float) or not 0 < self.r < math.inf):
             raise InputError(f"nisp: r is {self.r!r}, allowed are positive numbers, or none for 0.9 / ρ(A)")
-        if type(self.rows) is not int or self.rows < 2:
-            raise InputError(f"nisp: rows is {self.rows!r}, allowed are whole numbers from 2")
+        for name in ("rows", "features"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 2:
+                raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
 
-    def check(self, layers: Sequence[Layer], images: int = 0, classes: int = 0) -> None:
+    def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         if images > self.rows:
             raise InputError(
                 f"nisp keeps a row for each image, at most {self.rows}, and there are {images}; score on fewer samples "
@@ -55,6 +61,12 @@ class NISP(Scorer):
 
     def observed(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
         response = find_response(model, example)
+        if response.units > self.features:
+            raise InputError(
+                f"nisp: layer {response.name!r} is given {response.units} features, of which Inf-FS makes matrices of "
+                f"{8 * response.units**2 / 2**30:.1f} GiB; at most {self.features} are allowed "
+                "(setting features)"
+            )
         propagated(model, layers, response, torch.ones(1), example)  # refuses what it cannot go through
         return (response,)
 
@@ -126,18 +138,26 @@ def propagated(
     def act(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
         if layer is response:
             reached.append(maps.flatten())
-            return maps
+            raise _Reached
         shift = torch.zeros(layer.units, dtype=maps.dtype, device=maps.device, requires_grad=True)
         shifts[layer.name] = shift
         return maps + shift[:, None, None]
 
-    with evaluating(model), torch.enable_grad(), _AbsoluteWeights(), follow(model, [*layers, response], act):
-        model(torch.zeros_like(example, dtype=torch.float64))
-    total = (reached[0] * final.to(reached[0])).sum()
-    if not total.requires_grad:
-        raise InputError("nisp cannot propagate scores: the maps of no layer reach the final responses")
-    found = torch.autograd.grad(total, list(shifts.values()), allow_unused=True, materialize_grads=True)
-    return {name: scores.cpu() for name, scores in zip(shifts, found, strict=True)}
+    place = "cpu" if example.device.type == "mps" else example.device  # mps has no float64
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        image = torch.zeros(example.shape, dtype=torch.float64, device=place)
+        with suppress(_Reached), _AbsoluteWeights(), follow(model, [*layers, response], act):
+            model(image)
+        total = (reached[0] * final.to(reached[0]).clone()).sum()
+        if not total.requires_grad:
+            raise InputError("nisp cannot propagate scores: the maps of no layer reach the final responses")
+        found = torch.autograd.grad(total, list(shifts.values()), allow_unused=True, materialize_grads=True)
+    zeros = {layer.name: torch.zeros(layer.units, dtype=torch.float64) for layer in layers}
+    return zeros | {name: scores.cpu() for name, scores in zip(shifts, found, strict=True)}
+
+
+class _Reached(Exception):
+    """The final responses are there: what the network does with them plays no part."""
 
 
 class _AbsoluteWeights(TorchFunctionMode):
@@ -154,8 +174,8 @@ class _AbsoluteWeights(TorchFunctionMode):
         if func in LINEAR:
             return func(*args, **kwargs)
         fault = InputError(
-            f"nisp cannot propagate scores through {getattr(func, '__name__', func)}: it is not linear, and no layer "
-            "whose weights are known here"
+            f"nisp cannot propagate scores through {getattr(func, '__name__', func)}: how it passes "
+            "them on is not known"
         )
         try:
             output = func(*args, **kwargs)
@@ -167,11 +187,11 @@ class _AbsoluteWeights(TorchFunctionMode):
 
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    return torch.conv2d(x.double(), weight.detach().double().abs(), None, *args, **kwargs)
+    return torch.conv2d(x.double(), weight.detach().to(x.device, torch.float64).abs(), None, *args, **kwargs)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.linear(x.double(), weight.detach().double().abs())
+    return F.linear(x.double(), weight.detach().to(x.device, torch.float64).abs())
 
 
 def _batch_norm(
@@ -180,9 +200,9 @@ def _batch_norm(
 ) -> Tensor:  # fmt: skip
     if var is None:
         raise InputError("nisp cannot propagate scores through a batch norm without running statistics")
-    scale = 1 / (var.double() + eps).sqrt()
+    scale = 1 / (var.to(x.device, torch.float64) + eps).sqrt()
     if weight is not None:
-        scale = scale * weight.detach().double().abs()
+        scale = scale * weight.detach().to(x.device, torch.float64).abs()
     return x * scale.view(-1, *[1] * (x.ndim - 2))
 
 
@@ -199,21 +219,45 @@ def _adaptive_max_pool2d(x: Tensor, output_size: Any, return_indices: bool = Fal
     return F.adaptive_avg_pool2d(x, output_size)
 
 
+def _mean_over(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    return x.mean(dim, keepdim)
+
+
 def _times(x: Any, factor: Any) -> Any:
-    if isinstance(x, Tensor) and isinstance(factor, Tensor):
-        if _has_gradient((x, factor)):
-            raise InputError("nisp cannot propagate scores through a product of two maps: it is not linear")
-        return x * factor
-    return x * abs(factor) if isinstance(x, Tensor) else abs(x) * factor
+    """Times a number; times a constant tensor, as in the normalisation of the input."""
+    if _has_gradient((x, factor)) and isinstance(x, Tensor) and isinstance(factor, Tensor):
+        raise InputError("nisp cannot propagate scores through a product of two maps: it is not linear")
+    return abs(factor) * x if isinstance(x, Tensor) else abs(x) * factor
+
+
+def _times_in_place(x: Tensor, factor: Any) -> Tensor:
+    if isinstance(factor, Tensor):
+        raise InputError("nisp cannot propagate scores through a product of two maps: it is not linear")
+    return x.mul_(abs(factor))
+
+
+def _divided(x: Any, divisor: Any) -> Any:
+    return _times(x, 1 / divisor)
+
+
+def _shifted(x: Any, constant: Any) -> Any:
+    """x minus a number passes the scores of x on; minus a map would take them off each other."""
+    if _has_gradient(constant) or not isinstance(x, Tensor):
+        raise InputError("nisp cannot propagate scores through a difference of maps")
+    return x
 
 
 READINGS: Mapping[Any, Callable[..., Tensor]] = {
     torch.conv2d: _conv2d,
     F.linear: _linear,
     F.batch_norm: _batch_norm,
-    F.max_pool2d: _max_pool2d,
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool2d),
     F.adaptive_max_pool2d: _adaptive_max_pool2d,
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__imul__, Tensor.__rmul__), _times),
+    **dict.fromkeys((torch.amax, Tensor.amax), _mean_over),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
+    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _times_in_place),
+    **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__), _divided),
+    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _shifted),
     Tensor.contiguous: Tensor.contiguous,  # an identity, but for the views that come after it
 }
 """Function -> what takes its place."""

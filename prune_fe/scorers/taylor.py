@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import GradientScorer, LayerScore, Sums, one_of
+from prune_fe.scorers.base import GradientScorer, LayerScore, Sums, one_of, wide
 
 Square = Literal["total", "image"]
 
@@ -26,7 +26,7 @@ class Taylor(GradientScorer):
         one_of("taylor", "square", self.square, get_args(Square))
 
     def measure_gradients(self, gradients: Tensor) -> Sums:
-        gradients = gradients.double()
+        gradients = wide(gradients)
         return {
             "total": gradients.sum(dim=0).cpu(),
             "squares": gradients.square().sum(dim=0).cpu(),

@@ -100,7 +100,7 @@ class Unread(Dataset[Any]):
 def test_one_class_is_refused_before_images_are_read() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 1))
     for classes in (1, [1]):
-        with pytest.raises(InputError, match="compares classes: 1 class is chosen, at least 2 are needed"):
+        with pytest.raises(InputError, match="compares classes: the images are of 1 class, at least 2 are needed"):
             score(net, Unread(), "class-selectivity", classes=classes, samples=2, example=torch.zeros(1, 1, 4, 4))
 
 

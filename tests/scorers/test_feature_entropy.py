@@ -166,7 +166,7 @@ def test_every_variant_has_the_entropy_of_its_characteristic(variant: dict[str, 
     maps[:, 1] = maps[:, 1].round()
     maps[:5, 1] = 0
     scorer = FeatureEntropy(**variant)
-    scorer.check([Layer("conv", 2, (8, 8))], images=14, classes=2)
+    scorer.check([Layer("conv", 2, (8, 8))], images=14, labels=[0, 1])
     raw = scorer.score_layer(measured(scorer, maps, labels, 2)).raw
     numbers = characterise(maps, variant["characterise"], variant["dimension"], variant["complex"], variant["rank"])
     for c in range(2):
@@ -195,7 +195,7 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
     # 2·10¹¹ possible integrals of 224×224 maps, times classes and units: only indices of what occurs are stored.
     scorer = FeatureEntropy(characterise="integral", dimension=2)
     layer = Layer("conv", 64, (224, 224))
-    scorer.check([layer], classes=1000)
+    scorer.check([layer], labels=range(1000))
     largest = scorer.largest(224, 224)
     assert largest == 224 * 224 * math.comb(224, 3)
     where = torch.tensor([[999, 999, 3], [63, 63, 0], [largest, largest, 7]])
@@ -207,7 +207,7 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
     rate = entropy_and_rate(twice)[1]
     assert rate[999, 63] == rate[3, 0] == 1
     with pytest.raises(InputError, match=r"layer 'conv': the integral in dimension 4 of 224×224 maps has 1\.\de"):
-        FeatureEntropy(characterise="integral", dimension=4).check([layer], classes=1000)
+        FeatureEntropy(characterise="integral", dimension=4).check([layer], labels=range(1000))
 
 
 def test_maps_that_can_have_no_hole_are_refused_before_any_work() -> None:

@@ -357,7 +357,7 @@ DATA = [(torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), to
         (lambda net, x: x * net.scale, "a product of two maps"),
         (lambda net, x: net.norm(x), "group_norm"),
         (lambda net, x: x.softmax(1), "softmax"),
-        (lambda net, x: x - x.mean((2, 3), keepdim=True), "sub"),
+        (lambda net, x: x - x.mean((2, 3), keepdim=True), "a difference of maps"),
         (lambda net, x: F.max_pool2d(x, 2, dilation=2), "a dilated max pooling"),
         (lambda net, x: F.adaptive_max_pool2d(x, 2, return_indices=True)[0], "adaptive_max_pool2d_with_indices"),
         (lambda net, x: F.batch_norm(x, None, None, training=True), "a batch norm without running statistics"),
@@ -373,10 +373,16 @@ def test_what_has_no_reading_is_refused_by_name_before_images_are_read(middle: A
     ("middle", "factor"),
     [
         (lambda net, x: x * -2, 2.0),
+        (lambda net, x: x.mul_(-2) is None or x, 2.0),
+        (lambda net, x: x / -4, 0.25),
+        (lambda net, x: x - 0.5, 1.0),
+        (lambda net, x: torch.clip(x, min=0.0), 1.0),
+        (lambda net, x: torch.max_pool2d(x, 2), 1.0),
+        (lambda net, x: x.amax((2, 3), keepdim=True), 1.0),
         (lambda net, x: F.adaptive_max_pool2d(x, 2), 1.0),
         (lambda net, x: F.max_pool2d(F.dropout(x, 0.3, net.training), 2), 1.0),
     ],
-    ids=["factor", "adaptive-max", "dropout"],
+    ids=["factor", "in-place", "divisor", "constant", "clip", "max", "amax", "adaptive-max", "dropout"],
 )
 def test_what_is_linear_is_read_as_such(middle: Any, factor: float) -> None:
     # The mean over the positions behind it makes each unit's score that of its response.
@@ -385,6 +391,48 @@ def test_what_is_linear_is_read_as_such(middle: Any, factor: float) -> None:
         responses = middle(net.eval(), torch.relu(net.conv(DATA[0][0]))).mean((2, 3))
     expected = factor * inf_fs(responses.double().numpy())
     np.testing.assert_allclose(score(net, DATA, "nisp", layers=["conv"]).keep["conv"], expected, rtol=1e-6)
+
+
+def test_what_the_network_does_with_its_responses_plays_no_part() -> None:
+    class Log(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.log_softmax(self.net(x), dim=1)
+
+    net = head_after(lambda net, x: x)
+    whole = score(Log(net), DATA, "nisp", layers=["net.conv"]).keep["net.conv"]
+    plain = score(net, DATA, "nisp", layers=["conv"]).keep["conv"]
+    np.testing.assert_array_equal(whole, plain)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(off: Any) -> None:
+    net = head_after(lambda net, x: x)
+    expected = score(net, DATA, "nisp", layers=["conv"]).keep["conv"]
+    with off():
+        images = DATA[0][0].clone()
+        found = score(net, [(images, DATA[0][1])], "nisp", layers=["conv"]).keep["conv"]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_classifier_that_is_called_by_keyword_is_found() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(input=torch.relu(self.conv(x)).mean((2, 3)))
+
+    assert (score(Keyword(), DATA, "nisp").keep["conv"] > 0).any()
+
+
+def test_too_many_features_are_refused_before_any_image_is_read() -> None:
+    with pytest.raises(InputError, match=r"layer 'head' is given 4 features, .* at most 3 are allowed \(setting feat"):
+        score(head_after(lambda net, x: x), Unreadable(), NISP(features=3), layers=["conv"], example=DATA[0][0][:1])
 
 
 def test_features_of_several_positions_are_responses_too() -> None:
@@ -454,6 +502,9 @@ def wrong_settings() -> Iterator[tuple[dict[str, Any], str]]:
         yield {"alpha": alpha}, f"nisp: alpha is {alpha!r}, allowed are numbers from 0 to 1"
     for r in (0, -1.0, "big"):
         yield {"r": r}, f"nisp: r is {r!r}, allowed are positive numbers, or none"
+    for r in (float("inf"), True):
+        yield {"r": r}, f"nisp: r is {r!r}, allowed are positive numbers"
+    yield {"alpha": True}, "nisp: alpha is True, allowed are numbers from 0 to 1"
     for rows in (1, 2.5, None, True):
         yield {"rows": rows}, f"nisp: rows is {rows!r}, allowed are whole numbers from 2"
 

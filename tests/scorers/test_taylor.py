@@ -129,13 +129,23 @@ def test_frozen_parameters_change_nothing(net: Gated, batch: Any) -> None:
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_it_works_where_gradients_are_off(net: Gated, batch: Any) -> None:
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(net: Gated, batch: Any, off: Any) -> None:
     expected = score(net, [batch], "taylor").keep
-    with torch.no_grad():
-        found = score(net, [batch], "taylor").keep
-        assert not torch.is_grad_enabled()
+    with off():
+        found = score(net, [(batch[0].clone(), batch[1])], "taylor").keep
     for name in UNITS:
         np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_image_that_is_classified_well_still_has_a_gradient_in_half_precision(dtype: torch.dtype) -> None:
+    conv = nn.Conv2d(1, 2, 1, bias=False)
+    conv.weight = nn.Parameter(torch.tensor([8.0, 0.0]).view(2, 1, 1, 1))
+    images, labels = torch.ones(1, 1, 1, 1, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    keep = score(nn.Sequential(conv, nn.Flatten()).to(dtype), [(images, labels)], "taylor").keep
+    p = 1 / (1 + np.exp(-8.0))  # ∂E/∂z of the first unit is (p − 1) · 8
+    assert keep["0"][0] == pytest.approx((8 * (1 - p)) ** 2, rel=0.05)
 
 
 def test_the_parameters_own_gradients_are_not_touched(net: Gated, batch: Any) -> None:
