@@ -33,6 +33,8 @@ PACKAGES = (
     "fvcore",
     "scikit-learn",
     "timm",
+    "ripser",
+    "gudhi",
 )
 
 
