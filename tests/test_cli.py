@@ -518,7 +518,9 @@ def test_a_model_of_other_classes_is_not_evaluated(done, photos, capsys):
 def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, number):
     monkeypatch.setattr(prune_fe.run, "run", lambda *_: os.kill(os.getpid(), number))
     before = signal.getsignal(signal.SIGTERM)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs ignore
     message = refused(capsys, 130, "run", recipe)
+    signal.signal(signal.SIGINT, inherited)
     assert message == "interrupted; `prune-fe run ... --resume auto` goes on behind the last finished step"
     assert names("runs") == ["tiny-1"]
     assert signal.getsignal(signal.SIGTERM) is before
