@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import json
 import math
@@ -13,7 +14,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +61,7 @@ def _check_device(_: Any, value: str) -> None:
 Counted = validators.Number(gte=1)
 ModelName = Annotated[str, Parameter(help="vgg-small, a torchvision or timm name, or a folder that prune_fe saved.")]
 Checkpoint = Annotated[Path | None, Parameter(help="A state dict for the model.")]
-DATA = 'A folder with train/<class>/* and val/<class>/*, a tar file of one, or "digits".'
+DATA = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
 DataPath = Annotated[str, Parameter(name=["--data", "--data-dir", "--data-path"], help=DATA)]
 Output = Annotated[Path, Parameter(name=["--output", "--output-dir"], help="A new folder.")]
 Outputs = Annotated[
@@ -158,6 +159,7 @@ def score(
     samples: Annotated[int | None, Parameter(validator=Counted)] = None,
     images: Path | None = None,
     layers: Annotated[list[str] | None, Several] = None,
+    except_: Annotated[list[str] | None, Parameter(name="--except", consume_multiple=True)] = None,
     output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -182,6 +184,8 @@ def score(
         A CSV file with a column "image", such as OUTPUT/images.csv: exactly these training images.
     layers
         Names of modules; default every convolution with a map.
+    except_
+        Patterns of layers to leave out of these: --except 'layer4.*'.
     output
         A new folder, or one to go on with.
     seed
@@ -200,7 +204,6 @@ def score(
     series = _checkpoints(from_checkpoints) if from_checkpoints is not None else {}
     settings = _settings_of(scorer, _assignments(set_))
     from prune_fe.data import named
-    from prune_fe.results import write_table
     from prune_fe.scoring import score_all, scorer_of
 
     judges = {name: scorer_of(name, settings[name])[1] for name in scorer}
@@ -215,9 +218,12 @@ def score(
         except DataError as error:
             raise DataError(f"{error} (which training images are held out depends on --seed)") from error
     chosen = _chosen_classes(classes, splits)
+    if except_:
+        layers = _without(network, example, layers, except_)
     asked = {
-        "model": model, "checkpoint": checkpoint or from_checkpoints, "data": data, "size": example.shape[-1],
-        "classes": classes, "samples": samples, "images": images, "seed": seed, "layers": layers,
+        "model": model, "checkpoint": checkpoint or from_checkpoints, "data": Path(data) if data else None,
+        "size": example.shape[-1], "classes": classes, "samples": samples, "images": images, "seed": seed,
+        "layers": layers,
     }  # fmt: skip
 
     def scored(folder: Path) -> dict[str, Scores]:
@@ -231,11 +237,10 @@ def score(
 
     with _folder_of_scores(output, asked, judges), reporter.showing():
         if series:
-            rows = _score_series(series, network, splits, output, scored)
+            rows = _score_series(series, network, splits, output, judges, scored)
         else:
             found = scored(output)
-            if read := next((each.provenance["images"] for each in found.values() if each.images), None):
-                write_table(output / "images.csv", ({"image": name, "class": of} for name, of in read))
+            _write_images(output, found)
     if series:
         console.print(training_table(rows))
         reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
@@ -308,7 +313,6 @@ def study(
     for table in tables:
         console.print(study_table(table))
         console.print()
-    reporter.say(f"results: {folder.path}/study-{kind}.csv and .md, and the trained network for --resume {folder.path}")
 
 
 @app.command
@@ -340,9 +344,12 @@ def prune(
     from prune_fe.models import save
     from prune_fe.pruning import prune as prune_units
     from prune_fe.scores import load_scores
+    from prune_fe.scoring import weights_hash
 
     loaded = load_scores(scores)
     network, _, example = _network_and_data(model, checkpoint, None, num_classes, size, device, 0)
+    if loaded.provenance.get("model_sha256", "") != weights_hash(network):
+        reporter.say(f"note: {scores} holds scores of other weights than these, or does not say of which")
     pruned = prune_units(network, loaded, ratio, example, coupled=coupled)
     for step in pruned.steps:
         done = step.left or f"{step.asked} asked, {len(step.removed)} removed, {len(step.kept)} kept"
@@ -491,6 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = {
             "run": "; `prune-fe run ... --resume auto` goes on behind the last finished step",
             "score": "; the same command goes on where it stopped",
+            "study": "; with --resume auto a network that is trained is not trained again",
         }
         print(f"prune-fe: interrupted{again.get(words[0], '')}", file=sys.stderr)
         return 130
@@ -596,6 +604,8 @@ def _require_scorers(names: Sequence[str]) -> None:
     """A misspelt one is said before torch is loaded."""
     from prune_fe.recipe import nearest
 
+    if not names:
+        raise InputError("--scorer: name at least one")
     for name in names:
         if name not in SCORERS:
             raise InputError(f"--scorer {name}: {nearest(name, SCORERS)}")
@@ -619,11 +629,14 @@ def _folder_of_scores(output: Path, asked: Mapping[str, Any], judges: Mapping[st
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
     output.mkdir(parents=True, exist_ok=True)
     with locked(output):
-        known = json.loads(about.read_text()) if about.exists() else {"asked": asked, "scorers": {}}
+        known: dict[str, Any] = {"asked": asked, "scorers": {}}
+        if any(output.glob("**/scores.npz")) and about.exists():  # what holds no scores yet may be begun anew
+            known = _asked_before(about)
         if differing := [key for key in asked if known["asked"].get(key) != asked[key]]:
-            raise InputError(
-                f"{output} was begun with another choice of {', '.join(differing)}; choose another --output"
-            )
+            changes = ", ".join(f"{key} {known['asked'].get(key)!r}, now {asked[key]!r}" for key in differing)
+            raise InputError(f"{output} was begun with another choice of {changes}; choose another --output")
+        if any(output.glob("**/.unfinished-*")):
+            reporter.say(f"{output} holds an unfinished pass: it is gone on with if nothing has changed")
         write_json(about, known)
         try:
             yield
@@ -634,6 +647,17 @@ def _folder_of_scores(output: Path, asked: Mapping[str, Any], judges: Mapping[st
             raise
         known["scorers"] |= {name: judge.settings for name, judge in judges.items()}
         write_json(about, known | {"environment": environment()})
+
+
+def _asked_before(about: Path) -> dict[str, Any]:
+    """What a folder of scores says of itself."""
+    try:
+        known = json.loads(about.read_text())
+        if isinstance(known["asked"], dict) and isinstance(known["scorers"], dict):
+            return dict(known)
+        raise TypeError("not what score writes")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{about}: damaged ({error}); choose another --output") from error
 
 
 def _checkpoints(folder: Path) -> dict[str, Path]:
@@ -686,11 +710,27 @@ def _chosen_classes(words: Sequence[str] | None, splits: Splits | None) -> int |
     return [splits.classes.index(word) for word in words]
 
 
+def _without(network: nn.Module, example: Tensor, layers: list[str] | None, patterns: Sequence[str]) -> list[str]:
+    """The layers whose names match none of the patterns."""
+    from prune_fe.layers import find_layers
+
+    place = next(network.parameters()).device
+    found = [layer.name for layer in find_layers(network, example.to(place), layers)]
+    for pattern in patterns:
+        if not fnmatch.filter(found, pattern):
+            raise InputError(f"--except {pattern}: no layer is called like that; there are {', '.join(found)}")
+    kept = [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    if not kept:
+        raise InputError("--except: no layer is left")
+    return kept
+
+
 def _score_series(
     series: Mapping[str, Path],
     network: nn.Module,
     splits: Splits | None,
     output: Path,
+    judges: Collection[str],
     scored: Callable[[Path], Mapping[str, Scores]],
 ) -> list[dict[str, Any]]:
     """A row for every checkpoint, scorer, layer and quantity, with the network's accuracy and loss on val/; in
@@ -702,18 +742,37 @@ def _score_series(
     for file in series.values():
         load_weights(network, file)  # one that does not fit is said before any is scored
     rows: list[dict[str, Any]] = []
+    others = _rows_of_others(output / "training.csv", judges)
     for name, file in series.items():
         load_weights(network, file)
         result = measure(network, splits.test) if splits else None
         quality = {"accuracy": result and result.accuracy, "loss": result and result.loss}
-        for scorer, scores in scored(output / name).items():
+        found = scored(output / name)
+        _write_images(output, found)
+        for scorer, scores in found.items():
             for layer in scores.keep:
                 for quantity in scores.raw:
                     mean = scores.layer_mean(quantity, layer)
                     row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
                     rows.append(row | quality)
-        write_table(output / "training.csv", rows)
+        write_table(output / "training.csv", [*others, *rows])
     return rows
+
+
+def _rows_of_others(table: Path, judges: Collection[str]) -> list[dict[str, Any]]:
+    """What an earlier command for other scorers left in training.csv."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["scorer"] not in judges]
+
+
+def _write_images(output: Path, found: Mapping[str, Scores]) -> None:
+    """The list of the images that were read, for --images."""
+    from prune_fe.results import write_table
+
+    if read := next((each.provenance["images"] for each in found.values() if each.images), None):
+        write_table(output / "images.csv", ({"image": name, "class": of} for name, of in read))
 
 
 def _latest(output: Path, name: str) -> Path:
@@ -803,6 +862,6 @@ def _require_forward(network: nn.Module, example: Tensor, model: str) -> None:
             network(example)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # networks raise what they like at a wrong input
         shape = "×".join(map(str, example.shape[1:]))
         raise InputError(f"{model} does not run on images of {shape}: {error}") from error

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
 from prune_fe.layers import evaluating, find_convolutions
-from prune_fe.scores import Scores, weakest
+from prune_fe.scores import Scores, architecture, weakest
 
 WITH_UNITS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -94,6 +94,11 @@ def prune(
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
     if not isinstance(scores, Scores):
         raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
+    if scores.provenance.get("architecture_sha256", architecture(model)) != architecture(model):
+        raise InputError(
+            f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
+            "or their settings differ; score this one"
+        )
     if coupled not in get_args(Coupled):
         raise InputError(f"coupled is {coupled!r}, allowed are {', '.join(get_args(Coupled))}")
     surgery = Surgery(model, example)

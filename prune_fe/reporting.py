@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from prune_fe.run import Row
     from prune_fe.scores import Scores
     from prune_fe.studies import Table as StudyTable
+
+FIRST_WIDTH = 32
+"""Columns for the name of a row at most; a longer one is folded."""
+
+GAP = 2
+"""Columns between the cells of a table."""
 
 PLAIN_SECONDS = 15.0
 """Without a terminal a long step prints a line this often."""
@@ -92,50 +98,80 @@ def results_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def study_table(study: StudyTable) -> Table:
+class WideTable:
+    """A table that is printed in as many parts, one below the other, as the width asks for: no cell is ever cut.
+
+    columns: heading -> cells; a heading may be broken between its words, a number may not.
+    """
+
+    def __init__(self, title: str, caption: str, rows: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
+        self.title, self.caption, self.rows, self.columns = title, caption, rows, columns
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        first = min(max(map(len, self.rows)), FIRST_WIDTH, options.max_width // 3)
+        widths = {
+            heading: max(len(text) for text in (*heading.split(), *cells)) for heading, cells in self.columns.items()
+        }
+        parts: list[list[str]] = [[]]
+        spare = [options.max_width - first - GAP]
+        for heading, width in widths.items():
+            if parts[-1] and spare[-1] < width + GAP:
+                parts.append([])
+                spare.append(options.max_width - first - GAP)
+            parts[-1].append(heading)
+            spare[-1] -= width + GAP
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            table = _plain_table(self.title if number == 0 else "", self.caption if last else "")
+            table.add_column("", overflow="fold", width=first)
+            for heading in part:  # what room is left saves the longer headings a line
+                width = max(widths[heading], min(len(heading), widths[heading] + max(spare[number], 0) // len(part)))
+                table.add_column(heading, justify="right", width=width)
+            for index, row in enumerate(self.rows):
+                table.add_row(row, *(self.columns[heading][index] for heading in part))
+            yield table
+
+
+def study_table(study: StudyTable) -> WideTable:
     """A table as the paper prints it."""
-    table = _plain_table(study.title, study.note)
-    table.add_column("", overflow="fold", min_width=12)
-    for column in study.forms:
-        table.add_column(column, justify="right", overflow="fold")
-    for row in study.rows:
-        table.add_row(row, *(study.text(row, column) for column in study.forms))
-    return table
+    columns = {column: [study.text(row, column) for row in study.rows] for column in study.forms}
+    return WideTable(study.title, study.note, list(study.rows), columns)
 
 
-def layer_table(label: str, scores: Scores) -> Table:
+def layer_table(label: str, scores: Scores) -> WideTable:
     """A line a layer: its units, the means of the scorer's quantities, and how far its scores lie apart."""
     cost = f"{scores.own_seconds:.2f} s for the scorer alone"
     if scores.peak_bytes is not None:
         cost += f", at most {scores.peak_bytes / 2**20:,.0f} MiB of memory on top of the network's"
     of = f" on {scores.images} images of {len(scores.classes)} classes" if scores.images else ""
-    table = _plain_table(f"{label}{of}", f"means over the units; {cost}")
-    table.add_column("layer", no_wrap=True)
-    for heading in ("units", "map", *scores.raw, "keep, lowest", "keep, highest"):
-        table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
-    for layer, keep in scores.keep.items():
-        height, width = scores.provenance["layers"][layer]["map_size"]
-        size = f"{height}×{width}" if height else ""
-        means = (f"{scores.layer_mean(quantity, layer):.4g}" for quantity in scores.raw)
-        table.add_row(layer, str(len(keep)), size, *means, f"{keep.min():.4g}", f"{keep.max():.4g}")
-    return table
+    sizes = [scores.provenance["layers"][layer]["map_size"] for layer in scores.keep]
+    columns = {
+        "units": [str(len(keep)) for keep in scores.keep.values()],
+        "map": [f"{height}×{width}" if height else "" for height, width in sizes],
+    }
+    for quantity in scores.raw:
+        heading = quantity.replace("_", " ")
+        columns[heading] = [f"{scores.layer_mean(quantity, layer):.4g}" for layer in scores.keep]
+    columns["keep, lowest"] = [f"{keep.min():.4g}" for keep in scores.keep.values()]
+    columns["keep, highest"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
+    means = "means over the units, of what is finite; " if scores.raw else ""
+    return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
 
 
-def training_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:
     """A line a checkpoint: accuracy, loss, and the means of each quantity over the units of the last layer."""
-    last = rows[-1]["layer"]
-    table = _plain_table(f"layer {last} at every checkpoint", "accuracy and loss on val/; means over the units")
-    rows = [row for row in rows if row["layer"] == last]
-    quantities = list(dict.fromkeys((row["scorer"], row["quantity"]) for row in rows))
-    table.add_column("checkpoint", no_wrap=True)
-    for heading in ("accuracy", "loss", *(quantity.replace("_", " ") for _, quantity in quantities)):
-        table.add_column(heading, justify="right", overflow="fold")
-    for checkpoint in dict.fromkeys(row["checkpoint"] for row in rows):
-        of = {(row["scorer"], row["quantity"]): row for row in rows if row["checkpoint"] == checkpoint}
-        first = next(iter(of.values()))
-        quality = ("", "") if first["accuracy"] is None else (f"{first['accuracy']:.2%}", f"{first['loss']:.4f}")
-        table.add_row(checkpoint, *quality, *(f"{of[key]['mean']:.4g}" for key in quantities))
-    return table
+    layer = rows[-1]["layer"]
+    rows = [row for row in rows if row["layer"] == layer]
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    first = {row["checkpoint"]: row for row in reversed(rows)}
+    columns = {}
+    if rows[0]["accuracy"] is not None:
+        columns["accuracy"] = [f"{first[name]['accuracy']:.2%}" for name in checkpoints]
+        columns["loss"] = [f"{first[name]['loss']:.4f}" for name in checkpoints]
+    for row in rows:
+        columns.setdefault(row["quantity"].replace("_", " "), []).append(f"{row['mean']:.4g}")
+    caption = "means over the units, of what is finite" + ("; accuracy and loss on val/" if "loss" in columns else "")
+    return WideTable(f"layer {layer} at every checkpoint", caption, checkpoints, columns)
 
 
 def _plain_table(title: str, caption: str) -> Table:

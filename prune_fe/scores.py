@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,11 @@ class Scores:
 def safe_cell(value: Any) -> Any:
     """A spreadsheet takes a text that begins like a formula for one; an apostrophe keeps it a text."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def architecture(model: Any) -> str:
+    """SHA-256 of what the network prints of itself: its modules and their settings, not its weights."""
+    return hashlib.sha256(repr(model).encode()).hexdigest()
 
 
 def weakest(keep: Array, count: int) -> list[int]:

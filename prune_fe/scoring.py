@@ -36,7 +36,7 @@ from prune_fe.meter import Meter
 from prune_fe.processes import gather, rank, world
 from prune_fe.scorers import SCORERS
 from prune_fe.scorers.base import Scorer
-from prune_fe.scores import Scores, load_scores
+from prune_fe.scores import Scores, architecture, load_scores
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """What a scorer may be called where its label names a folder."""
@@ -245,7 +245,8 @@ class _Task:
         return {
             "version": metadata.version("prune-fe"),
             "model": type(self.model).__name__,
-            "model_sha256": _hash(self.model.state_dict()),
+            "model_sha256": weights_hash(self.model),
+            "architecture_sha256": architecture(self.model),
         }
 
     @functools.cached_property
@@ -259,7 +260,7 @@ class _Task:
         sees = judge.needs_data or judge.needs_example
         about = self.network | (self.sample if judge.needs_data else {})
         layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
-        whole = [about, repr(self.model), layers if sees else list(layers), scorer_of(judge)[0], judge.settings]
+        whole = [about, layers if sees else list(layers), scorer_of(judge)[0], judge.settings]
         said = json.dumps(whole, sort_keys=True)
         return about | {"layers": layers, "key": hashlib.sha256(said.encode()).hexdigest()}
 
@@ -290,7 +291,7 @@ def _judged(
                 results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
             scores = Scores(
                 scorer=scorer_of(judge)[0],
-                keep={name: result.keep.cpu().numpy() for name, result in results.items()},
+                keep={name: result.keep.cpu().numpy() + 0.0 for name, result in results.items()},  # no −0
                 raw=_by_quantity({name: result.raw for name, result in results.items()}),
                 classes=tuple(name for name, count in of_class.items() if count),
                 images=sum(of_class.values()),
@@ -326,6 +327,11 @@ def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
     if fault is not None:
         raise fault
     return found
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of the state dict."""
+    return _hash(model.state_dict())
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

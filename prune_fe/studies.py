@@ -7,6 +7,7 @@ rows and columns of the paper's.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from prune_fe import recipe as recipes
 from prune_fe.data import Splits, class_names, held_out, image_names, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
@@ -131,6 +133,12 @@ class Subject:
             f"class {self.splits.classes[self.label]!r}, {self.samples} training images"
         )
 
+    def file_name(self, kind: str) -> str:
+        """Of letters, digits, dots and dashes, another one for every subject of a run."""
+        layer = re.sub(r"[^A-Za-z0-9.]", "-", self.layer.name)
+        of = f"seed-{self.seed}-{layer}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
+        return f"study-{kind}-{of}"
+
     def with_unit(self, unit: int | None) -> Subject:
         """With unit number `unit`; None: with the one of least H/ε that has a birth in half of the images (two equal
         births among 20 images are H = 0, and no good unit), or in any if there is no such one."""
@@ -240,10 +248,13 @@ def study(
     """One of STUDIES, of the network that `recipe` trains with `seed` (default its first); what is not given is the
     last convolution, the unit of with_unit(None), the first class, the recipe's number of samples.
 
-    The tables are also in the run folder, study-<kind>.csv and .md. A network that lies there is not trained again.
+    The tables are also in the run folder, as CSV and Markdown, in files of their own for each subject. A network that
+    lies there is not trained again.
     """
     device = prepare(recipe.device, recipe.threads)
     seed = recipe.seeds[0] if seed is None else seed
+    if seed not in recipe.seeds:
+        raise InputError(f"seed {seed}: the recipe has {', '.join(map(str, recipe.seeds))}")
     splits = held_out(load_data(recipe, report), recipe.data.validation, seed)
     classes = splits.classes
     if label is not None and label not in classes:
@@ -275,13 +286,18 @@ def study(
     folder.log("environment", **here)
     if not (folder.path / "env.json").exists():
         folder.write_json("env.json", here)
-    subject = replace(subject, network=trained(recipe, splits, seed, folder, report, device))
+    # The recipe's own scorers judge nothing here, so that their faults are none.
+    plain = recipe.model_copy(update={"scorers": [recipes.Scorer.model_validate("random")]})
+    subject = replace(subject, network=trained(plain, splits, seed, folder, report, device))
     subject = subject.with_unit(unit)
     report.say(f"studying {subject.text}")
     tables = STUDIES[kind](subject, fresh)
     folder.log("study", kind=kind, seed=seed, subject=subject.text)
-    folder.write_table(f"study-{kind}.csv", [entry for table in tables for entry in table.entries()])
-    folder.write_text(f"study-{kind}.md", "\n".join(table.markdown() for table in tables))
+    name = subject.file_name(kind)
+    folder.write_table(f"{name}.csv", [entry for table in tables for entry in table.entries()])
+    heading = f"## {kind}: seed {seed}, {subject.text}\n\n"
+    folder.write_text(f"{name}.md", heading + "\n".join(table.markdown() for table in tables))
+    report.say(f"results: {folder.path}/{name}.csv and .md, and the trained network for --resume {folder.path}")
     return tables
 
 
@@ -310,7 +326,7 @@ def rescaling(subject: Subject, fresh: Fresh | None = None) -> list[Table]:
             if (of_all := abs(plain[name]).mean()) > 0:
                 shares.setdefault(name, {})[row] = [float(abs(units).mean() / of_all)]
     note = f"images, filters (halved: {what}): {subject.text}"
-    title = "Rescaling: mean over all units of the layer, share of its first row"
+    title = "Rescaling: mean over all units of the layer, share of what it is with nothing halved"
     return [*_by_paper("Rescaling", rows, ACCURACY, note), Table(title, dict.fromkeys(rows, ".2f"), shares)]
 
 

@@ -25,7 +25,7 @@ from prune_fe import models
 from prune_fe.cli import main
 from prune_fe.costs import speed
 from prune_fe.errors import DataError
-from prune_fe.reporting import ConsoleReporter, results_table
+from prune_fe.reporting import ConsoleReporter, WideTable, results_table
 from prune_fe.results import RunFolder
 from prune_fe.scores import load_scores
 
@@ -367,6 +367,34 @@ def test_the_same_score_command_reuses_what_is_finished_and_adds_what_is_not(cap
     assert (about["asked"]["samples"], list(about["scorers"])) == (2, ["apoz", "l1-activation"])
 
 
+def test_layers_are_left_out_by_pattern(capsys):
+    assert scored("--scorer", "apoz", "--except", "features.1*", "features.3") == 0
+    assert list(load_scores("scores/apoz").keep) == ["features.0", "features.7"]
+    for pattern, message in (("x*", "--except x*: no layer is called like that"), ("*", "no layer is left")):
+        assert scored("--scorer", "apoz", "--except", pattern, "--output", "other") == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', ""])
+def test_a_damaged_account_of_the_scores_is_named(capsys, text):
+    assert scored("--scorer", "random") == 0
+    Path("scores/score.json").write_text(text)
+    assert scored("--scorer", "random") == 4
+    assert "scores/score.json: damaged" in capsys.readouterr().err
+
+
+def test_scores_of_another_network_prune_nothing(capsys):
+    assert scored("--scorer", "random") == 0
+    words = ["prune", "--scores", "scores", "--size", "64", "--num-classes", "10"]
+    assert main([*words, "--model", "resnet18"]) == 2
+    assert "scores are of another network (SmallVGG, 6 layers)" in capsys.readouterr().err
+    torch.manual_seed(5)
+    torch.save(models.build("vgg-small", 10, in_channels=1).state_dict(), "other.pth")
+    words = ["prune", "--model", "vgg-small", "--scores", "scores", "--num-classes", "10", "--output", "new"]
+    assert main([*words, "--size", "16", "--checkpoint", "other.pth"]) in (0, 2, 4)
+    assert not Path("new").exists() or "scores of other weights" in capsys.readouterr().out
+
+
 def test_settings_that_fail_at_the_end_cost_nobody_else_their_scores(capsys):
     words = ("--scorer", "l1-activation", "nisp", "--set")
     assert scored(*words, "nisp.r=1000") == 2
@@ -413,6 +441,10 @@ def test_a_series_of_checkpoints_is_scored_in_their_order(capsys):
     rows = list(csv.DictReader(Path("scores/training.csv").read_text().splitlines()))
     assert list(dict.fromkeys(row["checkpoint"] for row in rows)) == ["epoch-000", "epoch-001", "epoch-10"]
     assert len(rows) == 3 * 2 * 6
+    assert scored("--scorer", "l1-filter", "--from-checkpoints", "epochs") == 0  # which takes nothing from the others
+    rows = list(csv.DictReader(Path("scores/training.csv").read_text().splitlines()))
+    assert sorted({row["scorer"] for row in rows}) == ["apoz", "l1-filter"]
+    assert len(Path("scores/images.csv").read_text().splitlines()) == 21
     first, last = load_scores("scores/epoch-000/apoz"), load_scores("scores/epoch-10/apoz")
     assert first.provenance["model_sha256"] != last.provenance["model_sha256"]
     Path("none").mkdir()
@@ -428,8 +460,9 @@ def test_a_study_prints_its_tables_and_uses_the_trained_network_of_a_run(done, r
     assert "epochs" not in printed
     for text in ("studying unit 1 of 'features.0'", "class '3', 5 training images", "APoZ", "FPGM", "half scale"):
         assert text in printed
-    assert "| ×, × |" in Path("runs/tiny-1/study-rescaling.md").read_text()
-    rows = list(csv.DictReader(Path("runs/tiny-1/study-rescaling.csv").read_text().splitlines()))
+    name = "runs/tiny-1/study-rescaling-seed-0-features.0-unit-1-class-3-samples-5"
+    assert "| ×, × |" in Path(f"{name}.md").read_text()
+    rows = list(csv.DictReader(Path(f"{name}.csv").read_text().splitlines()))
     assert {row["row"] for row in rows if "tables 9" in row["table"]} == {
         "×, ×",
         "half scale, ×",
@@ -440,6 +473,7 @@ def test_a_study_prints_its_tables_and_uses_the_trained_network_of_a_run(done, r
         ("--layer", "nope"): "no such module",
         ("--unit", "4"): "no unit 4, it has 4",
         ("--class", "x"): "no such class",
+        ("--seed", "5"): "seed 5: the recipe has 0",
         ("--samples", "9999"): "the smallest class has",
     }
     for more, message in wrong.items():
@@ -607,6 +641,18 @@ def test_the_table_shows_the_spread_over_seeds_and_their_number():
     assert "over 2 seeds" in text
     assert "85.00 ±7.07%" in text
     assert "one seed" in printed([row(accuracy_finetuned=None)])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_a_wide_table_is_printed_in_parts_and_never_cut(width):
+    out = io.StringIO()
+    columns = {f"class selectivity {i}, index": ["2.081e-05", "-1.1", "0.5 (0.2)"] for i in range(7)}
+    rows = ["×, ×", "half scale, half scale", "a" * 40]
+    Console(file=out, width=width).print(WideTable("title", "caption", rows, columns))
+    printed = out.getvalue()
+    assert printed.count("2.081e-05") == printed.count("0.5 (0.2)") == 7
+    assert (printed.count("title"), printed.count("caption"), printed.count("…")) == (1, 1, 0)
+    assert max(map(len, printed.splitlines())) <= width
 
 
 def test_the_table_fits_into_80_columns_without_a_word_lost():

@@ -22,8 +22,8 @@ class BNScale(Scorer):
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
-            names = ", ".join(map(repr, bare))
-            raise InputError(f"bn-scale: no batch norm stands between {names} and the maps; leave these layers out")
+            names = ", ".join(map(repr, bare[:3])) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+            raise InputError(f"bn-scale: no batch norm stands between {names} and the maps; leave them out")
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None

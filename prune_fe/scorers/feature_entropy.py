@@ -66,8 +66,11 @@ class FeatureEntropy(MapScorer):
         return (self.characterise, self.dimension, self.complex) == ("birth", 1, "clique")
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        faults = [fault for layer in layers if (fault := self.map_size_fault(layer))]
+        if faults:
+            more = f" (and {len(faults) - 1} more layers: leave all of them out)" if len(faults) > 1 else ""
+            raise InputError(f"feature-entropy: {faults[0]}{more}")
         for layer in layers:
-            self.check_map_size(layer)
             try:
                 self.table(max(labels, default=0) + 1, layer.units, *layer.map_size)
             except InputError as error:
@@ -78,21 +81,20 @@ class FeatureEntropy(MapScorer):
         else:
             persistence.library(self.complex)
 
-    def check_map_size(self, layer: Layer) -> None:
-        """Raise InputError for maps that are too small for a hole, or that are no adjacency matrix."""
+    def map_size_fault(self, layer: Layer) -> str | None:
+        """What is wrong with maps that are too small for a hole, or that are no adjacency matrix."""
         height, width = layer.map_size
         if self.complex == "clique" and height != width:
-            raise InputError(
-                f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
-            )
+            return f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
         # The smallest holes: a cross-polytope (points, 4-cycle, octahedron, …), a pixel, a ring of pixels.
         least = 2 * self.dimension + (2 if self.complex == "clique" else 1)
-        if min(height, width) < least:
-            hole = "a hole" if self.dimension == 1 else f"dimension {self.dimension}"
-            raise InputError(
-                f"layer {layer.name!r}: maps are {height}×{width}, {hole} needs at least {least}×{least}; "
-                "use a larger input or leave the layer out"
-            )
+        if min(height, width) >= least:
+            return None
+        hole = "a hole" if self.dimension == 1 else f"dimension {self.dimension}"
+        return (
+            f"layer {layer.name!r}: maps are {height}×{width}, {hole} needs at least {least}×{least}; "
+            "use a larger input or leave the layer out"
+        )
 
     def table(self, classes: int, units: int, height: int, width: int) -> tuple[int, int, int]:
         """The shape of the counts: (classes, units, largest + 1). InputError if int64 cannot number the entries."""
@@ -137,7 +139,12 @@ class FeatureEntropy(MapScorer):
             "entropy": -entropy.mean(dim=0),
             "rate": rate.mean(dim=0),
         }
-        raw = {"feature_entropy_nats": entropy, "selective_rate": rate, "entropy_per_rate_nats": ratio}
+        raw = {
+            "feature_entropy_nats": entropy,
+            "selective_rate": rate,
+            "entropy_per_rate_nats": ratio,
+            "classes_without_birth": ratio.isinf().sum(dim=0).double(),
+        }
         return LayerScore(keep[self.by], raw)
 
 
