@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from prune_fe.costs import cost, speed
     from prune_fe.data import digits, folder
     from prune_fe.evaluation import evaluate
+    from prune_fe.exporting import export
+    from prune_fe.latency import compare_latency
     from prune_fe.layers import find_layers, mask, observe
     from prune_fe.models import build, load, save
     from prune_fe.pruning import prune
     from prune_fe.scorers import SCORERS
     from prune_fe.scores import Scores, load_scores
     from prune_fe.scoring import score, score_all
-    from prune_fe.training import finetune
+    from prune_fe.training import carry_over, finetune, recalibrate
 
 _HOME = {
     "SCORERS": "scorers",
     "Scores": "scores",
     "build": "models",
+    "carry_over": "training",
+    "compare_latency": "latency",
     "cost": "costs",
     "digits": "data",
     "evaluate": "evaluation",
+    "export": "exporting",
     "find_layers": "layers",
     "finetune": "training",
     "folder": "data",
@@ -34,6 +39,7 @@ _HOME = {
     "mask": "layers",
     "observe": "layers",
     "prune": "pruning",
+    "recalibrate": "training",
     "save": "models",
     "score": "scoring",
     "score_all": "scoring",
@@ -41,8 +47,9 @@ _HOME = {
 }
 
 __all__ = [
-    "SCORERS", "Scores", "build", "cost", "digits", "evaluate", "find_layers", "finetune", "folder", "load",
-    "load_scores", "mask", "observe", "prune", "save", "score", "score_all", "speed",
+    "SCORERS", "Scores", "build", "carry_over", "compare_latency", "cost", "digits", "evaluate", "export",
+    "find_layers", "finetune", "folder", "load", "load_scores", "mask", "observe", "prune", "recalibrate", "save",
+    "score", "score_all", "speed",
 ]  # fmt: skip
 
 

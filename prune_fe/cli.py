@@ -25,7 +25,7 @@ from cyclopts import App, Parameter, validators
 from rich.console import Console
 
 from prune_fe.errors import CheckpointError, DataError, EnvironmentFault, InputError, PruneFEError
-from prune_fe.reporting import ConsoleReporter, layer_table, results_table, study_table, training_table
+from prune_fe.reporting import ConsoleReporter, latency_table, layer_table, results_table, study_table, training_table
 from prune_fe.scorers import SCORERS
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ Workers = Annotated[
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
 Share = Parameter(validator=validators.Number(gte=0, lt=1))
+LeftShare = Parameter(validator=validators.Number(gt=0, lte=1))
 Positive = Parameter(validator=validators.Number(gt=0, lt=math.inf))
 Several = Parameter(consume_multiple=True)
 
@@ -320,13 +321,22 @@ def prune(
     *,
     model: ModelName,
     scores: Path,
-    ratio: Annotated[float, Parameter(name=["--ratio", "--pruning-ratio"]), Share] = 0.5,
-    coupled: Literal["mean", "leave"] = "mean",
+    ratio: Annotated[list[str] | None, Parameter(name=["--ratio", "--pruning-ratio"], consume_multiple=True)] = None,
+    target_macs: Annotated[float | None, LeftShare] = None,
+    target_params: Annotated[float | None, LeftShare] = None,
+    ranking: Literal["layer", "global"] = "layer",
+    scope: Literal["all", "inner"] = "all",
+    reduction: Literal["mean", "max", "min"] = "mean",
+    round_to: Annotated[int, Parameter(validator=Counted)] = 1,
+    protect: Annotated[list[str] | None, Several] = None,
     checkpoint: Checkpoint = None,
     num_classes: Outputs = None,
     size: Size = None,
+    data: DataPath | None = None,
+    recalibrate: Annotated[int | None, Parameter(validator=Counted)] = None,
     output: Output = Path("pruned"),
     device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Remove the weakest units of every layer; writes a folder that prune_fe.load reads.
 
@@ -335,33 +345,75 @@ def prune(
     scores
         A folder that `prune-fe score` wrote.
     ratio
-        The share of units removed from every layer, in [0, 1).
-    coupled
-        Units tied by residual sums go by the mean of their layers' scores, or are left alone.
+        The share of units removed from every layer, in [0, 1), default 0.5; or LAYER=SHARE for each layer or pattern:
+        --ratio 'layer4.*=0.7' conv1=0.2.
+    target_macs
+        Instead: the share of the multiply-adds that is to be left, in (0, 1].
+    target_params
+        Instead: the share of the parameters that is to be left.
+    ranking
+        The same share of every layer, or the weakest of all layers by normalised scores.
+    scope
+        Prune units tied by residual sums as well, or only those inside blocks.
+    reduction
+        Tied units go by the mean, the largest or the smallest of their layers' scores.
+    round_to
+        Keep multiples of this number in every layer, such as 8: many kernels are fast only then.
+    protect
+        Patterns of layers whose outputs stay: --protect conv1 'layer4.*'.
+    data
+        Images for --recalibrate, and for the names of the classes.
+    recalibrate
+        Let the batch norms of the pruned network see this many training images of --data.
+    seed
+        Draws the images.
     """
     _require_new(output)
+    _require_data(data)
+    if recalibrate is not None and data is None:
+        raise InputError("--recalibrate needs training images: pass --data PATH")
+    shares = _shares(ratio)
+    goals = {"--ratio": ratio, "--target-macs": target_macs, "--target-params": target_params}
+    if len(given := [name for name, value in goals.items() if value is not None]) > 1:
+        raise InputError(f"{', '.join(given)}: a network is pruned by one of them")
     from prune_fe.costs import cost
     from prune_fe.models import save
     from prune_fe.pruning import prune as prune_units
     from prune_fe.scores import load_scores
     from prune_fe.scoring import weights_hash
+    from prune_fe.training import recalibrate as recalibrate_norms
 
     loaded = load_scores(scores)
-    network, _, example = _network_and_data(model, checkpoint, None, num_classes, size, device, 0)
+    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
+    if splits is not None and recalibrate is not None and recalibrate > len(splits.train):  # type: ignore[arg-type]
+        raise DataError(f"--recalibrate {recalibrate}: there are {len(splits.train)} training images")  # type: ignore[arg-type]
     if loaded.provenance.get("model_sha256", "") != weights_hash(network):
         reporter.say(f"note: {scores} holds scores of other weights than these, or does not say of which")
-    pruned = prune_units(network, loaded, ratio, example, coupled=coupled)
+    asked: dict[str, Any] = {
+        "ratio": shares, "target_macs": target_macs, "target_params": target_params, "ranking": ranking,
+        "scope": scope, "reduction": reduction, "round_to": round_to, "protect": protect or [],
+    }  # fmt: skip
+    pruned = prune_units(network, loaded, example=example, **asked)
     for step in pruned.steps:
-        done = step.left or f"{step.asked} asked, {len(step.removed)} removed, {len(step.kept)} kept"
-        reporter.say(f"{', '.join(step.layers)}: {step.units} units, {done}")
-    about = {"scorer": loaded.scorer, "ratio": ratio, "size": example.shape[-1]}
-    save(pruned.model, output, _about(model) | about)
+        done = f"{step.asked} asked, {step.count} removed, {step.units - step.count} kept"
+        why = f" ({step.left})" if step.left else ""
+        reporter.say(f"{', '.join(step.layers)}: {step.units} units, {done}{why}")
+    for note in pruned.notes:
+        reporter.say(f"note: {note}")
+    if recalibrate is not None and splits is not None:
+        norms = recalibrate_norms(pruned.model, splits.train, samples=recalibrate, seed=seed)
+        reporter.say(
+            f"{norms} batch norms recalibrated on {recalibrate} training images" if norms else "no batch norms"
+        )
+    about = _about(model) | (splits.about if splits else {"size": example.shape[-1]})
+    save(pruned.model, output, about | {"scores": loaded.about, "prune": asked})
     before, after = cost(network, example), cost(pruned.model, example)
     reporter.say(
-        f"parameters {before.parameters:,} -> {after.parameters:,}, multiply-adds {before.macs:,} -> {after.macs:,}"
+        f"parameters {before.parameters:,} -> {after.parameters:,} ({after.parameters / before.parameters:.1%} left), "
+        f"multiply-adds {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%} left)"
     )
     reporter.say(f"pruned model: {output}")
-    _say_next("finetune", "--model", output, "--data", "PATH", "--output", "finetuned")
+    _say_next("finetune", "--model", output, "--data", data or "PATH", "--output", "finetuned")
 
 
 @app.command
@@ -417,7 +469,7 @@ def finetune(
     from prune_fe.training import Epoch, best_epoch
     from prune_fe.training import finetune as train
 
-    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
+    network, splits, _ = _network_and_data(model, checkpoint, data, num_classes, size, device, seed)
     assert splits is not None
 
     if checkpoints is not None:
@@ -440,7 +492,7 @@ def finetune(
             weight_decay=weight_decay, batch_size=batch_size, augment=augment, amp=amp, workers=workers, seed=seed,
             progress=show,
         )  # fmt: skip
-    save(network, output, {"size": example.shape[-1], "classes": splits.classes})
+    save(network, output, _about(model) | splits.about)
     reporter.say(f"epoch {best_epoch(history).number} is kept: {output}")
     _say_next("evaluate", "--model", output, "--data", data)
 
@@ -449,24 +501,68 @@ def finetune(
 def evaluate(
     *,
     model: ModelName,
-    data: DataPath,
+    data: DataPath | None = None,
     checkpoint: Checkpoint = None,
     num_classes: Outputs = None,
     size: Size = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
+    latency: bool = False,
+    against: str | None = None,
+    batch_sizes: Annotated[list[int] | None, Several, Parameter(validator=Counted)] = None,
+    threads: Annotated[list[int] | None, Several, Parameter(validator=Counted)] = None,
+    dtype: Annotated[list[Literal["float32", "bfloat16", "float16"]] | None, Several] = None,
+    memory_format: Annotated[list[Literal["contiguous", "channels_last"]] | None, Several] = None,
+    seconds: Annotated[float | None, Positive] = None,
 ) -> None:
-    """Accuracy, loss and cost of a network on the images of val/."""
+    """Accuracy, loss and cost of a network on the images of val/; with --latency, whether pruning made it faster.
+
+    Parameters
+    ----------
+    latency
+        Time a pruned network and its original in turn; this needs no --data.
+    against
+        What it is compared with: a name or a folder; default, what the saved model was before pruning.
+    batch_sizes
+        One or more for --latency; default 1 and 32.
+    threads
+        One or more for --latency; default 1 and all.
+    dtype
+        One or more for --latency; default float32.
+    memory_format
+        One or more for --latency; default both.
+    seconds
+        How long each network is timed in each setting; default 0.5.
+    """
+    named = {
+        "batch_sizes": batch_sizes, "threads": threads, "dtypes": dtype, "memory_formats": memory_format,
+        "seconds": seconds,
+    }  # fmt: skip
+    asked = {key: value for key, value in named.items() if value is not None}
+    if not latency and (asked or against is not None):
+        raise InputError("--against, --batch-sizes, --threads, --dtype, --memory-format and --seconds need --latency")
+    if not latency and data is None:
+        raise InputError("evaluate needs images: pass --data PATH, or --latency for the time alone")
+    if latency and against is None and not _is_saved(model):
+        raise InputError(f"--latency: {model} is no saved model; say with --against what it is compared with")
     _require_data(data)
+    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, 0)
+    original = _original(model, against, network, example) if latency else None
+    if splits is not None:
+        trained_on = _about(model).get("classes", splits.classes)
+        if list(trained_on) != list(splits.classes):
+            raise DataError(f"{data}: its classes are not those that {model} was trained on ({', '.join(trained_on)})")
+        _say_quality(network, splits, example, batch_size, workers)
+    if original is not None:
+        _say_latency(original, network, example, asked)
+
+
+def _say_quality(network: nn.Module, splits: Splits, example: Tensor, batch_size: int, workers: int) -> None:
+    """Accuracy, loss and cost."""
     from prune_fe.costs import cost, speed
     from prune_fe.evaluation import evaluate as measure
 
-    network, splits, example = _network_and_data(model, checkpoint, data, num_classes, size, device, 0)
-    assert splits is not None
-    trained_on = _about(model).get("classes", splits.classes)
-    if list(trained_on) != list(splits.classes):
-        raise DataError(f"{data}: its classes are not those that {model} was trained on ({', '.join(trained_on)})")
     with reporter.showing():
         tick = reporter.progress("evaluating")
         result = measure(network, splits.test, batch_size=batch_size, workers=workers, progress=tick)
@@ -480,6 +576,88 @@ def evaluate(
     reporter.say(
         f"images/s {pace.images_per_second:,.0f} (quartiles {pace.low:,.0f} to {pace.high:,.0f}, {pace.runs} runs; "
         f"{pace})"
+    )
+
+
+def _original(model: str, against: str | None, network: nn.Module, example: Tensor) -> nn.Module:
+    """What `network` is compared with, on its device: --against, or what the folder `model` was before pruning."""
+    import torch
+
+    from prune_fe import models
+
+    images = example.to(next(network.parameters()).device)
+    with torch.inference_mode():
+        outputs = network.eval()(images)
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        raise InputError(f"--latency: {model} returns something else than (images, classes); it is no classifier")
+    if against is None:
+        original = models.original(model, outputs.shape[1], images.shape[1])
+    elif _is_saved(against):
+        original = models.load(against)
+    else:
+        original = models.build(against, outputs.shape[1], in_channels=images.shape[1])
+    original = original.to(images.device)
+    _require_forward(original, images, against or f"the original of {model}")
+    return original
+
+
+def _say_latency(original: nn.Module, network: nn.Module, example: Tensor, asked: Mapping[str, Any]) -> None:
+    """A table, a line for every setting that cannot run, and what to think of it."""
+    import torch
+
+    from prune_fe.costs import cost
+    from prune_fe.latency import CannotRun, Comparison, compare_latency, verdict
+
+    # the fastest kernels, not the reproducible ones
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+    before, after = cost(original, example), cost(network, example)
+    with reporter.showing():
+        found = compare_latency(original, network, example, progress=reporter.progress("timing"), **asked)
+    pixels = "×".join(map(str, example.shape[-2:]))
+    reporter.say(
+        f"original -> pruned: parameters {before.parameters:,} -> {after.parameters:,}, "
+        f"multiply-adds {before.macs:,} -> {after.macs:,} an image of {pixels}"
+    )
+    if timed := [each for each in found if isinstance(each, Comparison)]:
+        console.print(latency_table(timed))
+    for each in found:
+        if isinstance(each, CannotRun):
+            reporter.say(str(each))
+    reporter.say(verdict(found, before, after, network))
+
+
+@app.command
+def export(
+    *,
+    model: ModelName,
+    checkpoint: Checkpoint = None,
+    num_classes: Outputs = None,
+    size: Size = None,
+    format: Literal["onnx", "torch-export"] = "onnx",
+    output: Path | None = None,
+) -> None:
+    """Write a network as one file that runs without prune_fe, for batches of any size, and check it.
+
+    The file is read back and run beside the network on random images: what is printed is the largest difference.
+
+    Parameters
+    ----------
+    format
+        onnx: for onnxruntime and others (pip install 'prune-fe[export]'); torch-export: for torch.export.load.
+    output
+        A new file; default: the model's name with .onnx or .pt2, in this folder.
+    """
+    output = output or Path(Path(model).resolve().name + {"onnx": ".onnx", "torch-export": ".pt2"}[format])
+    _require_new(output)
+    from prune_fe.exporting import export as write
+
+    network, _, example = _network_and_data(model, checkpoint, None, num_classes, size, "cpu", 0)
+    done = write(network, output, example, format, about=_about(model) | {"size": example.shape[-1]})
+    beside = f" (weights in {done.weights})" if done.weights else ""
+    *few, most = done.batches
+    reporter.say(
+        f"{output}{beside}: {done.bytes / 2**20:.2f} MiB, batches of {', '.join(map(str, few))} and {most} images: "
+        f"maximum difference {done.max_difference:.2g}, {done.relative_difference:.2g} of the largest logit"
     )
 
 
@@ -549,6 +727,22 @@ def _assignments(words: Sequence[str] | None) -> dict[str, Any]:
             raise InputError(f"--set {word}: write KEY=VALUE")
         found[key] = parse_value(value)
     return found
+
+
+def _shares(words: Sequence[str] | None) -> float | dict[str, float] | None:
+    """--ratio: one share for all layers, or LAYER=SHARE for some."""
+    found: dict[str, float] = {}
+    for word in words or ():
+        layer, _, share = word.rpartition("=")
+        try:
+            found[layer] = float(share)
+        except ValueError:
+            raise InputError(f"--ratio {word}: write a share such as 0.5, or LAYER=SHARE") from None
+        if not 0 <= found[layer] < 1:
+            raise InputError(f"--ratio {word}: the share removed must be in [0, 1)")
+    if "" in found and (len(found) > 1 or len(words or ()) > 1):
+        raise InputError("--ratio: one share for all layers, or LAYER=SHARE for each, not both")
+    return found.get("", found or None)
 
 
 def _require_new(output: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.layers import evaluating
+from prune_fe.meter import quartiles, seconds_in_turn
 
 ATTENTION = "scaled_dot_product_attention"
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
@@ -34,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Speed:
-    """images_per_second: median; low and high are its quartiles over `runs` timed passes, in evaluation mode."""
+    """images_per_second: median; low and high are its quartiles over `runs` blocks of passes, in evaluation mode."""
 
     images_per_second: float
     low: float
@@ -73,20 +73,13 @@ def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
 
 def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
     """Time forward passes of `batch_size` copies of the first image of `example` for at least `seconds`."""
-    # torch.utils.benchmark looks for a compiler and logs what it misses; nothing is compiled here.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch.utils.benchmark import Timer
-
     weight = next(model.parameters())
     images = example[:1].to(weight.device, weight.dtype).expand(batch_size, *example.shape[1:]).contiguous()
     with evaluating(model), torch.inference_mode():
-        model(images)  # the first pass pays for allocation
-        timer = Timer("model(images)", globals={"model": model, "images": images}, num_threads=torch.get_num_threads())
-        measured = timer.blocked_autorange(min_run_time=seconds)
-    times = torch.tensor(measured.times, dtype=torch.float64)
-    fast, slow = times.quantile(0.25).item(), times.quantile(0.75).item()
+        (times,) = seconds_in_turn([lambda: model(images)], seconds, weight.device)
+    fast, median, slow = quartiles(times)
     return Speed(
-        images_per_second=batch_size / measured.median,
+        images_per_second=batch_size / median,
         low=batch_size / slow,
         high=batch_size / fast,
         runs=len(times),

@@ -45,6 +45,14 @@ class Splits:
     classes: tuple[str, ...]
     channels: int
     size: int
+    normalised: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What somebody needs who wants to use a network that was trained on these images."""
+        mean, std = self.normalised
+        steps = {"resize": [self.size, self.size], "antialias": True, "scale": 1 / 255, "mean": mean, "std": std}
+        return {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps}
 
 
 class Normalise:
@@ -90,11 +98,13 @@ def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
     names = tuple(str(name) for name in scans.target_names)
     tested = set(range(0, len(targets), 5))
 
+    normalised = ((0.5,), (0.5,))
+
     def part(numbers: Sequence[int]) -> InMemory:
-        return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, Normalise((0.5,), (0.5,)))
+        return InMemory(pixels[list(numbers)], [targets[i] for i in numbers], names, Normalise(*normalised))
 
     train = part([i for i in range(len(targets)) if i not in tested])
-    return held_out(Splits(train, train, part(sorted(tested)), names, 1, size), validation, seed)
+    return held_out(Splits(train, train, part(sorted(tested)), names, 1, size, normalised), validation, seed)
 
 
 def folder(
@@ -124,7 +134,8 @@ def folder(
                 progress(next(done), total)
 
         train, test = _decoded(train, size, tick), _decoded(test, size, tick)
-    return held_out(Splits(train, train, test, tuple(train.classes), 3, size), validation, seed)
+    splits = Splits(train, train, test, tuple(train.classes), 3, size, (IMAGENET_MEAN, IMAGENET_STD))
+    return held_out(splits, validation, seed)
 
 
 def held_out(splits: Splits, validation: float, seed: int) -> Splits:

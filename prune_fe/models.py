@@ -241,6 +241,39 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
+def original(path: str | Path, outputs: int, in_channels: int = 3) -> nn.Module:
+    """The network that the one in the folder `path` was before it was pruned, with fresh weights, on the CPU.
+
+    outputs and in_channels: of the saved network. Raises CheckpointError when the manifest names no constructor, or
+    when it was built otherwise than by that constructor alone.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    factory = manifest["factory"]
+    instead = "say with --against what it is compared with"
+    if factory is None:
+        raise CheckpointError(f"{path} holds a {manifest['class']}, whose constructor is not known; {instead}")
+    _check_arguments(factory, manifest["arguments"])
+    known = {key: value for key, value in manifest["arguments"].items() if key not in ("classes", "channels")}
+    uncounted = {  # what pruning leaves alone in torch's own modules may have been set by hand, such as a stride
+        name: {key: value for key, value in own.items() if key not in COUNTS}
+        for name, own in manifest["settings"].items()
+        if "torch.nn." in str(own.get("class"))
+    }
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")  # about initial weights
+            model = build(factory, outputs, in_channels=in_channels, **known)
+        _set_settings(model, uncounted, path)
+    except (CheckpointError, InputError, TypeError) as error:
+        raise CheckpointError(f"{path}: its original cannot be built ({error}); {instead}") from error
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.kernel_size != module.weight.shape[2:]:
+            built = "×".join(map(str, module.weight.shape[2:]))
+            raise CheckpointError(f"{path}: {name!r} has other kernels than the {built} of {factory}; {instead}")
+    return model.eval()
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a folder that `save` wrote."""
     file = Path(path) / MANIFEST
@@ -399,12 +432,13 @@ def _plain(value: Any) -> Any:
 
 
 def _counts(model: nn.Module) -> dict[str, dict[str, Any]]:
-    found = {name: {key: v[key] for key in COUNTS if _is_count(v.get(key))} for name, v in _settings(model).items()}
+    """Every whole number, or list of them, that a module keeps: channel counts, and sizes of splits and views."""
+    found = {name: {k: v for k, v in own.items() if _is_count(v)} for name, own in _settings(model).items()}
     return {name: values for name, values in found.items() if values}
 
 
 def _is_count(value: Any) -> bool:
-    return all(map(_is_count, value)) if isinstance(value, list) else type(value) is int
+    return bool(value) and all(map(_is_count, value)) if isinstance(value, list) else type(value) is int
 
 
 def _set_settings(model: nn.Module, settings: Mapping[str, Mapping[str, Any]], where: object) -> None:
@@ -469,17 +503,22 @@ def _candidates(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _from_factory(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights. Only known names and harmless arguments: a constructor may fetch and run."""
-    allowed = {"prune_fe": {"classes", "channels", "stages"}, "torchvision": {"aux_logits"}, "timm": set()}
-    library = factory.partition("/")[0]
-    if odd := sorted(set(arguments) - allowed.get(library, set())):
-        raise CheckpointError(f"the manifest's factory {factory!r} takes no argument {odd[0]!r}")
+    """The network without its weights."""
+    _check_arguments(factory, arguments)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _Weightless():
             warnings.simplefilter("ignore")  # about initial weights
             return _construct(factory, arguments)
     except (InputError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the manifest's factory {factory!r} cannot be built: {error}") from error
+
+
+def _check_arguments(factory: str, arguments: Mapping[str, Any]) -> None:
+    """Only harmless arguments, and `build` takes only known names: a constructor may fetch and run."""
+    allowed = {"prune_fe": {"classes", "channels", "stages"}, "torchvision": {"aux_logits"}, "timm": set()}
+    library = factory.partition("/")[0]
+    if odd := sorted(set(arguments) - allowed.get(library, set())):
+        raise CheckpointError(f"the manifest's factory {factory!r} takes no argument {odd[0]!r}")
 
 
 class _Weightless(TorchFunctionMode):

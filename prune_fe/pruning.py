@@ -1,16 +1,17 @@
-"""Remove units and keep the network consistent: the only file that knows torch-pruning.
+"""Remove units and keep the network consistent: the weakest of every group, layer by layer or all at once.
 
-torch-pruning's dependency graph says what must change together; which units go is decided here.
+What must go together is found in channels.py and groups.py, how many go in allocation.py, the tensors are cut in
+surgery.py.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
+import fnmatch
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -19,76 +20,110 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from prune_fe.allocation import Stock, by_budget, by_rank, by_ratio, kept_units, levels
+from prune_fe.channels import trace
 from prune_fe.errors import InputError
+from prune_fe.groups import Group, find_groups
 from prune_fe.layers import evaluating, find_convolutions
-from prune_fe.scores import Scores, architecture, weakest
+from prune_fe.scores import Scores, architecture
+from prune_fe.surgery import Cutter, Kept, copied, randomise
 
-WITH_UNITS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+TOLERANCE = 1e-3
+"""Of the largest output: how far a network may be from its masked original to count as cut correctly, in float32."""
 
-Coupled = Literal["mean", "leave"]
+BUDGET = 0.01
+"""How close a budget has to be met, as a share of the whole network."""
+
+Scope = Literal["all", "inner"]
+Reduction = Literal["mean", "max", "min"]
+Ranking = Literal["layer", "global"]
 Ratio = float | Mapping[str, float]
 Rescore = Callable[[nn.Module, tuple[str, ...]], Scores]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Layers whose units can only go together: one convolution, or several that a residual sum or a depthwise
-    convolution ties unit by unit. layers: names in the order they run, `units` units each.
-
-    blocks: how many equal blocks a grouped convolution or a group norm divides the units into; every block must lose
-    the units at the same places. residual: more than one of the layers mixes channels. fault: why the group cannot
-    be pruned, or None. also: modules without scores whose outputs go with these units, such as the gates of
-    squeeze-and-excite blocks.
-    """
-
-    layers: tuple[str, ...]
-    units: int
-    blocks: int = 1
-    residual: bool = False
-    fault: str | None = None
-    also: tuple[str, ...] = ()
+After = Callable[[nn.Module, tuple["Step", ...]], None]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What was asked of one group and what was done. removed and kept hold unit numbers of the network that prune()
-    was given, ascending; left says why nothing was removed; also: modules without scores that lost the same outputs."""
+    """What was asked of one group of layers and what was done.
+
+    units: of the group; a layer may have more, in other groups. asked and count: how many of them were to go, and went.
+    removed and kept: layer -> unit numbers of the network that prune() was given, ascending. left: why fewer went than
+    were asked for, or none. also: modules without scores that lost the same outputs.
+    """
 
     layers: tuple[str, ...]
     units: int
     asked: int
-    removed: tuple[int, ...]
-    kept: tuple[int, ...]
+    count: int
+    removed: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, tuple[int, ...]]
     left: str | None = None
     also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pruned:
+    """steps: a group each, in the order the layers run. macs, parameters: the shares that are left, multiply-adds of
+    convolutions and linear layers. notes: what else the user should know."""
+
     model: nn.Module
     steps: tuple[Step, ...]
+    macs: float
+    parameters: float
+    notes: tuple[str, ...]
+    cutter: Cutter
+    kept: Kept
+
+    def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part that is left of tensors shaped like the original's parameters or buffers of these names: of
+        momentum buffers, moving averages, masks."""
+        whole = self.cutter.everything()
+        return {name: self.cutter.select(name, tensor, whole, self.kept) for name, tensor in tensors.items()}
+
+    def difference(self, model: nn.Module, images: Tensor) -> tuple[float, float]:
+        """(largest difference between the outputs of the pruned network and of `model`, the original, with the same
+        units masked; largest output). images: (n, channels, height, width)."""
+        return self.cutter.difference(model, self.model, self.kept, images)
 
 
 def prune(
     model: nn.Module,
     scores: Scores,
-    ratio: Ratio = 0.5,
+    ratio: Ratio | None = None,
     example: Tensor | None = None,
     *,
-    coupled: Coupled = "mean",
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    ranking: Ranking = "layer",
+    scope: Scope = "all",
+    reduction: Reduction = "mean",
+    round_to: int = 1,
+    protect: Sequence[str] = (),
+    rounds: int | Literal["layers"] = 1,
     rescore: Rescore | None = None,
-    after: Callable[[nn.Module, Step], None] | None = None,
+    after: After | None = None,
+    carry: dict[str, Tensor] | None = None,
 ) -> Pruned:
-    """Remove the weakest units of every layer, from shallow to deep, from a copy of `model`.
+    """Remove the weakest units from a copy of `model`.
 
-    A layer of n units keeps floor((1 − ratio) · n), at least one. ratio: the share removed, in [0, 1), or layer name
-    -> share (the other layers keep all). scores: from prune_fe.score; layers without scores are left alone. rescore:
-    a function (model so far, layer names) -> Scores that is asked anew before each layer is pruned. coupled: units
-    that a residual sum ties together go by the mean of their layers' scores, or are left alone. after: called with
-    the model so far when a layer has lost units. The layers that make the model's outputs are never pruned.
+    How many: `ratio` is the share removed, in [0, 1); a layer of n units keeps floor((1 − ratio) · n), at least one.
+    Or layer name or pattern -> share, names before patterns; the other layers keep all. Default 0.5. Or a budget:
+    `target_macs` or `target_params`, the share of the multiply-adds or parameters to be left, met within 1 % where
+    the network's widths allow it. round_to: the widths that are left are multiples of it, if that means fewer go.
 
-    example: one input (images, channels, height, width); the pruned model is checked to run on it and to return the
-    same shape. Raises InputError when nothing at all could be removed although it was asked for.
+    Which: ranking "layer" takes the same share of every layer; "global" the weakest of all layers, by scores brought
+    to mean 0 and deviation 1 in each group, at most 90 % of one. Equal scores go in the order of their numbers.
+    Units that residual sums tie together go by the mean, max or min of their layers' scores (`reduction`), or stay
+    (scope "inner"). protect: names or patterns of layers whose outputs stay.
+
+    When: rounds=n takes n steps towards the goal, rounds="layers" a step a group from shallow to deep. Before each
+    but the first rescore(model so far, layer names) gives new scores; after each after(model so far, steps) is called.
+    carry: parameter name -> a tensor of its shape, such as its momentum; cut in the dict whenever the parameter is,
+    so that after() may use and replace it. An error puts back what was there.
+
+    scores: from prune_fe.score; layers without scores are left alone. example: one input (1, channels, height,
+    width), which the network is followed with. Layers that make the outputs are never pruned. Raises InputError when
+    nothing at all could be removed although it was asked for. `model` is not changed.
     """
     if not isinstance(example, Tensor):
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
@@ -99,197 +134,372 @@ def prune(
             f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
             "or their settings differ; score this one"
         )
-    if coupled not in get_args(Coupled):
-        raise InputError(f"coupled is {coupled!r}, allowed are {', '.join(get_args(Coupled))}")
-    surgery = Surgery(model, example)
-    shares = _shares(ratio, surgery.groups)
-    steps = []
-    for group in surgery.groups:
-        share = shares[group.layers[0]]
-        asked = group.units - kept_units(group.units, share, group.blocks)
-        units: list[int] = []
-        left = group.fault
-        if coupled == "leave" and group.residual:
-            left = "coupled by a residual sum"
-        elif asked == 0:
-            left = f"ratio {share:g} removes none of {group.units} units" + _in_blocks(group)
-        scored = tuple(layer for layer in group.layers if layer in scores.keep)
-        if left is None and not scored:
-            left = "not scored"
-        if left is None:
-            now = scores if rescore is None else rescore(surgery.model, scored)
-            units = _weakest(group, now, scored, asked)
-            surgery.remove(group, units)
-        kept = tuple(sorted(set(range(group.units)) - set(units)))
-        steps.append(Step(group.layers, group.units, asked, tuple(sorted(units)), kept, left, group.also))
-        if after is not None and units:
-            surgery.freeze()
-            after(surgery.model, steps[-1])
-            surgery.thaw()
-    wanted = any(ratio.values()) if isinstance(ratio, Mapping) else ratio > 0
-    if wanted and not any(step.removed for step in steps):
-        reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
-        raise InputError(f"nothing could be pruned ({reasons})")
-    return Pruned(surgery.finish(), tuple(steps))
+    goal = _Goal(ratio, target_macs, target_params, ranking, scope, reduction, round_to, tuple(protect), rounds)
+    carry = {} if carry is None else carry
+    refuse_unlike_weights(carry, model, "carry")
+    carried = dict(carry)
+    try:
+        return _Pruning(goal, Surgery(model, example, carry), scores).run(rescore, after)
+    except BaseException:
+        carry.clear()
+        carry.update(carried)
+        raise
 
 
-def kept_units(units: int, ratio: float, blocks: int = 1) -> int:
-    """floor((1 − ratio) · units), at least one; with blocks, that of each block.
+@dataclass(frozen=True)
+class _Goal:
+    """What prune() was asked for, checked."""
 
-    The ratio is the decimal that it is written as: 0.9 of 10 leaves 1, although (1 − 0.9) · 10 < 1 in binary.
+    ratio: Ratio | None
+    target_macs: float | None
+    target_params: float | None
+    ranking: Ranking
+    scope: Scope
+    reduction: Reduction
+    round_to: int
+    protect: tuple[str, ...]
+    rounds: int | Literal["layers"]
 
-    >>> kept_units(64, 0.4), kept_units(10, 0.9), kept_units(3, 0.99), kept_units(8, 0)
-    (38, 1, 1, 8)
-    """
-    return blocks * max(math.floor((1 - Fraction(str(ratio))) * (units // blocks)), 1)
+    def __post_init__(self) -> None:
+        given = [name for name in ("ratio", "target_macs", "target_params") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} were given; prune() follows one of them")
+        for name, kinds in (("ranking", Ranking), ("scope", Scope), ("reduction", Reduction)):
+            if getattr(self, name) not in get_args(kinds):
+                raise InputError(f"{name} is {getattr(self, name)!r}, allowed are {', '.join(get_args(kinds))}")
+        for name in ("target_macs", "target_params"):
+            share = getattr(self, name)
+            if share is not None and not (_is_number(share) and 0 < share <= 1):
+                raise InputError(f"{name} is {share!r}, it must be a number in (0, 1], the share that is left")
+        if type(self.round_to) is not int or self.round_to < 1:
+            raise InputError(f"round_to is {self.round_to!r}, it must be a whole number of at least 1")
+        if self.rounds != "layers" and (type(self.rounds) is not int or self.rounds < 1):
+            raise InputError(f"rounds is {self.rounds!r}, it must be a whole number of at least 1, or 'layers'")
+        for layer, share in self.ratio.items() if isinstance(self.ratio, Mapping) else [(None, self.ratio)]:
+            if share is not None and not (_is_number(share) and 0 <= share < 1):
+                where = "" if layer is None else f" of layer {layer!r}"
+                raise InputError(f"ratio{where} is {share!r}, it must be a number in [0, 1), the share removed")
+        if isinstance(self.ratio, Mapping) and self.ranking == "global":
+            raise InputError("ranking 'global' takes one ratio for all layers, not one for each")
+
+    @property
+    def budget(self) -> tuple[int, float] | None:
+        """(0 for multiply-adds, 1 for parameters; the share to be left)."""
+        if self.target_macs is not None:
+            return 0, self.target_macs
+        return None if self.target_params is None else (1, self.target_params)
+
+    @property
+    def share(self) -> Ratio:
+        return 0.5 if self.ratio is None else self.ratio
+
+    @property
+    def is_something(self) -> bool:
+        if self.budget is not None:
+            return self.budget[1] < 1
+        return any(self.share.values()) if isinstance(self.share, Mapping) else self.share > 0
+
+
+class _Pruning:
+    """One call of prune(): what has gone of every group so far, and why the rest stays."""
+
+    def __init__(self, goal: _Goal, surgery: Surgery, scores: Scores) -> None:
+        self.goal, self.surgery, self.groups = goal, surgery, surgery.groups
+        self.protected = _matching(goal.protect, surgery.layers, "protect: no layer is called")
+        self.ratios = self._ratios()
+        self.left = [self._reason_to_stay(group, scores) for group in self.groups]
+        self.open = [number for number, reason in enumerate(self.left) if reason is None]
+        self.gone: list[list[int]] = [[] for _ in self.groups]
+        self.asked = [0 if reason else len(g.units) - kept_units(len(g.units), r, g.blocks)
+                      for g, r, reason in zip(self.groups, self.ratios, self.left, strict=True)]  # fmt: skip
+        self.first = self.scores = scores
+
+    def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
+        by_layer = self.goal.rounds == "layers"
+        count = len(self.open) if self.goal.rounds == "layers" else self.goal.rounds
+        due: dict[int, int] = {}
+        for number in range(count):
+            groups = self.open[number : number + 1] if by_layer else self.open
+            if rescore is not None and number:
+                names = tuple(layer for g in groups for layer in self.groups[g].layers if layer in self.first.keep)
+                self.scores = self.surgery.in_original_numbers(rescore(self.surgery.model, names))
+            if not (by_layer and number):
+                due = self._due(Fraction(1) if by_layer else Fraction(number + 1, count))
+            steps = tuple(step for group in groups if (step := self._remove(group, due[group])))
+            if after is not None and steps:
+                after(self.surgery.model, steps)
+        steps = tuple(map(self._step, range(len(self.groups))))
+        if self.goal.is_something and not any(self.gone):
+            reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
+            raise InputError(f"nothing could be pruned ({reasons})")
+        macs, parameters = self._shares()
+        model, kept = self.surgery.finish()
+        return Pruned(model, steps, macs, parameters, tuple(self._notes(macs, parameters)), self.surgery.cutter, kept)
+
+    def _ratios(self) -> list[float]:
+        """The share to remove of each group, where no budget says otherwise."""
+        ratio = self.goal.share
+        if not isinstance(ratio, Mapping):
+            return [float(ratio)] * len(self.groups)
+        _matching(
+            ratio, [layer for group in self.groups for layer in group.layers], "ratio: nothing to prune is called"
+        )
+        found = []
+        for group in self.groups:
+            asked = {ratio[layer] for layer in group.layers if layer in ratio} or {
+                share for pattern, share in ratio.items() if fnmatch.filter(group.layers, pattern)
+            }
+            if len(asked) > 1:
+                raise InputError(f"ratio: {', '.join(group.layers)} go together, but are asked for {sorted(asked)}")
+            found.append(float(asked.pop()) if asked else 0.0)
+        return found
+
+    def _reason_to_stay(self, group: Group, scores: Scores) -> str | None:
+        if group.fault is not None:
+            return group.fault
+        if not self.protected.isdisjoint(group.layers):
+            return "protected"
+        if self.goal.scope == "inner" and group.residual:
+            return "coupled by a residual sum"
+        return None if any(layer in scores.keep for layer in group.layers) else "not scored"
+
+    def _due(self, share: Fraction) -> dict[int, int]:
+        """How many units of each open group are to be gone when this share of the way is behind."""
+        keeps = {number: self._keep(self.groups[number]) for number in self.open}
+        stocks = [self._stock(number, keeps[number]) for number in self.open]
+        if self.goal.budget is not None:
+            which, target = self.goal.budget
+            order = [self._in_turn(number, keeps[number]) for number in self.open]
+
+            def left(counts: Sequence[int]) -> float:
+                gone = [unit for units, count in zip(order, counts, strict=True) for unit in units[:count]]
+                return self.surgery.cutter.shares(gone)[which]
+
+            counts = by_budget(stocks, left, 1 - (1 - target) * float(share), ranked=self.goal.ranking == "global")
+        elif self.goal.ranking == "global":
+            total = Fraction(str(self.goal.share)) * share * sum(stock.units for stock in stocks)
+            counts = by_rank(stocks, math.floor(total))
+        else:
+            wanted = [(self.asked[number], self.groups[number].blocks) for number in self.open]
+            counts = by_ratio(stocks, [Fraction(blocks * math.floor(share * (n // blocks))) for n, blocks in wanted])
+        if self.goal.budget is not None or self.goal.ranking == "global":
+            for number, count in zip(self.open, counts, strict=True):
+                self.asked[number] = count
+        return dict(zip(self.open, counts, strict=True))
+
+    def _stock(self, number: int, keep: np.ndarray) -> Stock:
+        group, deviation = self.groups[number], keep.std()
+        normal = (keep - keep.mean()) / deviation if deviation > 0 else np.zeros(len(keep))
+        ranked = self._ranked(number, keep)
+        cells = np.array([normal[cell] for cell in ranked])  # (cells, units of one)
+        weakness = np.maximum.accumulate(np.repeat(cells.mean(axis=0), len(cells)))
+        last = self._last(group, keep)
+        most = min(sum(place not in last for place in cell) for cell in ranked) * group.blocks
+        possible = tuple(n for n in levels(len(keep), group.blocks, self.goal.round_to) if n <= most)
+        return Stock(len(keep), possible, len(self.gone[number]), tuple(weakness))
+
+    def _in_turn(self, number: int, keep: np.ndarray) -> list[int]:
+        """The units of a group in the order they go, one of each cell in turn."""
+        units = self.groups[number].units
+        return [units[place] for row in zip(*self._ranked(number, keep), strict=True) for place in row]
+
+    def _ranked(self, number: int, keep: np.ndarray) -> list[list[int]]:
+        """For each cell its places in the group: those that are gone, then the weakest first, then what has to stay."""
+        gone, cells = set(self.gone[number]), self.groups[number].cells
+        last = self._last(self.groups[number], keep)
+        order = sorted(range(len(keep)), key=lambda place: (place not in gone, place in last, keep[place], place))
+        return [[place for place in order if cells[place] == cell] for cell in sorted(set(cells))]
+
+    def _last(self, group: Group, keep: np.ndarray) -> set[int]:
+        """The best unit of each part."""
+        return {max(part, key=lambda place: (keep[place], place)) for part in group.parts}
+
+    def _keep(self, group: Group) -> np.ndarray:
+        """(units,): the scores, reduced over the layers of the group."""
+        rows = []
+        for layer, of in group.members.items():
+            if layer not in self.scores.keep:
+                continue
+            keep = self.scores.keep[layer]
+            if len(keep) != self.surgery.widths[layer]:
+                raise InputError(
+                    f"layer {layer!r}: scores of {len(keep)} units, the model has {self.surgery.widths[layer]}; "
+                    "they belong to another model"
+                )
+            rows.append([np.mean(keep[list(numbers)]) if numbers else np.nan for numbers in of])
+        reduce: Any = {"mean": np.nanmean, "max": np.nanmax, "min": np.nanmin}[self.goal.reduction]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # units without a score in any layer are NaN
+            found = reduce(np.array(rows), axis=0)
+        return np.where(np.isnan(found), np.nanmax(found), found)
+
+    def _remove(self, number: int, due: int) -> Step | None:
+        group = self.groups[number]
+        each = due // group.blocks
+        chosen = [place for cell in self._ranked(number, self._keep(group)) for place in cell[:each]]
+        new = [place for place in chosen if place not in self.gone[number]]
+        if not new:
+            return None
+        self.gone[number] += new
+        self.surgery.remove(group.units[place] for place in new)
+        return self._step(number)
+
+    def _step(self, number: int) -> Step:
+        group, gone = self.groups[number], set(self.gone[number])
+        asked, left = self.asked[number], self.left[number]
+        if left is None and len(gone) < asked:
+            multiples = f"widths are multiples of {self.goal.round_to}"
+            left = multiples if self.goal.round_to > 1 else "each of its parts keeps a unit"
+        if left is None and not gone:
+            by_ratio = self.goal.budget is None and self.goal.ranking == "layer"
+            what = (
+                f"ratio {self.ratios[number]:g}" if by_ratio else f"the {'budget' if self.goal.budget else 'ranking'}"
+            )
+            parts = f" in {group.blocks} blocks" if group.blocks > 1 else ""
+            left = f"{what} removes none of {len(group.units)} units{parts}"
+        rest = [place for place in range(len(group.units)) if place not in gone]
+        return Step(
+            group.layers, len(group.units), asked, len(gone), group.numbers(gone), group.numbers(rest), left, group.also
+        )
+
+    def _shares(self) -> tuple[float, float]:
+        """(multiply-adds, parameters) that are left."""
+        gone = [g.units[place] for g, places in zip(self.groups, self.gone, strict=True) for place in places]
+        return self.surgery.cutter.shares(gone)
+
+    def _notes(self, *shares: float) -> Iterator[str]:
+        if self.goal.budget is not None:
+            which, target = self.goal.budget
+            if abs(shares[which] - target) > BUDGET:
+                what = ("multiply-adds", "parameters")[which]
+                yield f"{shares[which]:.1%} of the {what} are left, not {target:.1%}: what can go allows nothing nearer"
+        for layer in sorted(self.protected):
+            if lost := self.surgery.inputs_lost(layer):
+                yield f"layer {layer!r} is protected: its outputs stay, {lost} of its inputs went with what makes them"
 
 
 class Surgery:
-    """A copy of a network that loses units group by group.
+    """A copy of a network that loses units.
 
-    groups: what can be pruned, in the order it runs. The graph behind it is built once; it stays valid while units
-    are removed through it and while weights are trained in between.
+    groups: what can go, in the order it runs, each tried out on a copy with other weights: a group that cannot go, or
+    whose removal is not what masking it would be, has a fault. layers: the names of the convolutions; widths: of them.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        import torch_pruning
-
-        self._original = model
+    def __init__(self, model: nn.Module, example: Tensor, carry: dict[str, Tensor] | None = None) -> None:
+        self._original, self._carry = model, {} if carry is None else carry
         self._example = example.detach().to(next(model.parameters()).device)
-        layers, self._shared = find_convolutions(model, self._example)
+        self.layers = [layer.name for layer in find_convolutions(model, self._example)[0]]
         _refuse_computed_weights(model)
-        self.model = copy.deepcopy(model)
-        self.thaw()
-        self._modules = dict(self.model.named_modules())
-        with evaluating(self.model), torch.enable_grad():
-            output = self.model(self._example)
-            if not isinstance(output, Tensor):
-                raise InputError(
-                    f"the model returns a {type(output).__name__}; prune() needs one that returns a tensor"
-                )
-            self._shape = output.shape
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # what it does not know is checked by the forward pass in finish()
-                    self._graph = torch_pruning.DependencyGraph().build_dependency(
-                        self.model, example_inputs=(self._example,), verbose=False
-                    )
-            except Exception as error:  # it raises whatever went wrong inside
-                name = type(model).__name__
-                raise InputError(f"torch-pruning cannot follow {name}: {type(error).__name__}: {error}") from error
-        self.groups = tuple(self._find_groups([layer.name for layer in layers], _output_weights(output)))
+        self.channels = trace(model, self._example)
+        self.cutter = Cutter(model, self.channels)
+        modules = dict(model.named_modules())
+        self.widths = {layer: modules[layer].out_channels for layer in self.layers}
+        self.groups = self._tried(find_groups(model, self.channels, self.layers))
+        self.model = copied(model)
+        self.kept = self.cutter.everything()
+        self._gone: set[int] = set()
 
-    def remove(self, group: Group, units: Sequence[int]) -> None:
-        """Remove these units of `group`, and what depends on them everywhere."""
-        expected = {name: self._modules[name].out_channels - len(units) for name in group.layers}
+    def remove(self, units: Iterable[int]) -> None:
+        """Remove these units (numbers of Channels.unit) everywhere."""
+        self._gone.update(units)
+        after = self.cutter.without(self._gone)
+        refuse_unlike_weights(self._carry, self.model, "carry")
+        for name, tensor in self._carry.items():
+            self._carry[name] = self.cutter.select(name, tensor, self.kept, after)
+        self.cutter.cut(self.model, self.kept, after)
+        self.kept = after
+
+    def in_original_numbers(self, scores: Scores) -> Scores:
+        """Scores of the network as it is now, as scores of the whole one; what is gone gets the lowest."""
+        keep = {}
+        for layer, values in scores.keep.items():
+            left = self.kept[self._outputs(layer)]
+            if len(values) != len(left):
+                raise InputError(f"layer {layer!r}: scores of {len(values)} units, it has {len(left)} left")
+            keep[layer] = np.full(self.widths[layer], values.min())
+            keep[layer][left] = values
+        return replace(scores, keep=keep, raw={})
+
+    def inputs_lost(self, layer: str) -> int:
+        key = (layer, "in") if (layer, "in") in self.kept else (layer, "both")
+        return len(self.cutter.axes[key].names) - len(self.kept[key])
+
+    def finish(self) -> tuple[nn.Module, Kept]:
+        """The pruned network: it runs and returns the same shape."""
+        _shape_of_output(self.model, self._example, "the pruned")
+        return self.model, self.kept
+
+    def _outputs(self, layer: str) -> tuple[str, str]:
+        return (layer, "out") if (layer, "out") in self.cutter.axes else (layer, "both")
+
+    def _tried(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        """The groups, with a fault for each that does not come out right on a copy with random weights."""
+        whole = copied(self._original)
+        randomise(whole)
+        sound = [group for group in groups if group.fault is None]
+        if self._fault_of(whole, sound) is None:
+            return groups
+        faults = {group.units: self._fault_of(whole, [group]) for group in sound}
+        groups = tuple(replace(group, fault=group.fault or faults[group.units]) for group in groups)
+        rest = [group for group in groups if group.fault is None]
+        if rest and (fault := self._fault_of(whole, rest)) is not None:
+            raise InputError(f"{type(self._original).__name__} cannot be pruned: {fault}")
+        return groups
+
+    def _fault_of(self, whole: nn.Module, groups: Sequence[Group]) -> str | None:
+        """Why half of the units of these groups, drawn at random, cannot be removed."""
+        generator = np.random.default_rng(0)
+        gone: list[int] = []
+        for group in groups:
+            size = len(group.units) // group.blocks
+            for cell in range(group.blocks if size > 1 else 0):
+                places = [place for place, of in enumerate(group.cells) if of == cell]
+                gone += [group.units[place] for place in generator.permutation(places)[: size // 2]]
+        before, after = self.cutter.everything(), self.cutter.without(gone)
+        twin = copied(whole)
         try:
-            self._coupled(self._modules[group.layers[0]], sorted(units)).prune()
-        except Exception as error:  # it raises whatever went wrong inside
-            raise InputError(f"layer {group.layers[0]!r}: torch-pruning cannot remove units: {error}") from error
-        for name, count in expected.items():
-            if self._modules[name].out_channels != count:
-                got = self._modules[name].out_channels
-                raise InputError(f"layer {name!r}: {count} units should be left, torch-pruning left {got}")
-
-    def thaw(self) -> None:
-        """torch-pruning follows gradients: a frozen weight is invisible to it."""
-        self.model.requires_grad_(True)
-
-    def freeze(self) -> None:
-        """Train what the original trains, and nothing else."""
-        frozen = {name for name, weight in self._original.named_parameters() if not weight.requires_grad}
-        for name, weight in self.model.named_parameters():
-            weight.requires_grad_(name not in frozen)
-            weight.grad = None
-
-    def finish(self) -> nn.Module:
-        """The pruned network: it runs, returns the same shape, and trains the weights that it trained before."""
-        self.freeze()
-        try:
-            with evaluating(self.model), torch.no_grad():
-                shape = self.model(self._example).shape
-        except RuntimeError as error:
-            raise InputError(f"the pruned {type(self.model).__name__} does not run: {error}") from error
-        if shape != self._shape:
-            raise InputError(f"the pruned model returns {tuple(shape)}, the original {tuple(self._shape)}")
-        return self.model
-
-    def _coupled(self, module: nn.Module, units: Sequence[int]) -> Any:
-        """torch-pruning's group: everything that changes when `module` loses these output channels."""
-        pruner = self._graph.get_pruner_of_module(module)
-        return self._graph.get_pruning_group(module, pruner.prune_out_channels, list(units))
-
-    def _find_groups(self, names: Sequence[str], protected: set[int]) -> Iterator[Group]:
-        name_of: dict[Any, str] = {module: name for name, module in self._modules.items()}
-        listed, grouped = set(names), set[str]()
-        for name in names:
-            if name in grouped:
-                continue
-            root = self._modules[name]
-            if root not in self._graph.module2node:
-                raise InputError(f"layer {name!r}: torch-pruning does not find it in the graph of the model")
-            items = list(self._coupled(root, range(root.out_channels)))
-            outputs = [item for item in items if self._graph.is_out_channel_pruning_fn(item.dep.handler)]
-            members = {name_of[m]: item for item in outputs if name_of.get(m := item.dep.target.module) in listed}
-            grouped |= set(members)
-            if any(id(weight) in protected for item in outputs for weight in _weights(item.dep.target.module)):
-                continue  # these channels are the classes
-            others = [name_of[m] for item in outputs if isinstance(m := item.dep.target.module, WITH_UNITS)]
-            also = tuple(other for other in others if other not in members)
-            yield Group(
-                layers=tuple(sorted(members, key=names.index)),
-                units=root.out_channels,
-                blocks=_blocks([item.dep.target.module for item in items]),
-                residual=sum(not _is_depthwise(self._modules[member]) for member in members) > 1,
-                fault=_fault(root.out_channels, members, items, self._shared.intersection(also)),
-                also=also,
-            )
+            self.cutter.cut(twin, before, after)
+            difference, scale = self.cutter.difference(whole, twin, after, self._example)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the network's own code may raise what it likes
+            return f"without some of its units the network does not run: {str(error).splitlines()[0]}"
+        if not difference <= TOLERANCE * scale:
+            share = f"the outputs differ by {difference / scale:.1%}"
+            return f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        return None
 
 
-def _weakest(group: Group, scores: Scores, layers: Sequence[str], count: int) -> list[int]:
-    """The units to remove: the weakest by the mean over these layers, and with blocks the weakest places."""
-    for layer in layers:
-        if len(scores.keep[layer]) != group.units:
-            raise InputError(
-                f"layer {layer!r}: scores of {len(scores.keep[layer])} units, the model has {group.units}; "
-                "they belong to another model"
-            )
-    keep = np.mean([scores.keep[layer] for layer in layers], axis=0)
-    places = weakest(keep.reshape(group.blocks, -1).mean(axis=0), count // group.blocks)
-    size = group.units // group.blocks
-    return [block * size + place for block in range(group.blocks) for place in places]
+def refuse_unlike_weights(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> None:
+    """InputError for a tensor that is not shaped like the parameter of `model` it is named after."""
+    weights = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in weights:
+            raise InputError(f"{what}: {type(model).__name__} has no parameter {name!r}")
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        if shape != tuple(weights[name].shape):
+            raise InputError(f"{what} of parameter {name!r} is {shape}, the parameter {tuple(weights[name].shape)}")
 
 
-def _shares(ratio: Ratio, groups: Sequence[Group]) -> dict[str, float]:
-    """First layer of each group -> the share to remove."""
-    for layer, share in ratio.items() if isinstance(ratio, Mapping) else [(None, ratio)]:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            where = "" if layer is None else f" of layer {layer!r}"
-            raise InputError(f"ratio{where} is {share!r}, it must be a number in [0, 1), the share removed")
-    if not isinstance(ratio, Mapping):
-        return {group.layers[0]: float(ratio) for group in groups}
-    prunable = [layer for group in groups for layer in group.layers]
-    for layer in ratio:
-        if layer not in prunable:
-            close = difflib.get_close_matches(layer, prunable, n=3)
-            raise InputError(
-                f"ratio: {layer!r} is no layer that can be pruned; near it are {', '.join(close) or 'none'}"
-            )
-    shares = {}
-    for group in groups:
-        asked = {ratio[layer] for layer in group.layers if layer in ratio}
-        if len(asked) > 1:
-            raise InputError(f"ratio: {', '.join(group.layers)} go together, but are asked for {sorted(asked)}")
-        shares[group.layers[0]] = float(asked.pop()) if asked else 0.0
-    return shares
+def _shape_of_output(model: nn.Module, example: Tensor, which: str) -> torch.Size:
+    try:
+        with evaluating(model), torch.no_grad():
+            return model(example).shape
+    except RuntimeError as error:
+        raise InputError(f"{which} {type(model).__name__} does not run: {error}") from error
 
 
-def _in_blocks(group: Group) -> str:
-    return f" in {group.blocks} blocks" if group.blocks > 1 else ""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _weights(module: Any) -> list[nn.Parameter]:
-    return list(module.parameters(recurse=False)) if isinstance(module, nn.Module) else []
+def _matching(patterns: Iterable[str], layers: Sequence[str], otherwise: str) -> set[str]:
+    """The layers that the patterns match; each must match one."""
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            close = ", ".join(difflib.get_close_matches(pattern, layers, n=3)) or "none"
+            raise InputError(f"{otherwise} {pattern!r}; near it are {close}")
+    return {layer for layer in layers for pattern in patterns if fnmatch.fnmatchcase(layer, pattern)}
 
 
 def _refuse_computed_weights(model: nn.Module) -> None:
@@ -297,54 +507,3 @@ def _refuse_computed_weights(model: nn.Module) -> None:
         own = dict(module.named_parameters(recurse=False))
         if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):
             raise InputError(f"layer {name!r}: its weight is computed (weight_norm or the like); remove that first")
-
-
-def _is_depthwise(module: Any) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
-
-
-def _blocks(modules: Sequence[Any]) -> int:
-    """Into how many equal blocks grouped convolutions and group norms divide the channels."""
-    groups = [m.groups for m in modules if isinstance(m, nn.Conv2d) and not _is_depthwise(m)]
-    return math.lcm(*groups, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)))
-
-
-def _fault(units: int, members: Mapping[str, Any], items: Sequence[Any], shared: frozenset[str]) -> str | None:
-    for name in sorted(shared):
-        return f"tied to layer {name!r}, which runs more than once"
-    for name, item in members.items():
-        if item.dep.target.module.out_channels != units:
-            width = item.dep.target.module.out_channels
-            return f"tied to layer {name!r}, which has {width} units, by a padding or a split"
-        if sorted(zip(item.idxs, item.root_idxs, strict=True)) != [(i, i) for i in range(units)]:
-            return f"tied to a part of the units of {name!r} by a concatenation"
-    for item in items:
-        if _blocks([item.dep.target.module]) > 1 and list(item.idxs) != list(item.root_idxs):
-            return "a grouped convolution or a group norm behind a concatenation"
-    return None
-
-
-def _output_weights(output: Tensor) -> set[int]:
-    """ids of the weights that act last before `output`, found by walking back through autograd's graph."""
-    found: set[int] = set()
-    visited, front = set(), [output.grad_fn]
-    while front:
-        node = front.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        before = [function for function, _ in node.next_functions if function is not None]
-        weights = [leaf for function in before for leaf in _leaves(function)]
-        found |= {id(weight) for weight in weights}
-        # a scale or a norm is no layer: what acts before it makes the same channels
-        front += [] if any(weight.ndim > 1 for weight in weights) else before
-    return found
-
-
-def _leaves(node: Any) -> list[Tensor]:
-    """The weight behind an AccumulateGrad node, directly or behind one transposition."""
-    if hasattr(node, "variable"):
-        return [node.variable]
-    if type(node).__name__ in ("TBackward0", "TransposeBackward0", "PermuteBackward0"):
-        return [f.variable for f, _ in node.next_functions if f is not None and hasattr(f, "variable")]
-    return []

@@ -43,9 +43,13 @@ def _kind(value: Any) -> str:
     return "[many]" if isinstance(value, list | dict) else "[one]"
 
 
+def _word(value: Any) -> str:
+    return "[many]" if isinstance(value, str) else "[one]"
+
+
 Numbers = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
-One, Many, ByKind = Tag("[one]"), Tag("[many]"), Discriminator(_kind)
-"""A value that may be one or many is checked as what it is, so that a fault is said once."""
+One, Many, ByKind, ByWord = Tag("[one]"), Tag("[many]"), Discriminator(_kind), Discriminator(_word)
+"""A value that may be one or many, a number or a word, is checked as what it is, so that a fault is said once."""
 
 
 class _Part(BaseModel):
@@ -98,7 +102,7 @@ class Train(_Part):
 
 
 class Finetune(Train):
-    when: Literal["after", "each_layer"] = "after"
+    when: Literal["after", "each_round"] = "after"
 
 
 class Score(_Part):
@@ -135,9 +139,31 @@ class Scorer(_Part):
 
 
 class Prune(_Part):
-    ratio: Annotated[Annotated[Share, One] | Annotated[dict[str, Share], Many], ByKind] = 0.5
-    coupled: Literal["mean", "leave"] = "mean"
-    rescore: Literal["once", "each_layer"] = "once"
+    """How much (`ratio`, the share removed, for all layers or by name or pattern; or a target, the share that is
+    left), which, and in how many `rounds`. recalibrate: training images that the batch norms see after a cut."""
+
+    ratio: Annotated[Annotated[Share, One] | Annotated[dict[str, Share], Many], ByKind] | None = None
+    target_macs: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    target_params: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    ranking: Literal["layer", "global"] = "layer"
+    scope: Literal["all", "inner"] = "all"
+    reduction: Literal["mean", "max", "min"] = "mean"
+    round_to: Count = 1
+    protect: list[str] = []
+    rounds: Annotated[Annotated[Count, One] | Annotated[Literal["layers"], Many], ByWord] = 1
+    rescore: Literal["once", "each_round"] = "once"
+    recalibrate: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Prune:
+        given = [name for name in ("ratio", "target_macs", "target_params") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were given; a network is pruned by one of them")
+        if isinstance(self.ratio, dict) and self.ranking == "global":
+            raise ValueError("ranking: global takes one ratio for all layers, not one for each")
+        if self.rounds == 1 and self.rescore == "each_round":
+            raise ValueError("rescore: each_round needs more rounds than one; rounds: layers takes one a layer")
+        return self
 
 
 class Recipe(_Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from prune_fe.latency import Comparison, Latency
     from prune_fe.run import Row
     from prune_fe.scores import Scores
     from prune_fe.studies import Table as StudyTable
@@ -101,11 +103,13 @@ def results_table(rows: Sequence[Row]) -> Table:
 class WideTable:
     """A table that is printed in as many parts, one below the other, as the width asks for: no cell is ever cut.
 
-    columns: heading -> cells; a heading may be broken between its words, a number may not.
+    columns: heading -> cells; a heading may be broken between its words, a number may not. what: the rows are.
     """
 
-    def __init__(self, title: str, caption: str, rows: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
-        self.title, self.caption, self.rows, self.columns = title, caption, rows, columns
+    def __init__(
+        self, title: str, caption: str, rows: Sequence[str], columns: Mapping[str, Sequence[str]], what: str = ""
+    ) -> None:
+        self.title, self.caption, self.rows, self.columns, self.what = title, caption, rows, columns, what
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         first = min(max(map(len, self.rows)), FIRST_WIDTH, options.max_width // 3)
@@ -123,7 +127,7 @@ class WideTable:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             table = _plain_table(self.title if number == 0 else "", self.caption if last else "")
-            table.add_column("", overflow="fold", width=first)
+            table.add_column(self.what, overflow="fold", width=first)
             for heading in part:  # what room is left saves the longer headings a line
                 width = max(widths[heading], min(len(heading), widths[heading] + max(spare[number], 0) // len(part)))
                 table.add_column(heading, justify="right", width=width)
@@ -172,6 +176,34 @@ def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:
         columns.setdefault(row["quantity"].replace("_", " "), []).append(f"{row['mean']:.4g}")
     caption = "means over the units, of what is finite" + ("; accuracy and loss on val/" if "loss" in columns else "")
     return WideTable(f"layer {layer} at every checkpoint", caption, checkpoints, columns)
+
+
+def latency_table(found: Sequence[Comparison]) -> WideTable:
+    """A line a setting, of what differs between them; what all have in common is in the caption."""
+    settings = [dataclasses.asdict(each.setting) for each in found]
+    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1] or ["batch_size"]
+    common = ", ".join(f"{key.replace('_', ' ')} {settings[0][key]}" for key in settings[0] if key not in varied)
+    columns = {
+        "original, ms": [_milliseconds(each.original) for each in found],
+        "pruned, ms": [_milliseconds(each.pruned) for each in found],
+        "original / pruned": [f"{each.ratio:.2f} [{each.ratio_low:.2f}–{each.ratio_high:.2f}]" for each in found],
+        "peak MiB": [f"{each.original.peak_mib:,.1f} → {each.pruned.peak_mib:,.1f}" for each in found],
+    }
+    rows = [", ".join(str(setting[key]) for key in varied) for setting in settings]
+    what = ", ".join(key.replace("_", " ") for key in varied)
+    return WideTable(
+        "time of a forward pass: median and quartiles",
+        f"{common}; peak: parameters, batch and maps",
+        rows,
+        columns,
+        what,
+    )
+
+
+def _milliseconds(latency: Latency) -> str:
+    digits = 2 if latency.median_ms < 100 else 0
+    low, high = f"{latency.low_ms:,.{digits}f}", f"{latency.high_ms:,.{digits}f}"
+    return f"{latency.median_ms:,.{digits}f} [{low}–{high}]"
 
 
 def _plain_table(title: str, caption: str) -> Table:

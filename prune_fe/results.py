@@ -27,7 +27,6 @@ PACKAGES = (
     "prune-fe",
     "torch",
     "torchvision",
-    "torch-pruning",
     "numba",
     "numpy",
     "fvcore",

@@ -21,7 +21,7 @@ from prune_fe import models
 from prune_fe import recipe as recipes
 from prune_fe.costs import cost, speed
 from prune_fe.data import Splits
-from prune_fe.errors import InputError
+from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import find_layers
 from prune_fe.pruning import Step, prune
@@ -30,7 +30,7 @@ from prune_fe.results import RunFolder, environment
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Scores
 from prune_fe.scoring import score_all, scorer_of
-from prune_fe.training import Epoch, best_epoch, finetune
+from prune_fe.training import Epoch, best_epoch, finetune, recalibrate
 
 UNPRUNED = "(unpruned)"
 """The scorer of the rows that say what every other row starts from."""
@@ -121,7 +121,7 @@ def trained(
         history = fit(network, splits, recipe.train, recipe.workers, seed, report, "training")
         for epoch in history:
             folder.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
-    models.save(network, path, {"recipe": recipe.name, "seed": seed, "classes": splits.classes, "size": splits.size})
+    models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about)
     return network
 
 
@@ -167,34 +167,37 @@ def compress(
         spent += again.seconds
         return again
 
-    def tune(model: nn.Module, step: Step | None = None) -> None:
+    momentum: dict[str, Tensor] = {}
+
+    def tune(model: nn.Module, steps: Sequence[Step] = ()) -> None:
         if recipe.finetune is not None:
-            what = f"{entry.label}: fine-tuning" + (f" after {step.layers[0]}" if step else "")
-            for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what):
+            what = f"{entry.label}: fine-tuning" + (f" after {steps[-1].layers[0]}" if steps else "")
+            for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what, momentum):
                 folder.log("epoch", phase=what, seed=seed, **dataclasses.asdict(epoch))
 
+    def recover(model: nn.Module, steps: Sequence[Step]) -> None:
+        if recipe.prune.recalibrate is not None:
+            recalibrate(model, splits.train, samples=recipe.prune.recalibrate, seed=seed, workers=recipe.workers)
+        if recipe.finetune is not None and recipe.finetune.when == "each_round":
+            tune(model, steps)
+
     pruned = prune(
-        network, scores, recipe.prune.ratio, example,
-        coupled=recipe.prune.coupled,
-        rescore=rescored if recipe.prune.rescore == "each_layer" else None,
-        after=tune if recipe.finetune is not None and recipe.finetune.when == "each_layer" else None,
+        network, scores, example=example, after=recover, carry=momentum,
+        rescore=rescored if recipe.prune.rescore == "each_round" else None,
+        **recipe.prune.model_dump(exclude={"rescore", "recalibrate"}),
     )  # fmt: skip
     for step in pruned.steps:
         folder.log("prune", scorer=entry.label, seed=seed, **dataclasses.asdict(step))
         if step.left:
-            report.say(f"{entry.label}: {', '.join(step.layers)} keeps all {step.units} units: {step.left}")
+            report.say(f"{entry.label}: {', '.join(step.layers)} keeps {step.units - step.count} units: {step.left}")
+    for note in pruned.notes:
+        report.say(f"{entry.label}: {note}")
     model = placed(pruned.model, next(network.parameters()).device)
     right_after = None
     if recipe.finetune is None or recipe.finetune.when == "after":
         right_after = evaluate(model, splits.test, workers=recipe.workers).accuracy
         tune(model)
-    about = {
-        "recipe": recipe.name,
-        "seed": seed,
-        "scorer": entry.label,
-        "classes": splits.classes,
-        "size": splits.size,
-    }
+    about = {"recipe": recipe.name, "seed": seed, "scores": scores.about} | splits.about
     models.save(model, where / "pruned", about, overwrite=True)
     row = measured(entry.label, seed, model, splits, example, recipe)
     return dataclasses.replace(
@@ -217,12 +220,19 @@ def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: T
 
 
 def fit(
-    model: nn.Module, splits: Splits, settings: Train, workers: int, seed: int, report: Reporter, what: str
+    model: nn.Module,
+    splits: Splits,
+    settings: Train,
+    workers: int,
+    seed: int,
+    report: Reporter,
+    what: str,
+    momentum: dict[str, Tensor] | None = None,
 ) -> list[Epoch]:
     """Train on the training images; the validation images choose the epoch."""
     tick = report.progress(what)
     history = finetune(
-        model, splits.train, splits.validation, workers=workers, seed=seed,
+        model, splits.train, splits.validation, workers=workers, seed=seed, momentum_buffers=momentum,
         progress=lambda epoch, done, total: tick(done, total), **settings.model_dump(exclude={"when"}),
     )  # fmt: skip
     best = best_epoch(history)
@@ -252,6 +262,9 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
     """Say what would go wrong when the units are scored, before the network is trained."""
     example = splits.test[0][0][None].to(next(network.parameters()).device)
     layers = find_layers(network, example, recipe.score.layers)
+    wanted, there = recipe.prune.recalibrate or 0, len(images.targets_of(splits.train))
+    if wanted > there:
+        raise DataError(f"prune.recalibrate: {wanted} training images asked for, there are {there}")
     for entry in recipe.scorers:
         judge = scorer_for(entry, seed)
         chosen: list[int] = []

@@ -51,6 +51,12 @@ class Scores:
             if bad.size:
                 raise InputError(f"layer {layer!r}, unit {bad[0]}: the score is {keep[bad[0]]}, it must be finite")
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the scores come from, without the list of the images: the key stands for it."""
+        known = {name: self.provenance[name] for name in ("key", "model_sha256") if name in self.provenance}
+        return {"scorer": self.scorer, "settings": dict(self.settings), "images": self.images} | known
+
     def weakest(self, layer: str, count: int) -> list[int]:
         """The `count` units of `layer` that go first, weakest first; equal units in the order of their number.
 

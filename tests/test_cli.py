@@ -40,7 +40,7 @@ finetune: {lr: 0.01, schedule: cosine, epochs: 1, batch_size: 64}
 device: cpu
 """
 FOLDER = TINY.replace("source: digits", "source: folder")
-COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate")
+COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
 
 
 @pytest.fixture(autouse=True)
@@ -270,13 +270,27 @@ def test_a_class_with_too_few_images_is_named(photos, capsys):
         (["score", "--model", "m", "--size", "0"], 'Invalid value "0" for --size. Must be >= 1.'),
         (["score", "--model", "m", "--device", "tpu"], "Allowed are auto, cpu, cuda, cuda:N and mps."),
         (["score", "--model", "m"], "scorer 'feature-entropy' needs images: pass --data PATH"),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", "1"], "for --ratio. Must be < 1."),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", "nan"], 'Invalid value "nan" for --ratio.'),
-        (["prune", "--model", "m", "--scores", "s", "--coupled", "men"], "--coupled"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "1"], "--ratio 1: the share removed must be in [0, 1)"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "nan"], "--ratio nan: the share removed must be in"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "x=y"], "--ratio x=y: write a share such as 0.5, or"),
+        (
+            ["prune", "--model", "m", "--scores", "s", "--ratio", "0.5", "a=0.1"],
+            "--ratio: one share for all layers, or",
+        ),
+        (["prune", "--model", "m", "--scores", "s", "--target-macs", "0"], "for --target-macs. Must be > 0."),
+        (["prune", "--model", "m", "--scores", "s", "--round-to", "0"], "for --round-to. Must be >= 1."),
+        (["prune", "--model", "m", "--scores", "s", "--scope", "iner"], 'Did you mean "inner"?'),
+        (["prune", "--model", "m", "--scores", "s", "--recalibrate", "9"], "--recalibrate needs training images: pass"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", ".5", "--target-macs", ".5"], "--ratio, --target-macs"),
         (["finetune", "--model", "m", "--data", "digits", "--epochs", "0"], 'Invalid value "0" for --epochs.'),
         (["finetune", "--model", "m", "--data", "digits", "--lr", "nan"], 'Invalid value "nan" for --lr.'),
         (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs --epochs"),
-        (["evaluate", "--model", "m"], '"evaluate" parameter --data requires an argument.'),
+        (["evaluate", "--model", "m"], "pass --data PATH, or --latency for the time alone"),
+        (["evaluate", "--model", "m", "--data", "digits", "--threads", "2"], "and --seconds need --latency"),
+        (["evaluate", "--model", "vgg-small", "--latency"], "vgg-small is no saved model; say with --against what"),
+        (["evaluate", "--model", "m", "--latency", "--batch-sizes", "1", "0"], "for --batch-sizes. Must be >= 1."),
+        (["evaluate", "--model", "m", "--latency", "--dtype", "int8"], 'Invalid value "int8" for --dtype.'),
+        (["evaluate", "--model", "m", "--latency", "--seconds", "0"], "for --seconds. Must be > 0."),
         (["evaluate", "--model", "nomodel", "--data", "digits"], "unknown model 'nomodel'"),
         (["evaluate", "--model", "vgg-small", "--data", "digits", "--size", "2"], "does not run on images of 1×2×2"),
     ],
@@ -303,7 +317,8 @@ def test_every_customary_flag_is_there(capsys):
         "prune": "--model --ratio --pruning-ratio --output --output-dir --device",
         "finetune": "--model --data --epochs --lr --momentum --weight-decay --wd --batch-size -b --workers -j --device "
         "--amp --seed --output --output-dir",
-        "evaluate": "--model --data --data-dir --data-path --batch-size -b --workers -j --device",
+        "evaluate": "--model --data --data-dir --data-path --batch-size -b --workers -j --device --latency --against "
+        "--batch-sizes --threads --dtype --memory-format --seconds",
     }
     for command, flags in expected.items():
         assert main([command, "--help"]) == 0
@@ -496,7 +511,27 @@ def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
     assert "accuracy " in printed
     assert "an image of 16×16" in printed
     about = models.read_manifest("pruned")["about"]
-    assert (about["ratio"], about["size"], about["scorer"], len(about["classes"])) == (0.5, 16, "feature-entropy", 10)
+    assert (about["prune"]["ratio"], about["size"], len(about["classes"])) == (0.5, 16, 10)
+    assert about["preprocessing"]["mean"] == [0.5]
+    origin = load_scores("scores").provenance
+    assert about["scores"]["scorer"] == "feature-entropy"
+    assert about["scores"]["key"] == origin["key"]
+    assert about["scores"]["model_sha256"] == origin["model_sha256"]
+
+
+def test_prune_takes_budgets_patterns_and_protection_and_recalibrates(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    assert main(["score", "--model", trained, "--scorer", "l1-filter"]) == 0
+    words = ["prune", "--model", trained, "--scores", "scores"]
+    assert main([*words, "--ratio", "features.[!0]=0.5", "features.0=0.25", "--output", "by-name"]) == 0
+    assert "features.0: 4 units, 1 asked, 1 removed, 3 kept" in capsys.readouterr().out
+    words += ["--protect", "features.0", "--data", "digits", "--recalibrate", "50", "--target-params", "0.6"]
+    assert main([*words, "--output", "protected"]) == 0
+    printed = capsys.readouterr().out
+    assert "features.0: 4 units, 0 asked, 0 removed, 4 kept (protected)" in printed
+    assert "batch norms recalibrated on 50 training images" in printed
+    assert main([*words, "--recalibrate", "5000", "--output", "never"]) == 3
+    assert "--recalibrate 5000: there are" in capsys.readouterr().err
 
 
 def test_a_state_dict_is_read_and_named_again_in_the_next_step(done, capsys):
@@ -543,6 +578,30 @@ def test_a_model_of_other_classes_is_not_evaluated(done, photos, capsys):
     assert "its classes are not those that colour was trained on (a, b)" in message
     grey = done[1] / "seed-0" / "trained"
     assert "does not run on images of 3×16×16" in refused(capsys, 2, "evaluate", "--model", grey, "--data", photos)
+
+
+LATENCY = ["--latency", "--batch-sizes", "1", "2", "--threads", "1", "--seconds", "0.001"]
+
+
+def test_the_time_of_a_pruned_network_is_compared_with_its_original(done, capsys):
+    pruned = str(done[1] / "seed-0" / "l1-filter" / "pruned")
+    assert main(["evaluate", "--model", pruned, *LATENCY, "--dtype", "float32", "bfloat16"]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy" not in printed  # no images were read
+    assert "original -> pruned: parameters 246 -> 92, multiply-adds 18,472 -> 6,932 an image of 16×16" in printed
+    for row in ("1, float32, contiguous", "2, bfloat16, channels_last"):
+        assert row in printed
+    assert "Multiply-adds fell to 38%" in printed
+
+
+def test_quality_and_time_are_said_together_against_a_named_network(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    assert main(["evaluate", "--model", trained, "--data", "digits", *LATENCY, "--against", "vgg-small"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("accuracy ") < printed.index("original -> pruned") < printed.index("Multiply-adds fell to ")
+    assert main(["evaluate", "--model", "vgg-small", "--size", "16", "--num-classes", "10", *LATENCY,
+                 "--against", trained]) == 2  # fmt: skip
+    assert f"{trained} does not run on images of 3×16×16" in capsys.readouterr().err
 
 
 # Faults

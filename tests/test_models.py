@@ -782,3 +782,107 @@ def test_a_manifest_that_is_none_is_refused(saved: Path, content: bytes) -> None
     (saved / "manifest.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"manifest.json: (cannot be read|not a manifest|format nan)"):
         load(saved)
+
+
+# What a pruned network was
+
+
+def halved(model: nn.Module) -> nn.Module:
+    """Every convolution of a resnet18 with half of its units, by hand."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.out_channels //= 2
+            module.in_channels = module.in_channels if module.in_channels == 3 else module.in_channels // 2
+            module.weight = nn.Parameter(torch.rand(module.out_channels, module.in_channels, *module.kernel_size))
+        elif isinstance(module, nn.BatchNorm2d):
+            module.__init__(module.num_features // 2)  # type: ignore[misc]
+    return model
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+
+def test_the_original_of_a_pruned_network_is_built_with_weights_and_what_was_set_by_hand(tmp_path: Path) -> None:
+    fresh = torchvision.models.resnet18(num_classes=1000)
+    pruned = halved(torchvision.models.resnet18())
+    pruned.fc = nn.Linear(256, 7)
+    pruned.conv1.stride = (1, 1)  # type: ignore[assignment]
+    before = torch.get_rng_state()
+    save(pruned, tmp_path / "pruned")
+    found = models.original(tmp_path / "pruned", 7)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert shapes(found) == shapes(fresh) | {"fc.weight": (7, 512), "fc.bias": (7,)}
+    assert found.conv1.stride == (1, 1)
+    assert not found.training
+    assert all(value.device.type == "cpu" and value.isfinite().all() for value in found.state_dict().values())
+    assert len(found.conv1.weight.detach().unique()) > 9000  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("model", "outputs", "channels"),
+    [
+        (SmallVGG(5, 1, stages=[[4], [6]]), 5, 1),
+        (build("timm/resnet10t", 3, in_channels=2), 3, 2),
+        (build("googlenet", 4, aux_logits=False, init_weights=False), 4, 3),
+    ],
+    ids=["vgg-small", "timm", "googlenet"],
+)
+def test_the_original_of_a_network_that_lost_nothing_is_like_it(
+    tmp_path: Path, model: nn.Module, outputs: int, channels: int
+) -> None:
+    save(model, tmp_path / "saved")
+    assert shapes(models.original(tmp_path / "saved", outputs, channels)) == shapes(model)
+
+
+def test_an_original_that_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
+    save(Own(), tmp_path / "own")
+    with pytest.raises(CheckpointError, match=r"own holds a .*Own, whose constructor is not known; say with --against"):
+        models.original(tmp_path / "own", 5)
+    odd = torchvision.models.resnet18()
+    odd.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    save(odd, tmp_path / "odd")
+    with pytest.raises(CheckpointError, match=r"'conv1' has other kernels than the 7×7 of torchvision/resnet18; say"):
+        models.original(tmp_path / "odd", 1000)
+    save(SmallVGG(stages=[[4]]), tmp_path / "vgg")
+    with pytest.raises(CheckpointError, match=r"its original cannot be built \(.*\); say with --against"):
+        rewritten = json.loads((tmp_path / "vgg" / "manifest.json").read_text()) | {"factory": "prune_fe/resnet18"}
+        (tmp_path / "vgg" / "manifest.json").write_text(json.dumps(rewritten))
+        models.original(tmp_path / "vgg", 10)
+
+
+def test_the_arguments_of_a_manifest_are_checked_before_the_original_is_built(tmp_path: Path) -> None:
+    save(SmallVGG(stages=[[4]]), tmp_path / "vgg")
+    file = tmp_path / "vgg" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"arguments": {"pretrained": True}}))
+    with pytest.raises(CheckpointError, match="takes no argument 'pretrained'"):
+        models.original(tmp_path / "vgg", 10)
+
+
+class SplitBlock(nn.Module):
+    """A user's own network that keeps the size of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.parts = 4, [2, 6]
+        self.conv, self.inner, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 1), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.split(self.conv(x), self.width, 1)
+        c, d = torch.split(torch.cat([a, self.inner(b)], 1), self.parts, 1)
+        return self.head(torch.cat([d, c], 1).mean((2, 3)))
+
+
+def test_sizes_that_a_network_keeps_come_back_with_it(tmp_path: Path) -> None:
+    model, x = SplitBlock().eval(), torch.randn(2, 3, 5, 5)
+    pruned = prune_fe.prune(model, prune_fe.score(model, scorer="random"), 0.5, x).model
+    assert (pruned.width, pruned.parts) == (2, [1, 3])
+    loaded = models.load(models.save(pruned, tmp_path / "own"), SplitBlock())
+    assert torch.equal(loaded(x), pruned(x))
+    res2net = models.build("timm/res2net50_26w_4s", 3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    half = prune_fe.prune(res2net, prune_fe.score(res2net, scorer="random"), 0.5, images).model
+    path = models.save(half, tmp_path / "res2net")
+    with torch.no_grad():
+        assert torch.equal(models.load(path)(images), half(images))
+    assert models.original(path, 3)(images).shape == (2, 3)

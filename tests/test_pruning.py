@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from prune_fe.allocation import kept_units
 from prune_fe.costs import cost
 from prune_fe.errors import InputError
 from prune_fe.layers import find_layers, mask
 from prune_fe.models import SmallVGG
-from prune_fe.pruning import Pruned, kept_units, prune
+from prune_fe.pruning import Pruned, prune
 from prune_fe.scores import Scores
 from prune_fe.scoring import score
 
@@ -39,7 +40,12 @@ def trained_statistics(model: nn.Module) -> nn.Module:
 
 
 def removed_units(pruned: Pruned) -> dict[str, tuple[int, ...]]:
-    return {layer: step.removed for step in pruned.steps for layer in step.layers}
+    """Layer -> what it lost, in one group or in several."""
+    found: dict[str, tuple[int, ...]] = {}
+    for step in pruned.steps:
+        for layer, numbers in step.removed.items():
+            found[layer] = tuple(sorted({*found.get(layer, ()), *numbers}))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,7 @@ def test_masking_units_equals_removing_them(name: str) -> None:
     library = timm.create_model if name.startswith("timm/") else torchvision.models.get_model
     model = trained_statistics(library(name.removeprefix("timm/"), num_classes=5))
     pruned = prune(model, score(model, scorer="random"), ratio=0.4, example=X)
-    assert all(step.left is None and len(step.removed) == step.asked > 0 for step in pruned.steps)
+    assert all(step.left is None and step.count == step.asked > 0 for step in pruned.steps)
     with torch.no_grad():
         with mask(model, find_layers(model, X), removed_units(pruned)):
             masked = model(X)
@@ -81,10 +87,10 @@ def test_the_removed_units_are_the_weakest_and_the_rest_keeps_its_weights() -> N
     pruned = prune(model, scores, ratio=0.5, example=X)
     for step in pruned.steps:
         (layer,) = step.layers
-        assert set(step.removed) == set(scores.weakest(layer, step.asked))
-        assert sorted(step.removed + step.kept) == list(range(step.units))
-    first = pruned.steps[0]
-    assert torch.equal(pruned.model.features[0].weight, model.features[0].weight[list(first.kept)])  # type: ignore[index,union-attr]
+        assert set(step.removed[layer]) == set(scores.weakest(layer, step.asked))
+        assert sorted(step.removed[layer] + step.kept[layer]) == list(range(step.units))
+    first = pruned.steps[0].kept["features.0"]
+    assert torch.equal(pruned.model.features[0].weight, model.features[0].weight[list(first)])  # type: ignore[index,union-attr]
 
 
 def test_steps_run_from_shallow_to_deep() -> None:
@@ -97,9 +103,8 @@ def test_steps_run_from_shallow_to_deep() -> None:
 def test_equal_scores_go_in_the_order_of_their_numbers_and_no_more_than_asked() -> None:
     model = small()
     scores = Scores("ties", {layer.name: np.zeros(layer.units) for layer in find_layers(model, X)})
-    assert [step.removed for step in prune(model, scores, ratio=0.5, example=X).steps] == [(0, 1, 2)] * 2 + [
-        (0, 1, 2, 3)
-    ]
+    removed = removed_units(prune(model, scores, ratio=0.5, example=X))
+    assert list(removed.values()) == [(0, 1, 2)] * 2 + [(0, 1, 2, 3)]
 
 
 @given(st.integers(1, 3000), st.integers(0, 99))
@@ -107,14 +112,14 @@ def test_kept_units_is_the_floor_of_the_decimal(units: int, percent: int) -> Non
     assert kept_units(units, percent / 100) == max((100 - percent) * units // 100, 1)
 
 
-def test_blocks_lose_the_same_places() -> None:
+def test_the_blocks_of_a_grouped_convolution_lose_equally_many() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)
     )
     x = torch.randn(2, 3, 10, 10)
-    keep = {"0": np.array([0.0, 9, 9, 9, 0, 9, 1, 9]), "2": np.array([9, 0.0, 9, 9, 9, 0, 9, 9])}
+    keep = {"0": np.array([0.0, 9, 1, 9, 5, 9, 3, 9]), "2": np.array([9, 0.0, 1, 9, 9, 9, 9, 8])}
     pruned = prune(net, Scores("by hand", keep), ratio=0.25, example=x)
-    assert removed_units(pruned) == {"0": (0, 4), "2": (1, 5)}
+    assert removed_units(pruned) == {"0": (0, 6), "2": (1, 7)}
     with torch.no_grad(), mask(net, find_layers(net, x), removed_units(pruned)):
         torch.testing.assert_close(pruned.model(x), net(x))
 
@@ -126,22 +131,39 @@ def test_coupled_units_go_by_the_mean_of_their_layers() -> None:
     (stream,) = [step for step in pruned.steps if "layer1.0.conv2" in step.layers]
     assert stream.layers == ("conv1", "layer1.0.conv2", "layer1.1.conv2")
     mean = sum(scores.keep[layer] for layer in stream.layers) / 3
-    assert set(stream.removed) == set(np.argsort(mean, kind="stable")[:32].tolist())
+    weakest = tuple(sorted(np.argsort(mean, kind="stable")[:32].tolist()))
+    assert stream.removed == dict.fromkeys(stream.layers, weakest)
 
 
-def test_coupled_units_are_left_alone_if_asked() -> None:
+@pytest.mark.parametrize(("reduction", "weakest"), [("mean", (2, 3)), ("max", (1, 3)), ("min", (0, 2))])
+def test_how_the_scores_of_tied_layers_are_reduced(reduction: str, weakest: tuple[int, ...]) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.a(x) + self.b(x)).mean((2, 3)))
+
+    model = Sum()
+    scores = Scores("by hand", {"a": np.array([9.0, 3, 0, 2]), "b": np.array([-1.0, 3, 4, 2.0])})
+    pruned = prune(model, scores, 0.5, X, reduction=reduction)  # type: ignore[arg-type]
+    assert removed_units(pruned) == {"a": weakest, "b": weakest}
+
+
+def test_scope_inner_leaves_residual_streams_alone() -> None:
     model = torchvision.models.resnet18(num_classes=3)
-    steps = prune(model, score(model, scorer="random"), example=X, coupled="leave").steps
+    steps = prune(model, score(model, scorer="random"), example=X, scope="inner").steps
     left = [step for step in steps if step.left]
     assert len(steps) == 12
     assert [step.left for step in left] == ["coupled by a residual sum"] * 4
-    assert all(len(step.kept) == step.units for step in left)
-    assert all(step.removed for step in steps if not step.left)
+    assert all(step.count == 0 for step in left)
+    assert all(step.count for step in steps if not step.left)
 
 
 def test_a_depthwise_convolution_is_no_residual_sum() -> None:
     model = torchvision.models.mobilenet_v2(num_classes=3)
-    steps = prune(model, score(model, scorer="random"), example=X, coupled="leave").steps
+    steps = prune(model, score(model, scorer="random"), example=X, scope="inner").steps
     inner = [step for step in steps if "features.2.conv.0.0" in step.layers]
     assert inner[0].layers == ("features.2.conv.0.0", "features.2.conv.1.0")
     assert inner[0].left is None
@@ -160,7 +182,7 @@ def test_a_frozen_network_is_pruned_and_stays_frozen() -> None:
     model = small().requires_grad_(False)
     model.classifier.requires_grad_(True)
     pruned = prune(model, score(model, scorer="random"), example=X)
-    assert all(step.removed for step in pruned.steps)
+    assert all(step.count for step in pruned.steps)
     trained = [name for name, weight in pruned.model.named_parameters() if weight.requires_grad]
     assert trained == ["classifier.weight", "classifier.bias"]
 
@@ -175,7 +197,7 @@ def test_gradients_reach_every_weight_afterwards() -> None:
 def test_a_ratio_a_layer() -> None:
     model = small()
     steps = prune(model, score(model, scorer="random"), {"features.3": 0.5}, X).steps
-    assert [len(step.removed) for step in steps] == [0, 3, 0]
+    assert [step.count for step in steps] == [0, 3, 0]
     assert steps[0].left == "ratio 0 removes none of 6 units"
 
 
@@ -200,11 +222,44 @@ def test_scores_are_asked_for_anew_before_each_layer() -> None:
         asked.append((layers, current.features[0].out_channels))  # type: ignore[index,union-attr]
         return score(current, scorer="l1-filter", layers=layers)
 
-    seen: list[int] = []
+    seen: list[tuple[str, ...]] = []
     scores = score(model, scorer="random")
-    prune(model, scores, 0.5, X, rescore=rescore, after=lambda current, step: seen.append(current(X).shape[1]))
-    assert asked == [(("features.0",), 6), (("features.3",), 3), (("features.7",), 3)]
-    assert seen == [4, 4, 4]
+    prune(
+        model, scores, 0.5, X, rounds="layers", rescore=rescore,
+        after=lambda current, steps: seen.append(tuple(step.layers[0] for step in steps)),
+    )  # fmt: skip
+    assert asked == [(("features.3",), 3), (("features.7",), 3)]
+    assert seen == [("features.0",), ("features.3",), ("features.7",)]
+
+
+def test_rounds_reach_the_same_widths_in_equal_steps() -> None:
+    model, widths = small(), []
+
+    def after(current: nn.Module, steps: object) -> None:
+        widths.append([module.out_channels for module in current.modules() if isinstance(module, nn.Conv2d)])
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        return score(current, scorer="l1-filter", layers=layers)
+
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, X, rounds=2, rescore=rescore, after=after)
+    assert widths == [[5, 5, 6], [3, 3, 4]]
+    assert [step.asked for step in pruned.steps] == [step.count for step in pruned.steps] == [3, 3, 4]
+    found = removed_units(pruned)
+    assert all(len(set(numbers)) == len(numbers) for numbers in found.values())
+    difference, largest = pruned.difference(model, X)
+    assert difference < 1e-5 * largest
+
+
+def test_rounds_remove_by_the_scores_of_the_network_so_far_in_numbers_of_the_original() -> None:
+    model = small()
+    first = Scores("by hand", {"features.7": np.array([0.0, 1, 9, 9, 9, 9, 9, 9])})
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        assert layers == ("features.7",)
+        return Scores("by hand", {"features.7": np.array([9.0, 0, 9, 9, 9, 1])})  # of 2 to 7
+
+    pruned = prune(model, first, {"features.7": 0.5}, X, rounds=2, rescore=rescore)
+    assert removed_units(pruned)["features.7"] == (0, 1, 3, 7)
 
 
 class Fixed(nn.Module):
@@ -220,7 +275,9 @@ class Fixed(nn.Module):
 
 def test_what_cannot_be_cut_is_refused_by_name() -> None:
     model = Fixed()
-    with pytest.raises(InputError, match="the pruned Fixed does not run: "):
+    with pytest.raises(
+        InputError, match="nothing could be pruned .conv: meets 8 numbers of no layer in the network's code"
+    ):
         prune(model, score(model, scorer="random"), example=X)
     assert model.conv.out_channels == 8
 
@@ -243,9 +300,25 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     scores = score(model, scorer="random")
     with pytest.raises(InputError, match="prune.. needs example="):
         prune(model, scores)
-    with pytest.raises(InputError, match="coupled is 'max', allowed are mean, leave"):
-        prune(model, scores, example=X, coupled="max")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="ratio: 'features.1' is no layer that can be pruned; near it are features.7,"):
+    with pytest.raises(InputError, match="scope is 'max', allowed are all, inner"):
+        prune(model, scores, example=X, scope="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="reduction is 'sum', allowed are mean, max, min"):
+        prune(model, scores, example=X, reduction="sum")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ranking is 'all', allowed are layer, global"):
+        prune(model, scores, example=X, ranking="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ratio and target_macs were given; prune.. follows one of them"):
+        prune(model, scores, 0.5, X, target_macs=0.5)
+    with pytest.raises(InputError, match=r"target_params is 0, it must be a number in \(0, 1\], the share that is"):
+        prune(model, scores, example=X, target_params=0)
+    with pytest.raises(InputError, match="round_to is 0, it must be a whole number of at least 1"):
+        prune(model, scores, example=X, round_to=0)
+    with pytest.raises(InputError, match="rounds is 'all', it must be a whole number of at least 1, or 'layers'"):
+        prune(model, scores, example=X, rounds="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ranking 'global' takes one ratio for all layers, not one for each"):
+        prune(model, scores, {"features.0": 0.5}, X, ranking="global")
+    with pytest.raises(InputError, match="protect: no layer is called 'feature.7'; near it are features.7,"):
+        prune(model, scores, example=X, protect=["feature.7"])
+    with pytest.raises(InputError, match="ratio: nothing to prune is called 'features.1'; near it are features.7,"):
         prune(model, scores, {"features.1": 0.5}, X)
     with pytest.raises(
         InputError, match="layer 'features.0': scores of 3 units, the model has 6; they belong to another"
@@ -275,12 +348,15 @@ class OptionA(nn.Module):
         return self.head(torch.relu(y).mean((2, 3)))
 
 
-def test_a_padded_shortcut_leaves_the_stream_alone_and_prunes_inside() -> None:
+def test_a_padded_shortcut_keeps_what_stands_beside_the_padding() -> None:
     model = OptionA().eval()
     pruned = prune(model, score(model, scorer="random"), example=X)
-    left = {layer: step.left for step in pruned.steps for layer in step.layers}
-    assert left["inner"] is None
-    assert left["stem"] == "tied to layer 'out', which has 8 units, by a padding or a split"
+    assert [(step.layers, step.units, step.count, step.left) for step in pruned.steps] == [
+        (("stem", "out"), 4, 2, None),
+        (("inner",), 6, 3, None),
+        (("out",), 4, 0, "padded with zeros, or added to what is no layer's output"),
+    ]
+    assert {2 + number for number in removed_units(pruned)["stem"]} == set(removed_units(pruned)["out"])
     with torch.no_grad(), mask(model, find_layers(model, X), removed_units(pruned)):
         torch.testing.assert_close(pruned.model(X), model(X))
 
@@ -296,16 +372,21 @@ class Shared(nn.Module):
         return self.head(torch.relu(self.c(x)).mean((2, 3)))
 
 
-def test_what_is_tied_to_a_shared_convolution_is_left_alone_and_said() -> None:
+def test_what_is_tied_to_a_shared_convolution_is_cut_consistently() -> None:
     model = Shared().eval()
     with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
         scores = score(model, scorer="random", example=X)
     with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
         pruned = prune(model, scores, example=X)
-    assert [(step.layers, step.left) for step in pruned.steps] == [
-        (("a",), "tied to layer 'b', which runs more than once"),
-        (("c",), None),
-    ]
+    assert [(step.layers, step.also, step.count) for step in pruned.steps] == [(("a",), ("b",), 2), (("c",), (), 3)]
+    gone = list(removed_units(pruned)["a"])
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        for conv in (silent.a, silent.b):
+            conv.weight[gone], conv.bias[gone] = 0, 0  # type: ignore[index]
+        silent.c.weight[list(removed_units(pruned)["c"])] = 0
+        silent.c.bias[list(removed_units(pruned)["c"])] = 0  # type: ignore[index]
+        torch.testing.assert_close(pruned.model(X), silent(X))
 
 
 def test_gates_that_go_with_a_layer_are_named() -> None:
@@ -336,9 +417,45 @@ def test_frozen_weights_are_frozen_while_training_between_layers() -> None:
     def after(current: nn.Module, step: object) -> None:
         seen.append(current.features[0].weight.requires_grad)  # type: ignore[index,union-attr]
 
-    pruned = prune(model, score(model, scorer="random"), example=X, after=after)
+    pruned = prune(model, score(model, scorer="random"), example=X, rounds="layers", after=after)
     assert seen == [False] * 3
-    assert all(step.removed for step in pruned.steps)
+    assert all(step.count for step in pruned.steps)
+
+
+def test_what_is_carried_is_cut_with_the_parameters_in_every_round() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=3)
+    momentum = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    carried, seen = dict(momentum), []
+
+    def after(current: nn.Module, steps: object) -> None:
+        weights = dict(current.named_parameters())
+        seen.append(sum(map(torch.numel, weights.values())))
+        assert all(torch.equal(carried[name], weight) for name, weight in weights.items())
+
+    pruned = prune(model, score(model, scorer="random"), 0.5, X, rounds=3, after=after, carry=carried)
+    assert sorted({*seen}, reverse=True) == seen
+    assert len(seen) == 3
+    assert all(torch.equal(left, carried[name]) for name, left in pruned.surviving(momentum).items())
+    assert all(torch.equal(weight, momentum[name]) for name, weight in model.named_parameters())
+
+
+def test_what_is_carried_may_be_replaced_between_the_rounds() -> None:
+    model, carried = small(), dict[str, Tensor]()
+
+    def after(current: nn.Module, steps: object) -> None:
+        carried["features.3.weight"] = 2 * current.get_parameter("features.3.weight").detach()
+
+    scores = score(model, scorer="l1-filter")
+    pruned = prune(model, scores, 0.5, X, rounds="layers", after=after, carry=carried).model
+    assert torch.equal(carried["features.3.weight"], 2 * pruned.get_parameter("features.3.weight"))
+
+    def spoil(current: nn.Module, steps: object) -> None:
+        carried["features.3.weight"] = torch.ones(6, 1)
+
+    before = carried["features.3.weight"] = torch.ones(6, 6, 3, 3)
+    with pytest.raises(InputError, match=r"carry of parameter 'features.3.weight' is \(6, 1\), .* \(6, 3, 3, 3\)"):
+        prune(model, scores, 0.5, X, rounds="layers", after=spoil, carry=carried)
+    assert carried["features.3.weight"] is before
 
 
 def test_computed_weights_are_refused_by_name() -> None:
@@ -347,3 +464,89 @@ def test_computed_weights_are_refused_by_name() -> None:
         prune(model, score(model, scorer="random"), example=X)
     with pytest.raises(InputError, match="scores is a dict; prune.. needs what prune_fe.score returns"):
         prune(small(), {}, example=X)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("goal", "share"), [("target_macs", 0.5), ("target_macs", 0.31), ("target_params", 0.4)])
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_a_budget_is_met_within_one_percent(name: str, ranking: str, goal: str, share: float) -> None:
+    model = torchvision.models.get_model(name, num_classes=5)
+    pruned = prune(model, score(model, scorer="l1-filter"), example=X[:1], ranking=ranking, **{goal: share})  # type: ignore[arg-type]
+    before, after = cost(model, X), cost(pruned.model, X)
+    reached = after.macs / before.macs if goal == "target_macs" else after.parameters / before.parameters
+    assert abs(reached - share) < 0.01
+    assert pruned.notes == ()
+    assert all(step.asked == step.count for step in pruned.steps)
+
+
+def test_a_budget_that_the_widths_do_not_allow_is_met_as_nearly_as_they_do_and_said() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X, target_params=0.01)
+    (note,) = pruned.notes
+    assert note == f"{pruned.parameters:.1%} of the parameters are left, not 1.0%: what can go allows nothing nearer"
+    assert [step.units - step.count for step in pruned.steps] == [1, 1, 1]
+
+
+def test_with_the_same_budget_criteria_are_compared_at_the_same_cost() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    first, second = (
+        prune(model, score(model, scorer=scorer), example=X[:1], target_macs=0.5) for scorer in ("l1-filter", "random")
+    )
+    assert first.macs == second.macs
+
+
+def test_a_global_ranking_takes_the_weakest_of_all_layers_and_ties_do_not_overshoot() -> None:
+    model = small()
+    flat = Scores("ties", {layer.name: np.zeros(layer.units) for layer in find_layers(model, X)})
+    steps = prune(model, flat, 0.25, X, ranking="global").steps
+    assert [step.count for step in steps] == [5, 0, 0]  # of 20; at most 90 % of the first
+    keep = {"features.0": np.arange(6.0), "features.3": 100 * np.arange(6.0), "features.7": np.array([-9.0] + [0] * 7)}
+    steps = prune(model, Scores("by hand", keep), 0.25, X, ranking="global").steps
+    assert {layer: numbers for step in steps for layer, numbers in step.removed.items()} == {
+        "features.0": (0, 1), "features.3": (0, 1), "features.7": (0,),
+    }  # fmt: skip
+
+
+def test_widths_are_rounded_to_a_multiple_and_it_is_said() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    pruned = prune(model, score(model, scorer="random"), 0.3, X[:1], round_to=8)
+    widths = [module.out_channels for module in pruned.model.modules() if isinstance(module, nn.Conv2d)]
+    assert set(widths) == {48, 96, 184, 360}
+    stem = pruned.steps[0]
+    assert (stem.asked, stem.count, stem.left) == (20, 16, "widths are multiples of 8")
+    near = prune(model, score(model, scorer="random"), example=X[:1], target_macs=0.5, round_to=8)
+    assert all(step.count % 8 == 0 for step in near.steps)
+    assert abs(near.macs - 0.5) < 0.01
+
+
+def test_protected_outputs_stay_and_what_changes_at_their_inputs_is_said() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X, protect=["features.3"])
+    assert [(step.count, step.left) for step in pruned.steps] == [(3, None), (0, "protected"), (4, None)]
+    assert pruned.notes == (
+        "layer 'features.3' is protected: its outputs stay, 3 of its inputs went with what makes them",
+    )
+
+
+def test_a_ratio_by_pattern_and_by_name() -> None:
+    model = torchvision.models.vgg11(num_classes=2)
+    ratio = {"features.1*": 0.5, "features.16": 0.25, "features.0": 0.75}
+    steps = prune(model, score(model, scorer="random"), ratio, X[:1]).steps
+    shares = {step.layers[0]: step.count / step.units for step in steps}
+    assert [shares[f"features.{n}"] for n in (0, 3, 6, 8, 11, 13, 16, 18)] == [0.75, 0, 0, 0, 0.5, 0.5, 0.25, 0.5]
+
+
+def test_surviving_parts_of_what_is_shaped_like_the_parameters() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X)
+    names = dict(model.named_parameters())
+    survived = pruned.surviving({name: weight.detach().clone() for name, weight in names.items()})
+    assert all(torch.equal(survived[name], weight) for name, weight in pruned.model.named_parameters())
+
+
+def test_a_finished_cut_can_be_cut_again() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    for _ in range(2):
+        model = prune(model, score(model, scorer="l1-filter"), 0.5, X[:1]).model
+    assert model.layer4[1].conv2.out_channels == 128
+    assert model(X).shape == (2, 5)

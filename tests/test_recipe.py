@@ -50,7 +50,8 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path):
         ("finetune: {whn: after}", "finetune.whn: unknown key; did you mean 'when'?"),
         ("score: {sample: 3}", "score.sample: unknown key; did you mean 'samples'?"),
         ("prune: {ratios: 0.5}", "prune.ratios: unknown key; did you mean 'ratio'?"),
-        ("prune: {zzz: 0.5}", "prune.zzz: unknown key; allowed are ratio, coupled, rescore"),
+        ("score: {zzz: 0.5}", "score.zzz: unknown key; allowed are classes, samples, layers, batch_size"),
+        ("prune: {coupled: mean}", "prune.coupled: unknown key; did you mean 'scope'?"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, message):
@@ -62,6 +63,20 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, mes
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (
+            "prune: {ratio: 0.5, target_macs: 0.5}",
+            "prune: ratio and target_macs were given; a network is pruned by one of them",
+        ),
+        ("prune: {target_params: 0}", "prune.target_params: input should be greater than 0 (got 0)"),
+        ("prune: {rounds: 0}", "prune.rounds: input should be greater than or equal to 1 (got 0)"),
+        (
+            "prune: {rescore: each_round}",
+            "prune: rescore: each_round needs more rounds than one; rounds: layers takes one a layer",
+        ),
+        (
+            "prune: {ratio: {a: 0.5}, ranking: global}",
+            "prune: ranking: global takes one ratio for all layers, not one for each",
+        ),
         ("train: {lr: 0}", "train.lr: input should be greater than 0 (got 0)"),
         ("train: {lr: .nan}", "train.lr: input should be a finite number (got nan)"),
         ("train: {lr: .inf}", "train.lr: input should be a finite number (got inf)"),

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,14 @@ def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None
     assert kinds.count("row") == len(rows) == 4
     assert kinds.count("prune") == 3 * 3  # scorers × layers
     assert kinds.count("epoch") == 2 + 3 * 2  # before and after one epoch
-    assert events[0]["packages"]["torch-pruning"] == "1.6.1"
+    assert events[0]["packages"]["torch"] == metadata.version("torch")
     environment = json.loads((folder.path / "env.json").read_text())
     assert {key: events[0][key] for key in environment} == environment
     times = [event["time"] for event in events]
     assert times == sorted(times)
     assert rows[1].timed_with == "batch 64, float32, cpu, 1 threads"
     for event in folder.events("prune"):
-        assert len(event["removed"]) == event["asked"]
+        assert {len(numbers) for numbers in event["removed"].values()} == {event["asked"]} == {event["count"]}
     scores = prune_fe.load_scores(folder.path / "seed-0" / "feature-entropy")
     assert scores.images == 60
     assert scores.raw["selective_rate"]["features.0"].shape == (10, 6)
@@ -160,11 +161,28 @@ def test_a_network_that_needs_its_arguments_is_rebuilt_with_them(tmp_path: Path)
 
 
 def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
-    overrides = {"prune.rescore": "each_layer", "finetune.when": "each_layer", "scorers": ["feature-entropy"]}
+    overrides = {
+        "prune.rounds": "layers",
+        "prune.rescore": "each_round",
+        "finetune.when": "each_round",
+        "scorers": ["feature-entropy"],
+    }
     rows, folder = go(tmp_path, overrides)
     phases = [event["phase"] for event in folder.events("epoch") if event["phase"] != "training"]
     assert phases[::2] == [f"feature-entropy: fine-tuning after features.{i}" for i in (0, 4, 7)]
     assert rows[1].scoring_seconds is not None
+
+
+def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
+    overrides = {
+        "prune.ratio": None, "prune.target_macs": 0.5, "prune.rounds": 2, "prune.recalibrate": 64,
+        "finetune.when": "each_round", "finetune.epochs": 1, "scorers": ["l1-filter"],
+    }  # fmt: skip
+    rows, folder = go(tmp_path, overrides)
+    assert abs(rows[1].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
+    assert rows[1].accuracy_pruned is None
+    assert len({event["phase"] for event in folder.events("epoch")}) == 2  # training, and after the last layer
+    assert len([event for event in folder.events("epoch") if event["phase"] != "training"]) == 2 * 2
 
 
 def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: Path) -> None:
@@ -174,6 +192,8 @@ def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: P
         go(tmp_path, {"score.layers": ["features.99"]})
     with pytest.raises(InputError, match="layer 'features.4': maps are 2×2, a hole needs at least 4×4"):
         go(tmp_path, {"data.size": 4})
+    with pytest.raises(DataError, match=r"prune.recalibrate: 5000 training images asked for, there are \d+"):
+        go(tmp_path, {"prune.recalibrate": 5000})
     with pytest.raises(DataError, match=r"class '0': \d+ images, 500 asked for"):
         go(tmp_path, {"score.samples": 500})
     assert not list((tmp_path / "runs").glob("*/seed-*"))
