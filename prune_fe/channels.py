@@ -50,7 +50,7 @@ REDUCING = frozenset(
     "mean sum amax amin max min std var norm vector_norm linalg_vector_norm prod logsumexp std_mean var_mean "
     "nanmean any all argmax argmin median".split()
 )
-MULTIPLYING = frozenset("matmul mm bmm".split())
+MULTIPLYING = frozenset("matmul rmatmul mm bmm".split())
 CONVOLVING = frozenset("conv1d conv2d conv3d".split())
 MAKING = frozenset("new_zeros new_ones new_empty new_full new_tensor".split())
 OPAQUE = frozenset(
@@ -71,7 +71,7 @@ class Axis:
     convolutions), or the name of a parameter or buffer that the module's code uses by itself.
 
     names: of its channels, in order. blocks: into how many equal parts the module divides them. dim: which dimension
-    of the parameter they are, or else of the module's output.
+    of the parameter they are, or else of the module's input or output.
     """
 
     module: str
@@ -85,14 +85,14 @@ class Axis:
 class Channels:
     """axes: of every module that ran. unit: name -> the number of the set of channels that it is tied to. fixed: such
     a set -> why it cannot go. balanced: lists of blocks, each a list of sets; every block must lose equally many.
-    sizes: (module, number that stands in its code, the sets of the channels that it counts). positions: module -> at
-    how many places it is applied to one image."""
+    sizes: (module, the sets of channels whose number its code may know). positions: module -> at how many places it is
+    applied to one image."""
 
     axes: Mapping[tuple[str, str], Axis]
     unit: np.ndarray
     fixed: Mapping[int, str]
     balanced: Sequence[Sequence[np.ndarray]]
-    sizes: Sequence[tuple[str, int, np.ndarray]]
+    sizes: Sequence[tuple[str, np.ndarray]]
     positions: Mapping[str, int]
 
 
@@ -123,7 +123,7 @@ class _Tracer(TorchFunctionMode):
         self.ties: list[tuple[np.ndarray, np.ndarray]] = []
         self.reasons: dict[int, str] = {}
         self.balanced: list[list[np.ndarray]] = []
-        self.sizes: list[tuple[str, int, np.ndarray]] = []
+        self.sizes: list[tuple[str, np.ndarray]] = []
         self.positions: dict[str, int] = {}
         self.raw: Any = WeakIdKeyDictionary()  # parameters and buffers that are used by code, not by a module
         owned = [f"{name}." for name in self.whole]
@@ -180,7 +180,7 @@ class _Tracer(TorchFunctionMode):
             first = last = self.axis(name, "both", ins, dim=dim)
         else:
             blocks = groups if ins > groups else 1
-            first, last = self.axis(name, "in", ins, blocks), self.axis(name, "out", outs, blocks, dim)
+            first, last = self.axis(name, "in", ins, blocks, dim), self.axis(name, "out", outs, blocks, dim)
             if blocks < groups:  # one input channel a group: its outputs go with it
                 self.tie(np.repeat(first.names, outs // groups), last.names)
             elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
@@ -192,7 +192,8 @@ class _Tracer(TorchFunctionMode):
     def _multiply(self, name: str, linear: nn.Linear, names: Tensor | None, output: Tensor) -> None:
         self.positions[name] = self.positions.get(name, 0) + output[..., 0].numel()
         dim = output.ndim - 1
-        first, last = self.axis(name, "in", linear.in_features), self.axis(name, "out", linear.out_features, dim=dim)
+        first = self.axis(name, "in", linear.in_features, dim=dim)
+        last = self.axis(name, "out", linear.out_features, dim=dim)
         if names is not None and _varying(names) and dim not in _varying(names):  # it works along another dimension
             self.names[output] = names.narrow(dim, 0, 1).expand(output.shape)
             return
@@ -221,14 +222,18 @@ class _Tracer(TorchFunctionMode):
         if not self.inside:
             inputs = [value for value in _tensors((args, kwargs)) if self._name_raw(value) or value in self.names]
             outputs = [value for value in _tensors(output) if value.ndim]
-            if inputs and (outputs or _plain_name(func) == "setitem"):
-                self._follow(func, args, kwargs, output, inputs, outputs)
+            what = _plain_name(func)
+            if inputs and (outputs or what == "setitem"):
+                try:
+                    self._follow(what, func, args, kwargs, output, inputs, outputs)
+                except Exception as error:  # functions can be called in more ways than are known here
+                    for value in inputs:
+                        self.fix(self.names[value], f"{what}() in {self.here} cannot be followed ({error})")
         return output
 
     def _follow(
-        self, func: Any, args: Any, kwargs: Any, output: Any, inputs: list[Tensor], outputs: list[Tensor]
+        self, what: str, func: Any, args: Any, kwargs: Any, output: Any, inputs: list[Tensor], outputs: list[Tensor]
     ) -> None:
-        what = _plain_name(func)
         first = inputs[0]
         names = self.names[first]
         if what == "setitem":
@@ -238,11 +243,12 @@ class _Tracer(TorchFunctionMode):
         elif what in REARRANGING or what in BY_FLOATS:
             self._rearrange(what, func, args, kwargs, names, output)
         elif what == "pad":
-            self.names[output] = self._pad(names, *args[1:], **kwargs)
+            self.names[output] = self._pad(names, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         elif what in REDUCING and len(inputs) == 1 and outputs[0].shape != first.shape:
             self._reduce(names, outputs, _dims(what, args, kwargs))
         elif what in MULTIPLYING:
-            self._matrix_product(args[0], args[1], output)
+            factors = (*args, *kwargs.values())
+            self._matrix_product(factors[what == "rmatmul"], factors[what != "rmatmul"], output)
         elif what in CONVOLVING:
             self._convolve_by_hand(args, kwargs, output)
         elif what not in OPAQUE and len(outputs) == 1 and self._combine(args, kwargs, inputs, output):
@@ -369,7 +375,7 @@ class _Tracer(TorchFunctionMode):
         names, groups, count = self.names.get(value), weight.shape[0], output.ndim - 1 - (weight.ndim - 2)
         if names is None or weight.shape[1] != 1 or not names.shape[count] == groups == output.shape[count]:
             for tensor in (value, weight):
-                self.fix(self.names.get(tensor), f"a convolution in the code of {self.here}")
+                self.fix(self.names.get(tensor), f"is convolved with a tensor of no layer in {self.here}")
             return
         if weight in self.raw:
             axis = self.raw_axis(weight, groups)
@@ -427,7 +433,7 @@ class _Tracer(TorchFunctionMode):
 
     def counted(self, *channels: np.ndarray) -> None:
         """The code that is running may know how many these are."""
-        self.sizes += [(self.running[-1], len(names), names) for names in channels]
+        self.sizes += [(self.running[-1], names) for names in channels]
 
     def meet(self, axis: Axis, names: Tensor, dim: int, otherwise: str) -> None:
         """The channels of `names` along `dim` are those of `axis`."""
@@ -464,7 +470,8 @@ class _Tracer(TorchFunctionMode):
         if isinstance(value, Tensor):
             if value in self.names:
                 return self.names[value]
-            return torch.zeros((), dtype=torch.int64).expand(value.shape) if value.is_floating_point() else value
+            none = torch.zeros((), dtype=torch.int64).expand(value.shape)
+            return none if value.is_floating_point() else value.cpu()  # an index
         if isinstance(value, dict):
             return {key: self._as_names(entry) for key, entry in value.items()}
         return type(value)(map(self._as_names, value)) if type(value) in (tuple, list) else value
@@ -478,7 +485,7 @@ class _Tracer(TorchFunctionMode):
             if name != ZERO and fixed.get(unit[name]) != OUTPUT:
                 fixed[int(unit[name])] = reason if reason == OUTPUT else fixed.get(unit[name], reason)
         balanced = [[unit[block] for block in blocks] for blocks in self.balanced if ZERO not in np.concatenate(blocks)]
-        sizes = [(module, size, unit[names]) for module, size, names in self.sizes if ZERO not in names]
+        sizes = [(module, unit[names]) for module, names in self.sizes if ZERO not in names]
         places = {
             name: count // (images if isinstance(self.modules[name], nn.Linear) else 1)
             for name, count in self.positions.items()

@@ -99,7 +99,7 @@ def _parts(groups: Sequence[Group], channels: Channels) -> list[tuple[tuple[int,
     home = {unit: (number, place) for number, group in enumerate(groups) for place, unit in enumerate(group.units)}
     parts: list[set[tuple[int, ...]]] = [set() for _ in groups]
     sides = [channels.unit[axis.names] for axis in channels.axes.values()]
-    for units in [*sides, *(units for _, _, units in channels.sizes)]:
+    for units in [*sides, *(units for _, units in channels.sizes)]:
         homes = {home.get(unit, (-1, -1)) for unit in units.tolist()}
         number = next(iter(homes))[0]
         if number >= 0 and len({of for of, _ in homes}) == 1 and len(homes) < len(groups[number].units):

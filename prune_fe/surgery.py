@@ -124,10 +124,11 @@ class Cutter:
 
     @contextmanager
     def masked(self, model: nn.Module, pruned: nn.Module, kept: Kept) -> Iterator[None]:
-        """Inside, every layer and norm of `model` gives zeros for the channels that are not in `kept`.
+        """Inside, the channels that are not in `kept` are zero where layers and norms give them, and where layers are
+        given them: an activation may make something else of a zero, and a unit's map is what the next layer gets.
 
         What computes one channel from several (layer and group norms, standardised weights, gates over neighbouring
-        channels) is asked of `pruned`, which has these channels only: its statistics are those of what is left.
+        channels) is asked of `pruned`, which has the others only: its statistics are those of what is left.
         """
         twins, state = dict(pruned.named_modules()), dict(model.named_parameters()) | dict(model.named_buffers())
         saved: dict[str, Tensor] = {}
@@ -135,12 +136,15 @@ class Cutter:
             for (name, side), axis in self.axes.items():
                 gone = np.setdiff1d(np.arange(len(axis.names)), kept[name, side])
                 module = model.get_submodule(name)
-                if side in ("out", "both"):
-                    twin, inputs = twins[name] if _mixes(module) else None, kept.get((name, "in"), kept[name, side])
-                    if len(gone) or twin is not None:
-                        hook = _Mask(twin, axis, inputs, kept[name, side], gone)
-                        stack.callback(module.register_forward_hook(hook).remove)
-                elif side != "in" and len(gone):
+                twin = twins[name] if _mixes(module) else None
+                if side in ("out", "both") and twin is not None:
+                    inputs = kept.get((name, "in"), kept[name, side])
+                    stack.callback(module.register_forward_hook(_Ask(twin, axis.dim, inputs, kept[name, side])).remove)
+                elif side in ("out", "both") and len(gone):
+                    stack.callback(module.register_forward_hook(_Mask(axis.dim, gone).after).remove)
+                elif side == "in" and len(gone):
+                    stack.callback(module.register_forward_pre_hook(_Mask(axis.dim, gone).before).remove)
+                elif side not in ("in", "out", "both") and len(gone):
                     tensor = f"{name}.{side}".lstrip(".")
                     saved[tensor] = state[tensor].detach().clone()
                     state[tensor].index_fill_(axis.dim, torch.from_numpy(gone).to(state[tensor].device), 0)
@@ -163,20 +167,28 @@ class Cutter:
 
 
 class _Mask:
-    """A forward hook that leaves zeros where channels are gone."""
+    """Forward hooks that put zeros where channels are gone."""
 
-    def __init__(
-        self, twin: nn.Module | None, axis: Axis, inputs: np.ndarray, outputs: np.ndarray, gone: np.ndarray
-    ) -> None:
-        self.twin, self.dim = twin, axis.dim
-        self.inputs, self.outputs, self.gone = map(torch.from_numpy, (inputs, outputs, gone))
+    def __init__(self, dim: int, gone: np.ndarray) -> None:
+        self.dim, self.gone = dim, torch.from_numpy(gone)
+
+    def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args[0].index_fill(self.dim, self.gone.to(args[0].device), 0), *args[1:]
+
+    def after(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.index_fill(self.dim, self.gone.to(output.device), 0)
+
+
+class _Ask:
+    """A forward hook that gives what `twin`, which has a part of the channels, makes of them, and zeros elsewhere."""
+
+    def __init__(self, twin: nn.Module, dim: int, inputs: np.ndarray, outputs: np.ndarray) -> None:
+        self.twin, self.dim = twin, dim
+        self.inputs, self.outputs = torch.from_numpy(inputs), torch.from_numpy(outputs)
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        device = output.device
-        if self.twin is None:
-            return output.index_fill(self.dim, self.gone.to(device), 0)
-        value = self.twin(args[0].index_select(self.dim, self.inputs.to(device)), *args[1:])
-        return torch.zeros_like(output).index_copy(self.dim, self.outputs.to(device), value)
+        value = self.twin(args[0].index_select(self.dim, self.inputs.to(output.device)), *args[1:])
+        return torch.zeros_like(output).index_copy(self.dim, self.outputs.to(output.device), value)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
@@ -251,7 +263,7 @@ def _sizes_in_code(modules: Mapping[str, nn.Module], channels: Channels) -> Iter
     is the size of something that is split or viewed there is taken to be that size; Surgery tries it out.
     """
     uses: dict[str, list[np.ndarray]] = {}
-    for name, _, units in channels.sizes:
+    for name, units in channels.sizes:
         uses.setdefault(name, []).append(units)
     for name, counted in uses.items():
         sizes = [len(units) for units in counted]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.layers import find_layers
 from prune_fe.pruning import Surgery, prune
+from prune_fe.scores import Scores
 from prune_fe.scoring import score
 from prune_fe.surgery import randomise
 
@@ -206,6 +207,17 @@ class Attention(Net):
         return x + self.what(context)
 
 
+class Lifted(Net):
+    """An activation that makes something of nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.conv = nn.Parameter(torch.ones(1)), nn.Conv2d(8, 8, 1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.conv(torch.relu(x) ** 2 + self.bias).exp()
+
+
 class Pools(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +246,7 @@ NETS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [*NETS, Attention, Pools], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*NETS, Attention, Lifted, Pools], ids=lambda kind: kind.__name__)
 def test_every_group_is_cut_and_removing_is_masking(kind: type[Net]) -> None:
     torch.manual_seed(0)
     model = kind().eval()
@@ -322,9 +334,83 @@ class Uneven(Net):
         return self.head(self.last(self.norm(y)).mean((2, 3)))
 
 
+class Neighbours(Net):
+    """A convolution over the channels, which ECA does in a module of a known name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return x * self.conv(x.mean((2, 3))[:, None]).transpose(1, 2)[..., None]
+
+
+class TransposedGroups(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(8, 8, 2, groups=2)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.up(x)
+
+
+class FoldedNorm(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 2)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.norm(x.view(len(x), 2, 4, -1)).view(x.shape)
+
+
+class WideNorm(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm([8, 16, 16])
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class Repeated(Net):
+    def __init__(self) -> None:
+        super().__init__(10)
+
+    def body(self, x: Tensor) -> Tensor:
+        return F.pad(x[None], (0, 0, 0, 0, 1, 1), mode="replicate")[0]
+
+
+class Gram(Net):
+    def body(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        return (x @ x.transpose(1, 2))[..., None]
+
+
+class ByHand(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+
+    def body(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight)
+
+
+class Unfolded(Net):
+    def body(self, x: Tensor) -> Tensor:
+        return F.unfold(x, 1).view(x.shape)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (Neighbours, "layer 'conv' convolves over the channels"),
+        (TransposedGroups, "'up' is transposed and grouped"),
+        (FoldedNorm, "GroupNorm 'norm' is given channels in several dimensions"),
+        (WideNorm, "LayerNorm 'norm' norms more than the channels"),
+        (Repeated, "padding by replicate over the channels"),
+        (Gram, "a product of matrices in the network's code"),
+        (ByHand, "is convolved with a tensor of no layer in the network's code"),
+        (Unfolded, "its channels go through unfold() in the network's code"),
         (Einsum, "its channels go through einsum() in the network's code"),
         (Constant, "meets 8 numbers of no layer in the network's code"),
         (HardSplit, "without some of its units the network does not run: split_with_sizes expects split_sizes to sum"),
@@ -338,6 +424,36 @@ def test_what_cannot_be_cut_stays_and_the_reason_is_said(kind: type[Net], reason
     surgery = Surgery(kind().eval(), X)
     assert surgery.groups[0].layers[0] == "stem"
     assert str(surgery.groups[0].fault).startswith(reason)
+
+
+def test_a_part_of_a_split_keeps_a_unit() -> None:
+    model = Parts().eval()
+    pruned = prune(model, score(model, scorer="random", example=X), 0.9, X)
+    stem = pruned.steps[0]
+    assert (stem.units, stem.asked, stem.count, stem.left) == (8, 7, 6, "each of its parts keeps a unit")
+    assert model.sizes == [2, 6]
+    assert pruned.model.sizes == [1, 1]
+    difference, largest = pruned.difference(model, X)
+    assert difference < 1e-5 * largest
+
+
+def test_groups_that_only_fail_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(self: Surgery, whole: nn.Module, groups: list[object]) -> str | None:
+        return "broken" if len(groups) > 1 else None
+
+    monkeypatch.setattr(Surgery, "_fault_of", fault)
+    with pytest.raises(InputError, match="Concatenation cannot be pruned: broken"):
+        Surgery(Concatenation().eval(), X)
+
+
+def test_scores_of_another_width_in_a_later_round_are_refused() -> None:
+    model = Concatenation().eval()
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        return Scores("wrong", {layer: np.zeros(99) for layer in layers})
+
+    with pytest.raises(InputError, match="layer 'stem': scores of 99 units, it has 6 left"):
+        prune(model, score(model, scorer="random", example=X), 0.5, X, rounds=2, rescore=rescore)
 
 
 def test_weights_that_two_modules_share_are_refused() -> None:

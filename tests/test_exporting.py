@@ -331,7 +331,7 @@ def test_a_timm_model_is_pruned_saved_and_exported_by_commands() -> None:
     with torch.no_grad():
         torch.testing.assert_close(graph(images), models.load("pruned")(images))
     found = json.loads(extra["about.json"])
-    assert (found["scorer"], found["ratio"], found["size"]) == ("l1-filter", 0.5, 64)
+    assert (found["scores"]["scorer"], found["prune"]["ratio"], found["size"]) == ("l1-filter", None, 64)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
