@@ -115,7 +115,6 @@ def cut(name: str, size: int) -> dict[str, Any]:
         return row | {"outcome": "refused", "why": str(error)}
     before, after = prune_fe.cost(model, images), prune_fe.cost(pruned.model, images)
     difference, largest = pruned.difference(model, images)
-    lost = without_gradient(pruned.model, images) - without_gradient(model, images)
     with tempfile.TemporaryDirectory() as folder:
         path = prune_fe.save(pruned.model, Path(folder) / "pruned")
         loaded = prune_fe.load(path, built(name) if name in OWN else None)
@@ -123,6 +122,8 @@ def cut(name: str, size: int) -> dict[str, Any]:
             same = torch.equal(loaded(images), pruned.model.eval()(images))
             shapes = pruned.model(images).shape == model(images).shape
     exact = exact_difference(pruned, model, images)
+    images = images.double()
+    lost = without_gradient(pruned.model, images) - without_gradient(model, images)  # changes what norms have seen
     silent = [step.layers[0] for step in pruned.steps if step.count != step.asked and step.left is None]
     faults = [
         *([f"differs from masking by {difference / largest:.1e}"] if not difference <= TOLERANCE * largest else []),
@@ -220,8 +221,8 @@ def report(rows: list[dict[str, Any]]) -> str:
     about = (
         f"Inputs of {SIZE}×{SIZE} (larger where scripts/zoo.py says so), one thread, {versions}. parameters and "
         "multiply-adds (of one image): before → after. difference: the largest between the pruned and the masked "
-        f"network's logits, as a share of the largest logit, in float32 (at most {TOLERANCE:g}) and in float64 (at most "
-        f"{EXACT:g}). seconds: of prune() alone, with the check that it makes "
+        f"network's logits, as a share of the largest, in float32 (at most {TOLERANCE:g}) and float64 (at most {EXACT:g}). "
+        "seconds: of prune() alone, with the check that it makes "
         "of every network. torch-pruning: the share of parameters that the pruner of torch-pruning 1.6.1 leaves with "
         "MagnitudeImportance (that the network still runs is all that is checked), or its error."
     )
