@@ -41,6 +41,15 @@ class Group:
         """The number of cells."""
         return len(set(self.cells))
 
+    def ranked(self, keep: Sequence[float] | np.ndarray, gone: Iterable[int] = ()) -> list[list[int]]:
+        """For each cell the places that may go: first what is gone, then from the lowest `keep` (one a place) to the
+        highest, equal ones by their number. The best that is left of each part has to stay and is in no list."""
+        away = set(gone)
+        stay = {max(set(part) - away, key=lambda place: (keep[place], place)) for part in self.parts}
+        order = sorted(range(len(keep)), key=lambda place: (place not in away, keep[place], place))
+        free = [place for place in order if place not in stay]
+        return [[place for place in free if self.cells[place] == cell] for cell in sorted(set(self.cells))]
+
     def numbers(self, places: Iterable[int]) -> dict[str, tuple[int, ...]]:
         """Layer -> the unit numbers, ascending, that these places of the group have there."""
         chosen = list(places)

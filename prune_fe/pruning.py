@@ -210,8 +210,11 @@ class _Pruning:
         self.left = [self._reason_to_stay(group, scores) for group in self.groups]
         self.open = [number for number, reason in enumerate(self.left) if reason is None]
         self.gone: list[list[int]] = [[] for _ in self.groups]
-        self.asked = [0 if reason else len(g.units) - kept_units(len(g.units), r, g.blocks)
-                      for g, r, reason in zip(self.groups, self.ratios, self.left, strict=True)]  # fmt: skip
+        shared = goal.budget is not None or goal.ranking == "global"  # then it turns out how many are due
+        self.asked = [
+            0 if shared else len(group.units) - kept_units(len(group.units), ratio, group.blocks)
+            for group, ratio in zip(self.groups, self.ratios, strict=True)
+        ]
         self.first = self.scores = scores
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
@@ -269,7 +272,13 @@ class _Pruning:
         stocks = [self._stock(number, keeps[number]) for number in self.open]
         if self.goal.budget is not None:
             which, target = self.goal.budget
-            order = [self._in_turn(number, keeps[number]) for number in self.open]
+            ranked = [self.groups[number].ranked(keeps[number], self.gone[number]) for number in self.open]
+            order = [
+                [
+                    self.groups[number].units[place] for row in zip(*cells, strict=False) for place in row
+                ]  # cells in turn
+                for number, cells in zip(self.open, ranked, strict=True)
+            ]
 
             def left(counts: Sequence[int]) -> float:
                 gone = [unit for units, count in zip(order, counts, strict=True) for unit in units[:count]]
@@ -290,29 +299,11 @@ class _Pruning:
     def _stock(self, number: int, keep: np.ndarray) -> Stock:
         group, deviation = self.groups[number], keep.std()
         normal = (keep - keep.mean()) / deviation if deviation > 0 else np.zeros(len(keep))
-        ranked = self._ranked(number, keep)
-        cells = np.array([normal[cell] for cell in ranked])  # (cells, units of one)
-        weakness = np.maximum.accumulate(np.repeat(cells.mean(axis=0), len(cells)))
-        last = self._last(group, keep)
-        most = min(sum(place not in last for place in cell) for cell in ranked) * group.blocks
-        possible = tuple(n for n in levels(len(keep), group.blocks, self.goal.round_to) if n <= most)
-        return Stock(len(keep), possible, len(self.gone[number]), tuple(weakness))
-
-    def _in_turn(self, number: int, keep: np.ndarray) -> list[int]:
-        """The units of a group in the order they go, one of each cell in turn."""
-        units = self.groups[number].units
-        return [units[place] for row in zip(*self._ranked(number, keep), strict=True) for place in row]
-
-    def _ranked(self, number: int, keep: np.ndarray) -> list[list[int]]:
-        """For each cell its places in the group: those that are gone, then the weakest first, then what has to stay."""
-        gone, cells = set(self.gone[number]), self.groups[number].cells
-        last = self._last(self.groups[number], keep)
-        order = sorted(range(len(keep)), key=lambda place: (place not in gone, place in last, keep[place], place))
-        return [[place for place in order if cells[place] == cell] for cell in sorted(set(cells))]
-
-    def _last(self, group: Group, keep: np.ndarray) -> set[int]:
-        """The best unit of each part."""
-        return {max(part, key=lambda place: (keep[place], place)) for part in group.parts}
+        ranked = group.ranked(keep, self.gone[number])
+        free = min(map(len, ranked))
+        weakness = np.repeat(np.mean([normal[cell[:free]] for cell in ranked], axis=0), group.blocks)
+        possible = [n for n in levels(len(keep), group.blocks, self.goal.round_to) if n <= free * group.blocks]
+        return Stock(len(keep), tuple(possible), len(self.gone[number]), tuple(np.maximum.accumulate(weakness)))
 
     def _keep(self, group: Group) -> np.ndarray:
         """(units,): the scores, reduced over the layers of the group."""
@@ -336,7 +327,8 @@ class _Pruning:
     def _remove(self, number: int, due: int) -> Step | None:
         group = self.groups[number]
         each = due // group.blocks
-        chosen = [place for cell in self._ranked(number, self._keep(group)) for place in cell[:each]]
+        ranked = group.ranked(self._keep(group), self.gone[number])
+        chosen = [place for cell in ranked for place in cell[:each]]
         new = [place for place in chosen if place not in self.gone[number]]
         if not new:
             return None
@@ -451,10 +443,9 @@ class Surgery:
         generator = np.random.default_rng(0)
         gone: list[int] = []
         for group in groups:
-            size = len(group.units) // group.blocks
-            for cell in range(group.blocks if size > 1 else 0):
-                places = [place for place, of in enumerate(group.cells) if of == cell]
-                gone += [group.units[place] for place in generator.permutation(places)[: size // 2]]
+            ranked = group.ranked(generator.permutation(len(group.units)).tolist())
+            half = min(len(group.units) // group.blocks // 2, *map(len, ranked))
+            gone += [group.units[place] for cell in ranked for place in cell[:half]]
         before, after = self.cutter.everything(), self.cutter.without(gone)
         twin = copied(whole)
         try:

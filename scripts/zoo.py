@@ -221,10 +221,10 @@ def report(rows: list[dict[str, Any]]) -> str:
     about = (
         f"Inputs of {SIZE}×{SIZE} (larger where scripts/zoo.py says so), one thread, {versions}. parameters and "
         "multiply-adds (of one image): before → after. difference: the largest between the pruned and the masked "
-        f"network's logits, as a share of the largest, in float32 (at most {TOLERANCE:g}) and float64 (at most {EXACT:g}). "
-        "seconds: of prune() alone, with the check that it makes "
-        "of every network. torch-pruning: the share of parameters that the pruner of torch-pruning 1.6.1 leaves with "
-        "MagnitudeImportance (that the network still runs is all that is checked), or its error."
+        f"network's logits, as a share of the largest, in float32 (at most {TOLERANCE:g}) and in float64 (at most "
+        f"{EXACT:g}). seconds: of prune() alone, with the check that it makes of each. torch-pruning: the share "
+        "of parameters that the pruner of torch-pruning 1.6.1 leaves with MagnitudeImportance (that the network still "
+        "runs is all that is checked), or its error."
     )
     return "# The zoo: every network cut in half\n\n" + about + "\n\n" + "\n".join(lines)
 

@@ -528,7 +528,7 @@ def test_prune_takes_budgets_patterns_and_protection_and_recalibrates(done, caps
     words += ["--protect", "features.0", "--data", "digits", "--recalibrate", "50", "--target-params", "0.6"]
     assert main([*words, "--output", "protected"]) == 0
     printed = capsys.readouterr().out
-    assert "features.0: 4 units, 0 asked, 0 removed, 4 kept (protected)" in printed
+    assert "features.0: 4 units, 0 asked, 0 removed, 4 kept (protected)" in printed  # of a budget
     assert "batch norms recalibrated on 50 training images" in printed
     words[words.index("50")] = "5000"
     assert main([*words, "--output", "never"]) == 3
