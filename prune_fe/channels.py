@@ -28,13 +28,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 from prune_fe.errors import InputError
 from prune_fe.layers import evaluating
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.PReLU)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.PReLU)
 CHANNELWISE = frozenset(
     {"EcaModule", "CecaModule", "GlobalResponseNorm", "RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d"}
     | {"FilterResponseNormTlu2d", "FilterResponseNormAct2d", "EvoNorm2dB0", "EvoNorm2dS0"}
 )
 """timm's modules, by class name, that give every channel of their input back and know how many there are, or look
 at several at a time."""
+
+KNOWN = ("torch.nn.", "torchvision.", "timm.")
+"""Whose layers and norms do what their names say; the code of others is followed."""
 
 REARRANGING = frozenset(
     "view reshape flatten unflatten ravel permute transpose swapaxes swapdims movedim moveaxis t chunk split "
@@ -71,7 +74,7 @@ class Axis:
     convolutions), or the name of a parameter or buffer that the module's code uses by itself.
 
     names: of its channels, in order. blocks: into how many equal parts the module divides them. dim: which dimension
-    of the parameter they are, or else of the module's input or output.
+    of the parameter they are, or else of the module's input and output, counted from the end.
     """
 
     module: str
@@ -175,12 +178,13 @@ class _Tracer(TorchFunctionMode):
         dim = output.ndim - 1 - len(conv.kernel_size)
         places = value if isinstance(conv, _ConvTransposeNd) else output
         self.positions[name] = self.positions.get(name, 0) + math.prod(places.shape[dim + 1 :])
+        back = dim - output.ndim
         ins, outs, groups = conv.in_channels, conv.out_channels, conv.groups
         if groups > 1 and groups == ins == outs:
-            first = last = self.axis(name, "both", ins, dim=dim)
+            first = last = self.axis(name, "both", ins, dim=back)
         else:
             blocks = groups if ins > groups else 1
-            first, last = self.axis(name, "in", ins, blocks, dim), self.axis(name, "out", outs, blocks, dim)
+            first, last = self.axis(name, "in", ins, blocks, back), self.axis(name, "out", outs, blocks, back)
             if blocks < groups:  # one input channel a group: its outputs go with it
                 self.tie(np.repeat(first.names, outs // groups), last.names)
             elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
@@ -192,8 +196,8 @@ class _Tracer(TorchFunctionMode):
     def _multiply(self, name: str, linear: nn.Linear, names: Tensor | None, output: Tensor) -> None:
         self.positions[name] = self.positions.get(name, 0) + output[..., 0].numel()
         dim = output.ndim - 1
-        first = self.axis(name, "in", linear.in_features, dim=dim)
-        last = self.axis(name, "out", linear.out_features, dim=dim)
+        first = self.axis(name, "in", linear.in_features, dim=-1)
+        last = self.axis(name, "out", linear.out_features, dim=-1)
         if names is not None and _varying(names) and dim not in _varying(names):  # it works along another dimension
             self.names[output] = names.narrow(dim, 0, 1).expand(output.shape)
             return
@@ -211,7 +215,7 @@ class _Tracer(TorchFunctionMode):
             if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
                 self.fix(names, f"{type(module).__name__} {name!r} norms more than the channels")
             elif not isinstance(module, nn.PReLU) or module.num_parameters > 1:
-                self.meet(self.axis(name, "both", names.shape[dim], blocks, dim), names, dim, "")
+                self.meet(self.axis(name, "both", names.shape[dim], blocks, dim - names.ndim), names, dim, "")
         self.names[output] = names
 
     # What functions do
@@ -308,8 +312,11 @@ class _Tracer(TorchFunctionMode):
             return
         self.counted(*pieces, every)
         attributes = vars(self.modules[self.running[-1]]).values()
-        known = [sizes[0] if what == "getitem" else sizes]
-        if any(list(value) in known if isinstance(value, list | tuple) else value in known for value in attributes):
+        if what == "getitem":
+            known = len(every) != 2 * sizes[0] and any(type(value) is int and value == sizes[0] for value in attributes)
+        else:
+            known = any(isinstance(value, list | tuple) and list(value) == sizes for value in attributes)
+        if known:
             return
         equal = every.reshape(-1, sizes[0])
         if all((equal == piece).all(axis=1).any() for piece in pieces):
@@ -319,6 +326,8 @@ class _Tracer(TorchFunctionMode):
         old = self.names.get(target)
         new = torch.zeros(target.shape, dtype=torch.int64) if old is None else old.clone()
         given = self.names.get(value) if isinstance(value, Tensor) else None
+        if old is not None and given is not None:  # it has room for both
+            self.tie(*(part.numpy().ravel() for part in torch.broadcast_tensors(old[place], given)))
         new[place] = torch.zeros((), dtype=torch.int64) if given is None else given
         self.names[target] = new
 
@@ -457,7 +466,7 @@ class _Tracer(TorchFunctionMode):
 
     def _name_raw(self, value: Tensor) -> bool:
         """Name a parameter or buffer that code uses by itself, when it has one dimension."""
-        if value not in self.raw or value in self.names:
+        if value not in self.raw or value in self.names or not value.is_floating_point():
             return value in self.names
         wide = [dim for dim, size in enumerate(value.shape) if size > 1]
         if len(wide) != 1:
@@ -495,9 +504,11 @@ class _Tracer(TorchFunctionMode):
 
 def _is_whole(module: nn.Module) -> bool:
     """Handled as a whole, whatever its code does inside."""
-    if isinstance(module, (_ConvNd, nn.Linear, *NORMS)):
-        return True
-    return not CHANNELWISE.isdisjoint(kind.__name__ for kind in type(module).__mro__)
+    home = f"{type(module).forward.__module__}."
+    if not home.startswith(KNOWN):
+        return False
+    named = home.startswith("timm.") and not CHANNELWISE.isdisjoint(kind.__name__ for kind in type(module).__mro__)
+    return named or isinstance(module, (_ConvNd, nn.Linear, *NORMS))
 
 
 def _plain_name(func: Any) -> str:

@@ -61,6 +61,8 @@ def find_groups(model: nn.Module, channels: Channels, layers: Sequence[str]) -> 
     in no group."""
     modules = dict(model.named_modules())
     outputs = {key[0]: channels.unit[axis.names] for key, axis in channels.axes.items() if key[1] in ("out", "both")}
+    own = [_of_own_code(modules[layer], layer) for layer in layers if layer not in outputs]
+    order, layers = list(layers), [layer for layer in layers if layer in outputs]
     weighted = [name for name in outputs if isinstance(modules[name], nn.modules.conv._ConvNd | nn.Linear)]
     listed = {unit for layer in layers for unit in outputs[layer].tolist() if channels.fixed.get(unit) != OUTPUT}
     places: dict[int, dict[str, list[int]]] = {
@@ -77,7 +79,13 @@ def find_groups(model: nn.Module, channels: Channels, layers: Sequence[str]) -> 
     balanced = [blocks for blocks in channels.balanced if not _always_equal(blocks)]
     joined = [_group(units, places, layers, modules, balanced, channels) for units in _joined(alike.values(), balanced)]
     groups = [replace(group, parts=parts) for group, parts in zip(joined, _parts(joined, channels), strict=True)]
-    return tuple(sorted(groups, key=lambda group: (layers.index(group.layers[0]), group.units)))
+    return tuple(sorted([*groups, *own], key=lambda group: (order.index(group.layers[0]), group.units)))
+
+
+def _of_own_code(module: nn.Module, layer: str) -> Group:
+    width = int(module.out_channels)  # type: ignore[arg-type]
+    fault = f"layer {layer!r} is a {type(module).__name__}, whose code is not torch's"
+    return Group({layer: tuple((n,) for n in range(width))}, (0,) * width, tuple(range(-width, 0)), fault=fault)
 
 
 def _group(

@@ -28,8 +28,8 @@ from prune_fe.layers import evaluating, find_convolutions
 from prune_fe.scores import Scores, architecture
 from prune_fe.surgery import Cutter, Kept, copied, randomise
 
-TOLERANCE = 1e-3
-"""Of the largest output: how far a network may be from its masked original to count as cut correctly, in float32."""
+TOLERANCE = {torch.float64: 1e-8}
+"""Of the largest output: how far a network may be from its masked original to count as cut correctly."""
 
 BUDGET = 0.01
 """How close a budget has to be met, as a share of the whole network."""
@@ -78,6 +78,11 @@ class Pruned:
         """The part that is left of tensors shaped like the original's parameters or buffers of these names: of
         momentum buffers, moving averages, masks."""
         whole = self.cutter.everything()
+        for name, tensor in tensors.items():
+            if name not in self.cutter.shapes or tensor.shape != self.cutter.shapes[name]:
+                known = self.cutter.shapes.get(name)
+                wanted = f"the original's is {tuple(known)}" if known is not None else "the original has none"
+                raise InputError(f"{name!r} is {tuple(tensor.shape)}, {wanted}")
         return {name: self.cutter.select(name, tensor, whole, self.kept) for name, tensor in tensors.items()}
 
     def difference(self, model: nn.Module, images: Tensor) -> tuple[float, float]:
@@ -167,6 +172,10 @@ class _Goal:
         for name, kinds in (("ranking", Ranking), ("scope", Scope), ("reduction", Reduction)):
             if getattr(self, name) not in get_args(kinds):
                 raise InputError(f"{name} is {getattr(self, name)!r}, allowed are {', '.join(get_args(kinds))}")
+        if not all(isinstance(pattern, str) for pattern in self.protect):
+            raise InputError(f"protect is {self.protect!r}, it must be a list of names or patterns")
+        if isinstance(self.ratio, Mapping) and not all(isinstance(name, str) for name in self.ratio):
+            raise InputError("ratio: its keys must be names of layers or patterns")
         for name in ("target_macs", "target_params"):
             share = getattr(self, name)
             if share is not None and not (_is_number(share) and 0 < share <= 1):
@@ -219,16 +228,17 @@ class _Pruning:
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         by_layer = self.goal.rounds == "layers"
+        self._settle(self._chosen(self.open, self._due(Fraction(1))))  # before anything is trained
         count = len(self.open) if self.goal.rounds == "layers" else self.goal.rounds
-        due: dict[int, int] = {}
+        due = self._due(Fraction(1))
         for number in range(count):
             groups = self.open[number : number + 1] if by_layer else self.open
             if rescore is not None and number:
                 names = tuple(layer for g in groups for layer in self.groups[g].layers if layer in self.first.keep)
-                self.scores = self.surgery.in_original_numbers(rescore(self.surgery.model, names))
-            if not (by_layer and number):
-                due = self._due(Fraction(1) if by_layer else Fraction(number + 1, count))
-            steps = tuple(step for group in groups if (step := self._remove(group, due[group])))
+                self.scores = self.surgery.in_original_numbers(rescore(self.surgery.model, names), names)
+            if not by_layer:
+                due = self._due(Fraction(number + 1, count))
+            steps = self._remove(self._settle(self._chosen(groups, due)))
             if after is not None and steps:
                 after(self.surgery.model, steps)
         steps = tuple(map(self._step, range(len(self.groups))))
@@ -236,8 +246,27 @@ class _Pruning:
             reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
             raise InputError(f"nothing could be pruned ({reasons})")
         macs, parameters = self._shares()
-        model, kept = self.surgery.finish()
-        return Pruned(model, steps, macs, parameters, tuple(self._notes(macs, parameters)), self.surgery.cutter, kept)
+        notes = tuple(self._notes(macs, parameters))
+        return Pruned(self.surgery.model, steps, macs, parameters, notes, self.surgery.cutter, self.surgery.kept)
+
+    def _chosen(self, groups: Iterable[int], due: Mapping[int, int]) -> dict[int, list[int]]:
+        """Group -> its places that are to go now."""
+        found = {}
+        for number in groups:
+            group = self.groups[number]
+            ranked = group.ranked(self._keep(group), self.gone[number])
+            places = [place for cell in ranked for place in cell[: due[number] // group.blocks]]
+            found[number] = [place for place in places if place not in self.gone[number]]
+        return {number: places for number, places in found.items() if places}
+
+    def _settle(self, chosen: dict[int, list[int]]) -> dict[int, list[int]]:
+        """What of this can go: all of it, or what is left when groups stay that would not come out right."""
+        units = {n: [self.groups[n].units[place] for place in places] for n, places in chosen.items()}
+        for number, reason in self.surgery.guilty(units).items():
+            self.left[number] = reason
+            self.open = [other for other in self.open if other != number]
+            del chosen[number]
+        return chosen
 
     def _ratios(self) -> list[float]:
         """The share to remove of each group, where no budget says otherwise."""
@@ -324,17 +353,11 @@ class _Pruning:
             found = reduce(np.array(rows), axis=0)
         return np.where(np.isnan(found), np.nanmax(found), found)
 
-    def _remove(self, number: int, due: int) -> Step | None:
-        group = self.groups[number]
-        each = due // group.blocks
-        ranked = group.ranked(self._keep(group), self.gone[number])
-        chosen = [place for cell in ranked for place in cell[:each]]
-        new = [place for place in chosen if place not in self.gone[number]]
-        if not new:
-            return None
-        self.gone[number] += new
-        self.surgery.remove(group.units[place] for place in new)
-        return self._step(number)
+    def _remove(self, chosen: Mapping[int, list[int]]) -> tuple[Step, ...]:
+        self.surgery.remove(self.groups[number].units[p] for number, places in chosen.items() for p in places)
+        for number, places in chosen.items():
+            self.gone[number] += places
+        return tuple(map(self._step, chosen))
 
     def _step(self, number: int) -> Step:
         group, gone = self.groups[number], set(self.gone[number])
@@ -365,6 +388,8 @@ class _Pruning:
             if abs(shares[which] - target) > BUDGET:
                 what = ("multiply-adds", "parameters")[which]
                 yield f"{shares[which]:.1%} of the {what} are left, not {target:.1%}: what can go allows nothing nearer"
+        if changed := [f"{module}.{name}".lstrip(".") for module, name in self.surgery.cutter.sizes]:
+            yield f"sizes in the network's code were changed too: {', '.join(changed)}"
         for layer in sorted(self.protected):
             if lost := self.surgery.inputs_lost(layer):
                 yield f"layer {layer!r} is protected: its outputs stay, {lost} of its inputs went with what makes them"
@@ -373,23 +398,26 @@ class _Pruning:
 class Surgery:
     """A copy of a network that loses units.
 
-    groups: what can go, in the order it runs, each tried out on a copy with other weights: a group that cannot go, or
+    groups: what can go, in the order it runs, each tried out on a copy with random weights: a group that cannot go, or
     whose removal is not what masking it would be, has a fault. layers: the names of the convolutions; widths: of them.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, carry: dict[str, Tensor] | None = None) -> None:
-        self._original, self._carry = model, {} if carry is None else carry
-        self._example = example.detach().to(next(model.parameters()).device)
-        self.layers = [layer.name for layer in find_convolutions(model, self._example)[0]]
+        if not example.numel():
+            raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
+        self._carry = {} if carry is None else carry
         _refuse_computed_weights(model)
-        self.channels = trace(model, self._example)
-        self.cutter = Cutter(model, self.channels)
+        self._whole, self._image = _stand_in(model, example)
+        self.layers = [layer.name for layer in find_convolutions(self._whole, self._image)[0]]
+        self.channels = trace(self._whole, self._image)
+        randomise(self._whole)
+        self.cutter = Cutter(self._whole, self.channels)
         modules = dict(model.named_modules())
         self.widths = {layer: modules[layer].out_channels for layer in self.layers}
-        self.groups = self._tried(find_groups(model, self.channels, self.layers))
+        self._gone: set[int] = set()
+        self.groups = self._tried(find_groups(self._whole, self.channels, self.layers))
         self.model = copied(model)
         self.kept = self.cutter.everything()
-        self._gone: set[int] = set()
 
     def remove(self, units: Iterable[int]) -> None:
         """Remove these units (numbers of Channels.unit) everywhere."""
@@ -401,11 +429,14 @@ class Surgery:
         self.cutter.cut(self.model, self.kept, after)
         self.kept = after
 
-    def in_original_numbers(self, scores: Scores) -> Scores:
+    def in_original_numbers(self, scores: Scores, layers: Sequence[str]) -> Scores:
         """Scores of the network as it is now, as scores of the whole one; what is gone gets the lowest."""
+        if not isinstance(scores, Scores) or (missing := [layer for layer in layers if layer not in scores.keep]):
+            what = f"no scores of {missing[0]!r}" if isinstance(scores, Scores) else f"a {type(scores).__name__}"
+            raise InputError(f"rescore() returned {what}; it is asked for Scores of {', '.join(layers)}")
         keep = {}
-        for layer, values in scores.keep.items():
-            left = self.kept[self._outputs(layer)]
+        for layer in layers:
+            values, left = scores.keep[layer], self.kept[self._outputs(layer)]
             if len(values) != len(left):
                 raise InputError(f"layer {layer!r}: scores of {len(values)} units, it has {len(left)} left")
             keep[layer] = np.full(self.widths[layer], values.min())
@@ -414,70 +445,84 @@ class Surgery:
 
     def inputs_lost(self, layer: str) -> int:
         key = (layer, "in") if (layer, "in") in self.kept else (layer, "both")
-        return len(self.cutter.axes[key].names) - len(self.kept[key])
+        return len(self.cutter.axes[key].names) - len(self.kept[key]) if key in self.kept else 0
 
-    def finish(self) -> tuple[nn.Module, Kept]:
-        """The pruned network: it runs and returns the same shape."""
-        _shape_of_output(self.model, self._example, "the pruned")
-        return self.model, self.kept
+    def guilty(self, units: Mapping[int, Sequence[int]]) -> dict[int, str]:
+        """Units that are to go, by group -> the groups with which the network would not come out right, and why."""
+        if self._fault([unit for of in units.values() for unit in of]) is None:
+            return {}
+        sound: list[int] = []
+        found = {}
+        for number, of in units.items():
+            reason = self._fault([*sound, *of])
+            if reason is None:
+                sound += of
+            else:
+                found[number] = reason
+        return found
 
     def _outputs(self, layer: str) -> tuple[str, str]:
         return (layer, "out") if (layer, "out") in self.cutter.axes else (layer, "both")
 
     def _tried(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
-        """The groups, with a fault for each that does not come out right on a copy with random weights."""
-        whole = copied(self._original)
-        randomise(whole)
-        sound = [group for group in groups if group.fault is None]
-        if self._fault_of(whole, sound) is None:
+        """The groups, with a fault for each of which a half, drawn at random, cannot go."""
+        halves = {}
+        for number, group in enumerate(groups):
+            if group.fault is None:
+                ranked = group.ranked(np.random.default_rng(number).permutation(len(group.units)))
+                half = min(len(group.units) // group.blocks // 2, *map(len, ranked))
+                halves[number] = [group.units[place] for cell in ranked for place in cell[:half]]
+        if self._fault([unit for of in halves.values() for unit in of]) is None:
             return groups
-        faults = {group.units: self._fault_of(whole, [group]) for group in sound}
-        groups = tuple(replace(group, fault=group.fault or faults[group.units]) for group in groups)
-        rest = [group for group in groups if group.fault is None]
-        if rest and (fault := self._fault_of(whole, rest)) is not None:
-            raise InputError(f"{type(self._original).__name__} cannot be pruned: {fault}")
-        return groups
+        self.cutter.sizes = dict(self.cutter.candidates)
+        faults = self.guilty(halves)
+        self._forget_sizes([unit for number, of in halves.items() if number not in faults for unit in of])
+        return tuple(replace(group, fault=faults.get(number, group.fault)) for number, group in enumerate(groups))
 
-    def _fault_of(self, whole: nn.Module, groups: Sequence[Group]) -> str | None:
-        """Why half of the units of these groups, drawn at random, cannot be removed."""
-        generator = np.random.default_rng(0)
-        gone: list[int] = []
-        for group in groups:
-            ranked = group.ranked(generator.permutation(len(group.units)).tolist())
-            half = min(len(group.units) // group.blocks // 2, *map(len, ranked))
-            gone += [group.units[place] for cell in ranked for place in cell[:half]]
-        before, after = self.cutter.everything(), self.cutter.without(gone)
-        twin = copied(whole)
+    def _forget_sizes(self, units: Sequence[int]) -> None:
+        """Numbers in the network's code stay as they are when these units can go without changing them."""
+        modules, needed = dict(self._whole.named_modules()), dict(self.cutter.sizes)
+        gone = set(units)
+        for kind in dict.fromkeys((type(modules[name]), attribute) for name, attribute in needed):
+            of_kind = {key for key in needed if (type(modules[key[0]]), key[1]) == kind}
+            parts = [part for key in of_kind for part in needed[key] if not isinstance(part, int)]
+            if gone.isdisjoint(unit for part in parts for unit in part.tolist()):
+                continue  # nothing can be told
+            self.cutter.sizes = {key: of for key, of in needed.items() if key not in of_kind}
+            if self._fault(units) is None:
+                needed = self.cutter.sizes
+        self.cutter.sizes = needed
+
+    def _fault(self, units: Sequence[int]) -> str | None:
+        """Why these units, beside those that are gone, cannot be removed."""
+        before, after = self.cutter.everything(), self.cutter.without({*self._gone, *units})
+        twin = copied(self._whole)
         try:
             self.cutter.cut(twin, before, after)
-            difference, scale = self.cutter.difference(whole, twin, after, self._example)
+            difference, scale = self.cutter.difference(self._whole, twin, after, self._image)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the network's own code may raise what it likes
-            return f"without some of its units the network does not run: {str(error).splitlines()[0]}"
-        if not difference <= TOLERANCE * scale:
-            share = f"the outputs differ by {difference / scale:.1%}"
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"without some of its units the network does not run: {first}"
+        if not difference <= TOLERANCE.get(self._image.dtype, 1e-3) * scale:
+            share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
             return f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
         return None
 
 
-def refuse_unlike_weights(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> None:
-    """InputError for a tensor that is not shaped like the parameter of `model` it is named after."""
-    weights = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        if name not in weights:
-            raise InputError(f"{what}: {type(model).__name__} has no parameter {name!r}")
-        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        if shape != tuple(weights[name].shape):
-            raise InputError(f"{what} of parameter {name!r} is {shape}, the parameter {tuple(weights[name].shape)}")
-
-
-def _shape_of_output(model: nn.Module, example: Tensor, which: str) -> torch.Size:
+def _stand_in(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy that can be tried out, and an image for it: on the CPU and in double precision, where its code lets it."""
+    twin = copied(model)
+    image = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     try:
-        with evaluating(model), torch.no_grad():
-            return model(example).shape
-    except RuntimeError as error:
-        raise InputError(f"{which} {type(model).__name__} does not run: {error}") from error
+        twin.to("cpu", torch.float64)
+        with evaluating(twin), torch.no_grad():
+            twin(image)
+    except (RuntimeError, TypeError, NotImplementedError):
+        weight = next(model.parameters(), example)
+        return copied(model), image.to(weight.device, weight.dtype)
+    return twin, image
 
 
 def _is_number(value: Any) -> bool:
@@ -498,3 +543,14 @@ def _refuse_computed_weights(model: nn.Module) -> None:
         own = dict(module.named_parameters(recurse=False))
         if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):
             raise InputError(f"layer {name!r}: its weight is computed (weight_norm or the like); remove that first")
+
+
+def refuse_unlike_weights(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> None:
+    """InputError for a tensor that is not shaped like the parameter of `model` it is named after."""
+    weights = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if name not in weights:
+            raise InputError(f"{what}: {type(model).__name__} has no parameter {name!r}")
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        if shape != tuple(weights[name].shape):
+            raise InputError(f"{what} of parameter {name!r} is {shape}, the parameter {tuple(weights[name].shape)}")

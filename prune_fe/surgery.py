@@ -7,7 +7,7 @@ whole network computes with these channels masked.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -45,7 +45,9 @@ class Cutter:
             first = owners.setdefault(id(parameter), name)
             if first != name and name in self.sides:
                 raise InputError(f"parameter {name!r} is also {first!r}; shared weights cannot be pruned")
-        self.sizes = dict(_sizes_in_code(modules, channels))
+        self.shapes = {name: tensor.shape for name, tensor in _stored(model).items()}
+        self.candidates = dict(_sizes_in_code(modules, channels))
+        self.sizes: dict[tuple[str, str], list[Any]] = {}  # those of the candidates that have to change
         self._units = np.concatenate(list(self.units.values()))
         self._lengths = np.array([len(units) for units in self.units.values()])
         self._starts = np.cumsum(self._lengths) - self._lengths
@@ -130,7 +132,7 @@ class Cutter:
         What computes one channel from several (layer and group norms, standardised weights, gates over neighbouring
         channels) is asked of `pruned`, which has the others only: its statistics are those of what is left.
         """
-        twins, state = dict(pruned.named_modules()), dict(model.named_parameters()) | dict(model.named_buffers())
+        twins, state = dict(pruned.named_modules()), _stored(model)
         saved: dict[str, Tensor] = {}
         with ExitStack() as stack, torch.no_grad():
             for (name, side), axis in self.axes.items():
@@ -139,11 +141,13 @@ class Cutter:
                 twin = twins[name] if _mixes(module) else None
                 if side in ("out", "both") and twin is not None:
                     inputs = kept.get((name, "in"), kept[name, side])
-                    stack.callback(module.register_forward_hook(_Ask(twin, axis.dim, inputs, kept[name, side])).remove)
+                    ask = _Ask(twin, axis.dim, inputs, kept[name, side])
+                    stack.callback(module.register_forward_hook(ask, with_kwargs=True).remove)
                 elif side in ("out", "both") and len(gone):
                     stack.callback(module.register_forward_hook(_Mask(axis.dim, gone).after).remove)
                 elif side == "in" and len(gone):
-                    stack.callback(module.register_forward_pre_hook(_Mask(axis.dim, gone).before).remove)
+                    mask = _Mask(axis.dim, gone).before
+                    stack.callback(module.register_forward_pre_hook(mask, with_kwargs=True).remove)
                 elif side not in ("in", "out", "both") and len(gone):
                     tensor = f"{name}.{side}".lstrip(".")
                     saved[tensor] = state[tensor].detach().clone()
@@ -172,11 +176,14 @@ class _Mask:
     def __init__(self, dim: int, gone: np.ndarray) -> None:
         self.dim, self.gone = dim, torch.from_numpy(gone)
 
-    def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return args[0].index_fill(self.dim, self.gone.to(args[0].device), 0), *args[1:]
+    def zero(self, value: Tensor) -> Tensor:
+        return value.index_fill(self.dim, self.gone.to(value.device), 0)
 
-    def after(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output.index_fill(self.dim, self.gone.to(output.device), 0)
+    def before(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _with_input(args, kwargs, self.zero)
+
+    def after(self, _: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return self.zero(output)
 
 
 class _Ask:
@@ -186,9 +193,18 @@ class _Ask:
         self.twin, self.dim = twin, dim
         self.inputs, self.outputs = torch.from_numpy(inputs), torch.from_numpy(outputs)
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        value = self.twin(args[0].index_select(self.dim, self.inputs.to(output.device)), *args[1:])
+    def __call__(self, _: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        args, kwargs = _with_input(args, kwargs, lambda v: v.index_select(self.dim, self.inputs.to(v.device)))
+        value = self.twin(*args, **kwargs)
         return torch.zeros_like(output).index_copy(self.dim, self.outputs.to(output.device), value)
+
+
+def _with_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
+    """The arguments of a layer, with what it is given changed."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    first = next(iter(kwargs))
+    return args, kwargs | {first: change(kwargs[first])}
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
@@ -280,7 +296,14 @@ def _sizes_in_code(modules: Mapping[str, nn.Module], channels: Channels) -> Iter
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy without gradients."""
-    twin = copy.deepcopy(model)
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:  # modules may hold anything: locks, files, tensors of a graph
+        raise InputError(f"{type(model).__name__} cannot be copied: {error}") from error
     for weight in twin.parameters():
         weight.grad = None
     return twin
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())

@@ -1,7 +1,9 @@
 """Whatever the code does with channels: what is removed is what would have been masked, or it is refused by name."""
 
 import copy
+import threading
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.layers import find_layers
+from prune_fe.layers import find_layers, mask
 from prune_fe.pruning import Surgery, prune
 from prune_fe.scores import Scores
 from prune_fe.scoring import score
@@ -437,13 +439,150 @@ def test_a_part_of_a_split_keeps_a_unit() -> None:
     assert difference < 1e-5 * largest
 
 
-def test_groups_that_only_fail_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault(self: Surgery, whole: nn.Module, groups: list[object]) -> str | None:
-        return "broken" if len(groups) > 1 else None
+class Body(Net):
+    """A body in a line, with a convolution `c` of 8 units beside it."""
 
-    monkeypatch.setattr(Surgery, "_fault_of", fault)
-    with pytest.raises(InputError, match="Concatenation cannot be pruned: broken"):
-        Surgery(Concatenation().eval(), X)
+    def __init__(self, body: Callable[["Body", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.written, self.k, self.epochs = body, 4, 4
+        self.c, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.last(self.written(self, x))
+
+
+def insist(x: Tensor) -> Tensor:
+    if x.shape[1] % 4:
+        raise ValueError("a multiple of 4 is needed")
+    return x
+
+
+def add_where_it_fits(x: Tensor, y: Tensor) -> Tensor:
+    return x + y if x.shape == y.shape else y
+
+
+TRICKS: dict[str, Callable[[Body, Tensor], Tensor]] = {
+    "one channel scales all": lambda net, x: net.c(x) * x[:, -1].unsqueeze(1),
+    "rolled": lambda net, x: net.c(x).tanh().roll(1, 1),
+    "even and odd": lambda net, x: torch.cat([x[:, ::2] * 2, net.c(x)[:, 1::2]], 1),
+    "looks at the width": lambda net, x: net.c(x) * (1 if x.shape[1] % 2 == 0 else 2),
+    "insists on the width": lambda net, x: net.c(insist(x)),
+    "added where it fits": lambda net, x: add_where_it_fits(x, net.c(x)),
+    "the same number twice": lambda net, x: torch.cat([x[:, net.k :], net.c(x)[:, : net.k] * 0.5], 1),
+    "all but the last": lambda net, x: torch.cat([net.c(x)[:, :-1], x[:, :1]], 1),
+    "neighbours": lambda net, x: F.local_response_norm(net.c(x), 3),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_the_cut_that_is_returned_is_right_whichever_units_go(trick: str) -> None:
+    model = Body(TRICKS[trick]).eval()
+    randomise(model)
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        scores = Scores("drawn", {layer.name: draw.random(8) for layer in find_layers(model, X)})
+        ratio = {"stem": 0.3, "c": 0.5, "last": 0.5} if seed % 2 else 0.5
+        try:
+            pruned = prune(model, scores, ratio, X)
+        except InputError as error:
+            assert "go together, but are asked for" in str(error)  # noqa: PT017
+            continue
+        difference, largest = pruned.difference(model, X)
+        assert difference <= 1e-5 * largest
+        assert all(step.count == step.asked or step.left for step in pruned.steps)
+
+
+def test_numbers_that_are_no_widths_stay_and_those_that_are_get_said() -> None:
+    halves = Body(lambda net, x: torch.cat(net.c(x).chunk(2, 1), 1)).eval()
+    pruned = prune(halves, score(halves, scorer="random", example=X), 0.5, X)
+    assert (pruned.model.k, pruned.model.epochs, pruned.notes) == (4, 4, ())
+    split = Split().eval()
+    pruned = prune(split, score(split, scorer="random", example=X), 0.5, X)
+    assert (pruned.model.width, pruned.notes) == (2, ("sizes in the network's code were changed too: width",))
+
+
+class Gained(nn.Conv2d):
+    """A convolution with code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 1)
+        self.gain = nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.gain).flip(1)
+
+
+class RmsNorm(nn.Module):
+    """Called like timm's, and another thing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+
+def test_code_of_the_users_own_is_followed_or_refused_whatever_it_is_called() -> None:
+    model = Body(lambda net, x: net.norm(net.own(net.c(x)))).eval()  # type: ignore[operator]
+    model.own, model.norm = Gained(), RmsNorm()
+    pruned = prune(model, score(model, scorer="random", example=X), 0.5, X)
+    left = {step.layers[0]: step.left for step in pruned.steps}
+    assert left["own"] == "layer 'own' is a Gained, whose code is not torch's"
+    assert str(left["c"]).startswith("is convolved with a tensor of no layer in 'own'")
+    units = {layer: numbers for step in pruned.steps for layer, numbers in step.removed.items()}
+    with torch.no_grad(), mask(model, find_layers(model, X), units):
+        torch.testing.assert_close(pruned.model(X), model(X))
+
+
+class ByKeyword(Net):
+    """Layers called by keyword, a norm of maps and of features, an index, and arrays beside the modules."""
+
+    order: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.LayerNorm(8)
+        self.register_buffer("order", torch.arange(8).flip(0))
+        self.table = torch.ones(3, 3)
+
+    def body(self, x: Tensor) -> Tensor:
+        a, b = self.conv(input=x).chunk(2, 1)
+        x = self.norm(torch.cat([b, a], 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x * self.norm(x.mean((2, 3)))[..., None, None]
+
+
+def test_layers_can_be_called_by_keyword_and_at_two_ranks() -> None:
+    model = ByKeyword().eval()
+    randomise(model)
+    pruned = prune(model, score(model, scorer="random", example=X), 0.5, X)
+    assert all(step.count == step.asked for step in pruned.steps)
+    difference, largest = pruned.difference(model, X)
+    assert difference < 1e-5 * largest
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_cut_as_well(kind: torch.dtype) -> None:
+    model = torchvision.models.resnet18(num_classes=5).to(kind)
+    x = torch.randn(1, 3, 64, 64, dtype=kind)
+    pruned = prune(model, score(model, scorer="random", example=x), 0.5, x)
+    assert all(step.count == step.asked for step in pruned.steps)
+    assert next(pruned.model.parameters()).dtype == kind
+
+
+def test_what_cannot_be_copied_is_refused_by_name() -> None:
+    model = Gate()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(InputError, match="Gate cannot be copied: cannot pickle '_thread.lock' object"):
+        Surgery(model, X)
+    with pytest.raises(InputError, match=r"example is empty: \(0, 3, 16, 16\); it is one image"):
+        Surgery(Gate(), X[:0])
+
+
+def test_wrong_answers_of_rescore_are_refused() -> None:
+    model = Concatenation().eval()
+    scores = score(model, scorer="random", example=X)
+    with pytest.raises(InputError, match=r"rescore.. returned a NoneType; it is asked for Scores of stem, conv, last"):
+        prune(model, scores, 0.5, X, rounds=2, rescore=lambda model, layers: None)  # type: ignore[arg-type, return-value]
+    part = Scores("part", {"stem": np.zeros(6)})
+    with pytest.raises(InputError, match=r"rescore.. returned no scores of 'conv'"):
+        prune(model, scores, 0.5, X, rounds=2, rescore=lambda model, layers: part)
 
 
 def test_scores_of_another_width_in_a_later_round_are_refused() -> None:

@@ -544,6 +544,18 @@ def test_surviving_parts_of_what_is_shaped_like_the_parameters() -> None:
     assert all(torch.equal(survived[name], weight) for name, weight in pruned.model.named_parameters())
 
 
+def test_what_does_not_survive_is_refused_by_name() -> None:
+    pruned = prune(small(), score(small(), scorer="random"), example=X)
+    with pytest.raises(InputError, match="'features.0.weight' is .2, 3., the original's is .6, 3, 3, 3."):
+        pruned.surviving({"features.0.weight": torch.zeros(2, 3)})
+    with pytest.raises(InputError, match="'nothing' is .2,., the original has none"):
+        pruned.surviving({"nothing": torch.zeros(2)})
+    with pytest.raises(InputError, match="protect is .0,., it must be a list of names or patterns"):
+        prune(small(), score(small(), scorer="random"), example=X, protect=[0])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="ratio: its keys must be names of layers or patterns"):
+        prune(small(), score(small(), scorer="random"), {0: 0.5}, X)  # type: ignore[dict-item]
+
+
 def test_a_finished_cut_can_be_cut_again() -> None:
     model = torchvision.models.resnet18(num_classes=5)
     for _ in range(2):
