@@ -333,7 +333,7 @@ def prune(
     num_classes: Outputs = None,
     size: Size = None,
     data: DataPath | None = None,
-    recalibrate: Annotated[int | None, Parameter(validator=Counted)] = None,
+    recalibrate: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
     output: Output = Path("pruned"),
     device: Device = "auto",
     seed: Seed = 0,
@@ -345,8 +345,8 @@ def prune(
     scores
         A folder that `prune-fe score` wrote.
     ratio
-        The share of units removed from every layer, in [0, 1), default 0.5; or LAYER=SHARE for each layer or pattern:
-        --ratio 'layer4.*=0.7' conv1=0.2.
+        The share of units removed from every layer, in [0, 1), default 0.5; or LAYER=SHARE for each layer or pattern,
+        names before patterns: --ratio 'layer4.*=0.7' conv1=0.2. Layers that are tied go together.
     target_macs
         Instead: the share of the multiply-adds that is to be left, in (0, 1].
     target_params
@@ -396,7 +396,7 @@ def prune(
     pruned = prune_units(network, loaded, example=example, **asked)
     for step in pruned.steps:
         done = f"{step.asked} asked, {step.count} removed, {step.units - step.count} kept"
-        why = f" ({step.left})" if step.left else ""
+        why = f" ({step.left})" if step.left else f"; with them outputs of {', '.join(step.also)}" if step.also else ""
         reporter.say(f"{', '.join(step.layers)}: {step.units} units, {done}{why}")
     for note in pruned.notes:
         reporter.say(f"note: {note}")

@@ -11,7 +11,7 @@ import fnmatch
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -32,7 +32,7 @@ TOLERANCE = {torch.float64: 1e-8}
 """Of the largest output: how far a network may be from its masked original to count as cut correctly."""
 
 BUDGET = 0.01
-"""How close a budget has to be met, as a share of the whole network."""
+"""How close a budget has to be met, as a share of it."""
 
 Scope = Literal["all", "inner"]
 Reduction = Literal["mean", "max", "min"]
@@ -56,7 +56,7 @@ class Step:
     asked: int
     count: int
     removed: Mapping[str, tuple[int, ...]]
-    kept: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, tuple[int, ...]] = field(repr=False)
     left: str | None = None
     also: tuple[str, ...] = ()
 
@@ -66,13 +66,13 @@ class Pruned:
     """steps: a group each, in the order the layers run. macs, parameters: the shares that are left, multiply-adds of
     convolutions and linear layers. notes: what else the user should know."""
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     steps: tuple[Step, ...]
     macs: float
     parameters: float
     notes: tuple[str, ...]
-    cutter: Cutter
-    kept: Kept
+    cutter: Cutter = field(repr=False)
+    kept: Kept = field(repr=False)
 
     def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part that is left of tensors shaped like the original's parameters or buffers of these names: of
@@ -139,6 +139,7 @@ def prune(
             f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
             "or their settings differ; score this one"
         )
+    protect = [protect] if isinstance(protect, str) else protect
     goal = _Goal(ratio, target_macs, target_params, ranking, scope, reduction, round_to, tuple(protect), rounds)
     carry = {} if carry is None else carry
     refuse_unlike_weights(carry, model, "carry")
@@ -385,7 +386,7 @@ class _Pruning:
     def _notes(self, *shares: float) -> Iterator[str]:
         if self.goal.budget is not None:
             which, target = self.goal.budget
-            if abs(shares[which] - target) > BUDGET:
+            if abs(shares[which] - target) > BUDGET * target:
                 what = ("multiply-adds", "parameters")[which]
                 yield f"{shares[which]:.1%} of the {what} are left, not {target:.1%}: what can go allows nothing nearer"
         if changed := [f"{module}.{name}".lstrip(".") for module, name in self.surgery.cutter.sizes]:
@@ -533,8 +534,9 @@ def _matching(patterns: Iterable[str], layers: Sequence[str], otherwise: str) ->
     """The layers that the patterns match; each must match one."""
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
-            close = ", ".join(difflib.get_close_matches(pattern, layers, n=3)) or "none"
-            raise InputError(f"{otherwise} {pattern!r}; near it are {close}")
+            close = difflib.get_close_matches(pattern, layers, n=3)
+            hint = f"near it are {', '.join(close)}" if close else f"there are {', '.join(list(layers)[:5])} and others"
+            raise InputError(f"{otherwise} {pattern!r}; {hint}")
     return {layer for layer in layers for pattern in patterns if fnmatch.fnmatchcase(layer, pattern)}
 
 

@@ -29,6 +29,9 @@ from prune_fe.scorers import SCORERS
 
 MAX_BYTES = 2**16
 MAX_FAULTS = 10
+GOALS = ("ratio", "target_macs", "target_params")
+"""The keys of `prune` that say how much; a recipe has one of them."""
+
 TRAINED = "trained"
 """The folder of the network that every scorer starts from, so no scorer's label."""
 
@@ -152,11 +155,11 @@ class Prune(_Part):
     protect: list[str] = []
     rounds: Annotated[Annotated[Count, One] | Annotated[Literal["layers"], Many], ByWord] = 1
     rescore: Literal["once", "each_round"] = "once"
-    recalibrate: Count | None = None
+    recalibrate: Annotated[StrictInt, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _one_goal(self) -> Prune:
-        given = [name for name in ("ratio", "target_macs", "target_params") if getattr(self, name) is not None]
+        given = [name for name in GOALS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} were given; a network is pruned by one of them")
         if isinstance(self.ratio, dict) and self.ranking == "global":
@@ -183,6 +186,20 @@ class Recipe(_Part):
     workers: Annotated[StrictInt, Field(ge=0)] = 0
 
     @model_validator(mode="after")
+    def _rounds_do_something(self) -> Recipe:
+        tuned = self.finetune is not None and self.finetune.when == "each_round"
+        if self.prune.rounds != 1 and self.prune.rescore == "once" and not tuned:
+            raise ValueError(
+                f"prune.rounds: {self.prune.rounds} does the same as 1 without prune.rescore: each_round or "
+                "finetune.when: each_round"
+            )
+        if self.prune.rounds == 1 and tuned:
+            raise ValueError(
+                "finetune.when: each_round needs more rounds than one; prune.rounds: layers takes one a layer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_twice(self) -> Recipe:
         repeated = [label for label, count in Counter(scorer.label for scorer in self.scorers).items() if count > 1]
         if repeated:
@@ -199,6 +216,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     they win over the file. InputError names every wrong key with its place."""
     path = Path(path)
     content = _read(path)
+    goals = {f"prune.{goal}" for goal in GOALS}
+    if not goals.isdisjoint(overrides or {}) and isinstance(content.get("prune"), dict):
+        for goal in GOALS:  # one that is given with the command takes the place of the file's
+            content["prune"].pop(goal, None)
     for key, value in (overrides or {}).items():
         place = content
         *parents, last = key.split(".")

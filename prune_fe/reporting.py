@@ -112,7 +112,8 @@ class WideTable:
         self.title, self.caption, self.rows, self.columns, self.what = title, caption, rows, columns, what
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        first = min(max(map(len, self.rows)), FIRST_WIDTH, options.max_width // 3)
+        words = max((len(word) for word in self.what.split()), default=0)
+        first = min(max(words, *map(len, self.rows)), FIRST_WIDTH, options.max_width // 3)
         widths = {
             heading: max(len(text) for text in (*heading.split(), *cells)) for heading, cells in self.columns.items()
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -169,17 +170,23 @@ def compress(
 
     momentum: dict[str, Tensor] = {}
 
-    def tune(model: nn.Module, steps: Sequence[Step] = ()) -> None:
+    def tune(model: nn.Module, after: str = "") -> None:
         if recipe.finetune is not None:
-            what = f"{entry.label}: fine-tuning" + (f" after {steps[-1].layers[0]}" if steps else "")
+            what = f"{entry.label}: fine-tuning{after}"
             for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what, momentum):
                 folder.log("epoch", phase=what, seed=seed, **dataclasses.asdict(epoch))
 
+    rounds = itertools.count(1)
+
     def recover(model: nn.Module, steps: Sequence[Step]) -> None:
-        if recipe.prune.recalibrate is not None:
-            recalibrate(model, splits.train, samples=recipe.prune.recalibrate, seed=seed, workers=recipe.workers)
+        by_layer = recipe.prune.rounds == "layers"
+        after = f" after {steps[0].layers[0]}" if by_layer else f" after round {next(rounds)} of {recipe.prune.rounds}"
+        if (samples := recipe.prune.recalibrate) is not None:
+            norms = recalibrate(model, splits.train, samples=samples, seed=seed, workers=recipe.workers)
+            folder.log("recalibrate", scorer=entry.label, seed=seed, norms=norms, images=samples)
+            report.say(f"{entry.label}: {norms} batch norms recalibrated on {samples} images{after}")
         if recipe.finetune is not None and recipe.finetune.when == "each_round":
-            tune(model, steps)
+            tune(model, after)
 
     pruned = prune(
         network, scores, example=example, after=recover, carry=momentum,

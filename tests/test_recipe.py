@@ -68,6 +68,15 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, mes
             "prune: ratio and target_macs were given; a network is pruned by one of them",
         ),
         ("prune: {target_params: 0}", "prune.target_params: input should be greater than 0 (got 0)"),
+        (
+            "prune: {rounds: 2}",
+            "recipe: prune.rounds: 2 does the same as 1 without prune.rescore: each_round or finetune.when: each_round",
+        ),
+        (
+            "finetune: {when: each_round}",
+            "recipe: finetune.when: each_round needs more rounds than one; prune.rounds: layers takes one a layer",
+        ),
+        ("prune: {recalibrate: 1}", "prune.recalibrate: input should be greater than or equal to 2 (got 1)"),
         ("prune: {rounds: 0}", "prune.rounds: input should be greater than or equal to 1 (got 0)"),
         (
             "prune: {rescore: each_round}",
@@ -244,3 +253,11 @@ except ValueError:
     sys.exit(3 if "torch" in sys.modules else 7)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+
+
+def test_a_goal_given_with_the_command_takes_the_place_of_the_recipes(tmp_path):
+    path = write(tmp_path, MINIMAL + "prune: {ratio: 0.5, scope: inner}\n")
+    found = load_recipe(path, {"prune.target_macs": 0.4}).prune
+    assert (found.ratio, found.target_macs, found.scope) == (None, 0.4, "inner")
+    path = write(tmp_path, MINIMAL + "prune: {target_params: 0.5}\n")
+    assert load_recipe(path, {"prune.ratio": 0.7}).prune.target_params is None

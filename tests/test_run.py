@@ -181,8 +181,9 @@ def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
     rows, folder = go(tmp_path, overrides)
     assert abs(rows[1].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
     assert rows[1].accuracy_pruned is None
-    assert len({event["phase"] for event in folder.events("epoch")}) == 2  # training, and after the last layer
-    assert len([event for event in folder.events("epoch") if event["phase"] != "training"]) == 2 * 2
+    phases = dict.fromkeys(event["phase"] for event in folder.events("epoch"))
+    assert list(phases) == ["training", *(f"l1-filter: fine-tuning after round {n} of 2" for n in (1, 2))]
+    assert [(event["norms"], event["images"]) for event in folder.events("recalibrate")] == [(3, 64)] * 2
 
 
 def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: Path) -> None:
