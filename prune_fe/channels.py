@@ -53,6 +53,7 @@ REDUCING = frozenset(
     "mean sum amax amin max min std var norm vector_norm linalg_vector_norm prod logsumexp std_mean var_mean "
     "nanmean any all argmax argmin median".split()
 )
+PICKING = frozenset("amax amin max min median argmax argmin".split())
 MULTIPLYING = frozenset("matmul rmatmul mm bmm".split())
 CONVOLVING = frozenset("conv1d conv2d conv3d".split())
 MAKING = frozenset("new_zeros new_ones new_empty new_full new_tensor".split())
@@ -249,7 +250,7 @@ class _Tracer(TorchFunctionMode):
         elif what == "pad":
             self.names[output] = self._pad(names, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         elif what in REDUCING and len(inputs) == 1 and outputs[0].shape != first.shape:
-            self._reduce(names, outputs, _dims(what, args, kwargs))
+            self._reduce(what, names, outputs, _dims(what, args, kwargs))
         elif what in MULTIPLYING:
             factors = (*args, *kwargs.values())
             self._matrix_product(factors[what == "rmatmul"], factors[what != "rmatmul"], output)
@@ -348,14 +349,16 @@ class _Tracer(TorchFunctionMode):
             shape[dim] += before + after
         return names.expand(shape)
 
-    def _reduce(self, names: Tensor, outputs: Sequence[Tensor], dims: Sequence[int] | None) -> None:
+    def _reduce(self, what: str, names: Tensor, outputs: Sequence[Tensor], dims: Sequence[int] | None) -> None:
         if dims is None:
             return
         dims = [dim % names.ndim for dim in dims]
         varying = _varying(names)
         gone = [dim for dim in varying if dim in dims]
-        if gone and len(gone) == len(varying):
-            return  # one number of all channels
+        if gone and len(gone) == len(varying):  # one number of all channels: whether it changes, a trial tells
+            if what in PICKING:  # but for these it may be told by other images only
+                self.fix(names, f"{what}() over the channels in {self.here}")
+            return
         first = _at_first(names, [dim for dim in varying if dim not in gone], keep=True)
         for dim in gone:
             rows = names.transpose(0, dim)

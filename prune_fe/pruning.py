@@ -31,6 +31,9 @@ from prune_fe.surgery import Cutter, Kept, copied, randomise
 TOLERANCE = {torch.float64: 1e-8}
 """Of the largest output: how far a network may be from its masked original to count as cut correctly."""
 
+PIXELS = 4096
+"""How many places of images a network is tried out on at least, if 16 images have as many."""
+
 BUDGET = 0.01
 """How close a budget has to be met, as a share of it."""
 
@@ -139,7 +142,7 @@ def prune(
             f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
             "or their settings differ; score this one"
         )
-    protect = [protect] if isinstance(protect, str) else protect
+    protect = [protect] if isinstance(protect, str) else protect or ()
     goal = _Goal(ratio, target_macs, target_params, ranking, scope, reduction, round_to, tuple(protect), rounds)
     carry = {} if carry is None else carry
     refuse_unlike_weights(carry, model, "carry")
@@ -341,10 +344,11 @@ class _Pruning:
         for layer, of in group.members.items():
             if layer not in self.scores.keep:
                 continue
-            keep = self.scores.keep[layer]
-            if len(keep) != self.surgery.widths[layer]:
+            keep = np.asarray(self.scores.keep[layer], float)
+            if keep.shape != (self.surgery.widths[layer],):
+                got = f"{len(keep)} units" if keep.ndim == 1 else f"shape {keep.shape}"
                 raise InputError(
-                    f"layer {layer!r}: scores of {len(keep)} units, the model has {self.surgery.widths[layer]}; "
+                    f"layer {layer!r}: scores of {got}, the model has {self.surgery.widths[layer]}; "
                     "they belong to another model"
                 )
             rows.append([np.mean(keep[list(numbers)]) if numbers else np.nan for numbers in of])
@@ -513,17 +517,21 @@ class Surgery:
 
 
 def _stand_in(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy that can be tried out, and an image for it: on the CPU and in double precision, where its code lets it."""
-    twin = copied(model)
-    image = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    try:
-        twin.to("cpu", torch.float64)
-        with evaluating(twin), torch.no_grad():
-            twin(image)
-    except (RuntimeError, TypeError, NotImplementedError):
-        weight = next(model.parameters(), example)
-        return copied(model), image.to(weight.device, weight.dtype)
-    return twin, image
+    """A copy that can be tried out, and images for it: on the CPU and in double precision, where its code lets it. Small
+    images are many, so that no unit is zero on all of them."""
+    many = min(max(len(example), PIXELS // max(math.prod(example.shape[2:]), 1)), 16)
+    images = torch.randn((many, *example.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for count in (many, len(example)):
+        twin = copied(model)
+        try:
+            twin.to("cpu", torch.float64)
+            with evaluating(twin), torch.no_grad():
+                twin(images[:count])
+            return twin, images[:count]
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            continue
+    weight = next(model.parameters(), example)
+    return copied(model), images[: len(example)].to(weight.device, weight.dtype)
 
 
 def _is_number(value: Any) -> bool:

@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,22 +234,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="such as timm/resnet18 or torchvision/inception_v3:128")
     parser.add_argument("--child", choices=("cut", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--seconds", type=float, default=180, help="limit for one network")
     parser.add_argument("--gib", type=float, default=32, help="address space for one network")
     parser.add_argument("--output", type=Path, default=Path("results/zoo.md"))
     arguments = parser.parse_args()
     every = [*(f"torchvision/{n}" for n in TORCHVISION), *(f"timm/{n}" for n in TIMM), *OWN]
-    rows = []
-    for entry in arguments.names or every:
+    if arguments.child:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        name, _, size = arguments.names[0].partition(":")
+        print(json.dumps((cut if arguments.child == "cut" else by_torch_pruning)(name, int(size))))
+        return
+
+    def both(entry: str) -> dict[str, Any]:
         name, _, size = entry.partition(":")
-        if arguments.child:
-            torch.set_num_threads(1)
-            warnings.simplefilter("ignore")
-            print(json.dumps((cut if arguments.child == "cut" else by_torch_pruning)(name, int(size))))
-            return
         limits = (name, int(size or SIZE), arguments.seconds, arguments.gib)
-        rows.append(in_a_process("cut", *limits) | in_a_process("theirs", *limits))
-        print(line(rows[-1]), flush=True)
+        return in_a_process("cut", *limits) | in_a_process("theirs", *limits)
+
+    rows = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for row in pool.map(both, arguments.names or every):
+            rows.append(row)
+            print(line(row), flush=True)
     if not arguments.names:
         arguments.output.write_text(report(rows))
     failed = [row["name"] for row in rows if row["outcome"] == "FAILED"]

@@ -397,6 +397,11 @@ class ByHand(Net):
         return F.conv2d(x, self.weight)
 
 
+class Strongest(Net):
+    def body(self, x: Tensor) -> Tensor:
+        return x * x.amax(1, keepdim=True)
+
+
 class Unfolded(Net):
     def body(self, x: Tensor) -> Tensor:
         return F.unfold(x, 1).view(x.shape)
@@ -412,6 +417,7 @@ class Unfolded(Net):
         (Repeated, "padding by replicate over the channels"),
         (Gram, "a product of matrices in the network's code"),
         (ByHand, "is convolved with a tensor of no layer in the network's code"),
+        (Strongest, "amax() over the channels in the network's code"),
         (Unfolded, "its channels go through unfold() in the network's code"),
         (Einsum, "its channels go through einsum() in the network's code"),
         (Constant, "meets 8 numbers of no layer in the network's code"),
