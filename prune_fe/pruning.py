@@ -517,8 +517,8 @@ class Surgery:
 
 
 def _stand_in(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy that can be tried out, and images for it: on the CPU and in double precision, where its code lets it. Small
-    images are many, so that no unit is zero on all of them."""
+    """A copy that can be tried out, and images for it: on the CPU and in double precision, where its code lets it.
+    Small images are many, so that no unit is zero on all of them."""
     many = min(max(len(example), PIXELS // max(math.prod(example.shape[2:]), 1)), 16)
     images = torch.randn((many, *example.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for count in (many, len(example)):
