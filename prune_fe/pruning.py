@@ -420,6 +420,7 @@ class Surgery:
         modules = dict(model.named_modules())
         self.widths = {layer: modules[layer].out_channels for layer in self.layers}
         self._gone: set[int] = set()
+        self._sound: set[tuple[frozenset[int], int]] = set()  # what was tried out before, with how many sizes in code
         self.groups = self._tried(find_groups(self._whole, self.channels, self.layers))
         self.model = copied(model)
         self.kept = self.cutter.everything()
@@ -500,7 +501,10 @@ class Surgery:
 
     def _fault(self, units: Sequence[int]) -> str | None:
         """Why these units, beside those that are gone, cannot be removed."""
-        before, after = self.cutter.everything(), self.cutter.without({*self._gone, *units})
+        away = frozenset(self._gone).union(units)
+        if (away, len(self.cutter.sizes)) in self._sound:
+            return None
+        before, after = self.cutter.everything(), self.cutter.without(away)
         twin = copied(self._whole)
         try:
             self.cutter.cut(twin, before, after)
@@ -513,6 +517,7 @@ class Surgery:
         if not difference <= TOLERANCE.get(self._image.dtype, 1e-3) * scale:
             share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
             return f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        self._sound.add((away, len(self.cutter.sizes)))
         return None
 
 
