@@ -88,7 +88,7 @@ def built(name: str) -> nn.Module:
 
 
 def without_gradient(model: nn.Module, images: Tensor) -> set[str]:
-    """The parameters that no gradient reaches, or nothing but rounding (as behind a softmax that takes it out again)."""
+    """The parameters that no gradient reaches, or nothing but rounding (behind a softmax that takes it out again)."""
     model.train().zero_grad()
     logits = model(images)
     (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
