@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
-from prune_fe.layers import evaluating
+from prune_fe.layers import evaluating, tensors_in
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.PReLU)
 CHANNELWISE = frozenset(
@@ -225,8 +225,8 @@ class _Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self.inside:
-            inputs = [value for value in _tensors((args, kwargs)) if self._name_raw(value) or value in self.names]
-            outputs = [value for value in _tensors(output) if value.ndim]
+            inputs = [value for value in tensors_in((args, kwargs)) if self._name_raw(value) or value in self.names]
+            outputs = [value for value in tensors_in(output) if value.ndim]
             what = _plain_name(func)
             if inputs and (outputs or what == "setitem"):
                 try:
@@ -275,7 +275,7 @@ class _Tracer(TorchFunctionMode):
         except (RuntimeError, TypeError):  # torch does it to floating point numbers only
             self.fix(names, f"its channels go through {what}() in {self.here}")
             return
-        for value, renamed in zip(_tensors(output), _tensors(result), strict=True):
+        for value, renamed in zip(tensors_in(output), tensors_in(result), strict=True):
             self.names[value] = renamed
         varying = _varying(names)
         if len(varying) > 1 and what in ("view", "reshape", "flatten") and len(_varying(result)) < len(varying):
@@ -284,7 +284,7 @@ class _Tracer(TorchFunctionMode):
             return
         (dim,) = varying
         if what in SPLITTING or what == "getitem":
-            self._split(what, dim, names, [part for part in _tensors(result) if part.ndim == names.ndim])
+            self._split(what, dim, names, [part for part in tensors_in(result) if part.ndim == names.ndim])
         elif what in ("view", "reshape", "unflatten"):
             outer = _varying(result)
             if len(outer) == 1:
@@ -397,7 +397,7 @@ class _Tracer(TorchFunctionMode):
 
     def _combine(self, args: Any, kwargs: Any, inputs: Sequence[Tensor], output: Tensor) -> bool:
         """Place by place: names that meet are tied. False when this is no such function."""
-        operands = [value for value in _tensors((args, kwargs)) if value.ndim]
+        operands = [value for value in tensors_in((args, kwargs)) if value.ndim]
         try:
             if torch.broadcast_shapes(*(value.shape for value in operands)) != output.shape:
                 return False
@@ -520,16 +520,6 @@ def _plain_name(func: Any) -> str:
     if name == "__get__":
         return getattr(func.__self__, "__name__", "")
     return name.strip("_")
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, tuple | list):
-        return []
-    return [tensor for value in values for tensor in _tensors(value)]
 
 
 def _tensor(names: np.ndarray) -> Tensor:

@@ -326,9 +326,9 @@ class _Finder(_Watch):
         self.owner.setdefault(id(output), []).append((name, 0))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = [(value, list(self.owner.get(id(value), ()))) for value in _tensors((args, kwargs))]
+        before = [(value, list(self.owner.get(id(value), ()))) for value in tensors_in((args, kwargs))]
         output = func(*args, **(kwargs or {}))
-        if all(value.ndim == 0 or value.dtype == torch.bool for value in _tensors(output)):
+        if all(value.ndim == 0 or value.dtype == torch.bool for value in tensors_in(output)):
             return output  # a question about the shape or the values consumes nothing
         maps = [value for value, _ in before if value.ndim == 4 and not isinstance(value, nn.Parameter)]
         pooled = func in POOLINGS or (maps and all(id(value) in self.pooled for value in maps))
@@ -378,14 +378,15 @@ class _Finder(_Watch):
         return Layer(name, units, (height, width), steps, self.norm_of.get(name) if normed else None)
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dicts, in their order."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, dict):
         values = values.values()
     elif not isinstance(values, tuple | list):
         return []
-    return [tensor for value in values for tensor in _tensors(value)]
+    return [tensor for value in values for tensor in tensors_in(value)]
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -115,7 +115,7 @@ class Cutter:
                 modules[owner]._buffers[attribute] = new
         for name in {module for module, _ in changed}:
             sides_of = {key[1]: len(kept) for key, kept in after.items() if key[0] == name}
-            _set_counts(modules[name], sides_of, self.axes)
+            _set_counts(modules[name], sides_of)
         alive = np.zeros(int(self.channels.unit.max()) + 1, bool)
         for key, kept in after.items():
             alive[self.units[key][kept]] = True
@@ -250,7 +250,7 @@ def _tensors_of(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]]:
                 yield name, wide[0]
 
 
-def _set_counts(module: nn.Module, sizes: Mapping[str, int], axes: Mapping[Key, Axis]) -> None:
+def _set_counts(module: nn.Module, sizes: Mapping[str, int]) -> None:
     """The attributes that say how many channels a module has."""
     both = sizes.get("both", 0)
     if isinstance(module, _ConvNd):
