@@ -76,8 +76,9 @@ class FeatureEntropy(MapScorer):
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
         if self.compiled:
-            # The kernel is compiled once an installation; seconds of that are no seconds of scoring.
-            birth_times(torch.zeros(1, 4, 4))
+            # The kernel is compiled once an installation, for few and for many rows; that is no time of scoring.
+            for rows in (4, 65):
+                birth_times(torch.zeros(1, rows, rows))
         else:
             persistence.library(self.complex)
 

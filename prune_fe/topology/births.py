@@ -17,8 +17,9 @@ Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
 INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "float64"}
 INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
-# Elements that one thread takes at a time: some tenths of a millisecond of work, far more than it costs to hand out.
-CHUNK_ELEMENTS = 1 << 18
+# Elements that one thread takes at a time: some tenths of a millisecond of work, far more than it costs to hand out,
+# and little enough that no thread waits long for the last one.
+CHUNK_ELEMENTS = 1 << 16
 
 
 def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None) -> Maps:
@@ -43,6 +44,8 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; allowed: 1 or more")
     dtype = check(maps)
+    if maps.shape[-1] > kernel.MOST_ROWS:
+        raise InputError(f"maps have {maps.shape[-1]} rows; allowed: at most {kernel.MOST_ROWS}")
     births = np.zeros(maps.shape[:-2], np.int32)
     if births.size and maps.shape[-1]:
         fill(
@@ -85,21 +88,23 @@ def fill(bits: np.ndarray, infinity: int, rank: Rank, threads: int, births: np.n
     starts = iter(range(0, n_maps, step))
 
     def work(starts: Iterator[int]) -> None:
-        scratch = kernel.make_scratch(n_elements)
+        scratch = kernel.make_scratch(n_elements, np.dtype(np.int32) if bits.dtype == np.float64 else bits.dtype)
         for start in starts:
             chunk = slice(start, start + step)
             words = ranks(bits[chunk]) if bits.dtype == np.float64 else bits[chunk]
             kernel.fill_births(words, infinity, rank == "edges", scratch, births[chunk])
 
+    # The threads share one iterator: who is done first takes the next chunk. They live for one call, which survives a
+    # fork; the caller is one of them.
     threads = min(threads, -(-n_maps // step))
     if threads == 1:
         work(starts)
         return
-    # A pool that lives for one call survives a fork and leaves no thread behind. The threads share one iterator: who
-    # is done first takes the next chunk.
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, starts) for _ in range(threads)]:
-            done.result()
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work, starts) for _ in range(threads - 1)]
+        work(starts)
+        for other in others:
+            other.result()
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ leaves H¹ = 0 and joins Y; so does an edge between two components, through whic
 edge is a birth. For several edges of equal value, (1) is a linear system in a few unknowns, of which nearly every
 equation says that one unknown is zero or that two are equal.
 
+Once most vertices have met, what is left can be judged without any order (later_hole).
+
 All compiled functions are in this one file because numba notices a change only in the file of the function it loads
 from its cache, not in those of the functions that one calls.
 """
@@ -26,11 +28,17 @@ import numpy as np
 NOT_FINITE = -1  # in place of a birth time
 NO_HOLE = -1  # in place of a group's position: none in this slice,
 CONE = -2  # and none later either
+UNSURE = -3  # edges of equal value have to enter before it is known
 
-LOWEST = np.int32(-0x7FFFFFFF)
 SLICE_GROWTH = 3  # each slice of elements wants this many times as many as the one before
+MOST_SAMPLED = 1024
+LEAST_SAMPLED = 4
+MOST_TESTS = 3  # a vertex
 MOST_RANKED = 128  # beyond this many items a radix sort is faster than counting the smaller ones
 DIGIT_BITS = 8
+
+QUOTIENT_BITS = 42
+MOST_ROWS = 1 << QUOTIENT_BITS // 3  # of larger maps the indices could not be divided as vertices() does
 
 
 def compiled(function: Callable) -> Callable:
@@ -44,6 +52,10 @@ def compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True)(function)
 
 
+inlined = numba.njit(inline="always")
+"""For what is done with every element: arrays are costly to hand over."""
+
+
 @compiled
 def slice_size(size):
     """How many elements to enter at first: about as many as a birth needs on maps of size × size."""
@@ -51,35 +63,40 @@ def slice_size(size):
 
 
 class Scratch(NamedTuple):
-    """What one thread needs to work on maps of one size; nothing in it outlives a map."""
+    """What one thread needs to work on maps of one size and type; nothing in it outlives a map."""
 
-    keys: np.ndarray  # (rows, columns) int32: the map's elements in their order, then LOWEST
-    tops: np.ndarray  # (columns,) int32: the largest key of each column
-    lows: np.ndarray  # (columns,) int32: the smallest
+    keys: np.ndarray  # (m²,) the map's elements as integers in their order, if they are not so already
+    tops: np.ndarray  # (columns,) the largest of each column, when the elements are laid out in rows of this length
     picked: np.ndarray  # (columns + 1,) int32: columns that are being gathered
+    sample: np.ndarray  # (at most MOST_SAMPLED,) every so many-th element
     order: np.ndarray  # (m²,) int64: elements that enter, in falling order, as items
-    spare: np.ndarray  # (rows · columns + 1,) int64: the same unsorted
-    neighbours: np.ndarray  # (m, words) uint64: bit b of row a is set when {a, b} is an edge
+    spare: np.ndarray  # (m² + 1,) int64: the same unsorted
+    neighbours: np.ndarray  # (m,) or (m, words) uint64: bit b of row a is set when {a, b} is an edge, or a = b
     labels: np.ndarray  # (m,) int32: equal for two vertices of one component
+    later_labels: np.ndarray  # (m,) int32: the same, of the graph with later edges
+    reached: np.ndarray  # (words,) uint64: a set of vertices
     degrees: np.ndarray  # (m,) int32: the number of each vertex's edges
     pending: np.ndarray  # (m², 2) int32: edges of the current group that may not join yet
     unknowns: np.ndarray  # (m, m) int32, symmetric: the unknown f(a, b) of eq. 1; 0 = known to be zero
 
 
-def make_scratch(n_elements: int) -> Scratch:
-    """Room for maps of m² elements."""
+def make_scratch(n_elements: int, dtype: np.dtype) -> Scratch:
+    """Room for maps of m² elements that are given as integers of this type."""
     size = math.isqrt(n_elements)
     n_rows = max(1, round(math.sqrt(n_elements / (1.5 * slice_size(size)))))
     n_columns = -(-n_elements // n_rows)
+    n_words = (size + 63) // 64
     return Scratch(
-        keys=np.full((n_rows, n_columns), LOWEST),
-        tops=np.empty(n_columns, np.int32),
-        lows=np.empty(n_columns, np.int32),
+        keys=np.empty(n_elements, dtype),
+        tops=np.empty(n_columns, dtype),
         picked=np.empty(n_columns + 1, np.int32),
+        sample=np.empty(len(range(0, n_elements, sample_step(n_elements))), dtype),
         order=np.empty(n_elements, np.int64),
-        spare=np.empty(n_rows * n_columns + 1, np.int64),
-        neighbours=np.empty((size, (size + 63) // 64), np.uint64),
+        spare=np.empty(n_elements + 1, np.int64),
+        neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
         labels=np.empty(size, np.int32),
+        later_labels=np.empty(size, np.int32),
+        reached=np.empty(n_words, np.uint64),
         degrees=np.empty(size, np.int32),
         pending=np.empty((n_elements, 2), np.int32),
         unknowns=np.zeros((size, size), np.int32),
@@ -93,11 +110,16 @@ def fill_births(bits, infinity, by_edges, scratch, births):
     bits: (maps, m²) int16 or int32, the bit patterns of IEEE numbers; infinity: the bit pattern of +∞.
     """
     for i in range(len(bits)):
-        lowest, highest = load(bits[i], scratch.keys, scratch.tops, scratch.lows)
+        keys = bits[i]
+        lowest, highest = scan(keys, scratch.tops)
+        if lowest < 0:
+            put_in_order(keys, scratch.keys)
+            keys = scratch.keys
+            lowest, highest = scan(keys, scratch.tops)
         if lowest <= -infinity or highest >= infinity:
             births[i] = NOT_FINITE
         else:
-            births[i] = first_birth(scratch, lowest, highest, by_edges)
+            births[i] = first_birth(keys, scratch, lowest, highest, by_edges) if highest > lowest else 0
 
 
 @compiled
@@ -114,55 +136,67 @@ def fill_ranks(values, ranks):
                 rank += 1
             ranks[i, order[j]] = rank
         if not np.isfinite(values[i]).all():
-            ranks[i] = -LOWEST
+            ranks[i] = np.iinfo(np.int32).max
 
 
 @compiled
-def load(bits, keys, tops, lows):
-    """Fill in keys, tops and lows; returns the lowest and the highest key.
+def put_in_order(bits, keys):
+    """An IEEE number is a sign and a magnitude, so as integers ±magnitude has the numbers' order, and −0 = +0."""
+    largest = np.iinfo(bits.dtype).max
+    for i in range(len(bits)):
+        keys[i] = bits[i] if bits[i] >= 0 else -(bits[i] & largest)
 
-    An IEEE number is a sign and a magnitude, so as integers ±magnitude has the numbers' order, and −0 = +0.
-    """
-    tops[:] = LOWEST
-    lows[:] = -LOWEST
-    mask = 0x7FFFFFFF if bits.itemsize == 4 else 0x7FFF
+
+@compiled
+def scan(keys, tops):
+    """Fill in the tops; returns the lowest and the highest key. The only reading of all elements, as a rule."""
     n_columns = len(tops)
-    for row in range(len(keys)):
-        row_bits = bits[row * n_columns : (row + 1) * n_columns]
-        row_keys = keys[row]
-        for column in range(len(row_bits)):
-            word = row_bits[column]
-            key = np.int32(word) if word >= 0 else np.int32(-(word & mask))
-            row_keys[column] = key
-            tops[column] = max(tops[column], key)
-            lows[column] = min(lows[column], key)
-    lowest, highest = lows[0], tops[0]
+    lowest = keys[0]
     for column in range(n_columns):
-        lowest = min(lowest, lows[column])
+        tops[column] = keys[column]
+        lowest = min(lowest, keys[column])
+    for start in range(n_columns, len(keys), n_columns):
+        for column in range(min(n_columns, len(keys) - start)):
+            key = keys[np.uint64(start + column)]  # an index that may be negative is not vectorised
+            tops[column] = max(tops[column], key)
+            lowest = min(lowest, key)
+    highest = tops[0]
+    for column in range(n_columns):
         highest = max(highest, tops[column])
     return lowest, highest
 
 
-@compiled
-def first_birth(scratch, lowest, highest, by_edges):
-    """The birth time of the loaded map.
+@inlined
+def first_birth(keys, scratch, lowest, highest, by_edges):
+    """The birth time of a map.
 
     The elements enter in ever lower slices, sorted slice by slice, for a birth usually needs the first few only. The
     lowest ones need not enter at all: with them the graph is complete, and has no hole.
     """
-    keys, tops, picked = scratch.keys, scratch.tops, scratch.picked
-    order, spare = scratch.order, scratch.spare
+    tops, picked, sample, order, spare = scratch.tops, scratch.picked, scratch.sample, scratch.order, scratch.spare
     neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
-    pending, unknowns = scratch.pending, scratch.unknowns
-    clear(neighbours, labels, degrees)
-    ceiling = np.int64(highest) + 1
+    ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
     n_slice = slice_size(len(labels))
     n_entered = n_values = 0
-    while ceiling > lowest + 1:
-        floor = choose_floor(tops, n_slice, lowest + 1, ceiling)
+    clear(neighbours, labels, degrees)
+    while ceiling > last_floor:
+        if n_entered == 0:
+            floor = choose_floor(tops, n_slice, last_floor, ceiling)
+        else:
+            last_floor = max(last_floor, cone_floor(keys, degrees))
+            if n_entered >= len(labels):
+                place = later_hole(keys, scratch, last_floor, ceiling)
+                if place == NO_HOLE:
+                    return 0
+                if place >= 0 and not by_edges:
+                    return 1 + count(keys, 1 - (order[place] >> 32))
+            # Columns in which much is large have but one top: from now on those in between must be told apart.
+            take_sample(keys, sample)
+            n_wanted = max(LEAST_SAMPLED, n_slice * len(sample) // len(keys))
+            floor = choose_floor(sample, n_wanted, last_floor, ceiling)
         n = gather(keys, tops, picked, spare, floor, ceiling)
         sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
-        n_new_values, group = enter(order, n, neighbours, labels, degrees, pending, unknowns)
+        n_new_values, group = enter(order, n, neighbours, labels, degrees, scratch.pending, scratch.unknowns)
         n_values += n_new_values
         if group == CONE:
             return 0
@@ -175,30 +209,138 @@ def first_birth(scratch, lowest, highest, by_edges):
 
 
 @compiled
-def choose_floor(tops, n_slice, lowest, ceiling):
-    """A floor with n_slice to 2·n_slice tops from it to below the ceiling, or nearly; `lowest` if there are too few."""
-    n_wanted = count(tops, ceiling) + n_slice
-    if n_wanted > len(tops):
+def later_hole(keys, scratch, last_floor, ceiling):
+    """The first hole among the elements below the ceiling, without entering them: where its item is put in `order`.
+
+    Let W be the edges' weights. An edge {a, b} closes a triangle when it enters if some c has both W(a, c) and
+    W(b, c) above W(a, b). The others are the relative neighbourhood graph; a maximum spanning tree lies in it, and
+    its first edge that is not in the tree is the first birth. Most pairs are not in it for what entered already.
+
+    Returns NO_HOLE if there is none, UNSURE if an equality leaves it open or too many pairs would have to be tested.
+    """
+    neighbours, labels, reached = scratch.neighbours, scratch.later_labels, scratch.reached
+    size = len(labels)
+    n = n_tests = 0
+    for a in range(size):
+        reach_twice(neighbours, a, reached)
+        for i in range(a >> 6, len(reached)):
+            far = ~reached[i]
+            while far != 0:
+                b = (i << 6) + trailing_zeros(far)
+                far &= far - np.uint64(1)
+                weight = weight_of(keys, size, a, b)
+                if weight < last_floor:
+                    continue
+                n_tests += 1
+                if n_tests > MOST_TESTS * size:
+                    return UNSURE
+                closing = closing_weight(keys, size, a, b, weight)
+                if closing == weight:
+                    return UNSURE
+                if closing < weight:
+                    scratch.spare[n] = (-np.int64(weight) << 32) | (a * size + b)
+                    n += 1
+    sort(scratch.spare, scratch.order, n, 1 - ceiling, bit_length(ceiling - last_floor))
+    labels[:] = scratch.labels
+    for place in range(n):
+        a, b = vertices(scratch.order[place], size)
+        if labels[a] == labels[b]:
+            return place
+        unite(labels, a, b)
+    return NO_HOLE
+
+
+@compiled
+def reach_twice(neighbours, a, reached):
+    """Fill in what need not be looked at from a: its neighbours and theirs, what does not come after it."""
+    size = len(neighbours)
+    for i in range(len(reached)):
+        reached[i] = 0
+    for i in range(len(reached)):
+        near = word(neighbours, a, i)
+        while near != 0:
+            c = (i << 6) + trailing_zeros(near)
+            near &= near - np.uint64(1)
+            for j in range(len(reached)):
+                reached[j] |= word(neighbours, c, j)
+    reached[a >> 6] |= (np.uint64(2) << np.uint64(a & 63)) - np.uint64(1)
+    if size & 63:
+        reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
+
+
+@inlined
+def weight_of(keys, size, a, b):
+    """The weight of {a, b}."""
+    return max(keys[a * size + b], keys[b * size + a])
+
+
+@compiled
+def closing_weight(keys, size, a, b, enough):
+    """When the first triangle on {a, b} has its other two edges; some weight above `enough` if that is above it."""
+    closing = np.iinfo(keys.dtype).min
+    for c in range(size):
+        if c not in (a, b):
+            closing = max(closing, min(weight_of(keys, size, a, c), weight_of(keys, size, b, c)))
+            if closing > enough:
+                break
+    return closing
+
+
+@compiled
+def cone_floor(keys, degrees):
+    """The vertex with most neighbours will have them all: what enters from then on gives no hole.
+
+    Returns the smallest key above that of its last edge.
+    """
+    size = len(degrees)
+    vertex = np.argmax(degrees)
+    last = np.iinfo(keys.dtype).max
+    for other in range(size):
+        if other != vertex:
+            last = min(last, max(keys[vertex * size + other], keys[other * size + vertex]))
+    return np.int64(last) + 1
+
+
+@compiled
+def sample_step(n_elements):
+    """The distance between elements of the sample."""
+    return 1 + n_elements // MOST_SAMPLED
+
+
+@compiled
+def take_sample(keys, sample):
+    """Copy every so many-th element."""
+    step = sample_step(len(keys))
+    for i in range(len(sample)):
+        sample[i] = keys[i * step]
+
+
+@compiled
+def choose_floor(values, n_wanted, lowest, ceiling):
+    """A floor with n_wanted to 2·n_wanted values from it to below the ceiling, or nearly; `lowest` if too few are."""
+    n_above = count(values, ceiling)
+    if count(values, lowest) - n_above <= 2 * n_wanted:
         return lowest
     floor = lowest
     while ceiling - floor > 1:
         middle = (floor + ceiling) >> 1
-        n = count(tops, middle)
+        n = count(values, middle) - n_above
         if n < n_wanted:
             ceiling = middle
         else:
             floor = middle
-            if n <= n_wanted + n_slice:
+            if n <= 2 * n_wanted:
                 break
     return floor
 
 
 @compiled
-def count(tops, floor):
-    """How many tops are not below the floor."""
+def count(values, floor):
+    """How many values are not below the floor."""
+    floor = values.dtype.type(floor)
     n = 0
-    for j in range(len(tops)):
-        n += tops[j] >= floor
+    for i in range(len(values)):
+        n += values[i] >= floor
     return n
 
 
@@ -206,21 +348,24 @@ def count(tops, floor):
 def gather(keys, tops, picked, items, floor, ceiling):
     """List the elements with floor ≤ key < ceiling as items (−key, index); returns their number.
 
-    Without branches: always write, and move on only if what was written is wanted.
+    Without branches: always write, and move on only if what was written is wanted. Unsigned indices, because others
+    might be negative and are looked at for that.
     """
-    n_columns = len(tops)
-    n_picked = 0
+    least, most = tops.dtype.type(floor), tops.dtype.type(ceiling - 1)
+    n_keys, n_columns = np.uint64(len(keys)), np.uint64(len(tops))
+    n_picked = np.uint64(0)
     for column in range(n_columns):
         picked[n_picked] = column
-        n_picked += tops[column] >= floor
-    n = 0
+        n_picked += np.uint64(tops[column] >= least)
+    n = np.uint64(0)
     for i in range(n_picked):
-        column = picked[i]
-        for row in range(len(keys)):
-            key = np.int64(keys[row, column])
-            items[n] = (-key << 32) | (row * n_columns + column)
-            n += (floor <= key) & (key < ceiling)
-    return n
+        index = np.uint64(picked[i])
+        while index < n_keys:
+            key = keys[index]
+            items[n] = (-np.int64(key) << 32) | np.int64(index)
+            n += np.uint64((least <= key) & (key <= most))
+            index += n_columns
+    return np.int64(n)
 
 
 @compiled
@@ -283,27 +428,58 @@ def enter(order, n, neighbours, labels, degrees, pending, unknowns):
     Returns at how many groups a new edge came, and where in the slice the group with the hole begins; in its place
     NO_HOLE, or CONE when a vertex has all others as neighbours: a cone has no hole, and it stays one.
     """
-    n_values = group = n_new = n_pending = 0
-    for i in range(n):
-        a, b = divmod(order[i] & 0xFFFFFFFF, len(labels))
-        if a != b and not adjacent(neighbours, a, b):
-            n_new += 1
-            if not joins(neighbours, labels, degrees, a, b):
-                n_pending = postpone(pending, n_pending, a, b)
-            elif max(degrees[a], degrees[b]) == len(labels) - 1:
-                return n_values, CONE
-        if i + 1 < n and order[i + 1] >> 32 == order[i] >> 32:
+    n_values = i = 0
+    counted = (order[0] >> 32) - 1
+    while i < n:
+        a, b = vertices(order[i], len(labels))
+        if adjacent(neighbours, a, b):
+            i += 1
             continue
-        n_values += n_new > 0
-        if n_pending > 0:
-            n_pending = settle(neighbours, labels, degrees, pending, n_pending)
-            if n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
-                return n_values, group
-            if degrees.max() == len(labels) - 1:
+        n_values += order[i] >> 32 != counted
+        counted = order[i] >> 32
+        if joins(neighbours, labels, degrees, a, b):
+            if max(degrees[a], degrees[b]) == len(labels) - 1:
                 return n_values, CONE
-        group = i + 1
-        n_new = n_pending = 0
+            i += 1
+            continue
+        begin, end = group_around(order, n, i)
+        if i + 1 == end or group_has_hole(order, i, end, neighbours, labels, degrees, pending, unknowns):
+            return n_values, begin
+        if degrees.max() == len(labels) - 1:
+            return n_values, CONE
+        i = end
     return n_values, NO_HOLE
+
+
+@compiled
+def group_around(order, n, i):
+    """Where the group of items equal to the i-th begins and ends."""
+    begin, end = i, i + 1
+    while begin > 0 and order[begin - 1] >> 32 == order[i] >> 32:
+        begin -= 1
+    while end < n and order[end] >> 32 == order[i] >> 32:
+        end += 1
+    return begin, end
+
+
+@compiled
+def group_has_hole(order, begin, end, neighbours, labels, degrees, pending, unknowns):
+    """Enter the rest of a group, of which the first edge may not join, and say whether there is a hole then."""
+    n_pending = 0
+    for i in range(begin, end):
+        a, b = vertices(order[i], len(labels))
+        if not adjacent(neighbours, a, b) and not joins(neighbours, labels, degrees, a, b):
+            n_pending = postpone(pending, n_pending, a, b)
+    n_pending = settle(neighbours, labels, degrees, pending, n_pending)
+    return n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending)
+
+
+@inlined
+def vertices(item, size):
+    """Row and column of an item's element; a division costs more than all else that is done with most elements."""
+    index = np.uint64(item & 0xFFFFFFFF)
+    row = (index * np.uint64((1 << QUOTIENT_BITS) // size + 1)) >> np.uint64(QUOTIENT_BITS)
+    return row, index - row * np.uint64(size)
 
 
 @compiled
@@ -313,38 +489,72 @@ def clear(neighbours, labels, degrees):
     degrees[:] = 0
     for vertex in range(len(labels)):
         labels[vertex] = vertex
+        add_neighbour(neighbours, vertex, vertex)
 
 
 @compiled
+def n_words(neighbours):
+    """How many words a vertex's set of neighbours has: known to the compiler when it is one."""
+    return 1 if neighbours.ndim == 1 else neighbours.shape[1]
+
+
+@compiled
+def word(neighbours, vertex, i):
+    """The i-th word of a vertex's set of neighbours."""
+    return neighbours[vertex] if neighbours.ndim == 1 else neighbours[vertex, i]
+
+
+@compiled
+def add_neighbour(neighbours, a, b):
+    """Put b among the neighbours of a."""
+    if neighbours.ndim == 1:
+        neighbours[a] |= np.uint64(1) << np.uint64(b)
+    else:
+        neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
+
+
+@inlined
 def adjacent(neighbours, a, b):
-    """Whether {a, b} is an edge."""
-    return (neighbours[a, b >> 6] >> np.uint64(b & 63)) & np.uint64(1) != 0
+    """Whether {a, b} is an edge, or a = b."""
+    return (word(neighbours, a, b >> 6) >> np.uint64(b & 63)) & np.uint64(1) != 0
 
 
-@compiled
+@inlined
 def connect(neighbours, labels, degrees, a, b):
     """Add the edge {a, b}."""
-    neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
-    neighbours[b, a >> 6] |= np.uint64(1) << np.uint64(a & 63)
+    add_neighbour(neighbours, a, b)
+    add_neighbour(neighbours, b, a)
     degrees[a] += 1
     degrees[b] += 1
     old, new = labels[b], labels[a]
-    if old != new:
-        # For the few vertices of a map one vectorised pass is faster than a union–find tree.
-        for vertex in range(len(labels)):
-            labels[vertex] = new if labels[vertex] == old else labels[vertex]
+    if old == new:
+        return
+    if degrees[b] == 1:
+        labels[b] = new
+    elif degrees[a] == 1:
+        labels[a] = old
+    else:
+        unite(labels, a, b)
 
 
 @compiled
+def unite(labels, a, b):
+    """Make the components of a and b one: for few vertices a vectorised pass is faster than a union–find tree."""
+    old, new = labels[b], labels[a]
+    for vertex in range(len(labels)):
+        labels[vertex] = new if labels[vertex] == old else labels[vertex]
+
+
+@inlined
 def share_a_neighbour(neighbours, a, b):
-    """Whether {a, b} closes a triangle."""
+    """Whether {a, b}, not an edge yet, closes a triangle."""
     common = np.uint64(0)
-    for word in range(neighbours.shape[1]):
-        common |= neighbours[a, word] & neighbours[b, word]
+    for i in range(n_words(neighbours)):
+        common |= word(neighbours, a, i) & word(neighbours, b, i)
     return common != 0
 
 
-@compiled
+@inlined
 def joins(neighbours, labels, degrees, a, b):
     """Add the edge {a, b} if the first cohomology stays zero for certain; says whether it was added."""
     # Both are looked up whatever the first says: a branch that cannot be predicted costs more.
@@ -416,11 +626,10 @@ def forget_unknowns(unknowns, pending, n_pending):
 @compiled
 def has_free_edge(neighbours, pending, n_pending):
     """Whether some pending edge closes no triangle: its unknown is in no equation."""
+    free = False
     for i in range(n_pending):
-        a, b = pending[i, 0], pending[i, 1]
-        if not share_a_neighbour(neighbours, a, b):
-            return True
-    return False
+        free |= next_common(neighbours, pending[i, 0], pending[i, 1], 0) < 0
+    return free
 
 
 @compiled
@@ -540,15 +749,16 @@ def extend(basis):
 
 @compiled
 def next_common(neighbours, a, b, start):
-    """The first common neighbour of a and b from vertex `start` on; −1 if there is none."""
-    word = start >> 6
+    """The first common neighbour of the neighbours a and b, from vertex `start` on; −1 if there is none."""
     mask = ~np.uint64(0) << np.uint64(start & 63)
-    while word < neighbours.shape[1]:
-        common = neighbours[a, word] & neighbours[b, word] & mask
+    for i in range(start >> 6, n_words(neighbours)):
+        common = word(neighbours, a, i) & word(neighbours, b, i) & mask
+        for end in (a, b):
+            if end >> 6 == i:
+                common &= ~(np.uint64(1) << np.uint64(end & 63))
         if common != 0:
-            return (word << 6) + trailing_zeros(common)
+            return (i << 6) + trailing_zeros(common)
         mask = ~np.uint64(0)
-        word += 1
     return -1
 
 

@@ -15,6 +15,7 @@ from ripser import ripser
 from prune_fe.errors import InputError
 from prune_fe.topology import birth_times
 from prune_fe.topology.births import CHUNK_ELEMENTS, Rank
+from prune_fe.topology.kernel import MOST_ROWS
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
 
@@ -112,6 +113,21 @@ def test_every_size_agrees_with_persistent_homology(size: int) -> None:
 def test_maps_of_few_different_values_agree_with_persistent_homology(size: int, levels: int) -> None:
     for values in np.random.default_rng(levels).integers(0, levels, (4, size, size)).astype(np.float32):
         check_against_homology(values)
+
+
+@pytest.mark.parametrize("levels", [0, 10, 40])
+@pytest.mark.parametrize("size", [8, 14, 28, 40, 64])
+def test_holes_that_come_late_agree_with_persistent_homology(size: int, levels: int) -> None:
+    # Sums of rows and columns fill the graph from few vertices on: holes, if any, come after many triangles.
+    rng = np.random.default_rng(size)
+    rows, columns = np.abs(rng.standard_normal((2, 400, size)))
+    maps = rows[:, :, None] + columns[:, None, :] + 0.1 * rng.standard_normal((400, size, size))
+    maps = (np.round(maps * levels) if levels else maps).astype(np.float32)
+    births = birth_times(maps)
+    late = np.flatnonzero(births > 3 * size)
+    assert len(late) >= 3
+    for i in [*late[:10], *np.flatnonzero(births == 0)[:10]]:
+        check_against_homology(maps[i])
 
 
 def test_a_ring_by_hand() -> None:
@@ -336,6 +352,12 @@ def test_the_type_is_named_when_it_is_wrong(kind: str) -> None:
 def test_other_objects_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="maps are a list; allowed: a torch tensor, a numpy array"):
         birth_times([[0.0]])  # type: ignore[type-var]
+
+
+def test_maps_too_large_for_the_kernel_are_refused() -> None:
+    size = MOST_ROWS + 1
+    with pytest.raises(InputError, match=f"maps have {size} rows; allowed: at most {MOST_ROWS}"):
+        birth_times(torch.zeros(1).expand(1, size, size))
 
 
 def test_an_unknown_rank_is_named() -> None:
