@@ -124,7 +124,7 @@ def test_holes_that_come_late_agree_with_persistent_homology(size: int, levels: 
     maps = rows[:, :, None] + columns[:, None, :] + 0.1 * rng.standard_normal((400, size, size))
     maps = (np.round(maps * levels) if levels else maps).astype(np.float32)
     births = birth_times(maps)
-    late = np.flatnonzero(births > 3 * size)
+    late = np.flatnonzero(births > size)
     assert len(late) >= 3
     for i in [*late[:10], *np.flatnonzero(births == 0)[:10]]:
         check_against_homology(maps[i])
