@@ -184,6 +184,8 @@ def first_birth(keys, scratch, lowest, highest, by_edges):
             floor = choose_floor(tops, n_slice, last_floor, ceiling)
         else:
             last_floor = max(last_floor, cone_floor(keys, degrees))
+            if last_floor >= ceiling:
+                return 0
             if n_entered >= len(labels):
                 place = later_hole(keys, scratch, last_floor, ceiling)
                 if place == NO_HOLE:
