@@ -1,5 +1,6 @@
 """What several tests use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: the kernels run on the CPU, slowly
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 
 from prune_fe.errors import InputError
-from prune_fe.topology import kernel
+from prune_fe.topology import kernel, portable
 
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
@@ -31,8 +33,8 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
       - "elements": 1 + how many of U's m² elements are > t* (Feature Entropy, ICLR 2022, eq. 3 and 7);
       - "edges": how many different values ≥ t* the edges have (one more than the authors' program writes).
 
-    maps: (..., m, m), float16, bfloat16, float32 or float64, all finite; left as they are.
-    threads: at most this many; torch's number by default.
+    maps: (..., m, m), float16, bfloat16, float32 or float64, all finite; left as they are, and on their device.
+    threads: at most this many for maps on the CPU; torch's number by default.
     Returns (...) int32, an array for an array, a tensor on the maps' device for a tensor.
 
     >>> ring = np.array([[0, 9, 0, 6], [0, 0, 8, 0], [0, 0, 0, 7], [0, 0, 0, 0]], np.float32)
@@ -46,6 +48,10 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     dtype = check(maps)
     if maps.shape[-1] > kernel.MOST_ROWS:
         raise InputError(f"maps have {maps.shape[-1]} rows; allowed: at most {kernel.MOST_ROWS}")
+    if isinstance(maps, torch.Tensor) and maps.device.type != "cpu":
+        found = births_on_device(maps.detach(), rank == "edges", has_kernels(maps))
+        check_finite(maps, (found != kernel.NOT_FINITE).cpu().numpy())
+        return found
     births = np.zeros(maps.shape[:-2], np.int32)
     if births.size and maps.shape[-1]:
         fill(
@@ -56,7 +62,7 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
             births.reshape(-1),
         )
         check_finite(maps, births != kernel.NOT_FINITE)
-    return torch.from_numpy(births).to(maps.device) if isinstance(maps, torch.Tensor) else births
+    return torch.from_numpy(births) if isinstance(maps, torch.Tensor) else births
 
 
 def check(maps: Any, square: bool = True) -> str:
@@ -72,10 +78,44 @@ def check(maps: Any, square: bool = True) -> str:
     return dtype
 
 
+def has_kernels(maps: torch.Tensor) -> bool:
+    """Whether the Triton kernels can take these maps."""
+    if maps.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from prune_fe.topology import gpu
+
+    return maps.dtype in gpu.BITS and maps.shape[-1] <= gpu.MOST_ROWS
+
+
+def births_on_device(maps: torch.Tensor, by_edges: bool, kernels: bool) -> torch.Tensor:
+    """What birth_times returns, with NOT_FINITE, by the Triton kernels or else by plain tensor operations.
+
+    No map leaves the device; of those that equal edges leave open, the graph at one threshold does.
+    """
+    if not kernels:
+        births = torch.full(maps.shape[:-2], kernel.NOT_FINITE, dtype=torch.int32, device=maps.device)
+        chosen = maps.isfinite().all(dim=(-2, -1))
+    else:
+        from prune_fe.topology import gpu
+
+        with torch.cuda.device(maps.device) if maps.is_cuda else nullcontext():
+            births = gpu.first_births(maps, by_edges, kernel.NOT_FINITE)
+        chosen = births == gpu.UNDECIDED
+    if chosen.any():
+        births[chosen] = portable.first_births(maps[chosen], by_edges, has_hole)
+    return births
+
+
+def has_hole(above: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
+    """For portable.first_births: whether graphs (n, m, m) without a hole have one when the edges `equal` enter too."""
+    steps = birth_times((2 * above.half() + equal.half()).cpu(), "edges")
+    return (steps == 1 + above.flatten(1).any(dim=1).cpu()).to(above.device)
+
+
 def bit_patterns(maps: torch.Tensor | np.ndarray, dtype: str) -> np.ndarray:
-    """The maps as (maps, m²) integers of the same bits; a copy only if they are strided or on another device."""
+    """The maps as (maps, m²) integers of the same bits; a copy only if they are strided."""
     if isinstance(maps, torch.Tensor):
-        bits = maps.detach().cpu().contiguous().view(getattr(torch, INTEGER[dtype])).numpy()
+        bits = maps.detach().contiguous().view(getattr(torch, INTEGER[dtype])).numpy()
     else:
         bits = np.ascontiguousarray(maps).view(INTEGER[dtype])
     return bits.reshape(-1, maps.shape[-1] ** 2)

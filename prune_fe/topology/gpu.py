@@ -1,0 +1,234 @@
+"""The first birth of many maps on a GPU: Triton kernels that return the integers of kernel.py, to the bit.
+
+The maps are read where they lie, of whatever strides. `fill_tops` reads them once and keeps the largest element of each
+strip: every so many-th element. `fill_births` has one program a map. It repeats: the next value is the largest top;
+enter all elements of that value, of the strips that have it; those strips' tops become their next smaller elements.
+
+Elements of one value are a group, of which several edges may have to wait for each other. A waiting edge that closes
+no triangle when all have entered is a hole for certain (kernel.py, eq. 1: its unknown is in no equation). If all of
+them close some, the map is left UNDECIDED.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# (Triton reads annotations itself: only what it must know when it compiles has one.)
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prune_fe.errors import InputError
+
+UNDECIDED = -2
+
+LOWEST = tl.constexpr(-0x80000000)
+MOST_ROWS = 256
+TILE = 1024
+"""Elements that a program of fill_tops looks at together."""
+
+NEIGHBOURS = 32
+"""Neighbouring units in a channels-last tensor that are read together: whole cache lines."""
+
+BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
+INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F800000}
+
+
+@triton.jit
+def ordered(bits):
+    """An IEEE number is a sign and a magnitude, so as integers ±magnitude has the numbers' order, and −0 = +0."""
+    words = bits.to(tl.int32)
+    mask = 0x7FFFFFFF if bits.dtype == tl.int32 else 0x7FFF
+    return tl.where(words < 0, -(words & mask), words)
+
+
+@triton.jit
+def place_of(index, size, row_stride, column_stride):
+    """Where in a map an element is."""
+    return (index // size).to(tl.int64) * row_stride + (index % size) * column_stride
+
+
+@triton.jit
+def fill_tops(
+    maps, tops, lows, n_units, size, n_strips, n_parts,
+    image_stride, unit_stride, row_stride, column_stride,
+    STRIPS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    """tops (maps, strips): the largest element of each strip, which is every n_strips-th one from its number on.
+    lows (maps, parts): the smallest of STRIPS strips. One program: those strips of UNITS units of an image."""
+    group, part = tl.program_id(0), tl.program_id(1)
+    n_groups = tl.cdiv(n_units, UNITS)
+    image, units = group // n_groups, (group % n_groups) * UNITS + tl.arange(0, UNITS)
+    strips = part * STRIPS + tl.arange(0, STRIPS)
+    known = (units < n_units)[None, :]
+    start = maps + image.to(tl.int64) * image_stride + units.to(tl.int64)[None, :] * unit_stride
+    top = tl.full((STRIPS, UNITS), LOWEST, tl.int32)
+    low = tl.full((STRIPS, UNITS), 0x7FFFFFFF, tl.int32)
+    for first in range(0, size * size, n_strips):
+        index = first + strips
+        there = ((strips < n_strips) & (index < size * size))[:, None] & known
+        place = place_of(index, size, row_stride, column_stride)[:, None]
+        key = ordered(tl.load(start + place, mask=there, other=0))
+        top = tl.maximum(top, tl.where(there, key, LOWEST))
+        low = tl.minimum(low, tl.where(there, key, 0x7FFFFFFF))
+    number = (image.to(tl.int64) * n_units + units)[None, :]
+    tl.store(tops + number * n_strips + strips[:, None], top, mask=known & (strips < n_strips)[:, None])
+    tl.store(lows + number * n_parts + part, tl.min(low, axis=0)[None, :], mask=known)
+
+
+@triton.jit
+def row_of(sets, ROWS: tl.constexpr, vertex):
+    """The set of one vertex, (words,)."""
+    return tl.sum(tl.where(tl.arange(0, ROWS)[:, None] == vertex, sets, 0), axis=0)
+
+
+@triton.jit
+def with_edge(sets, ROWS: tl.constexpr, WORDS: tl.constexpr, a, b):
+    """The sets of neighbours with the edge {a, b}."""
+    rows, words = tl.arange(0, ROWS)[:, None], tl.arange(0, WORDS)[None, :]
+    ends = ((rows == a) & (words == b // 32)).to(tl.int32) << (b % 32)
+    return sets | ends | ((rows == b) & (words == a // 32)).to(tl.int32) << (a % 32)
+
+
+@triton.jit
+def has(row, WORDS: tl.constexpr, vertex):
+    """1 if the vertex is in the set (words,), or 0."""
+    return tl.sum(tl.where(tl.arange(0, WORDS) == vertex // 32, (row >> (vertex % 32)) & 1, 0), axis=0)
+
+
+@triton.jit
+def fill_births(  # noqa: PLR0912, PLR0915 - a kernel is one function
+    maps, tops, lows, births, infinity, n_units, size, n_strips, n_parts,
+    image_stride, unit_stride, row_stride, column_stride,
+    BY_EDGES: tl.constexpr, STRIPS: tl.constexpr, LENGTH: tl.constexpr, PARTS: tl.constexpr,
+    ROWS: tl.constexpr, WORDS: tl.constexpr, NOT_FINITE: tl.constexpr, UNDECIDED: tl.constexpr,
+):  # fmt: skip
+    """births (maps,): the birth time, 0 for none, or NOT_FINITE or UNDECIDED. One program a map.
+
+    LENGTH: at least as many as a strip has elements. ROWS, WORDS: of the vertices' sets, of 32 bits a word.
+    """
+    number = tl.program_id(0)
+    image, unit = number // n_units, number % n_units
+    start = maps + image.to(tl.int64) * image_stride + unit.to(tl.int64) * unit_stride
+    strips, along = tl.arange(0, STRIPS), tl.arange(0, LENGTH)
+    top = tl.load(tops + number.to(tl.int64) * n_strips + strips, mask=strips < n_strips, other=LOWEST)
+    parts = tl.arange(0, PARTS)
+    low = tl.min(tl.load(lows + number.to(tl.int64) * n_parts + parts, mask=parts < n_parts, other=0x7FFFFFFF), axis=0)
+    value = tl.max(top, axis=0)
+    birth = tl.where((low <= -infinity) | (value >= infinity), NOT_FINITE, 0)
+
+    vertices, words = tl.arange(0, ROWS), tl.arange(0, WORDS)
+    own = (vertices[:, None] // 32 == words[None, :]).to(tl.int32) << (vertices[:, None] % 32)
+    everyone = tl.sum(tl.where(vertices[:, None] < size, own, 0), axis=0)
+    neighbours, ending = own, own  # `ending`: with the edges that wait
+    labels = vertices
+    n_entered = 0
+    n_values = 0
+    cone = 0
+    # With the elements of the lowest value the graph is complete.
+    while (value > low) & (birth == 0) & (cone == 0):
+        # Passes over the group: JOIN until nothing changes, then put in what WAITs, then see what of it is FREE.
+        step = 0
+        new = 0
+        n_group = 0
+        next_top = top
+        while step < 3:
+            n_group = 0
+            n_joined = 0
+            n_waiting = 0
+            n_free = 0
+            left = tl.where(top == value, strips, STRIPS)
+            strip = tl.min(left, axis=0)
+            while strip < STRIPS:
+                index = strip + along * n_strips
+                there = index < size * size
+                place = place_of(index, size, row_stride, column_stride)
+                key = tl.where(there, ordered(tl.load(start + place, mask=there, other=0)), LOWEST)
+                below = tl.max(tl.where(key < value, key, LOWEST), axis=0)
+                next_top = tl.where(strips == strip, below, next_top)
+                equal = tl.where(key == value, index, 0x7FFFFFFF)
+                element = tl.min(equal, axis=0)
+                while element < 0x7FFFFFFF:
+                    a = element // size
+                    b = element % size
+                    n_group += 1
+                    of_a = row_of(neighbours, ROWS, a)
+                    of_b = row_of(neighbours, ROWS, b)
+                    if has(of_a, WORDS, b) == 0:
+                        new = 1
+                        if step == 0:
+                            label_a = tl.sum(tl.where(vertices == a, labels, 0), axis=0)
+                            label_b = tl.sum(tl.where(vertices == b, labels, 0), axis=0)
+                            shared = tl.max((of_a & of_b != 0).to(tl.int32), axis=0)
+                            if (shared == 1) | (label_a != label_b):
+                                neighbours = with_edge(neighbours, ROWS, WORDS, a, b)
+                                labels = tl.where(labels == label_b, label_a, labels)
+                                n_joined += 1
+                                missing_a = tl.max((row_of(neighbours, ROWS, a) != everyone).to(tl.int32), axis=0)
+                                missing_b = tl.max((row_of(neighbours, ROWS, b) != everyone).to(tl.int32), axis=0)
+                                cone = tl.maximum(cone, 1 - missing_a * missing_b)
+                            else:
+                                n_waiting += 1
+                        elif step == 1:
+                            ending = with_edge(ending, ROWS, WORDS, a, b)
+                        else:
+                            both = row_of(ending, ROWS, a) & row_of(ending, ROWS, b)
+                            themselves = row_of(own, ROWS, a) | row_of(own, ROWS, b)
+                            n_free += 1 - tl.max((both != themselves).to(tl.int32), axis=0)
+                    equal = tl.where(equal == element, 0x7FFFFFFF, equal)
+                    element = tl.min(equal, axis=0)
+                left = tl.where(left == strip, STRIPS, left)
+                strip = tl.min(left, axis=0)
+            if step == 0:
+                if n_waiting == 0:
+                    step = 3
+                elif n_joined == 0:
+                    step = 1
+                    ending = neighbours
+            elif step == 1:
+                step = 2
+            else:
+                birth = tl.where(n_free > 0, 1, UNDECIDED)
+                step = 3
+        n_values += new
+        if birth == 0:
+            n_entered += n_group
+        top = next_top
+        value = tl.max(top, axis=0)
+    if birth == 1:
+        birth = n_values if BY_EDGES else n_entered + 1
+    tl.store(births + number, birth)
+
+
+def first_births(maps: Tensor, by_edges: bool, not_finite: int) -> Tensor:
+    """(..., m, m) float16, bfloat16 or float32 -> (...) int32 on the same device.
+
+    0 for no birth, `not_finite` for a map with NaN or an infinite element, UNDECIDED for a map whose equal edges need
+    the linear system. m is at most MOST_ROWS.
+    """
+    size = maps.shape[-1]
+    if size > MOST_ROWS:
+        raise InputError(f"maps have {size} rows; allowed here: at most {MOST_ROWS}")
+    bits = maps.detach().view(BITS[maps.dtype])
+    four = bits if bits.ndim == 4 else bits.reshape(1, -1, size, size)
+    n_images, n_units = four.shape[:2]
+    births = torch.zeros(n_images * n_units, dtype=torch.int32, device=maps.device)
+    if births.numel() == 0 or size == 0:
+        return births.view(maps.shape[:-2])
+    # About as many strips as elements of a strip: one pass looks at the one, each step at the other.
+    n_strips = min(TILE, triton.next_power_of_2(max(1, 4 * size)), size * size)
+    together = NEIGHBOURS if four.stride(1) == 1 and n_units > 1 else 1
+    tile = max(1, min(triton.next_power_of_2(n_strips), TILE // together))
+    n_parts = triton.cdiv(n_strips, tile)
+    tops = torch.empty(len(births), n_strips, dtype=torch.int32, device=maps.device)
+    lows = torch.empty(len(births), n_parts, dtype=torch.int32, device=maps.device)
+    fill_tops[(n_images * triton.cdiv(n_units, together), n_parts)](
+        four, tops, lows, n_units, size, n_strips, n_parts, *four.stride(), STRIPS=tile, UNITS=together
+    )
+    strips, length = triton.next_power_of_2(n_strips), triton.next_power_of_2(triton.cdiv(size * size, n_strips))
+    fill_births[(len(births),)](
+        four, tops, lows, births, INFINITY[maps.dtype], n_units, size, n_strips, n_parts, *four.stride(),
+        BY_EDGES=by_edges, STRIPS=strips, LENGTH=length, PARTS=triton.next_power_of_2(n_parts),
+        ROWS=triton.next_power_of_2(size), WORDS=triton.next_power_of_2(triton.cdiv(size, 32)),
+        NOT_FINITE=not_finite, UNDECIDED=UNDECIDED, num_warps=1 if size <= 64 else 4,
+    )  # fmt: skip
+    return births.view(maps.shape[:-2])
