@@ -1,0 +1,111 @@
+"""What scoring by feature entropy costs on top of a plain evaluation of the same images, by the same loader.
+
+    python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000
+
+FOLDER holds a folder of photographs for each class. The two passes alternate in one process; each memory figure is the
+peak of a process of its own.
+"""
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import Dataset, Subset
+from torchvision.transforms import v2
+
+import prune_fe
+from prune_fe.results import environment
+
+
+def photographs(folder: str, count: int) -> Dataset:
+    """`count` images of all classes, spread evenly, 224×224."""
+    steps = [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    data = torchvision.datasets.ImageFolder(
+        folder, v2.Compose([*steps, v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    )
+    return Subset(data, np.linspace(0, len(data) - 1, count).astype(int).tolist())
+
+
+def network(arguments: argparse.Namespace) -> nn.Module:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, arguments.network)(weights=None).eval().to(arguments.device)
+    return model.to(memory_format=torch.channels_last) if arguments.channels_last else model
+
+
+def task(name: str, arguments: argparse.Namespace, count: int) -> partial:
+    """One pass."""
+    options = {"batch_size": arguments.batch, "workers": arguments.workers}
+    return partial(getattr(prune_fe, name), network(arguments), photographs(arguments.images, count), **options)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak_mib(name: str, arguments: argparse.Namespace, count: int) -> float:
+    """MiB that a process needs which does one pass and nothing else."""
+    done = subprocess.run([sys.executable, *sys.argv, "--peak", name, str(count)], stdout=subprocess.PIPE, check=True)
+    return float(done.stdout)
+
+
+def print_peak(name: str, arguments: argparse.Namespace, count: int) -> None:
+    task(name, arguments, count)()
+    if arguments.device.startswith("cuda"):
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        print(int(found[1]) / 2**10 if found else math.nan)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help="folder with a folder of images for each class")
+    parser.add_argument("--network", default="vgg16", help="of torchvision, with random weights")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--peak", nargs=2, metavar=("FUNCTION", "COUNT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        return print_peak(arguments.peak[0], arguments, int(arguments.peak[1]))
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("images", "peak")}
+    print(json.dumps(environment() | settings), flush=True)
+    task("score", arguments, arguments.batch)()  # compiles
+    tasks = [task(name, arguments, arguments.count) for name in ("evaluate", "score")]
+    plain, scored = np.array([[seconds(call) for call in tasks] for _ in range(arguments.passes)]).T
+    for name, times in (("evaluate", plain), ("score", scored)):
+        print(
+            f"{name:<9}{arguments.count / np.median(times):9.2f} images/s  ({', '.join(f'{t:.1f} s' for t in times)})"
+        )
+    ratios = plain / scored
+    print(f"score / evaluate, images/s: {np.median(ratios):.3f} ({ratios.min():.3f}–{ratios.max():.3f})", flush=True)
+    for count in (arguments.batch * 2, arguments.batch * 8):
+        peaks = {name: peak_mib(name, arguments, count) for name in ("evaluate", "score")}
+        print(
+            f"peak of the process, {count} images: "
+            + ", ".join(f"{name} {peak:.0f} MiB" for name, peak in peaks.items())
+        )
+        print(f"  score / evaluate: {peaks['score'] / peaks['evaluate']:.3f}", flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
