@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prune_fe.ablation import Ablation, ablate, ablate_each, ablate_layers
     from prune_fe.costs import cost, speed
     from prune_fe.data import digits, folder
     from prune_fe.evaluation import evaluate
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from prune_fe.training import carry_over, finetune, recalibrate
 
 _HOME = {
+    "Ablation": "ablation",
     "SCORERS": "scorers",
     "Scores": "scores",
+    "ablate": "ablation",
+    "ablate_each": "ablation",
+    "ablate_layers": "ablation",
     "build": "models",
     "carry_over": "training",
     "compare_latency": "latency",
@@ -47,9 +52,9 @@ _HOME = {
 }
 
 __all__ = [
-    "SCORERS", "Scores", "build", "carry_over", "compare_latency", "cost", "digits", "evaluate", "export",
-    "find_layers", "finetune", "folder", "load", "load_scores", "mask", "observe", "prune", "recalibrate", "save",
-    "score", "score_all", "speed",
+    "SCORERS", "Ablation", "Scores", "ablate", "ablate_each", "ablate_layers", "build", "carry_over",
+    "compare_latency", "cost", "digits", "evaluate", "export", "find_layers", "finetune", "folder", "load",
+    "load_scores", "mask", "observe", "prune", "recalibrate", "save", "score", "score_all", "speed",
 ]  # fmt: skip
 
 
