@@ -52,10 +52,6 @@ def compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True)(function)
 
 
-inlined = numba.njit(inline="always")
-"""For what is done with every element: arrays are costly to hand over."""
-
-
 @compiled
 def slice_size(size):
     """How many elements to enter at first: about as many as a birth needs on maps of size × size."""
@@ -108,18 +104,58 @@ def fill_births(bits, infinity, by_edges, scratch, births):
     """Write each map's birth time, 0 for none, NOT_FINITE for a map with NaN or an infinite element.
 
     bits: (maps, m²) int16 or int32, the bit patterns of IEEE numbers; infinity: the bit pattern of +∞.
+
+    A map's elements enter in ever lower slices, sorted slice by slice, for a birth usually needs the first few only.
+    The lowest ones need not enter at all: with them the graph is complete, and has no hole.
     """
+    # Unpacked once: to take an array out of a tuple, or to hand it over, costs as much as many edges.
+    tops, picked, sample, order, spare = scratch.tops, scratch.picked, scratch.sample, scratch.order, scratch.spare
+    neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
+    pending, unknowns = scratch.pending, scratch.unknowns
     for i in range(len(bits)):
         keys = bits[i]
-        lowest, highest = scan(keys, scratch.tops)
+        lowest, highest = scan(keys, tops)
         if lowest < 0:
             put_in_order(keys, scratch.keys)
             keys = scratch.keys
-            lowest, highest = scan(keys, scratch.tops)
+            lowest, highest = scan(keys, tops)
+        births[i] = 0
         if lowest <= -infinity or highest >= infinity:
             births[i] = NOT_FINITE
-        else:
-            births[i] = first_birth(keys, scratch, lowest, highest, by_edges) if highest > lowest else 0
+            continue
+        ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
+        n_slice = slice_size(len(labels))
+        n_entered = n_values = 0
+        clear(neighbours, labels, degrees)
+        while ceiling > last_floor:
+            if n_entered == 0:
+                floor = choose_floor(tops, n_slice, last_floor, ceiling)
+            else:
+                last_floor = max(last_floor, cone_floor(keys, degrees))
+                if last_floor >= ceiling:
+                    break
+                if n_entered >= len(labels):
+                    place = later_hole(keys, scratch, last_floor, ceiling)
+                    if place == NO_HOLE:
+                        break
+                    if place >= 0 and not by_edges:
+                        births[i] = 1 + count(keys, 1 - (order[place] >> 32))
+                        break
+                # Columns in which much is large have but one top: from now on those in between must be told apart.
+                take_sample(keys, sample)
+                n_wanted = max(LEAST_SAMPLED, n_slice * len(sample) // len(keys))
+                floor = choose_floor(sample, n_wanted, last_floor, ceiling)
+            n = gather(keys, tops, picked, spare, floor, ceiling)
+            sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
+            n_new_values, group = enter(order, n, neighbours, labels, degrees, pending, unknowns)
+            n_values += n_new_values
+            if group >= 0:
+                births[i] = n_values if by_edges else n_entered + group + 1
+            if group != NO_HOLE:
+                break
+            n_entered += n
+            ceiling = floor
+            n_slice *= SLICE_GROWTH
 
 
 @compiled
@@ -164,50 +200,6 @@ def scan(keys, tops):
     for column in range(n_columns):
         highest = max(highest, tops[column])
     return lowest, highest
-
-
-@inlined
-def first_birth(keys, scratch, lowest, highest, by_edges):
-    """The birth time of a map.
-
-    The elements enter in ever lower slices, sorted slice by slice, for a birth usually needs the first few only. The
-    lowest ones need not enter at all: with them the graph is complete, and has no hole.
-    """
-    tops, picked, sample, order, spare = scratch.tops, scratch.picked, scratch.sample, scratch.order, scratch.spare
-    neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
-    ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
-    n_slice = slice_size(len(labels))
-    n_entered = n_values = 0
-    clear(neighbours, labels, degrees)
-    while ceiling > last_floor:
-        if n_entered == 0:
-            floor = choose_floor(tops, n_slice, last_floor, ceiling)
-        else:
-            last_floor = max(last_floor, cone_floor(keys, degrees))
-            if last_floor >= ceiling:
-                return 0
-            if n_entered >= len(labels):
-                place = later_hole(keys, scratch, last_floor, ceiling)
-                if place == NO_HOLE:
-                    return 0
-                if place >= 0 and not by_edges:
-                    return 1 + count(keys, 1 - (order[place] >> 32))
-            # Columns in which much is large have but one top: from now on those in between must be told apart.
-            take_sample(keys, sample)
-            n_wanted = max(LEAST_SAMPLED, n_slice * len(sample) // len(keys))
-            floor = choose_floor(sample, n_wanted, last_floor, ceiling)
-        n = gather(keys, tops, picked, spare, floor, ceiling)
-        sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
-        n_new_values, group = enter(order, n, neighbours, labels, degrees, scratch.pending, scratch.unknowns)
-        n_values += n_new_values
-        if group == CONE:
-            return 0
-        if group >= 0:
-            return n_values if by_edges else n_entered + group + 1
-        n_entered += n
-        ceiling = floor
-        n_slice *= SLICE_GROWTH
-    return 0
 
 
 @compiled
@@ -270,7 +262,7 @@ def reach_twice(neighbours, a, reached):
         reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
 
 
-@inlined
+@compiled
 def weight_of(keys, size, a, b):
     """The weight of {a, b}."""
     return max(keys[a * size + b], keys[b * size + a])
@@ -439,7 +431,20 @@ def enter(order, n, neighbours, labels, degrees, pending, unknowns):
             continue
         n_values += order[i] >> 32 != counted
         counted = order[i] >> 32
-        if joins(neighbours, labels, degrees, a, b):
+        # Both are looked up whatever the first says: a branch that cannot be predicted costs more.
+        if share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b]):
+            # connect(), written out: to hand over the arrays would cost more than all of this.
+            add_neighbour(neighbours, a, b)
+            add_neighbour(neighbours, b, a)
+            degrees[a] += 1
+            degrees[b] += 1
+            if labels[a] != labels[b]:
+                if degrees[b] == 1:
+                    labels[b] = labels[a]
+                elif degrees[a] == 1:
+                    labels[a] = labels[b]
+                else:
+                    unite(labels, a, b)
             if max(degrees[a], degrees[b]) == len(labels) - 1:
                 return n_values, CONE
             i += 1
@@ -476,7 +481,7 @@ def group_has_hole(order, begin, end, neighbours, labels, degrees, pending, unkn
     return n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending)
 
 
-@inlined
+@compiled
 def vertices(item, size):
     """Row and column of an item's element; a division costs more than all else that is done with most elements."""
     index = np.uint64(item & 0xFFFFFFFF)
@@ -515,27 +520,20 @@ def add_neighbour(neighbours, a, b):
         neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
 
 
-@inlined
+@compiled
 def adjacent(neighbours, a, b):
     """Whether {a, b} is an edge, or a = b."""
     return (word(neighbours, a, b >> 6) >> np.uint64(b & 63)) & np.uint64(1) != 0
 
 
-@inlined
+@compiled
 def connect(neighbours, labels, degrees, a, b):
     """Add the edge {a, b}."""
     add_neighbour(neighbours, a, b)
     add_neighbour(neighbours, b, a)
     degrees[a] += 1
     degrees[b] += 1
-    old, new = labels[b], labels[a]
-    if old == new:
-        return
-    if degrees[b] == 1:
-        labels[b] = new
-    elif degrees[a] == 1:
-        labels[a] = old
-    else:
+    if labels[a] != labels[b]:
         unite(labels, a, b)
 
 
@@ -547,7 +545,7 @@ def unite(labels, a, b):
         labels[vertex] = new if labels[vertex] == old else labels[vertex]
 
 
-@inlined
+@compiled
 def share_a_neighbour(neighbours, a, b):
     """Whether {a, b}, not an edge yet, closes a triangle."""
     common = np.uint64(0)
@@ -556,10 +554,9 @@ def share_a_neighbour(neighbours, a, b):
     return common != 0
 
 
-@inlined
+@compiled
 def joins(neighbours, labels, degrees, a, b):
     """Add the edge {a, b} if the first cohomology stays zero for certain; says whether it was added."""
-    # Both are looked up whatever the first says: a branch that cannot be predicted costs more.
     allowed = share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b])
     if allowed:
         connect(neighbours, labels, degrees, a, b)
