@@ -31,9 +31,9 @@ CONE = -2  # and none later either
 UNSURE = -3  # edges of equal value have to enter before it is known
 
 SLICE_GROWTH = 3  # each slice of elements wants this many times as many as the one before
-MOST_SAMPLED = 1024
-LEAST_SAMPLED = 4
-MOST_TESTS = 3  # a vertex
+MOST_SAMPLED = 1024  # elements by which a later slice is chosen
+LEAST_SAMPLED = 4  # of them are wanted in the slice: fewer say little
+MOST_TESTS = 3  # pairs a vertex that later_hole tests before it gives up
 MOST_RANKED = 128  # beyond this many items a radix sort is faster than counting the smaller ones
 DIGIT_BITS = 8
 
