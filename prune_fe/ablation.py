@@ -5,16 +5,18 @@ Zhao & Zhang, ICLR 2022, figure 12 and table 11. Scores come from training image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prune_fe.collecting import Progress
 from prune_fe.data import Images, checked, class_names, first_images, images_in, select
 from prune_fe.errors import DataError, InputError
+from prune_fe.evaluation import class_logits
 from prune_fe.layers import Layer, evaluating, find_layers, mask
 from prune_fe.processes import world
 from prune_fe.scores import Array, Scores
@@ -22,12 +24,24 @@ from prune_fe.scoring import weights_hash
 from prune_fe.tails import NoTail, Tail, run_rest, split
 
 Order = Literal["ascending", "descending"]
-Progress = Callable[[int, int], None]
-
 SHARES = tuple(number / 20 for number in range(21))
 
 ROWS = 256
 """Images times masks that go through the tail together, if the memory allows."""
+
+
+class Options(TypedDict, total=False):
+    """How the images are read, and what is told of them.
+
+    classes: which to tell of, by number; default all that have images. memory_gib: how much the masked copies of the
+    maps that go through the tail together may take.
+    """
+
+    classes: Sequence[int] | None
+    batch_size: int
+    workers: int
+    memory_gib: float
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -92,39 +106,25 @@ def ablate(
     order: Order = "ascending",
     *,
     every: int = 1,
-    classes: Sequence[int] | None = None,
-    batch_size: int = 64,
-    workers: int = 0,
-    memory_gib: float = 1.0,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> Ablation:
     """Take the units of `layer` away one after the other: cumulative ablation.
 
     data: test images; those of other classes are what a class's balanced accuracy is against. order: of the scores,
     from the unit that goes first: "ascending" takes the worst first. every: how many units go between two looks.
-    classes: which to tell of, by number; default all that have images. memory_gib: how much the masked copies of the
-    maps that go through the tail together may take.
 
     Raises InputError for a layer that there is not or that has no scores, and for scores of another network;
     DataError for a class without images.
     """
-    if order not in get_args(Order):
-        raise InputError(f"order is {order!r}; allowed: {', '.join(get_args(Order))}")
     if every < 1:
         raise InputError(f"every is {every}; allowed: 1 or more")
     found = _layers_of(model, data, [layer])[0]
-    units = order_of(scores, model, found)[:: 1 if order == "ascending" else -1]
-    counts = sorted({*range(0, found.units, every), found.units})
-    keep = torch.ones(len(counts), found.units, dtype=torch.bool)
-    for row, count in zip(keep, counts, strict=True):
-        row[list(units[:count])] = False
-    return masked(
-        model, data, [found], [keep], units=units, classes=classes, batch_size=batch_size, workers=workers,
-        memory_gib=memory_gib, progress=progress,
-    )  # fmt: skip
+    units = _orders(scores, model, [found], order)[0]
+    keep = _without_first(units, sorted({*range(0, found.units, every), found.units}))
+    return masked(model, data, [found], [keep], units=units, **options)
 
 
-def ablate_each(model: nn.Module, data: Images, layer: str, **options: object) -> Ablation:
+def ablate_each(model: nn.Module, data: Images, layer: str, **options: Unpack[Options]) -> Ablation:
     """Take each unit of `layer` away alone: mask 0 leaves all, mask i + 1 takes unit i. The options are ablate's.
 
     Its losses are what a score can be rank-correlated with.
@@ -132,7 +132,7 @@ def ablate_each(model: nn.Module, data: Images, layer: str, **options: object) -
     found = _layers_of(model, data, [layer])[0]
     every = torch.ones(1, found.units, dtype=torch.bool)
     keep = torch.cat([every, ~torch.eye(found.units, dtype=torch.bool)])
-    return masked(model, data, [found], [keep], **options)  # type: ignore[arg-type]
+    return masked(model, data, [found], [keep], **options)
 
 
 def ablate_layers(
@@ -142,37 +142,43 @@ def ablate_layers(
     layers: Sequence[str],
     shares: Sequence[float] = SHARES,
     order: Order = "ascending",
-    **options: object,
+    **options: Unpack[Options],
 ) -> Ablation:
     """Take the same share of every layer's units away, rounded down. The options are ablate's."""
-    if order not in get_args(Order):
-        raise InputError(f"order is {order!r}; allowed: {', '.join(get_args(Order))}")
     if odd := [share for share in shares if not 0 <= share <= 1]:
         raise InputError(f"shares: {odd[0]} is no share; allowed: 0 to 1")
     found = _layers_of(model, data, layers)
-    keeps = []
-    for layer in found:
-        units = order_of(scores, model, layer)[:: 1 if order == "ascending" else -1]
-        keep = torch.ones(len(shares), layer.units, dtype=torch.bool)
-        for row, share in zip(keep, shares, strict=True):
-            row[list(units[: int(share * layer.units + 1e-9)])] = False
-        keeps.append(keep)
-    return masked(model, data, found, keeps, **options)  # type: ignore[arg-type]
+    orders = _orders(scores, model, found, order)
+    keeps = [_without_first(units, [int(share * len(units) + 1e-9) for share in shares]) for units in orders]
+    return masked(model, data, found, keeps, **options)
 
 
-def order_of(scores: Scores, model: nn.Module, layer: Layer) -> tuple[int, ...]:
-    """The layer's units, worst first; InputError for scores of something else."""
-    if layer.name not in scores.keep:
-        raise InputError(f"layer {layer.name!r} has no scores; scored are {', '.join(scores.keep)}")
-    there = len(scores.keep[layer.name])
-    if there != layer.units:
-        raise InputError(
-            f"layer {layer.name!r} has {layer.units} units, its scores are of {there}: of another network, "
-            "or of this one before it was pruned"
-        )
-    if scores.provenance.get("model_sha256", known := weights_hash(model)) != known:
-        raise InputError(f"the scores of layer {layer.name!r} are of a network with other weights")
-    return tuple(scores.weakest(layer.name, layer.units))
+def _orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Order) -> list[tuple[int, ...]]:
+    """Each layer's units in the order in which they go; InputError for scores of something else."""
+    if order not in get_args(Order):
+        raise InputError(f"order is {order!r}; allowed: {', '.join(get_args(Order))}")
+    for layer in layers:
+        if layer.name not in scores.keep:
+            raise InputError(f"layer {layer.name!r} has no scores; scored are {', '.join(scores.keep)}")
+        there = len(scores.keep[layer.name])
+        if there != layer.units:
+            raise InputError(
+                f"layer {layer.name!r} has {layer.units} units, its scores are of {there}: of another network, "
+                "or of this one before it was pruned"
+            )
+    scored = scores.provenance.get("model_sha256")
+    if scored is not None and scored != weights_hash(model):
+        raise InputError(f"the scores of layer {layers[0].name!r} are of a network with other weights")
+    direction = 1 if order == "ascending" else -1
+    return [tuple(scores.weakest(layer.name, layer.units)[::direction]) for layer in layers]
+
+
+def _without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """(counts, units) bool: for each count which units are left when so many of the first are gone."""
+    keep = torch.ones(len(counts), len(units), dtype=torch.bool)
+    for row, count in zip(keep, counts, strict=True):
+        row[list(units[:count])] = False
+    return keep
 
 
 def masked(
@@ -211,8 +217,8 @@ def masked(
                 passes = _by_tail(tail, on_device, keeps[0].to(device), memory_gib)
             else:
                 passes = _by_whole(model, on_device, layers, keeps)
-            for which, logits in passes:
-                tally.add(which, logits, labels)
+            for which, output in passes:
+                tally.add(which, output, labels)
             total += len(images)
             if progress is not None:
                 progress(total, images_in(batches))
@@ -223,8 +229,8 @@ def masked(
     return tally.ablation(tuple(layer.name for layer in layers), removed, tuple(units), how, classes)
 
 
-Pass = tuple[tuple[slice, slice], Tensor]
-"""((which masks, which images of the batch), logits (masks, images, classes))."""
+Pass = tuple[tuple[slice, slice], Any]
+"""((which masks, which images of the batch), what the network says of them: (masks · images, classes))."""
 
 
 def _by_tail(tail: Tail, images: Tensor, keep: Tensor, memory_gib: float) -> Iterator[Pass]:
@@ -243,7 +249,7 @@ def _by_tail(tail: Tail, images: Tensor, keep: Tensor, memory_gib: float) -> Ite
         for first in range(0, len(keep), n_masks):
             which = slice(first, first + n_masks)
             some = [value[part] if by_image else value for value, by_image in zip(values, tail.by_image, strict=True)]
-            yield (which, part), run_rest(tail, some, keep[which])
+            yield (which, part), run_rest(tail, some, keep[which]).flatten(0, 1)
 
 
 def _by_whole(model: nn.Module, images: Tensor, layers: Sequence[Layer], keeps: Sequence[Tensor]) -> Iterator[Pass]:
@@ -252,7 +258,7 @@ def _by_whole(model: nn.Module, images: Tensor, layers: Sequence[Layer], keeps: 
             layer.name: (~keep[number]).nonzero()[:, 0].tolist() for layer, keep in zip(layers, keeps, strict=True)
         }
         with mask(model, layers, units):
-            yield (slice(number, number + 1), slice(None)), model(images)[None]
+            yield (slice(number, number + 1), slice(None)), model(images)
 
 
 class _Tally:
@@ -262,28 +268,22 @@ class _Tally:
         self.n_masks, self.names = n_masks, names
         self.images = torch.zeros(0, dtype=torch.int64)
 
-    def add(self, where: tuple[slice, slice], logits: Tensor, labels: Tensor) -> None:
-        if logits.ndim != 3:
-            raise InputError(f"the model returns {tuple(logits.shape[1:])}, a classifier returns (images, classes)")
-        if not logits.isfinite().all():
-            raise InputError("the model's outputs hold NaN or infinite values")
-        classes = logits.shape[2]
+    def add(self, where: tuple[slice, slice], output: Any, labels: Tensor) -> None:
+        masks, labels = where[0], labels[where[1]]
+        every = labels.expand(len(range(self.n_masks)[masks]), -1)
+        logits = class_logits(output, every.flatten())
+        classes = logits.shape[1]
         if len(self.images) == 0:
             self.images = torch.zeros(classes, dtype=torch.int64)
             self.hits, self.called = torch.zeros(2, self.n_masks, classes, dtype=torch.int64)
             self.loss = torch.zeros(self.n_masks, classes, dtype=torch.float64)
-        masks, labels = where[0], labels[where[1]]
-        if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
-            raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")
         if masks.start == 0:
             self.images += torch.bincount(labels, minlength=classes)
-        logits = logits.cpu().double()
-        said = logits.argmax(dim=2)
-        every = labels.expand(said.shape)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), every.flatten(), reduction="none")
+        said = logits.argmax(dim=1).view_as(every)
+        loss = torch.nn.functional.cross_entropy(logits, every.flatten(), reduction="none")
         self.called[masks].scatter_add_(1, said, torch.ones_like(said))
         self.hits[masks].scatter_add_(1, every, (said == every).long())
-        self.loss[masks].scatter_add_(1, every, loss.view(said.shape))
+        self.loss[masks].scatter_add_(1, every, loss.view_as(every))
 
     def ablation(
         self, layers: tuple[str, ...], removed: Array, units: tuple[int, ...], how: str, classes: Sequence[int] | None

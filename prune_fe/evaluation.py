@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,16 +56,8 @@ def evaluate(
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in checked(batches):
-            logits = model(images.to(device, non_blocking=True))
-            if not isinstance(logits, Tensor) or logits.ndim != 2:
-                shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")
-            logits = logits.cpu().double()
+            logits = class_logits(model(images.to(device, non_blocking=True)), labels)
             classes = logits.shape[1]
-            if not logits.isfinite().all():
-                raise InputError("the model's outputs hold NaN or infinite values")
-            if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
-                raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")
             if done == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
             loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
@@ -80,3 +73,20 @@ def evaluate(
         torch.stack([share[0] for share in shares]).sum(dim=0),
         sum(share[1] for share in shares) / sum(share[2] for share in shares),
     )
+
+
+def class_logits(output: Any, labels: Tensor) -> Tensor:
+    """What a classifier returned for images of these labels, (images, classes) float64 on the CPU.
+
+    InputError for what is no such output or is not finite, DataError for a label that it has no class for.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")
+    logits = output.cpu().double()
+    if not logits.isfinite().all():
+        raise InputError("the model's outputs hold NaN or infinite values")
+    classes = logits.shape[1]
+    if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
+        raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")
+    return logits

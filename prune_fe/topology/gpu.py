@@ -30,7 +30,6 @@ NEIGHBOURS = 32
 """Neighbouring units in a channels-last tensor that are read together: whole cache lines."""
 
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
-INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80, torch.float32: 0x7F800000}
 
 
 @triton.jit
@@ -214,7 +213,8 @@ def first_births(maps: Tensor, by_edges: bool, not_finite: int) -> Tensor:
     births = torch.zeros(n_images * n_units, dtype=torch.int32, device=maps.device)
     if births.numel() == 0 or size == 0:
         return births.view(maps.shape[:-2])
-    # About as many strips as elements of a strip: one pass looks at the one, each step at the other.
+    # Each step looks at all tops and at one strip.
+    infinity = int(torch.tensor(torch.inf, dtype=maps.dtype).view(BITS[maps.dtype]))
     n_strips = min(TILE, triton.next_power_of_2(max(1, 4 * size)), size * size)
     together = NEIGHBOURS if four.stride(1) == 1 and n_units > 1 else 1
     tile = max(1, min(triton.next_power_of_2(n_strips), TILE // together))
@@ -226,7 +226,7 @@ def first_births(maps: Tensor, by_edges: bool, not_finite: int) -> Tensor:
     )
     strips, length = triton.next_power_of_2(n_strips), triton.next_power_of_2(triton.cdiv(size * size, n_strips))
     fill_births[(len(births),)](
-        four, tops, lows, births, INFINITY[maps.dtype], n_units, size, n_strips, n_parts, *four.stride(),
+        four, tops, lows, births, infinity, n_units, size, n_strips, n_parts, *four.stride(),
         BY_EDGES=by_edges, STRIPS=strips, LENGTH=length, PARTS=triton.next_power_of_2(n_parts),
         ROWS=triton.next_power_of_2(size), WORDS=triton.next_power_of_2(triton.cdiv(size, 32)),
         NOT_FINITE=not_finite, UNDECIDED=UNDECIDED, num_warps=1 if size <= 64 else 4,
