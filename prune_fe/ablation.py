@@ -5,8 +5,9 @@ Zhao & Zhang, ICLR 2022, figure 12 and table 11. Scores come from training image
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -21,20 +22,20 @@ from prune_fe.layers import Layer, evaluating, find_layers, mask
 from prune_fe.processes import world
 from prune_fe.scores import Array, Scores
 from prune_fe.scoring import weights_hash
-from prune_fe.tails import NoTail, Tail, run_rest, split
+from prune_fe.tails import Given, NoTail, Tail, split
 
 Order = Literal["ascending", "descending"]
 SHARES = tuple(number / 20 for number in range(21))
 
-ROWS = 256
+ROWS = 4096
 """Images times masks that go through the tail together, if the memory allows."""
 
 
 class Options(TypedDict, total=False):
     """How the images are read, and what is told of them.
 
-    classes: which to tell of, by number; default all that have images. memory_gib: how much the masked copies of the
-    maps that go through the tail together may take.
+    classes: which to tell of, by number; default all that have images. memory_gib: how much the layer's maps of all
+    images, which are kept if they fit, and the masked copies that go through the tail together may take.
     """
 
     classes: Sequence[int] | None
@@ -53,6 +54,7 @@ class Ablation:
     whatever class that are called so; loss: (S, C) mean cross-entropy of the class's images, in nats.
     outputs: how many classes the network tells apart. units: in the order in which they went, if there is one.
     how: "tail", or why the whole network was run for each mask.
+    halves: the same of every other image of each class, and of the rest: to choose on the one, and report on the other.
     """
 
     layers: tuple[str, ...]
@@ -66,11 +68,13 @@ class Ablation:
     outputs: int
     units: tuple[int, ...] = ()
     how: str = "tail"
+    halves: tuple[Ablation, ...] = ()
 
     @property
     def accuracy(self) -> Array:
-        """(S, C): the share of the class's images that are called so."""
-        return self.hits / self.images
+        """(S, C): the share of the class's images that are called so; NaN without any."""
+        with np.errstate(invalid="ignore"):
+            return self.hits / self.images
 
     @property
     def balanced_accuracy(self) -> Array:
@@ -87,15 +91,51 @@ class Ablation:
 
     @property
     def peak(self) -> tuple[Array, Array]:
-        """((C,), (C,)): the highest balanced accuracy, and at how many removed units it is first reached."""
-        best = self.balanced_accuracy.argmax(axis=0)
-        return np.take_along_axis(self.balanced_accuracy, best[None], axis=0)[0], self.removed[best]
+        """((C,), (C,)): the highest accuracy, and after how many units it is first reached."""
+        return self._at(self.accuracy, best := self.accuracy.argmax(axis=0)), self.removed[best]
+
+    @property
+    def peak_balanced(self) -> tuple[Array, Array]:
+        """((C,), (C,)): the highest balanced accuracy, and after how many units it is first reached (table 11)."""
+        return self._at(self.balanced_accuracy, best := self.balanced_accuracy.argmax(axis=0)), self.removed[best]
+
+    @property
+    def peak_held_out(self) -> Array:
+        """(C,): the balanced accuracy after as many units as are best on the other half of the images, the mean of
+        both ways. The peak itself is picked on the images that it is reported on, which flatters it. NaN for a class
+        that has not an image in each half."""
+        first, second = (half.balanced_accuracy for half in self.halves)
+        ways = ((first, second), (second, first))
+        return np.mean([self._at(reported, np.nan_to_num(chosen).argmax(axis=0)) for chosen, reported in ways], axis=0)
+
+    @staticmethod
+    def _at(values: Array, steps: Array) -> Array:
+        """(C,): of values (S, C) those at the steps (C,)."""
+        return np.take_along_axis(values, steps[None], axis=0)[0]
 
     @property
     def units_until_chance(self) -> Array:
         """(C,): after how many units the accuracy is first at that of a guess or below; −1 if it never is."""
         low = self.accuracy <= 1 / self.outputs
         return np.where(low.any(axis=0), self.removed[low.argmax(axis=0)], -1)
+
+
+def join(parts: Sequence[Ablation]) -> Ablation:
+    """Of several classes what there is of each, all with the same numbers of removed units."""
+    first = parts[0]
+    if any(not np.array_equal(part.removed, first.removed) for part in parts):
+        raise InputError("ablations with different numbers of removed units cannot be joined")
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("hits", "called", "loss")
+    }
+    return replace(
+        first,
+        classes=tuple(name for part in parts for name in part.classes),
+        images=np.concatenate([part.images for part in parts]),
+        units=first.units if all(part.units == first.units for part in parts) else (),
+        halves=tuple(join(halves) for halves in zip(*(part.halves for part in parts), strict=True)),
+        **arrays,
+    )
 
 
 def ablate(
@@ -110,8 +150,9 @@ def ablate(
 ) -> Ablation:
     """Take the units of `layer` away one after the other: cumulative ablation.
 
-    data: test images; those of other classes are what a class's balanced accuracy is against. order: of the scores,
-    from the unit that goes first: "ascending" takes the worst first. every: how many units go between two looks.
+    data: test images; those of other classes are what a class's balanced accuracy is against. order: of feature entropy
+    as in the paper, so of any score "ascending" takes the best units first and "descending" the worst. every: how many
+    units go between two looks.
 
     Raises InputError for a layer that there is not or that has no scores, and for scores of another network;
     DataError for a class without images.
@@ -120,7 +161,7 @@ def ablate(
         raise InputError(f"every is {every}; allowed: 1 or more")
     found = _layers_of(model, data, [layer])[0]
     units = _orders(scores, model, [found], order)[0]
-    keep = _without_first(units, sorted({*range(0, found.units, every), found.units}))
+    keep = without_first(units, sorted({*range(0, found.units, every), found.units}))
     return masked(model, data, [found], [keep], units=units, **options)
 
 
@@ -149,7 +190,7 @@ def ablate_layers(
         raise InputError(f"shares: {odd[0]} is no share; allowed: 0 to 1")
     found = _layers_of(model, data, layers)
     orders = _orders(scores, model, found, order)
-    keeps = [_without_first(units, [int(share * len(units) + 1e-9) for share in shares]) for units in orders]
+    keeps = [without_first(units, [int(share * len(units) + 1e-9) for share in shares]) for units in orders]
     return masked(model, data, found, keeps, **options)
 
 
@@ -169,11 +210,11 @@ def _orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Or
     scored = scores.provenance.get("model_sha256")
     if scored is not None and scored != weights_hash(model):
         raise InputError(f"the scores of layer {layers[0].name!r} are of a network with other weights")
-    direction = 1 if order == "ascending" else -1
+    direction = -1 if order == "ascending" else 1
     return [tuple(scores.weakest(layer.name, layer.units)[::direction]) for layer in layers]
 
 
-def _without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
+def without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
     """(counts, units) bool: for each count which units are left when so many of the first are gone."""
     keep = torch.ones(len(counts), len(units), dtype=torch.bool)
     for row, count in zip(keep, counts, strict=True):
@@ -194,121 +235,179 @@ def masked(
     memory_gib: float = 1.0,
     progress: Progress | None = None,
 ) -> Ablation:
-    """What S networks make of the images: of each layer, network s keeps the units of keeps[layer][s] (S, units) bool.
+    """What S networks make of the images; keeps: of each layer (S, units) bool, which units network s keeps."""
+    trial = Trial(model, data, layers, batch_size=batch_size, workers=workers, memory_gib=memory_gib)
+    return trial.run(keeps, units=units, classes=classes, progress=progress)
 
-    One layer of a network that can be traced: the network runs once an image up to there, and its tail once a mask.
-    Otherwise the whole network runs for each mask.
+
+class Trial:
+    """A network, and the test images that it is tried on with units of `layers` masked.
+
+    One layer of a network that can be traced: the network runs once an image up to there, and its tail once a mask;
+    what stands before the tail is kept for further runs if it takes less than half of the memory. Otherwise the whole
+    network runs for each mask.
     """
-    if world() > 1:
-        raise InputError("ablation runs in one process")
-    if memory_gib <= 0:
-        raise InputError(f"memory_gib is {memory_gib}; allowed: more than 0")
-    device = next(model.parameters()).device
-    batches = select(data, batch_size=batch_size, workers=workers)
-    tally = _Tally(len(keeps[0]), class_names(data))
-    total = 0
-    tail: Tail | NoTail = NoTail("several layers")
-    with evaluating(model), torch.no_grad():
-        for images, labels in checked(batches):
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Images,
+        layers: Sequence[Layer],
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        memory_gib: float = 1.0,
+    ) -> None:
+        if world() > 1:
+            raise InputError("ablation runs in one process")
+        if memory_gib <= 0:
+            raise InputError(f"memory_gib is {memory_gib}; allowed: more than 0")
+        self.model, self.layers, self.memory = model, layers, memory_gib * 2**30
+        self.batches = select(data, batch_size=batch_size, workers=workers)
+        self.names = class_names(data)
+        self.tail: Tail | NoTail = NoTail("several layers")
+        self.read: list[_Batch] | None = None
+        """All images, as far as the tail; None as long as they are not kept."""
+
+    def run(
+        self,
+        keeps: Sequence[Tensor],
+        *,
+        units: Sequence[int] = (),
+        classes: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Ablation:
+        """keeps: of each layer (S, units) bool, which units network s keeps. units, classes: as in an Ablation."""
+        tally = _Tally(len(keeps[0]), self.names, classes)
+        done, keeping = 0, []
+        with evaluating(self.model), torch.no_grad():
+            for batch in self.read or self._batches():
+                if isinstance(self.tail, Tail):
+                    assert batch.given is not None
+                    passes = self._by_tail(self.tail, batch.given, keeps[0])
+                else:
+                    assert batch.images is not None
+                    passes = self._by_whole(batch.images, keeps)
+                for (masks, part), output in passes:
+                    tally.add(masks, output, batch.labels[part], batch.halves[part])
+                done += len(batch.labels)
+                if self._fits(batch):
+                    keeping.append(batch)
+                if progress is not None:
+                    progress(done, images_in(self.batches))
+        if done == 0:
+            raise DataError("no images to ablate on")
+        self.read = keeping or None
+        removed = np.sum([(~keep).sum(dim=1).numpy() for keep in keeps], axis=0)
+        how = "tail" if isinstance(self.tail, Tail) else f"the whole network for each mask: {self.tail.why}"
+        return tally.ablation(tuple(layer.name for layer in self.layers), removed, tuple(units), how)
+
+    def _batches(self) -> Iterator[_Batch]:
+        device = next(self.model.parameters()).device
+        seen: Counter[int] = Counter()
+        for images, labels in checked(self.batches):
             on_device = images.to(device, non_blocking=True)
-            if total == 0 and len(layers) == 1:
-                tail = split(model, layers[0], on_device[[0, -1]])
-            if isinstance(tail, Tail):
-                passes = _by_tail(tail, on_device, keeps[0].to(device), memory_gib)
-            else:
-                passes = _by_whole(model, on_device, layers, keeps)
-            for which, output in passes:
-                tally.add(which, output, labels)
-            total += len(images)
-            if progress is not None:
-                progress(total, images_in(batches))
-    if total == 0:
-        raise DataError("no images to ablate on")
-    removed = np.sum([(~keep).sum(dim=1).numpy() for keep in keeps], axis=0)
-    how = "tail" if isinstance(tail, Tail) else f"the whole network for each mask: {tail.why}"
-    return tally.ablation(tuple(layer.name for layer in layers), removed, tuple(units), how, classes)
+            if not seen and len(self.layers) == 1:
+                self.tail = split(self.model, self.layers[0], on_device[[0, -1]])
+            halves = []
+            for label in labels.tolist():
+                halves.append(seen[label] % 2)
+                seen[label] += 1
+            parted = isinstance(self.tail, Tail)
+            given = self.tail.given(on_device) if isinstance(self.tail, Tail) else None
+            yield _Batch(labels, torch.tensor(halves), None if parted else on_device, given)
+
+    def _fits(self, batch: _Batch) -> bool:
+        """Whether what is given of all images may be kept: 0 images are not known to be few."""
+        images = images_in(self.batches)
+        return batch.given is not None and 0 < images * batch.given.image_bytes < self.memory / 2
+
+    def _by_tail(self, tail: Tail, given: Given, keep: Tensor) -> Iterator[_Pass]:
+        # What the tail makes of its input is about as large again, at each of a few steps.
+        rows = max(1, min(ROWS, int(self.memory / (8 * given.image_bytes))))
+        n_images = min(len(given), rows)
+        n_masks = max(1, rows // n_images)
+        keep = keep.to(given.kept.device)
+        for image in range(0, len(given), n_images):
+            part = slice(image, image + n_images)
+            some = given.part(part)
+            for first in range(0, len(keep), n_masks):
+                masks = slice(first, first + n_masks)
+                yield (masks, part), tail.logits(some, keep[masks]).flatten(0, 1)
+
+    def _by_whole(self, images: Tensor, keeps: Sequence[Tensor]) -> Iterator[_Pass]:
+        for number in range(len(keeps[0])):
+            units = {
+                layer.name: (~keep[number]).nonzero()[:, 0].tolist()
+                for layer, keep in zip(self.layers, keeps, strict=True)
+            }
+            with mask(self.model, self.layers, units):
+                yield (slice(number, number + 1), slice(None)), self.model(images)
 
 
-Pass = tuple[tuple[slice, slice], Any]
+_Pass = tuple[tuple[slice, slice], Any]
 """((which masks, which images of the batch), what the network says of them: (masks · images, classes))."""
 
 
-def _by_tail(tail: Tail, images: Tensor, keep: Tensor, memory_gib: float) -> Iterator[Pass]:
-    values = tail.head(images)
-    row_bytes = sum(
-        value[0].numel() * value.element_size()
-        for value, by_image in zip(values, tail.by_image, strict=True)
-        if by_image
-    )
-    # What the tail makes of its input is about as large again, at each of a few steps.
-    rows = max(1, min(ROWS, int(memory_gib * 2**30 / (4 * row_bytes))))
-    n_images = min(len(images), rows)
-    n_masks = max(1, rows // n_images)
-    for image in range(0, len(images), n_images):
-        part = slice(image, image + n_images)
-        for first in range(0, len(keep), n_masks):
-            which = slice(first, first + n_masks)
-            some = [value[part] if by_image else value for value, by_image in zip(values, tail.by_image, strict=True)]
-            yield (which, part), run_rest(tail, some, keep[which]).flatten(0, 1)
+@dataclass(frozen=True)
+class _Batch:
+    """halves: (images,) 0 or 1; images, or what the tail is given of them."""
 
-
-def _by_whole(model: nn.Module, images: Tensor, layers: Sequence[Layer], keeps: Sequence[Tensor]) -> Iterator[Pass]:
-    for number in range(len(keeps[0])):
-        units = {
-            layer.name: (~keep[number]).nonzero()[:, 0].tolist() for layer, keep in zip(layers, keeps, strict=True)
-        }
-        with mask(model, layers, units):
-            yield (slice(number, number + 1), slice(None)), model(images)
+    labels: Tensor
+    halves: Tensor
+    images: Tensor | None
+    given: Given | None
 
 
 class _Tally:
-    """Adds up what each mask's network says of the images."""
+    """Adds up what each mask's network says of the images of either half."""
 
-    def __init__(self, n_masks: int, names: tuple[str, ...]) -> None:
-        self.n_masks, self.names = n_masks, names
-        self.images = torch.zeros(0, dtype=torch.int64)
+    def __init__(self, n_masks: int, names: tuple[str, ...], told: Sequence[int] | None) -> None:
+        self.n_masks, self.names, self.told = n_masks, names, told
+        self.images = torch.zeros(2, 0, dtype=torch.int64)
 
-    def add(self, where: tuple[slice, slice], output: Any, labels: Tensor) -> None:
-        masks, labels = where[0], labels[where[1]]
+    def add(self, masks: slice, output: Any, labels: Tensor, halves: Tensor) -> None:
         every = labels.expand(len(range(self.n_masks)[masks]), -1)
         logits = class_logits(output, every.flatten())
         classes = logits.shape[1]
-        if len(self.images) == 0:
-            self.images = torch.zeros(classes, dtype=torch.int64)
-            self.hits, self.called = torch.zeros(2, self.n_masks, classes, dtype=torch.int64)
-            self.loss = torch.zeros(self.n_masks, classes, dtype=torch.float64)
+        if self.images.shape[1] == 0:
+            self.images = torch.zeros(2, classes, dtype=torch.int64)
+            self.hits, self.called = torch.zeros(2, self.n_masks, 2 * classes, dtype=torch.int64)
+            self.loss = torch.zeros(self.n_masks, 2 * classes, dtype=torch.float64)
+        logits = logits.view(*every.shape, classes)
+        said = logits.argmax(dim=2)
+        place, called = halves * classes + labels, halves * classes + said
         if masks.start == 0:
-            self.images += torch.bincount(labels, minlength=classes)
-        said = logits.argmax(dim=1).view_as(every)
-        loss = torch.nn.functional.cross_entropy(logits, every.flatten(), reduction="none")
-        self.called[masks].scatter_add_(1, said, torch.ones_like(said))
-        self.hits[masks].scatter_add_(1, every, (said == every).long())
-        self.loss[masks].scatter_add_(1, every, loss.view_as(every))
+            self.images.view(-1).scatter_add_(0, place, torch.ones_like(place))
+        self.called[masks].scatter_add_(1, called, torch.ones_like(said))
+        self.hits[masks].scatter_add_(1, place.expand_as(said), (said == every).long())
+        wanted = slice(None) if self.told is None else torch.isin(labels, torch.tensor(self.told))
+        rows, of = logits[:, wanted].flatten(0, 1), every[:, wanted]
+        loss = torch.nn.functional.cross_entropy(rows, of.flatten(), reduction="none").view_as(of)
+        self.loss[masks].scatter_add_(1, place[wanted].expand_as(of), loss)
 
-    def ablation(
-        self, layers: tuple[str, ...], removed: Array, units: tuple[int, ...], how: str, classes: Sequence[int] | None
-    ) -> Ablation:
-        names = self.names or tuple(map(str, range(len(self.images))))
-        every = [number for number, count in enumerate(self.images.tolist()) if count]
-        for number in () if classes is None else classes:
+    def ablation(self, layers: tuple[str, ...], removed: Array, units: tuple[int, ...], how: str) -> Ablation:
+        outputs = self.images.shape[1]
+        names = self.names or tuple(map(str, range(outputs)))
+        every = self.images.sum(dim=0).nonzero()[:, 0].tolist()
+        told = every if self.told is None else list(self.told)
+        for number in told:
             if number not in every:
                 name = repr(names[number]) if 0 <= number < len(names) else number
                 raise DataError(f"class {name}: there are no images of it to ablate on")
-        told = every if classes is None else list(classes)
-        hits, called, loss = self.hits, self.called, self.loss / self.images.clamp(min=1)
-        return Ablation(
-            layers=layers,
-            removed=removed,
-            classes=tuple(names[number] for number in told),
-            images=self.images[told].numpy(),
-            all_images=int(self.images.sum()),
-            hits=hits[:, told].numpy(),
-            called=called[:, told].numpy(),
-            loss=loss[:, told].numpy(),
-            outputs=len(self.images),
-            units=units,
-            how=how,
-        )
+
+        def of(images: Tensor, counts: Sequence[Tensor], halves: tuple[Ablation, ...] = ()) -> Ablation:
+            hits, called, loss = (count[:, told].numpy() for count in counts)
+            return Ablation(
+                layers=layers, removed=removed, classes=tuple(names[number] for number in told),
+                images=images[told].numpy(), all_images=int(images.sum()), hits=hits, called=called,
+                loss=loss / images[told].clamp(min=1).numpy(), outputs=outputs, units=units, how=how, halves=halves,
+            )  # fmt: skip
+
+        # A class has places in both halves: one after the other.
+        counts = [count.view(-1, 2, outputs) for count in (self.hits, self.called, self.loss)]
+        halves = tuple(of(self.images[half], [count[:, half] for count in counts]) for half in (0, 1))
+        return of(self.images.sum(dim=0), [count.sum(dim=1) for count in counts], halves)
 
 
 def _layers_of(model: nn.Module, data: Images, names: Sequence[str]) -> Sequence[Layer]:

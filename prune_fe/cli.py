@@ -317,6 +317,59 @@ def study(
 
 
 @app.command
+def ablate(
+    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    *,
+    data: DataPath | None = None,
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
+    resume: str | None = None,
+    layer: str | None = None,
+    class_: Annotated[list[str] | None, Parameter(name="--class", consume_multiple=True)] = None,
+    seed: Annotated[list[int] | None, Several] = None,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: Workers | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> None:
+    """Take the units of a layer away one after the other, by every scorer of a recipe, and watch the test images.
+
+    Figure 12 and table 11: both orders, each class by the scores of its own training images, random orders as the
+    control. Also how far each scorer agrees with what every unit alone is worth. Finished curves are not made again.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, such as recipes/quickstart.yaml; its `ablate` says how, its pruning and fine-tuning play no part.
+    output
+        Where the run's own folder is made.
+    resume
+        A run folder to go on with, or "auto" for the recipe's latest one in --output.
+    layer
+        A convolution, or any other module with maps; default the last convolution.
+    class_
+        The names of one or more classes; default all.
+    seed
+        One or more seeds, instead of the recipe's.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    threads
+        CPU threads.
+    set_
+        KEY=VALUE, any other key of the recipe: --set ablate.every=4.
+    """
+    named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
+    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
+    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+    from prune_fe.cumulative import ablation_study
+
+    with _discarded_if_empty(folder, resume), reporter.showing():
+        tables = ablation_study(checked, folder, reporter, layer, class_)
+    for table in tables:
+        console.print(study_table(table))
+        console.print()
+
+
+@app.command
 def prune(
     *,
     model: ModelName,
@@ -676,6 +729,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = {
             "run": "; `prune-fe run ... --resume auto` goes on behind the last finished step",
             "score": "; the same command goes on where it stopped",
+            "ablate": "; `prune-fe ablate ... --resume auto` goes on behind the last finished curve",
             "study": "; with --resume auto a network that is trained is not trained again",
         }
         print(f"prune-fe: interrupted{again.get(words[0], '')}", file=sys.stderr)

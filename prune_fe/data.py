@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -85,6 +85,29 @@ class InMemory(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.normalise(self.pixels[index]), self.targets[index]
+
+
+class Rescaled(Dataset[Any]):
+    """The same images, multiplied by `factors` as the network gets them: one for all, or one for each."""
+
+    def __init__(self, data: Dataset[Any], factors: float | Sequence[float]) -> None:
+        self.data, self.targets, self.classes = data, targets_of(data), class_names(data)
+        self.factors = [float(factors)] * len(self.targets) if isinstance(factors, int | float) else list(factors)
+        self.names = image_names(data, range(len(self.targets)))
+
+    @classmethod
+    def at_random(cls, data: Dataset[Any], low: float, high: float, seed: int) -> Self:
+        """Every image by a factor of its own, evenly drawn from [low, high)."""
+        generator = torch.Generator().manual_seed(seed)
+        factors = low + (high - low) * torch.rand(len(targets_of(data)), generator=generator, dtype=torch.float64)
+        return cls(data, factors.tolist())
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.data[index]
+        return image * self.factors[index], label
 
 
 def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:

@@ -169,6 +169,23 @@ class Prune(_Part):
         return self
 
 
+class Ablate(_Part):
+    """How one layer's units are taken away one after the other: `every` so many there is a look at the test images,
+    whose values are multiplied by random factors from `rescale` (null: left as they are). control_seeds: as many random
+    orders are the control. memory_gib: for the layer's maps and their masked copies."""
+
+    every: Count = 1
+    rescale: tuple[Positive, Positive] | None = (0.5, 1.5)
+    control_seeds: Count = 5
+    memory_gib: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _rescale_is_a_range(self) -> Ablate:
+        if self.rescale is not None and self.rescale[0] > self.rescale[1]:
+            raise ValueError(f"rescale: from {self.rescale[0]} to {self.rescale[1]} is no range")
+        return self
+
+
 class Recipe(_Part):
     """train: null takes the network as it is built or loaded. threads: null takes what torch chooses."""
 
@@ -180,6 +197,7 @@ class Recipe(_Part):
     scorers: Annotated[list[Scorer], Field(min_length=1)]
     prune: Prune = Prune()
     finetune: Finetune | None = None
+    ablate: Ablate = Ablate()
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     threads: Count | None = None
@@ -320,6 +338,9 @@ def _explain(fault: Any) -> str:
 
 
 def _keys_at(place: Sequence[Any]) -> list[str]:
-    parts = {"data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune}
+    parts = {
+        "data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune,
+        "ablate": Ablate,
+    }  # fmt: skip
     part: Any = parts[place[0]] if place else Recipe
     return list(part.model_fields)

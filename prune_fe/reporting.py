@@ -13,12 +13,13 @@ from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from prune_fe.latency import Comparison, Latency
     from prune_fe.run import Row
     from prune_fe.scores import Scores
-    from prune_fe.studies import Table as StudyTable
+    from prune_fe.tables import Table as StudyTable
 
 FIRST_WIDTH = 32
 """Columns for the name of a row at most; a longer one is folded."""
@@ -126,8 +127,7 @@ class WideTable:
             parts[-1].append(heading)
             spare[-1] -= width + GAP
         for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            table = _plain_table(self.title if number == 0 else "", self.caption if last else "")
+            table = _plain_table(self.title if number == 0 else "", "")
             table.add_column(self.what, overflow="fold", width=first)
             for heading in part:  # what room is left saves the longer headings a line
                 width = max(widths[heading], min(len(heading), widths[heading] + max(spare[number], 0) // len(part)))
@@ -135,6 +135,8 @@ class WideTable:
             for index, row in enumerate(self.rows):
                 table.add_row(row, *(self.columns[heading][index] for heading in part))
             yield table
+        if self.caption:
+            yield Text(self.caption, style="table.caption")
 
 
 def study_table(study: StudyTable) -> WideTable:

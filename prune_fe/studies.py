@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from prune_fe import recipe as recipes
-from prune_fe.data import Splits, class_names, held_out, image_names, targets_of
+from prune_fe.data import Rescaled, Splits, held_out, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import Layer, evaluating, find_layers, follow, observe
@@ -31,6 +30,7 @@ from prune_fe.run import Reporter, load_data, placed, prepare, trained
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Array, Scores
 from prune_fe.scoring import score_all, scorer_of
+from prune_fe.tables import Table
 
 Fresh = Callable[[int], nn.Module]
 """Seed -> a network that has not been trained."""
@@ -183,55 +183,6 @@ class Subject:
             classes=None if every else [self.label], samples=self.samples, seed=self.seed,
             batch_size=self.batch_size, workers=self.workers,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Table:
-    """rows: row -> column -> the values that stand there; of several, the mean and the standard deviation do."""
-
-    title: str
-    forms: Mapping[str, str]
-    rows: Mapping[str, Mapping[str, Sequence[float]]]
-    note: str = ""
-
-    def text(self, row: str, column: str) -> str:
-        values = self.rows[row].get(column, ())
-        if len(values) < 2:
-            return format(values[0], self.forms[column]) if len(values) else ""
-        mean, spread = (format(f(values), self.forms[column]) for f in (np.mean, lambda v: np.std(v, ddof=1)))
-        return f"{mean} ({spread})"
-
-    def markdown(self) -> str:
-        lines = [["", *self.forms], ["---", *["---:"] * len(self.forms)]]
-        lines += [[row, *(self.text(row, column) for column in self.forms)] for row in self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"### {self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
-
-    def entries(self) -> list[dict[str, Any]]:
-        """A dictionary a cell, for a file."""
-        return [
-            {
-                "table": self.title, "row": row, "column": column, "mean": float(np.mean(values)),
-                "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None, "n": len(values),
-            }
-            for row, cells in self.rows.items() for column, values in cells.items()
-        ]  # fmt: skip
-
-
-class Rescaled(Dataset[Any]):
-    """The same images, multiplied by `factor` as the network gets them."""
-
-    def __init__(self, data: Dataset[Any], factor: float) -> None:
-        self.data, self.factor = data, factor
-        self.targets, self.classes = targets_of(data), class_names(data)
-        self.names = image_names(data, range(len(self.targets)))
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.data[index]
-        return image * self.factor, label
 
 
 def study(

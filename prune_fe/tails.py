@@ -2,30 +2,88 @@
 
 The network is traced (torch.fx) and run once; the value that is the layer's map parts the graph. What depends on it is
 the tail. Whatever else the tail reads, such as the other branch of a residual sum, is computed once with the maps.
+So is what the tail does to each unit by itself, such as ReLU and pooling: a unit is then masked behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 
 from prune_fe.layers import Layer, evaluating, follow, mask
 
+TRIALS = 3
+"""Random masks that decide whether an operation keeps the units apart."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the tail reads of some images, its own values for each unit first.
+
+    kept: (images, units, ...), of a unit that is there; gone: the same, or (1, units, ...), of one that is masked.
+    others: whatever else; by_image says which of these have a row for each image.
+    """
+
+    kept: Tensor
+    gone: Tensor
+    others: tuple[Tensor, ...]
+    by_image: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image."""
+        values, by_image = [self.kept, self.gone, *self.others], [True, len(self.gone) > 1, *self.by_image]
+        return sum(v[0].numel() * v.element_size() for v, own in zip(values, by_image, strict=True) if own)
+
+    def part(self, images: slice) -> Self:
+        """The same of these images."""
+        gone = self.gone[images] if len(self.gone) == len(self) else self.gone
+        others = (value[images] if own else value for value, own in zip(self.others, self.by_image, strict=True))
+        return type(self)(self.kept[images], gone, tuple(others), self.by_image)
+
 
 @dataclass(frozen=True)
 class Tail:
-    """`head` gives what `rest` is given: the layer's maps (images, units, ...) first, then whatever else it reads.
+    """A network in three parts: `head` gives the layer's maps and whatever else is read; `alone` what becomes of the
+    maps as long as each unit stays by itself, from the maps and the first `n_alone` of these; `rest` does the rest.
 
-    by_image: which of these values have a row for each image; the others are the same whatever the images are.
+    by_image: which of the values beside the maps have a row for each image; the others never change.
     """
 
     head: nn.Module
+    alone: nn.Module
     rest: nn.Module
+    n_alone: int
     by_image: tuple[bool, ...]
+
+    def given(self, images: Tensor) -> Given:
+        """What the rest of the network is to be given of these images."""
+        maps, *others = self.head(images)
+        beside, others = others[: self.n_alone], others[self.n_alone :]
+        kept, gone = (self.alone(value, *_cloned(beside)) for value in (maps.clone(), torch.zeros_like(maps)))
+        if torch.equal(gone, gone[:1].expand_as(gone)):
+            gone = gone[:1]
+        return Given(kept, gone, tuple(others), self.by_image[self.n_alone :])
+
+    def logits(self, given: Given, keep: Tensor) -> Tensor:
+        """The outputs (masks, images, classes) for each mask keep (masks, units) bool."""
+        n_masks, n_images = len(keep), len(given)
+        keep = keep.view(n_masks, 1, -1, *[1] * (given.kept.ndim - 2))
+        values = torch.where(keep, given.kept[None], given.gone[None]).flatten(0, 1)
+        others = [
+            value.expand(n_masks, *value.shape).flatten(0, 1) if own else value
+            for value, own in zip(given.others, given.by_image, strict=True)
+        ]
+        output = self.rest(values, *_cloned(others))
+        return output.view(n_masks, n_images, *output.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -36,7 +94,7 @@ class NoTail:
 
 
 def split(model: nn.Module, layer: Layer, images: Tensor) -> Tail | NoTail:
-    """The network in two parts, in evaluation mode, with the network's own weights.
+    """The network in parts, in evaluation mode, with the network's own weights.
 
     images: two of them; the parts must give for them what the masked network gives, whatever is masked.
     """
@@ -49,11 +107,16 @@ def split(model: nn.Module, layer: Layer, images: Tensor) -> Tail | NoTail:
             node = _node_of(model, graph, layer, images)
             if node is None:
                 return NoTail(f"the trace has no value that is the map of {layer.name!r}")
-            head, rest = _parted(model, graph, node)
-            one, two = head(images[:1]), head(images)
-            if odd := [value for value in two if not isinstance(value, Tensor)]:
-                return NoTail(f"the part behind {layer.name!r} is given a {type(odd[0]).__name__}")
-            tail = Tail(head, rest, tuple(a.shape != b.shape for a, b in zip(one, two, strict=True)))
+            tail: Tail | None = None
+            for longer in _parted(model, graph, node):
+                one, two = longer.head(images[:1]), longer.head(images)
+                if odd := [value for value in two if not isinstance(value, Tensor)]:
+                    return NoTail(f"the part behind {layer.name!r} is given a {type(odd[0]).__name__}")
+                if tail is not None and not _stays_apart(longer, two):
+                    break
+                by_image = tuple(a.shape != b.shape for a, b in zip(one[1:], two[1:], strict=True))
+                tail = Tail(longer.head, longer.alone, longer.rest, longer.n_alone, by_image)
+            assert tail is not None
             fault = _difference(model, tail, layer, images)
         except Exception as error:
             return NoTail(f"its parts do not run ({_first_line(error)})")
@@ -87,31 +150,77 @@ def _node_of(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) ->
     return watching.found
 
 
-def _parted(model: nn.Module, graph: fx.Graph, node: fx.Node) -> tuple[nn.Module, nn.Module]:
-    behind = {node}
+def _parted(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[Tail]:
+    """The graph parted behind `node`, with nothing in `alone`; then with more and more of the tail in it, up to each
+    value that all of the rest depends on."""
+    behind: list[fx.Node] = []
     for other in graph.nodes:
-        if not behind.isdisjoint(other.all_input_nodes):
-            behind.add(other)
-    behind.discard(node)
+        if not {node, *behind}.isdisjoint(other.all_input_nodes):
+            behind.append(other)
     stored = {other for other in graph.nodes if other.op == "get_attr"}
-    read = [other for later in graph.nodes if later in behind for other in later.all_input_nodes]
-    given = list(dict.fromkeys([node, *(other for other in read if other not in behind | stored)]))
+    before = [other for other in graph.nodes if other not in behind]
+    for number, meeting in enumerate([node, *behind[:-1]]):  # the last one is the output
+        early, late = behind[:number], behind[number:]
+        if not {node, *early}.isdisjoint(set(_read(late)) - {meeting}):
+            continue
+        known = {node, *behind} | stored
+        beside, others = ([value for value in _read(part) if value not in known] for part in (early, late))
+        yield Tail(
+            head=_cut(model, before, stored, (), [node, *beside, *others]),
+            alone=_cut(model, early, stored, [node, *beside], meeting),
+            rest=_cut(model, late, stored, [meeting, *others]),
+            n_alone=len(beside),
+            by_image=(),
+        )
 
-    copied: dict[fx.Node, fx.Node] = {}
-    before = fx.Graph()
-    for other in graph.nodes:
-        if other not in behind:
-            copied[other] = before.node_copy(other, copied.__getitem__)
-    before.output(tuple(copied[other] for other in given))
 
-    after = fx.Graph()
-    copied.clear()
-    for number, other in enumerate(given):
-        copied[other] = after.placeholder(f"given_{number}")
-    for other in graph.nodes:
-        if other in behind | stored:
-            copied[other] = after.node_copy(other, copied.__getitem__)
-    return fx.GraphModule(model, before), fx.GraphModule(model, after)
+def _read(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    return list(dict.fromkeys(value for node in nodes for value in node.all_input_nodes))
+
+
+def _cut(
+    model: nn.Module,
+    nodes: Sequence[fx.Node],
+    stored: Set[fx.Node],
+    given: Sequence[fx.Node],
+    outputs: fx.Node | Sequence[fx.Node] = (),
+) -> fx.GraphModule:
+    """These nodes as a network of their own; outputs: none if there is one among the nodes."""
+    part, copied = fx.Graph(), {}
+    for number, node in enumerate(given):
+        copied[node] = part.placeholder(f"given_{number}")
+    wanted = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
+    loaded = [node for node in _read(nodes) + wanted if node in stored and node not in set(nodes)]
+    for node in (*dict.fromkeys(loaded), *nodes):
+        if node not in copied:
+            copied[node] = part.node_copy(node, copied.__getitem__)
+    if isinstance(outputs, fx.Node):
+        part.output(copied[outputs])
+    elif wanted:
+        part.output(tuple(copied[node] for node in wanted))
+    return fx.GraphModule(model, part)
+
+
+def _stays_apart(tail: Tail, values: Sequence[Tensor]) -> bool:
+    """Whether every unit's part of what `alone` gives depends on its own map only: tried with random maps, since those
+    of a network may be zero, to the last bit and in double precision, since what mixes the units may do so weakly."""
+    alone = copy.deepcopy(tail.alone).double().cpu()
+    beside = [value.double().cpu() if value.is_floating_point() else value.cpu() for value in values[1:]]
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(values[0].shape, generator=generator, dtype=torch.float64)
+
+    def run(some: Tensor) -> Any:
+        return alone(some.clone(), *_cloned(beside[: tail.n_alone]))
+
+    kept, gone = run(maps), run(torch.zeros_like(maps))
+    if not isinstance(kept, Tensor) or kept.shape[:2] != maps.shape[:2]:
+        return False
+    for _ in range(TRIALS):
+        keep = torch.rand(maps.shape[1], generator=generator) < 0.5
+        mixed = torch.where(keep.view(1, -1, *[1] * (kept.ndim - 2)), kept, gone)
+        if not torch.equal(run(maps * keep.view(1, -1, 1, 1)), mixed):
+            return False
+    return True
 
 
 def _difference(model: nn.Module, tail: Tail, layer: Layer, images: Tensor) -> str:
@@ -119,7 +228,7 @@ def _difference(model: nn.Module, tail: Tail, layer: Layer, images: Tensor) -> s
     units = list(range(0, layer.units, 2))
     keep = torch.ones(2, layer.units, dtype=torch.bool, device=images.device)
     keep[1, units] = False
-    found = run_rest(tail, tail.head(images), keep)
+    found = tail.logits(tail.given(images), keep)
     for masked, logits in zip(([], units), found, strict=True):
         with mask(model, [layer], {layer.name: masked}):
             expected = model(images)
@@ -128,16 +237,9 @@ def _difference(model: nn.Module, tail: Tail, layer: Layer, images: Tensor) -> s
     return ""
 
 
-def run_rest(tail: Tail, values: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """The outputs (masks, images, classes) for each mask keep (masks, units) bool; values: what the head gave."""
-    n_masks, n_images = len(keep), len(values[0])
-    maps = values[0][None] * keep[:, None, :, None, None].to(values[0].dtype)
-    others = [
-        value.expand(n_masks, *value.shape).flatten(0, 1) if by_image else value
-        for value, by_image in zip(values[1:], tail.by_image[1:], strict=True)
-    ]
-    output = tail.rest(maps.flatten(0, 1), *(value.clone() for value in others))  # it may write over them
-    return output.view(n_masks, n_images, *output.shape[1:])
+def _cloned(values: Sequence[Tensor]) -> list[Tensor]:
+    """For a part of a network that may write over what it is given."""
+    return [value.clone() for value in values]
 
 
 def _first_line(error: Exception) -> str:

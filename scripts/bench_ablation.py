@@ -19,7 +19,7 @@ import prune_fe
 from prune_fe.layers import find_layers, mask
 from prune_fe.results import environment
 from prune_fe.scores import Scores
-from prune_fe.tails import Tail, run_rest, split
+from prune_fe.tails import Tail, split
 
 LAYER, UNITS = "features.28", 512
 
@@ -53,7 +53,7 @@ def main() -> None:
     tail = split(model, layer, images[:2])
     assert isinstance(tail, Tail), tail
     with torch.inference_mode():
-        values = tail.head(images)
+        given = tail.given(images)
         for count in np.linspace(0, UNITS, arguments.steps).astype(int).tolist():
             with mask(model, [layer], {LAYER: order[:count]}):
                 begun = time.perf_counter()
@@ -61,7 +61,7 @@ def main() -> None:
                 plain.append(time.perf_counter() - begun)
             keep = torch.ones(1, UNITS, dtype=torch.bool, device=images.device)
             keep[0, order[:count]] = False
-            worst = max(worst, float((run_rest(tail, values, keep)[0] - expected).abs().max() / expected.abs().max()))
+            worst = max(worst, float((tail.logits(given, keep)[0] - expected).abs().max() / expected.abs().max()))
     ours = [seconds(lambda: prune_fe.ablate(model, batches, scores, LAYER, batch_size=len(images))) for _ in range(2)]
     steps = UNITS + 1
     print(f"whole network: {np.median(plain):.2f} s a step ({min(plain):.2f}–{max(plain):.2f}), {steps} steps")

@@ -82,7 +82,7 @@ def test_curves_are_those_of_the_masked_network(network: type[Net], order: str, 
     units = model.get_submodule(layer).out_channels
     scores = scores_of(layer, units)  # type: ignore[arg-type]
     found = prune_fe.ablate(model, batches, scores, layer, order)  # type: ignore[arg-type]
-    weakest = scores.weakest(layer, units)[:: 1 if order == "ascending" else -1]  # type: ignore[arg-type]
+    weakest = scores.weakest(layer, units)[:: -1 if order == "ascending" else 1]  # type: ignore[arg-type]
     check(found, by_hand(model, batches, [{layer: weakest[:count]} for count in range(len(weakest) + 1)]))
     assert found.units == tuple(weakest)
     assert found.removed.tolist() == list(range(len(weakest) + 1))
@@ -102,7 +102,7 @@ def test_several_layers_lose_the_same_share(batches: list) -> None:
     model = Net()
     scores = Scores("s", {"first": np.arange(6.0), "third": -np.arange(5.0)})
     found = prune_fe.ablate_layers(model, batches, scores, ["first", "third"], [0, 0.5, 1])
-    gone: list[tuple[list[int], list[int]]] = [([], []), ([0, 1, 2], [4, 3]), (list(range(6)), list(range(5)))]
+    gone: list[tuple[list[int], list[int]]] = [([], []), ([5, 4, 3], [0, 1]), (list(range(6)), list(range(5)))]
     check(found, by_hand(model, batches, [{"first": first, "third": third} for first, third in gone]))
     assert found.removed.tolist() == [0, 5, 11]
     assert "several layers" in found.how
@@ -148,7 +148,8 @@ def test_a_curve_is_summed_up() -> None:
     np.testing.assert_allclose(found.accuracy[:, 0], [0.8, 1, 0.4, 0.2, 0])
     np.testing.assert_allclose(found.balanced_accuracy[:, 0], [0.4, 1, 0.7, 0.6, 0.5])
     np.testing.assert_allclose(found.area, [(0.4 + 1 + 0.4 + 0.2) / 4, (0.5 + 0.25) / 4])
-    assert [part.tolist() for part in found.peak] == [[1.0, 0.7], [1, 0]]
+    assert [part.tolist() for part in found.peak] == [[1.0, 0.5], [1, 0]]
+    assert [part.tolist() for part in found.peak_balanced] == [[1.0, 0.7], [1, 0]]
     assert found.units_until_chance.tolist() == [3, 2]
 
 

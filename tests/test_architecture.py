@@ -9,8 +9,8 @@ import prune_fe
 
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
-    {"errors"},
-    {"processes", "meter", "topology", "layers", "scores"},
+    {"errors", "stats"},
+    {"processes", "meter", "topology", "layers", "scores", "tables"},
     {"scorers", "data"},
     {"collecting"},
     {"channels", "allocation"},
@@ -19,7 +19,7 @@ LEVELS = [
     {"training", "latency", "tails"},
     {"ablation"},
     {"run"},
-    {"studies"},
+    {"studies", "cumulative"},
     {"reporting"},
     {"cli"},
 ]

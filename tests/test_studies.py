@@ -14,7 +14,9 @@ from prune_fe import data, models, studies
 from prune_fe.errors import InputError
 from prune_fe.layers import Layer, find_layers, observe
 from prune_fe.recipe import load_recipe
-from prune_fe.studies import Subject, Table, halved
+from prune_fe.stats import Estimate
+from prune_fe.studies import Subject, halved
+from prune_fe.tables import Table
 from prune_fe.training import finetune
 
 RECIPE = load_recipe(Path(__file__).parents[1] / "recipes/quickstart.yaml")
@@ -209,7 +211,7 @@ def maps_of(network: nn.Module, layer: Layer, images: Tensor) -> Tensor:
 def test_what_cannot_judge_the_layer_is_named_and_left_out() -> None:
     network = nn.Sequential(Block(), nn.Flatten(), nn.Linear(3 * 64, 10))
     splits = data.digits(8)
-    colour = studies.Rescaled(Three(splits.train), 1.0)
+    colour = data.Rescaled(Three(splits.train), 1.0)
     splits = data.Splits(colour, colour, colour, splits.classes, 3, 8)
     layer = find_layers(network, splits.test[0][0][None], ["0"])[0]
     subject = Subject(network, splits, layer, 0, CLASS, samples=4)
@@ -220,7 +222,7 @@ def test_what_cannot_judge_the_layer_is_named_and_left_out() -> None:
     assert tables[1].rows["×, half scale"]["NISP, α = 1, r = 1e-6"]
 
 
-class Three(studies.Rescaled):
+class Three(data.Rescaled):
     """Grey images as three channels."""
 
     def __init__(self, images: Dataset[Any]) -> None:
@@ -232,8 +234,14 @@ class Three(studies.Rescaled):
 
 
 def test_a_table_prints_one_value_or_mean_and_deviation() -> None:
-    table = Table("t", {"a": ".1f", "b": ".0%"}, {"one": {"a": [1.25], "b": [0.5, 0.7]}})
+    estimate = Estimate(0.5, 0.25, 0.75, 9)
+    cells = {"a": [1.25], "b": [0.5, 0.7], "c": estimate, "d": "none"}
+    table = Table("t", {"a": ".1f", "b": ".0%", "c": ".2f", "d": ""}, {"one": cells})
+    assert (table.text("one", "c"), table.text("one", "d")) == ("0.50 [0.25, 0.75]", "none")
+    assert [entry["column"] for entry in table.entries()] == ["a", "b", "c"]
+    assert table.entries()[2]["high"] == 0.75
     assert (table.text("one", "a"), table.text("one", "b")) == ("1.2", "60% (14%)")
     assert table.entries()[1] == {
         "table": "t", "row": "one", "column": "b", "mean": 0.6, "deviation": pytest.approx(0.1414, rel=1e-3), "n": 2,
+        "low": None, "high": None,
     }  # fmt: skip
