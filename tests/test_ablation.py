@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import prune_fe
-from prune_fe.ablation import Ablation
+from prune_fe.ablation import Ablation, Trial, join
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import find_layers, mask
 from prune_fe.scores import Scores
@@ -151,6 +151,71 @@ def test_a_curve_is_summed_up() -> None:
     assert [part.tolist() for part in found.peak] == [[1.0, 0.5], [1, 0]]
     assert [part.tolist() for part in found.peak_balanced] == [[1.0, 0.7], [1, 0]]
     assert found.units_until_chance.tolist() == [3, 2]
+
+
+def test_halves_are_every_other_image_of_a_class(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    found = prune_fe.ablate(model, batches, scores, "second")
+    assert [half.images.tolist() for half in found.halves] == [[2, 1, 2], [2, 1, 1]]  # of 4, 2 and 3
+    for name in ("hits", "called", "all_images", "images"):
+        np.testing.assert_array_equal(sum(getattr(half, name) for half in found.halves), getattr(found, name))
+    images, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    first = [0, 1, 2, 6, 8]  # the labels are 0 1 2 0 1 2 0 0 2
+    half = prune_fe.ablate(model, [(images[first], labels[first])], scores, "second")
+    np.testing.assert_array_equal(half.hits, found.halves[0].hits)
+    np.testing.assert_array_equal(half.called, found.halves[0].called)
+    np.testing.assert_allclose(half.loss, found.halves[0].loss, rtol=1e-5)
+
+
+def test_classes_are_joined_to_what_they_are_together(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    whole, *parts = (prune_fe.ablate(model, batches, scores, "second", classes=some) for some in (None, [0], [1, 2]))
+    joined = join(parts)
+    for one, other in ((joined, whole), *zip(joined.halves, whole.halves, strict=True)):
+        assert (one.classes, one.units, one.all_images) == (other.classes, other.units, other.all_images)
+        for name in ("images", "hits", "called", "loss"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    with pytest.raises(InputError, match="different numbers of removed units"):
+        join([whole, prune_fe.ablate(model, batches, scores, "second", every=2)])
+
+
+def test_what_is_kept_of_the_images_serves_the_next_run(batches: list) -> None:
+    data = torch.utils.data.TensorDataset(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+    model = Net()
+    layers, keep = find_layers(model, batches[0][0][:1], ["second"]), torch.rand(5, 6) < 0.5
+    plenty, little = (Trial(model, data, layers, batch_size=4, memory_gib=gib) for gib in (1.0, 1e-9))
+    first, second, third = plenty.run([keep]), plenty.run([keep]), little.run([keep])
+    assert plenty.read is not None
+    assert little.read is None
+    for other in (second, third):
+        np.testing.assert_array_equal(first.called, other.called)
+        np.testing.assert_allclose(first.loss, other.loss, rtol=1e-5)
+
+
+class Mixing(nn.Module):
+    """Behind `conv` the units stay by themselves up to the pooling; `mix` mixes them, so weakly that single precision
+    does not always show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classify = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.mix = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.conv(x).relu(), 2)
+        return self.classify((x + 1e-9 * self.mix(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_units_are_masked_where_they_still_are_by_themselves(dead: bool) -> None:
+    model, images = Mixing().eval(), torch.randn(2, 3, 9, 9)
+    if dead:  # maps of zeros tell nothing about what mixes them
+        nn.init.constant_(model.conv.bias, -1e3)  # type: ignore[arg-type]
+    layer = find_layers(model, images, ["conv"])[0]
+    tail = split(model, layer, images)
+    assert isinstance(tail, Tail)
+    assert [node.name for node in tail.alone.graph.nodes if node.op == "call_function"] == ["max_pool2d"]  # type: ignore[union-attr]
+    assert tail.given(images).kept.shape == (2, 4, 3, 3)
 
 
 @pytest.mark.parametrize(
