@@ -19,7 +19,8 @@ LEVELS = [
     {"training", "latency", "tails"},
     {"ablation"},
     {"run"},
-    {"studies", "cumulative"},
+    {"studies", "cumulative_report"},
+    {"cumulative"},
     {"reporting"},
     {"cli"},
 ]

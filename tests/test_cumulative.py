@@ -15,7 +15,8 @@ import prune_fe
 from prune_fe import cumulative
 from prune_fe.ablation import Ablation, Trial
 from prune_fe.cli import main
-from prune_fe.cumulative import ablation_study, agreement, per_class, scorers_of
+from prune_fe.cumulative import ablation_study
+from prune_fe.cumulative_report import Network, agreement, per_class, scorers_of
 from prune_fe.data import Rescaled, digits, held_out
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.recipe import Recipe
@@ -61,7 +62,7 @@ def study(folder: Path, recipe: Recipe = RECIPE, classes: list[str] | None = CLA
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Table], list[cumulative.Network]]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Table], list[Network]]:
     """A finished study: its folder, its tables, and what they are made of."""
     folder, kept = tmp_path_factory.mktemp("study"), []
     with pytest.MonkeyPatch.context() as patch:
@@ -106,7 +107,7 @@ def test_each_class_goes_by_the_scores_of_its_own_images(done: Any, order: str, 
 def test_the_control_is_random_and_its_seeds_differ(done: Any) -> None:
     _, _, networks = done
     scorers = scorers_of(networks)
-    assert scorers["random"] == ["random-0", "random-1"]
+    assert scorers["random"] == ["random#0", "random#1"]
     rows = [network.keep[label][0].tolist() for network in networks for label in scorers["random"]]
     assert all(sorted(row) == list(range(UNITS)) for row in rows)
     assert len({tuple(row) for row in rows}) == 4
@@ -118,7 +119,7 @@ def test_single_units_are_what_scores_are_correlated_with(done: Any) -> None:
     assert each.removed.tolist() == [0] + [1] * UNITS
     assert each.classes == tuple(CLASSES)
     suffered = each.loss[1:] - each.loss[0]
-    perfect = cumulative.Network(1, {}, {"a": suffered.T, "b": -suffered.T}, each)
+    perfect = Network(1, {}, {"a": suffered.T, "b": -suffered.T}, each)
     assert agreement([perfect], ["a"], spearman) == pytest.approx([1, 1])
     assert agreement([perfect], ["b"], kendall) == pytest.approx([-1, -1])
     assert set(tables[-1].rows) == {"l1-filter", "l1-activation", "class-selectivity", "random"}
@@ -221,6 +222,12 @@ def test_bad_input_is_said_before_anything_is_trained(tmp_path: Path, monkeypatc
         study(tmp_path / "a", classes=["12"])
     with pytest.raises(InputError, match="layer 'features.9': the model has no such module"):
         study(tmp_path / "b", layer="features.9")
+
+
+def test_what_is_called_like_the_control_is_refused(tmp_path: Path) -> None:
+    scorers = [{"name": "l1-filter", "label": "random"}]
+    with pytest.raises(InputError, match="the label 'random' is the control's, give 'l1-filter' another one"):
+        study(tmp_path, Recipe.model_validate(RECIPE.model_dump() | {"scorers": scorers}))
 
 
 def test_without_matplotlib_the_numbers_are_there(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
