@@ -370,6 +370,51 @@ def ablate(
 
 
 @app.command
+def compare(
+    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    *,
+    data: DataPath | None = None,
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
+    resume: str | None = None,
+    seed: Annotated[list[int] | None, Several] = None,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: Workers | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> None:
+    """Compare the scorers of a recipe at several ratios, for several seeds and networks, and write a report.
+
+    Random units, filter L1 and the pruned architectures trained from scratch are always compared with. Finished cells
+    are kept; the same command with --resume goes on, and given at the same time to other processes or machines that see
+    the folder it shares the cells with them.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file, such as recipes/compare-digits.yaml; its `compare` says which ratios and networks.
+    output
+        Where the run's own folder is made.
+    resume
+        A run folder to go on with or to join, or "auto" for the recipe's latest one in --output.
+    seed
+        One or more seeds, instead of the recipe's.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    threads
+        CPU threads.
+    set_
+        KEY=VALUE, any other key of the recipe: --set 'compare.ratios=[0.3, 0.5, 0.9]'.
+    """
+    named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
+    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
+    checked, folder = _recipe_and_folder(recipe, overrides, output, resume, shared=True)
+    from prune_fe.compare import compare as fill
+
+    with _discarded_if_empty(folder, resume), reporter.showing():
+        fill(checked, folder, reporter)
+
+
+@app.command
 def prune(
     *,
     model: ModelName,
@@ -729,6 +774,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = {
             "run": "; `prune-fe run ... --resume auto` goes on behind the last finished step",
             "score": "; the same command goes on where it stopped",
+            "compare": "; `prune-fe compare ... --resume auto` goes on behind the last finished cell",
             "ablate": "; `prune-fe ablate ... --resume auto` goes on behind the last finished curve",
             "study": "; with --resume auto a network that is trained is not trained again",
         }
@@ -815,9 +861,9 @@ def _require_data(path: str | None) -> None:
 
 
 def _recipe_and_folder(
-    recipe: Path, overrides: dict[str, Any], output: Path, resume: str | None
+    recipe: Path, overrides: dict[str, Any], output: Path, resume: str | None, shared: bool = False
 ) -> tuple[Recipe, RunFolder]:
-    """The checked recipe, and a run folder of its own or the one to go on with."""
+    """The checked recipe, and a run folder of its own or the one to go on with, perhaps with other processes."""
     from prune_fe.recipe import load_recipe
     from prune_fe.results import RunFolder
 
@@ -828,9 +874,10 @@ def _recipe_and_folder(
         _require_data(checked.data.path)
     content = checked.model_dump(mode="json")
     if resume is None:
-        folder = RunFolder.create(output, checked.name, content)
+        folder = RunFolder.create(output, checked.name, content, shared)
     else:
-        folder = RunFolder.resume(_latest(output, checked.name) if resume == "auto" else Path(resume), content)
+        path = _latest(output, checked.name) if resume == "auto" else Path(resume)
+        folder = RunFolder.resume(path, content, shared)
     reporter.say(f"run folder: {folder.path}")
     return checked, folder
 

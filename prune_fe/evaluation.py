@@ -17,10 +17,14 @@ from prune_fe.processes import gather
 
 @dataclass(frozen=True)
 class Evaluation:
-    """confusion: (classes, classes) int64, rows = the true class, columns = the predicted one."""
+    """confusion: (classes, classes) int64, rows = the true class, columns = the predicted one.
+
+    correct: (images,) bool, whether each is told right, in the order of the data.
+    """
 
     confusion: Tensor
     loss: float
+    correct: Tensor
 
     @property
     def images(self) -> int:
@@ -53,6 +57,7 @@ def evaluate(
     """
     device = next(model.parameters()).device
     confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
+    right: list[Tensor] = []
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in checked(batches):
@@ -61,17 +66,22 @@ def evaluate(
             if done == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
             loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            pairs = labels * classes + logits.argmax(dim=1)
+            said = logits.argmax(dim=1)
+            right.append(said == labels)
+            pairs = labels * classes + said
             confusion += torch.bincount(pairs, minlength=classes**2).view_as(confusion)
             done += len(labels)
             if progress is not None:
                 progress(done, images_in(batches))
     if done == 0:
         raise DataError("no images to evaluate on")
-    shares = gather((confusion, loss, done))
+    shares = gather((confusion, loss, torch.cat(right)))
+    total = sum(len(share[2]) for share in shares)
+    correct = torch.zeros(total, dtype=torch.bool)
+    for process, share in enumerate(shares):  # each had every world-th image
+        correct[process :: len(shares)] = share[2]
     return Evaluation(
-        torch.stack([share[0] for share in shares]).sum(dim=0),
-        sum(share[1] for share in shares) / sum(share[2] for share in shares),
+        torch.stack([share[0] for share in shares]).sum(dim=0), sum(share[1] for share in shares) / total, correct
     )
 
 

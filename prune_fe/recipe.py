@@ -32,6 +32,12 @@ MAX_FAULTS = 10
 GOALS = ("ratio", "target_macs", "target_params")
 """The keys of `prune` that say how much; a recipe has one of them."""
 
+POINTS = (0.3, 0.5, 0.7, 0.8, 0.9)
+"""Ratios into the region where accuracy collapses."""
+
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What names a folder."""
+
 TRAINED = "trained"
 """The folder of the network that every scorer starts from, so no scorer's label."""
 
@@ -40,6 +46,7 @@ Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Amount = Annotated[StrictFloat, Field(ge=0)]
 Positive = Annotated[StrictFloat, Field(gt=0)]
+LeftShare = Annotated[StrictFloat, Field(gt=0, le=1)]
 
 
 def _kind(value: Any) -> str:
@@ -122,7 +129,7 @@ class Scorer(_Part):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     name: str
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    label: Annotated[str, Field(pattern=LABEL)]
 
     @model_validator(mode="before")
     @classmethod
@@ -146,8 +153,8 @@ class Prune(_Part):
     left), which, and in how many `rounds`. recalibrate: training images that the batch norms see after a cut."""
 
     ratio: Annotated[Annotated[Share, One] | Annotated[dict[str, Share], Many], ByKind] | None = None
-    target_macs: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
-    target_params: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    target_macs: LeftShare | None = None
+    target_params: LeftShare | None = None
     ranking: Literal["layer", "global"] = "layer"
     scope: Literal["all", "inner"] = "all"
     reduction: Literal["mean", "max", "min"] = "mean"
@@ -186,10 +193,41 @@ class Ablate(_Part):
         return self
 
 
+class Compare(_Part):
+    """A grid: every scorer at every one of `ratios` (or of the targets), for each of `networks` (label -> network, in
+    the place of the recipe's) and each seed. scratch: the budgets of the pruned architectures that are trained from
+    scratch, as multiples of the epochs that the pruned networks had in all."""
+
+    ratios: Annotated[list[Share], Field(min_length=1)] | None = None
+    target_macs: Annotated[list[LeftShare], Field(min_length=1)] | None = None
+    target_params: Annotated[list[LeftShare], Field(min_length=1)] | None = None
+    networks: dict[Annotated[str, Field(pattern=LABEL)], Model] = {}
+    scratch: list[Count] = [1, 2]
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Compare:
+        given = [name for name in ("ratios", *GOALS[1:]) if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were given; a comparison has one of them")
+        for name in ("ratios", *GOALS[1:], "scratch"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: one of them stands twice")
+        return self
+
+    @property
+    def points(self) -> tuple[str, list[float]]:
+        """The key of `prune` that the grid goes through, and its values."""
+        for goal in GOALS[1:]:
+            if (given := getattr(self, goal)) is not None:
+                return goal, list(given)
+        return GOALS[0], list(self.ratios or POINTS)
+
+
 class Recipe(_Part):
     """train: null takes the network as it is built or loaded. threads: null takes what torch chooses."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=LABEL)]
     data: Data
     model: Model
     train: Train | None = None
@@ -198,6 +236,7 @@ class Recipe(_Part):
     prune: Prune = Prune()
     finetune: Finetune | None = None
     ablate: Ablate = Ablate()
+    compare: Compare = Compare()
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     threads: Count | None = None
@@ -340,7 +379,7 @@ def _explain(fault: Any) -> str:
 def _keys_at(place: Sequence[Any]) -> list[str]:
     parts = {
         "data": Data, "model": Model, "train": Train, "score": Score, "prune": Prune, "finetune": Finetune,
-        "ablate": Ablate,
+        "ablate": Ablate, "compare": Compare,
     }  # fmt: skip
     part: Any = parts[place[0]] if place else Recipe
     return list(part.model_fields)

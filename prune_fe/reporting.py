@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from prune_fe.cells import Row
     from prune_fe.latency import Comparison, Latency
-    from prune_fe.run import Row
     from prune_fe.scores import Scores
     from prune_fe.tables import Table as StudyTable
 

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -41,12 +42,13 @@ class RunFolder:
     """A folder that belongs to one run at a time and is never written over by another.
 
     `log.jsonl` gets one line an event and is on the disk before the next step begins, so that a killed run keeps
-    what it finished.
+    what it finished. shared: several processes of one run may use the folder, each with a log of its own.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> None:
         self.path = path
-        self._lock = locked(path)
+        self.log_name = f"log-{uuid.uuid4().hex[:8]}.jsonl" if shared else "log.jsonl"
+        self._lock = None if shared else locked(path)
         try:
             self._begin(recipe)
         except BaseException:
@@ -54,7 +56,7 @@ class RunFolder:
             raise
 
     def _begin(self, recipe: Mapping[str, Any]) -> None:
-        known, log = self.path / "recipe.yaml", self.path / "log.jsonl"
+        known, log = self.path / "recipe.yaml", self.path / self.log_name
         if not known.exists():
             _write(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing(known, recipe):
@@ -67,7 +69,7 @@ class RunFolder:
                 file.write("\n")
 
     @classmethod
-    def create(cls, parent: Path, name: str, recipe: Mapping[str, Any]) -> RunFolder:
+    def create(cls, parent: Path, name: str, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
         """parent/name-1, or the next number that is free."""
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -81,30 +83,30 @@ class RunFolder:
                     (parent / f"{name}-{number}").mkdir()
                 except FileExistsError:
                     continue
-                return cls(parent / f"{name}-{number}", recipe)
+                return cls(parent / f"{name}-{number}", recipe, shared)
         except OSError as error:
             raise EnvironmentFault(f"{parent}: {error.strerror}") from error
 
     @classmethod
-    def resume(cls, path: Path, recipe: Mapping[str, Any]) -> RunFolder:
+    def resume(cls, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
         if not (path / "recipe.yaml").is_file():
             raise InputError(f"{path}: no run to resume there")
-        return cls(path, recipe)
+        return cls(path, recipe, shared)
 
     def log(self, event: str, **values: Any) -> None:
         """Append one event and the time; on the disk when this returns."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            with (self.path / "log.jsonl").open("a") as file:
+            with (self.path / self.log_name).open("a") as file:
                 file.write(json.dumps(_plain({"event": event, "time": now} | values), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise EnvironmentFault(f"{self.path}/log.jsonl: {error.strerror}") from error
+            raise EnvironmentFault(f"{self.path}/{self.log_name}: {error.strerror}") from error
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """What log() wrote, without a last line that a kill cut short."""
-        file = self.path / "log.jsonl"
+        file = self.path / self.log_name
         found = []
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
             try:
@@ -131,7 +133,8 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def locked(folder: Path) -> TextIO:

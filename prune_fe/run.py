@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from prune_fe import data as images
 from prune_fe import models
 from prune_fe import recipe as recipes
+from prune_fe.cells import UNPRUNED, Cell, Row
 from prune_fe.costs import cost, speed
 from prune_fe.data import Splits
 from prune_fe.errors import DataError, InputError
@@ -33,9 +35,6 @@ from prune_fe.scores import Scores
 from prune_fe.scoring import score_all, scorer_of
 from prune_fe.training import Epoch, best_epoch, finetune, recalibrate
 
-UNPRUNED = "(unpruned)"
-"""The scorer of the rows that say what every other row starts from."""
-
 
 class Reporter(Protocol):
     """Who tells the user how far a run is."""
@@ -47,23 +46,39 @@ class Reporter(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table. accuracy: on the test images; before and after are None for the unpruned network."""
+class Compressed:
+    """A pruned network and what is known of it; correct: (images,) bool. epochs: of its fine-tuning."""
 
-    scorer: str
-    seed: int
-    accuracy_before: float
-    accuracy_pruned: float | None
-    accuracy_finetuned: float | None
-    balanced_accuracy: float
-    loss: float
-    parameters: int
-    macs: int
-    images_per_second: float
-    images_per_second_low: float
-    images_per_second_high: float
-    timed_with: str
-    scoring_seconds: float | None
+    model: nn.Module
+    row: Row
+    correct: Tensor
+    steps: Sequence[Step] = ()
+    epochs: Sequence[Epoch] = ()
+
+    def cell(self, network: str, recipe: Recipe, seconds: float) -> Cell:
+        """What a comparison needs of it; `recipe` says what was asked for."""
+        goal = next((goal for goal in recipes.GOALS if getattr(recipe.prune, goal) is not None), "ratio")
+        amount = getattr(recipe.prune, goal) or 0.5  # prune()'s default
+        removed: dict[str, list[int]] = {}
+        for step in self.steps:
+            for layer, units in step.removed.items():
+                removed[layer] = sorted([*removed.get(layer, []), *units])
+        pruned = self.row.scorer != UNPRUNED
+        return Cell(
+            network, self.row, self.correct.numpy(), goal if pruned else None,
+            amount if pruned and isinstance(amount, float) else None, removed,
+            {", ".join(step.layers): step.left for step in self.steps if step.left},
+            [dataclasses.asdict(epoch) for epoch in self.epochs], seconds, environment(),
+        )  # fmt: skip
+
+
+class Folder(Protocol):
+    """Where a run leaves what it has done: a RunFolder, or a place in one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def log(self, event: str, **values: object) -> None: ...
 
 
 def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
@@ -84,8 +99,8 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
         example = splits.test[0][0][None]
         network = trained(recipe, splits, seed, folder, report, device)
         if not any(row.scorer == UNPRUNED and row.seed == seed for row in done):
-            done.append(measured(UNPRUNED, seed, network, splits, example, recipe))
-            folder.log("row", row=dataclasses.asdict(done[-1]))
+            plain = measured(UNPRUNED, seed, network, splits, example, recipe)
+            done.append(_kept(plain, recipe, folder))
         before = next(row for row in done if row.scorer == UNPRUNED and row.seed == seed)
         report.say(f"seed {seed}: the unpruned network is right on {before.accuracy_before:.2%} of the test images")
         pending = [e for e in recipe.scorers if not any((row.scorer, row.seed) == (e.label, seed) for row in done)]
@@ -93,15 +108,26 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
             continue
         scores = scored(recipe, pending, network, splits, example, seed, report, folder.path / f"seed-{seed}")
         for entry in pending:
-            row = compress(recipe, entry, scores[entry.label], network, splits, example, before, folder, report)
-            folder.log("row", row=dataclasses.asdict(row))
-            done.append(row)
+            begun = time.perf_counter()
+            found = compress(recipe, entry, scores[entry.label], network, splits, example, before, folder, report)
+            about = {"recipe": recipe.name, "seed": seed, "scores": scores[entry.label].about} | splits.about
+            models.save(found.model, folder.path / f"seed-{seed}" / entry.label / "pruned", about, overwrite=True)
+            done.append(_kept(found, recipe, folder, time.perf_counter() - begun))
     folder.write_table("summary.csv", map(dataclasses.asdict, done))
     return done
 
 
+def _kept(found: Compressed, recipe: Recipe, folder: RunFolder, seconds: float = 0.0) -> Row:
+    """The row, when it is on the disk."""
+    found.cell(recipe.model.name, recipe, seconds).save(
+        folder.path / "cells" / f"seed-{found.row.seed}.{found.row.scorer}.json"
+    )
+    folder.log("row", row=dataclasses.asdict(found.row))
+    return found.row
+
+
 def trained(
-    recipe: Recipe, splits: Splits, seed: int, folder: RunFolder, report: Reporter, device: torch.device
+    recipe: Recipe, splits: Splits, seed: int, folder: Folder, report: Reporter, device: torch.device
 ) -> nn.Module:
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
@@ -155,12 +181,12 @@ def compress(
     splits: Splits,
     example: Tensor,
     before: Row,
-    folder: RunFolder,
+    folder: Folder,
     report: Reporter,
-) -> Row:
+) -> Compressed:
     """Prune a copy of `network` by `scores` and fine-tune it."""
-    seed, where = before.seed, folder.path / f"seed-{before.seed}" / entry.label
-    spent = scores.seconds
+    seed, spent = before.seed, scores.seconds
+    epochs: list[Epoch] = []
 
     def rescored(model: nn.Module, layers: Sequence[str]) -> Scores:
         nonlocal spent
@@ -173,7 +199,9 @@ def compress(
     def tune(model: nn.Module, after: str = "") -> None:
         if recipe.finetune is not None:
             what = f"{entry.label}: fine-tuning{after}"
-            for epoch in fit(model, splits, recipe.finetune, recipe.workers, seed, report, what, momentum):
+            history = fit(model, splits, recipe.finetune, recipe.workers, seed, report, what, momentum)
+            epochs.extend(history)
+            for epoch in history:
                 folder.log("epoch", phase=what, seed=seed, **dataclasses.asdict(epoch))
 
     rounds = itertools.count(1)
@@ -204,26 +232,26 @@ def compress(
     if recipe.finetune is None or recipe.finetune.when == "after":
         right_after = evaluate(model, splits.test, workers=recipe.workers).accuracy
         tune(model)
-    about = {"recipe": recipe.name, "seed": seed, "scores": scores.about} | splits.about
-    models.save(model, where / "pruned", about, overwrite=True)
-    row = measured(entry.label, seed, model, splits, example, recipe)
-    return dataclasses.replace(
-        row,
+    found = measured(entry.label, seed, model, splits, example, recipe)
+    row = dataclasses.replace(
+        found.row,
         accuracy_before=before.accuracy_before,
         accuracy_pruned=right_after,
-        accuracy_finetuned=row.accuracy_before if recipe.finetune is not None else None,
+        accuracy_finetuned=found.row.accuracy_before if recipe.finetune is not None else None,
         scoring_seconds=spent,
     )
+    return Compressed(model, row, found.correct, pruned.steps, epochs)
 
 
-def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Row:
+def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Compressed:
     """What the test images and the clock say of a network."""
     result = evaluate(model, splits.test, workers=recipe.workers)
     price, pace = cost(model, example), speed(model, example)
-    return Row(
+    row = Row(
         label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
         pace.images_per_second, pace.low, pace.high, str(pace), None,
     )  # fmt: skip
+    return Compressed(model, row, result.correct)
 
 
 def fit(

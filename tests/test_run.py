@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import prune_fe
+from prune_fe.cells import load_cell
 from prune_fe.data import digits
-from prune_fe.errors import DataError, InputError
+from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.recipe import load_recipe
 from prune_fe.results import RunFolder
 from prune_fe.run import Row, run
@@ -91,6 +92,19 @@ def test_the_table_is_in_the_folder_and_its_numbers_are_those_of_the_saved_model
         assert (price.parameters, price.macs) == (row.parameters, row.macs)
 
 
+def test_what_each_network_tells_right_is_in_its_cell(finished: tuple[list[Row], RunFolder]) -> None:
+    rows, folder = finished
+    for row in rows:
+        cell = load_cell(folder.path / "cells" / f"seed-0.{row.scorer}.json")
+        assert cell.row == row
+        assert cell.correct.mean() == pytest.approx(row.accuracy)
+        assert (cell.goal, cell.point) == (("ratio", 0.5) if row is not rows[0] else (None, None))
+        assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row is not rows[0] else [])
+        assert len(cell.epochs) == (2 if row is not rows[0] else 0)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_cell(folder.path / "recipe.yaml")
+
+
 def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None:
     rows, folder = finished
     events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
@@ -126,7 +140,7 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
 
     real = module.compress
 
-    def killed(recipe: Any, entry: Any, *rest: Any) -> Row:
+    def killed(recipe: Any, entry: Any, *rest: Any) -> Any:
         if entry.label == "l1-filter":
             raise KeyboardInterrupt
         return real(recipe, entry, *rest)
@@ -138,7 +152,7 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
     trained_at = (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns
     done: list[str] = []
 
-    def noted(recipe: Any, entry: Any, *rest: Any) -> Row:
+    def noted(recipe: Any, entry: Any, *rest: Any) -> Any:
         done.append(entry.label)
         return real(recipe, entry, *rest)
 

@@ -1,0 +1,271 @@
+"""Which criterion for which network: every scorer at every operating point, for every network and seed.
+
+The grid is made of cells, each kept when it is finished and never made again. Processes, also on other machines, that
+are given the same folder share the cells among them. Random units, filter L1 and the pruned architecture trained from
+scratch are always among what is compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prune_fe import recipe as recipes
+from prune_fe.cells import UNPRUNED, Row, load_cell
+from prune_fe.claims import Claims
+from prune_fe.data import Splits, held_out, targets_of
+from prune_fe.errors import InputError
+from prune_fe.processes import gather, rank
+from prune_fe.pruning import prune
+from prune_fe.recipe import GOALS, Recipe, Train
+from prune_fe.results import RunFolder, environment, write_json
+from prune_fe.run import Compressed, Reporter, compress, fit, load_data, measured, placed, prepare, scored, trained
+from prune_fe.scores import Scores
+from prune_fe.training import epochs_of, reinitialise
+
+CONTROLS = ("random", "l1-filter")
+SCRATCH = "scratch"
+POLL_SECONDS = 5.0
+"""How often a process that has nothing to do looks whether the others have finished."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that one process does: `result` is there when it is done, and it begins when all of `after` are."""
+
+    result: Path
+    after: Sequence[Path]
+    do: Callable[[], None]
+
+    @property
+    def ready(self) -> bool:
+        return not self.result.exists() and all(path.exists() for path in self.after)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part of a run folder that is one network's."""
+
+    folder: RunFolder
+    path: Path
+
+    def log(self, event: str, **values: object) -> None:
+        self.folder.log(event, network=self.path.name, **values)
+
+
+@dataclass
+class Start:
+    """What all cells of one network and seed start from."""
+
+    recipe: Recipe
+    seed: int
+    splits: Splits
+    place: Place
+    network: nn.Module
+    report: Reporter
+
+    @property
+    def example(self) -> Tensor:
+        return self.splits.test[0][0][None]
+
+    @functools.cached_property
+    def scores(self) -> dict[str, Scores]:
+        """Of all scorers, computed once and then read."""
+        folder = self.place.path / f"seed-{self.seed}" / "scores"
+        return scored(
+            self.recipe, self.recipe.scorers, self.network, self.splits, self.example, self.seed, self.report, folder
+        )
+
+
+def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
+    """Fill the grid of `recipe` in `folder`, with whoever else is at it, until nothing is left to do."""
+    recipe = with_controls(recipe)
+    if recipe.prune.ranking != "layer":
+        raise InputError(
+            "prune.ranking: a comparison takes the same share of every layer (ranking: layer), so that all criteria "
+            "and controls have the same widths"
+        )
+    grid = Grid(recipe, folder, report)
+    claims, total = Claims(folder.path / "claims"), len(grid.tasks)
+    bar, waiting = report.progress("cells of the comparison"), False
+    while open_tasks := [task for task in grid.tasks if not task.result.exists()]:
+        bar(total - len(open_tasks), total)
+        with ExitStack() as claim:
+            number = gather(_claimed(open_tasks, claims, claim) if rank() == 0 else None)[0]
+            if number is not None:
+                open_tasks[number].do()
+                waiting = False
+        if number is None:
+            if not waiting:
+                report.say(f"{len(open_tasks)} cells are left, and others are at them: waiting")
+            waiting = True
+            time.sleep(POLL_SECONDS)
+    bar(total, total)
+
+
+def with_controls(recipe: Recipe) -> Recipe:
+    """The recipe with random units and filter L1 among its scorers, and networks that have labels."""
+    there = {entry.name for entry in recipe.scorers}
+    missing = [recipes.Scorer.model_validate(name) for name in CONTROLS if name not in there]
+    networks = recipe.compare.networks or {recipe.model.name.replace("/", "-"): recipe.model}
+    about = recipe.compare.model_copy(update={"networks": networks})
+    return recipe.model_copy(update={"scorers": [*recipe.scorers, *missing], "compare": about})
+
+
+def _claimed(tasks: Sequence[Task], claims: Claims, claim: ExitStack) -> int | None:
+    """The number of a task that is this process's own until `claim` is closed."""
+    for number, task in enumerate(tasks):
+        if task.ready:
+            mine = claim.enter_context(claims.claimed(task.result.stem))
+            if mine and not task.result.exists():  # it may have been finished in between
+                return number
+            claim.close()
+    return None
+
+
+class Grid:
+    """The tasks of a comparison, in the order in which a single process does them."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
+        self.recipe, self.folder, self.report = recipe, folder, report
+        self.device = prepare(recipe.device, recipe.threads)
+        self.data = load_data(recipe, report)
+        self._start: Start | None = None
+        here = environment()
+        folder.log("environment", **here)
+        if rank() == 0:
+            if not (folder.path / "env.json").exists():
+                folder.write_json("env.json", here)
+            labels = targets_of(self.data.test)
+            folder.write_json("test.json", {"classes": self.data.classes, "labels": labels})
+        self.tasks = list(self._tasks())
+
+    def cell(self, network: str, seed: int, scorer: str, point: float | None = None) -> Path:
+        """Where a cell lies when it is finished."""
+        of = "" if point is None else f".{self.recipe.compare.points[0]}-{point:g}"
+        return self.folder.path / "cells" / f"{network}.seed-{seed}.{scorer}{of}.json"
+
+    def _tasks(self) -> Iterator[Task]:
+        scratch = [f"{SCRATCH}#{budget}" for budget in self.recipe.compare.scratch]
+        if scratch and self.recipe.train is None and self.recipe.finetune is None:
+            self.report.say(
+                "no training from scratch: the recipe has neither train nor finetune, which would be its budget"
+            )
+            scratch = []
+        points = self.recipe.compare.points[1]
+        labels = [entry.label for entry in self.recipe.scorers]
+        for seed in self.recipe.seeds:
+            late = []
+            for network in self.recipe.compare.networks:
+                of = (network, seed)
+                unpruned = self.cell(*of, "unpruned")
+                yield Task(unpruned, (), functools.partial(self._train, *of, unpruned))
+                known = self.folder.path / "networks" / network / f"seed-{seed}" / "scores.json"
+                yield Task(known, (unpruned,), functools.partial(self._score, *of, known))
+                for point in points:
+                    for label in labels:
+                        path = self.cell(*of, label, point)
+                        yield Task(path, (known,), functools.partial(self._prune, *of, label, point, path))
+                    for label in scratch:
+                        path = self.cell(*of, label, point)
+                        late.append(
+                            Task(path, (known,), functools.partial(self._from_scratch, *of, label, point, path))
+                        )
+            yield from late
+
+    def start(self, network: str, seed: int) -> Start:
+        """What the cells of a network and seed start from: the one that was used last is kept."""
+        held = self._start
+        if held is None or (held.place.path.name, held.seed) != (network, seed):
+            recipe = self.recipe.model_copy(update={"model": self.recipe.compare.networks[network]})
+            splits = held_out(self.data, recipe.data.validation, seed)
+            place = Place(self.folder, self.folder.path / "networks" / network)
+            model = trained(recipe, splits, seed, place, self.report, self.device)
+            held = self._start = Start(recipe, seed, splits, place, model, self.report)
+        return held
+
+    def at(self, start: Start, point: float) -> Recipe:
+        """The recipe of one operating point."""
+        goal = self.recipe.compare.points[0]
+        settings = dict.fromkeys(GOALS) | {goal: point}
+        return start.recipe.model_copy(update={"prune": start.recipe.prune.model_copy(update=settings)})
+
+    def _train(self, network: str, seed: int, path: Path) -> None:
+        begun, start = time.perf_counter(), self.start(network, seed)
+        found = measured(UNPRUNED, seed, start.network, start.splits, start.example, start.recipe)
+        self._keep(found, network, start.recipe, path, begun)
+
+    def _score(self, network: str, seed: int, path: Path) -> None:
+        start = self.start(network, seed)
+        self.report.say(f"{network}, seed {seed}: scoring")
+        known = {
+            label: {
+                "scorer": each.scorer, "settings": each.settings, "images": each.images, "seconds": each.seconds,
+                "own_seconds": each.own_seconds, "peak_bytes": each.peak_bytes,
+            }
+            for label, each in start.scores.items()
+        }  # fmt: skip
+        if rank() == 0:
+            write_json(path, known)
+        gather(None)
+
+    def _prune(self, network: str, seed: int, label: str, point: float, path: Path) -> None:
+        begun, start = time.perf_counter(), self.start(network, seed)
+        entry = next(each for each in self.recipe.scorers if each.label == label)
+        recipe, scores = self.at(start, point), start.scores[label]
+        before = self._before(network, seed)
+        found = compress(
+            recipe, entry, scores, start.network, start.splits, start.example, before, start.place, self.report
+        )
+        self._keep(found, network, recipe, path, begun)
+
+    def _from_scratch(self, network: str, seed: int, label: str, point: float, path: Path) -> None:
+        """The architecture of this point, as the control has it, with new weights and the whole budget."""
+        begun, start = time.perf_counter(), self.start(network, seed)
+        recipe, control = self.at(start, point), next(e.label for e in self.recipe.scorers if e.name == CONTROLS[0])
+        options = recipe.prune.model_dump(exclude={"rescore", "recalibrate", "rounds"})
+        pruned = prune(start.network, start.scores[control], example=start.example, **options)
+        model = placed(pruned.model, self.device)
+        reinitialise(model, seed)
+        settings = recipe.train or recipe.finetune
+        assert settings is not None  # else there are no such tasks
+        epochs = int(label.partition("#")[2]) * budget_of(recipe, len(pruned.steps))
+        settings = Train(**settings.model_dump(exclude={"when", "epochs"}), epochs=epochs)
+        what = f"{network} from scratch, {recipe.compare.points[0]} {point:g}, {epochs} epochs"
+        history = fit(model, start.splits, settings, recipe.workers, seed, self.report, what)
+        found = measured(label, seed, model, start.splits, start.example, recipe)
+        before = self._before(network, seed)
+        row = dataclasses.replace(
+            found.row, accuracy_before=before.accuracy_before, accuracy_finetuned=found.row.accuracy_before
+        )
+        found = dataclasses.replace(found, row=row, steps=pruned.steps, epochs=history)
+        self._keep(found, network, recipe, path, begun)
+
+    def _before(self, network: str, seed: int) -> Row:
+        return load_cell(self.cell(network, seed, "unpruned")).row
+
+    def _keep(self, found: Compressed, network: str, recipe: Recipe, path: Path, begun: float) -> None:
+        row = found.row
+        if rank() == 0:
+            found.cell(network, recipe, time.perf_counter() - begun).save(path)
+            of = "" if row.accuracy_pruned is None else f", {row.accuracy_pruned:.2%} right after pruning"
+            self.report.say(f"{path.stem}: {row.accuracy:.2%} of the test images{of}")
+        gather(None)  # nobody looks for the cell before it is there
+
+
+def budget_of(recipe: Recipe, n_layers: int) -> int:
+    """The epochs that a pruned network has been trained for in all."""
+    rounds = n_layers if recipe.prune.rounds == "layers" else recipe.prune.rounds
+    count = 0
+    for settings in (recipe.train, recipe.finetune):
+        if settings is not None:
+            times = rounds if getattr(settings, "when", "after") == "each_round" else 1
+            count += times * epochs_of(settings.schedule, settings.lr, settings.final_lr, settings.epochs)
+    return count
