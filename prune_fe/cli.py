@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -124,13 +125,16 @@ def run(
     named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
     checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+    from prune_fe.report import write_report
     from prune_fe.run import run as run_recipe
 
     with _discarded_if_empty(folder, resume), reporter.showing():
         rows = run_recipe(checked, folder, reporter)
+        page = write_report(folder.path)
     console.print(results_table(rows))
     last = folder.path / f"seed-{checked.seeds[-1]}" / checked.scorers[0].label / "pruned"
     reporter.say(f"results: {folder.path}/summary.csv, log.jsonl, and scores by unit in {last.parent}/scores.csv")
+    reporter.say(f"report: {page}")
     reporter.say(f"pruned model: {last}   (in Python: prune_fe.load({str(last)!r}))")
     _say_next("evaluate", "--model", last, "--data", checked.data.path or "digits")
     images = ("--data", data) if data else ()
@@ -257,7 +261,7 @@ def score(
 
 @app.command
 def study(
-    kind: Literal["rescaling", "randomness", "characterisation"],
+    kind: Literal["rescaling", "randomness", "characterisation", "samples", "classes", "ratio"],
     recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
     *,
     data: DataPath | None = None,
@@ -266,22 +270,27 @@ def study(
     layer: str | None = None,
     unit: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     class_: Annotated[str | None, Parameter(name="--class")] = None,
-    samples: Annotated[int | None, Parameter(validator=Counted)] = None,
+    samples: Annotated[list[int] | None, Several, Parameter(validator=Counted)] = None,
+    draws: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
+    counts: Annotated[list[int] | None, Several, Parameter(validator=Counted)] = None,
+    ratio: Annotated[list[float] | None, Several, Share] = None,
     seed: Seed | None = None,
     device: str | None = None,
     threads: int | None = None,
     workers: Workers | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
-    """Print the tables of one of the paper's studies of a unit, for the network that a recipe trains.
+    """Print the tables of one of the paper's studies, for the network that a recipe trains.
 
-    rescaling (tables 1, 6, 9): the images, the filters or both halved. randomness (tables 2, 7, 10): a trained unit
-    against 100 random ones. characterisation (table 5): birth, maximum and integral of the Betti curve.
+    Of a unit: rescaling (tables 1, 6, 9): the images, the filters or both halved; randomness (tables 2, 7, 10): a
+    trained unit against 100 random ones; characterisation (table 5): birth, maximum and integral of the Betti curve.
+    Of a layer: samples (figures 7, 8): how far H depends on which images are drawn, and how many are enough.
+    Of pruning: classes and ratio (figure 13): accuracy against the number of classes scored on, and the share removed.
 
     Parameters
     ----------
     recipe
-        A YAML file, such as recipes/quickstart.yaml; its pruning and fine-tuning play no part.
+        A YAML file, such as recipes/quickstart.yaml; only classes and ratio prune and fine-tune.
     output
         Where the run's own folder is made.
     resume
@@ -294,7 +303,14 @@ def study(
     class_
         The name of the class; default the first.
     samples
-        Training images of a class; default the recipe's, or all.
+        Training images of a class; default the recipe's, or all. For the study of samples one or more numbers; default
+        50, 100 and 500.
+    draws
+        How many times as many images are drawn for the study of samples; default 100.
+    counts
+        Numbers of classes for the study of classes; default 1, 2, 5, 10, … and all.
+    ratio
+        Shares removed; one for the study of classes, default the recipe's; default 0.1 to 0.9 for that of ratio.
     seed
         Which of the recipe's networks; default its first seed.
     device
@@ -304,13 +320,36 @@ def study(
     set_
         KEY=VALUE, any other key of the recipe.
     """
+    of_unit = {"layer": layer, "unit": unit, "label": class_, "samples": samples}
+    takes: dict[str, dict[str, Any]] = {
+        "samples": {"layer": layer, "sizes": samples, "draws": draws}, "classes": {"counts": counts, "ratio": ratio},
+        "ratio": {"ratios": ratio},
+    }  # fmt: skip
+    given = {
+        "--layer": layer, "--unit": unit, "--class": class_, "--samples": samples, "--draws": draws,
+        "--counts": counts, "--ratio": ratio,
+    }  # fmt: skip
+    taken = takes.get(kind, of_unit)
+    for flag, value in given.items():
+        if value is not None and not any(value is each for each in taken.values()):
+            raise InputError(f"{flag}: the study of {kind} does not take it")
+    options = {name: value for name, value in taken.items() if value is not None}
+    for name in ("samples", "ratio"):
+        if name in options:
+            if len(options[name]) > 1:
+                raise InputError(f"--{name}: the study of {kind} takes one, not {len(options[name])}")
+            options[name] = options[name][0]
     named = {"data.path": data, "device": device, "threads": threads, "workers": workers}
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
     checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
-    from prune_fe.studies import study as study_recipe
+    from prune_fe import series, studies
 
+    do: dict[str, Callable[..., Any]] = {
+        "samples": series.samples_study, "classes": series.classes_study, "ratio": series.ratio_study,
+    }  # fmt: skip
     with _discarded_if_empty(folder, resume), reporter.showing():
-        tables = study_recipe(kind, checked, folder, reporter, seed, layer, unit, class_, samples)
+        study_kind = do.get(kind, partial(studies.study, kind))
+        tables = study_kind(checked, folder, reporter, seed=seed, **options)
     for table in tables:
         console.print(study_table(table))
         console.print()
@@ -409,9 +448,26 @@ def compare(
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
     checked, folder = _recipe_and_folder(recipe, overrides, output, resume, shared=True)
     from prune_fe.compare import compare as fill
+    from prune_fe.report import write_report
 
     with _discarded_if_empty(folder, resume), reporter.showing():
         fill(checked, folder, reporter)
+        page = write_report(folder.path)
+    reporter.say(f"report: {page}   (report.md, report.json and cells.csv beside it)")
+
+
+@app.command
+def report(folder: Path) -> None:
+    """Write report.html of what a run or a comparison has measured until now, with what is missing marked as missing.
+
+    Parameters
+    ----------
+    folder
+        A run folder of `prune-fe run` or `prune-fe compare`.
+    """
+    from prune_fe.report import write_report
+
+    reporter.say(f"report: {write_report(folder)}   (report.md, report.json and cells.csv beside it)")
 
 
 @app.command

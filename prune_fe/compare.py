@@ -17,20 +17,32 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from prune_fe import recipe as recipes
 from prune_fe.cells import UNPRUNED, Row, load_cell
 from prune_fe.claims import Claims
-from prune_fe.data import Splits, held_out, targets_of
-from prune_fe.errors import InputError
+from prune_fe.data import Splits, held_out
+from prune_fe.errors import InputError, PruneFEError
+from prune_fe.models import build
 from prune_fe.processes import gather, rank
 from prune_fe.pruning import prune
-from prune_fe.recipe import GOALS, Recipe, Train
+from prune_fe.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
 from prune_fe.results import RunFolder, environment, write_json
-from prune_fe.run import Compressed, Reporter, compress, fit, load_data, measured, placed, prepare, scored, trained
+from prune_fe.run import (
+    Compressed,
+    Reporter,
+    check,
+    compress,
+    fit,
+    load_data,
+    measured,
+    placed,
+    prepare,
+    scored,
+    trained,
+    write_test,
+)
 from prune_fe.scores import Scores
 from prune_fe.training import epochs_of, reinitialise
 
-CONTROLS = ("random", "l1-filter")
 SCRATCH = "scratch"
 POLL_SECONDS = 5.0
 """How often a process that has nothing to do looks whether the others have finished."""
@@ -110,15 +122,6 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
     bar(total, total)
 
 
-def with_controls(recipe: Recipe) -> Recipe:
-    """The recipe with random units and filter L1 among its scorers, and networks that have labels."""
-    there = {entry.name for entry in recipe.scorers}
-    missing = [recipes.Scorer.model_validate(name) for name in CONTROLS if name not in there]
-    networks = recipe.compare.networks or {recipe.model.name.replace("/", "-"): recipe.model}
-    about = recipe.compare.model_copy(update={"networks": networks})
-    return recipe.model_copy(update={"scorers": [*recipe.scorers, *missing], "compare": about})
-
-
 def _claimed(tasks: Sequence[Task], claims: Claims, claim: ExitStack) -> int | None:
     """The number of a task that is this process's own until `claim` is closed."""
     for number, task in enumerate(tasks):
@@ -138,14 +141,26 @@ class Grid:
         self.device = prepare(recipe.device, recipe.threads)
         self.data = load_data(recipe, report)
         self._start: Start | None = None
+        self._check()
         here = environment()
         folder.log("environment", **here)
         if rank() == 0:
             if not (folder.path / "env.json").exists():
                 folder.write_json("env.json", here)
-            labels = targets_of(self.data.test)
-            folder.write_json("test.json", {"classes": self.data.classes, "labels": labels})
+            write_test(self.data, folder)
         self.tasks = list(self._tasks())
+
+    def _check(self) -> None:
+        """Say what would go wrong with a network or a scorer, before any network is trained."""
+        splits = held_out(self.data, self.recipe.data.validation, self.recipe.seeds[0])
+        for label, about in self.recipe.compare.networks.items():
+            try:
+                model = build(about.name, len(splits.classes), in_channels=splits.channels, **about.arguments)
+                check(self.recipe, placed(model, self.device), splits, self.recipe.seeds[0])
+                if self.recipe.compare.scratch:
+                    reinitialise(model, 0)
+            except PruneFEError as error:
+                raise type(error)(f"network {label!r}: {error}") from error
 
     def cell(self, network: str, seed: int, scorer: str, point: float | None = None) -> Path:
         """Where a cell lies when it is finished."""

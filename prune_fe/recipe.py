@@ -32,6 +32,9 @@ MAX_FAULTS = 10
 GOALS = ("ratio", "target_macs", "target_params")
 """The keys of `prune` that say how much; a recipe has one of them."""
 
+CONTROLS = ("random", "l1-filter")
+"""The scorers that a comparison always has."""
+
 POINTS = (0.3, 0.5, 0.7, 0.8, 0.9)
 """Ratios into the region where accuracy collapses."""
 
@@ -266,6 +269,15 @@ class Recipe(_Part):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one of them stands twice")
         return self
+
+
+def with_controls(recipe: Recipe) -> Recipe:
+    """The recipe with random units and filter L1 among its scorers, and networks that have labels."""
+    there = {entry.name for entry in recipe.scorers}
+    missing = [Scorer.model_validate(name) for name in CONTROLS if name not in there]
+    networks = recipe.compare.networks or {recipe.model.name.replace("/", "-"): recipe.model}
+    about = recipe.compare.model_copy(update={"networks": networks})
+    return recipe.model_copy(update={"scorers": [*recipe.scorers, *missing], "compare": about})
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -58,7 +58,7 @@ class RunFolder:
     def _begin(self, recipe: Mapping[str, Any]) -> None:
         known, log = self.path / "recipe.yaml", self.path / self.log_name
         if not known.exists():
-            _write(known, yaml.safe_dump(dict(recipe), sort_keys=False))
+            write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing(known, recipe):
             raise InputError(
                 f"{self.path} was begun with another recipe (not the same: {', '.join(differing)}); resume with that "
@@ -124,7 +124,7 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def write_text(self, name: str, text: str) -> None:
-        _write(self.path / name, text)
+        write_text(self.path / name, text)
 
     def discard(self) -> None:
         """Take away the folder of a run that failed before it had done anything."""
@@ -154,7 +154,7 @@ def locked(folder: Path) -> TextIO:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write(path, json.dumps(_plain(content), indent=1) + "\n")
+    write_text(path, json.dumps(_plain(content), indent=1) + "\n")
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -164,10 +164,10 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """The whole file or none of it."""
     partial = path.with_name(f".{path.name}")
     with partial.open("w", encoding="utf-8", newline="") as file:

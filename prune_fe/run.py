@@ -94,6 +94,7 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
         report.say(f"note: {', '.join(changed)} differ from when this run began; its numbers will not be the same bits")
     done = [Row(**event["row"]) for event in folder.events("row")]
     every = load_data(recipe, report)
+    write_test(every, folder)
     for seed in recipe.seeds:
         splits = images.held_out(every, recipe.data.validation, seed)
         example = splits.test[0][0][None]
@@ -276,6 +277,11 @@ def fit(
         f"({best.validation_accuracy:.2%})"
     )
     return history
+
+
+def write_test(splits: Splits, folder: RunFolder) -> None:
+    """The classes and the labels of the test images, for a report."""
+    folder.write_json("test.json", {"classes": splits.classes, "labels": images.targets_of(splits.test)})
 
 
 def load_data(recipe: Recipe, report: Reporter) -> Splits:

@@ -378,8 +378,8 @@ def reinitialise(model: nn.Module, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
 
 def _rates(schedule: str, lr: float, final_lr: float, epochs: int | None) -> list[Callable[[float], float]]:

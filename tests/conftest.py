@@ -1,7 +1,8 @@
 """What several tests use."""
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +48,14 @@ def awkward_maps() -> Callable[[int], tuple[Tensor, Tensor, int]]:
         return torch.from_numpy(maps), torch.from_numpy(labels), classes
 
     return draw
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_time_for_timing() -> Iterator[None]:
+    """What a run times, it times for a second; no test looks at how long."""
+    import prune_fe.run
+    from prune_fe.costs import speed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune_fe.run, "speed", functools.partial(speed, seconds=0.01))
+        yield

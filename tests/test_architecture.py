@@ -9,7 +9,7 @@ import prune_fe
 
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
-    {"errors", "stats"},
+    {"errors", "stats", "claims", "html"},
     {"processes", "meter", "topology", "layers", "scores", "tables"},
     {"scorers", "data"},
     {"collecting"},
@@ -17,10 +17,9 @@ LEVELS = [
     {"groups", "surgery"},
     {"scoring", "evaluation", "pruning", "costs", "models", "exporting", "recipe", "results"},
     {"training", "latency", "tails"},
-    {"ablation"},
-    {"run"},
-    {"studies", "cumulative_report"},
-    {"cumulative"},
+    {"ablation", "cells"},
+    {"run", "cumulative_report", "findings"},
+    {"studies", "cumulative", "compare", "series", "report"},
     {"reporting"},
     {"cli"},
 ]

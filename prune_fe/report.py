@@ -1,0 +1,535 @@
+"""The report of a run or a comparison: one HTML page, and the same as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prune_fe.cells import UNPRUNED, Cell
+from prune_fe.findings import CONTROL, FILTER_NORM, SCRATCH, Difference, Findings, load_findings
+from prune_fe.html import (
+    Bars,
+    Block,
+    Checklist,
+    Heatmap,
+    Histogram,
+    Line,
+    Lines,
+    Point,
+    Section,
+    Table,
+    Text,
+    page,
+)
+from prune_fe.results import write_json, write_table, write_text
+from prune_fe.scores import Array
+from prune_fe.stats import kendall, spearman
+
+FEATURE_ENTROPY = "feature-entropy"
+FEW_POINTS, FEW_SEEDS = 5, 3
+MANY_CLASSES = 100
+"""From so many classes on a top-5 accuracy is expected."""
+
+SHOWN_CLASSES = 20
+GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left"}
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, report.md, report.json and cells.csv into the folder of a run or a comparison, of what is
+    there; returns the path of the page."""
+    found = load_findings(folder)
+    title, subtitle, sections = f"prune_fe: {found.recipe.name}", subtitle_of(found), list(sections_of(found))
+    write_text(folder / "report.html", page(title, subtitle, sections))
+    write_text(folder / "report.md", markdown(title, subtitle, sections))
+    write_table(folder / "cells.csv", [_flat(cell) for cell in found.cells])
+    write_json(folder / "report.json", {"recipe": found.recipe.model_dump(mode="json"), **numbers(found)})
+    return folder / "report.html"
+
+
+def subtitle_of(found: Findings) -> str:
+    n_scorers, n_points = len(found.scorers), len(found.points)
+    return (
+        f"{_many(n_scorers, 'criterion', 'criteria')}, {_many(n_points, 'operating point')}, "
+        f"{_many(len(found.networks), 'network')}, {_many(len(found.seeds), 'seed')}, "
+        f"{_many(len(found.labels), 'test image')} of {_many(len(found.classes), 'class', 'classes')}"
+    )
+
+
+def sections_of(found: Findings) -> Iterator[Section]:
+    """The whole report, in the order in which a person wants to read it."""
+    differences = {
+        (network, point): _differences(found, network, point) for network in found.networks for point in found.points
+    }
+    yield Section("What came out", [Text(text) for text in _verdicts(found, differences)])
+    for network in found.networks:
+        of = f": {network}" if len(found.networks) > 1 else ""
+        yield Section(f"Trade-off{of}", _trade_off(found, network))
+        tables = [_accuracy_table(found, network, differences)]
+        tables += [_table_12(found, network, point, differences[network, point]) for point in found.points]
+        yield Section(f"Accuracy{of}", tables)
+        yield Section(f"Which classes pay{of}", _classes(found, network))
+        yield Section(f"Layers{of}", _layers(found, network))
+        yield Section(f"Scores{of}", _histograms(found, network))
+        yield Section(f"Agreement{of}", _agreement(found, network))
+        yield Section(f"Cost of each criterion{of}", [_cost(found, network)])
+    yield Section("What a comparison must report", [_checklist(found)])
+    yield Section("Settings and environment", [_settings(found), _environment(found)])
+
+
+Differences = Mapping[str, Mapping[str, Difference | None]]
+"""Scorer -> "best" and "random" -> how it differs from that."""
+
+
+def _differences(found: Findings, network: str, point: float) -> Differences:
+    best, control = found.best(network, point), found.control(CONTROL)
+    return {
+        scorer: {
+            "best": found.difference(network, point, scorer, best),
+            CONTROL: found.difference(network, point, scorer, control),
+        }
+        for scorer in [*found.scorers, *found.scratch]
+    }
+
+
+def _verdicts(found: Findings, differences: Mapping[tuple[str, float], Differences]) -> Iterator[str]:
+    """A paragraph for each network and point: nobody is called better unless the interval says so."""
+    for (network, point), of in differences.items():
+        best = found.best(network, point)
+        if best is None:
+            continue
+        compared = {s: each["best"] for s, each in of.items() if s in found.scorers and each["best"] is not None}
+        even = [s for s, each in compared.items() if each is not None and each.verdict == "not told apart"]
+        against = {s: each[CONTROL] for s, each in of.items() if s in found.scorers and each[CONTROL] is not None}
+        above = [s for s, each in against.items() if each is not None and each.verdict == "better"]
+        below = [s for s, each in against.items() if each is not None and each.verdict == "worse"]
+        mean = _mean(found, network, best, point)
+        lead = f"{network}, {_point(found, point)}: {best} has the highest mean accuracy ({mean})"
+        apart = (
+            f", not told apart from {', '.join(even)}" if even else ", told apart from all others" if compared else ""
+        )
+        said = (
+            [f"Better than {CONTROL}: {', '.join(above) or 'none'}"] if against else [f"No {CONTROL} to compare with"]
+        )
+        said += [f"worse: {', '.join(below)}"] if below else []
+        scratch = [
+            f"{_name(s)} reaches {_mean(found, network, s, point)}"
+            for s in found.scratch
+            if found.accuracies(network, s, point)
+        ]
+        yield f"{lead}{apart}. {'; '.join(said)}. {'; '.join(scratch)}{'.' if scratch else ''}".strip()
+    yield (
+        "Intervals are 95 %, by the paired bootstrap over the test images, of the accuracies' mean over the seeds that "
+        "both have; they do not know how other seeds would come out, which the spread over seeds is for. With many "
+        "comparisons one in twenty is told apart by chance."
+    )
+
+
+def _trade_off(found: Findings, network: str) -> list[Block]:
+    blocks: list[Block] = []
+    axes: tuple[tuple[str, str, Callable[[Cell], float]], ...] = (
+        ("multiply-adds", "multiply-adds of an image", lambda cell: cell.row.macs),
+        ("parameters", "parameters", lambda cell: cell.row.parameters),
+        ("measured time", "milliseconds an image", lambda cell: 1000 / cell.row.images_per_second),
+    )
+    timed = ", ".join(dict.fromkeys(cell.row.timed_with for cell in found.cells))
+    notes = {
+        "multiply-adds": "Points are means over the seeds, whiskers reach from the lowest to the highest seed.",
+        "measured time": f"Medians; {timed}. Timings of a busy machine scatter.",
+    }
+    for title, x, value in axes:
+        lines = []
+        for scorer in [*found.scorers, *found.scratch]:
+            points = []
+            for place in [None, *found.points] if scorer in found.scorers else found.points:
+                cells = found.at(network, UNPRUNED if place is None else scorer, place)
+                if cells:
+                    accuracies = [cell.row.accuracy for cell in cells]
+                    said = "unpruned" if place is None else _point(found, place)
+                    at = statistics.mean(value(cell) for cell in cells)
+                    points.append(Point(at, statistics.mean(accuracies), min(accuracies), max(accuracies), said))
+            lines.append(Line(_name(scorer), points, dashed=_is_control(found, scorer)))
+        text = f"Accuracy against {title}"
+        blocks.append(Lines(text, x, "test accuracy", lines, notes.get(title, ""), log_x=True, percent_y=True))
+    return blocks
+
+
+def _accuracy_table(found: Findings, network: str, differences: Mapping[tuple[str, float], Differences]) -> Table:
+    """A line a scorer, a column an operating point."""
+    signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
+    rows = [[UNPRUNED, *(_mean(found, network, UNPRUNED, None) for _ in found.points)]]
+    for scorer in [*found.scorers, *found.scratch]:
+        cells = []
+        for point in found.points:
+            against = differences[network, point][scorer][CONTROL]
+            cells.append(_mean(found, network, scorer, point) + (signs[against.verdict] if against else ""))
+        rows.append([_name(scorer), *cells])
+    controls = [n for n, s in enumerate([UNPRUNED, *found.scorers, *found.scratch]) if _is_control(found, s)]
+    note = (
+        f"Test accuracy, mean ± standard deviation over the seeds. ▲ better, ▼ worse than {CONTROL} by the interval. "
+        f"{_scratch_note(found)}"
+    )
+    return Table(
+        f"Accuracy by {GOALS[found.goal]}",
+        ["criterion", *(f"{point:g}" for point in found.points)],
+        rows,
+        note,
+        controls,
+    )
+
+
+def _table_12(found: Findings, network: str, point: float, differences: Differences) -> Table:
+    """The columns of the paper's table 12, with what its numbers can bear."""
+    before = _average(found.accuracies(network, UNPRUNED))
+    rows = []
+    for scorer in [*found.scorers, *found.scratch]:
+        cells = found.at(network, scorer, point)
+        if not cells:
+            rows.append([_name(scorer), "missing", *[""] * 8])
+            continue
+        row = cells[0].row
+        after = [cell.row.accuracy_pruned for cell in cells if cell.row.accuracy_pruned is not None]
+        mean = statistics.mean(cell.row.accuracy for cell in cells)
+        rows.append(
+            [
+                _name(scorer), _mean(found, network, scorer, point),
+                " ".join(f"{100 * value:.2f}" for value in found.accuracies(network, scorer, point)),
+                "" if before is None else f"{100 * (before - mean):+.2f}",
+                _percent(_average(after)), _number(row.parameters), _number(row.macs),
+                f"{statistics.mean(cell.row.images_per_second for cell in cells):,.0f}",
+                _said(differences[scorer]["best"]), _said(differences[scorer][CONTROL]),
+            ]
+        )  # fmt: skip
+    columns = [
+        "criterion", "accuracy", "each seed", "drop, points", "right after pruning", "parameters", "multiply-adds",
+        "images/s", "less the best", f"less {CONTROL}",
+    ]  # fmt: skip
+    controls = [n for n, s in enumerate([*found.scorers, *found.scratch]) if _is_control(found, s)]
+    note = "Percent. The last two columns: difference in points with its 95 % interval, paired over the test images."
+    return Table(f"At {_point(found, point)}", columns, rows, note, controls)
+
+
+def _classes(found: Findings, network: str) -> list[Block]:
+    """How each class's accuracy changes at the middle point."""
+    point = found.points[len(found.points) // 2]
+    before = found.class_accuracy(network, UNPRUNED)
+    if before is None:
+        return [Text("The unpruned network has not been measured.")]
+    changes = {
+        scorer: 100 * (after - before)
+        for scorer in found.scorers
+        if (after := found.class_accuracy(network, scorer, point)) is not None
+    }
+    if not changes:
+        return [Text(f"No network has been pruned at {_point(found, point)}.")]
+    mean = np.mean(list(changes.values()), axis=0)
+    order = [number for number in np.argsort(mean, kind="stable").tolist() if np.isfinite(mean[number])]
+    shown = order if len(order) <= SHOWN_CLASSES else [*order[: SHOWN_CLASSES // 2], *order[-SHOWN_CLASSES // 2 :]]
+    rows = [
+        [found.classes[number], f"{100 * before[number]:.0f}", f"{mean[number]:+.1f}",
+         *(f"{change[number]:+.1f}" for change in changes.values())]
+        for number in shown
+    ]  # fmt: skip
+    left_out = "" if shown == order else f" The {SHOWN_CLASSES // 2} that lose most and least of {len(order)}."
+    table = Table(
+        f"Change of each class's accuracy at {_point(found, point)}",
+        ["class", "before, %", "mean change, points", *changes],
+        rows,
+        f"Points, mean over the seeds.{left_out} A few test images a class make these numbers coarse.",
+    )
+    spread = {scorer: float(np.nanstd(change)) for scorer, change in changes.items()}
+    worst = {scorer: float(np.nanmin(change)) for scorer, change in changes.items()}
+    bars = Bars(
+        f"How unevenly the classes pay at {_point(found, point)}", "points", list(changes),
+        {"standard deviation over the classes": list(spread.values()), "largest loss": [-w for w in worst.values()]},
+    )  # fmt: skip
+    return [bars, table]
+
+
+def _layers(found: Findings, network: str) -> list[Block]:
+    """H, ε and H/ε by depth, and the removed share by layer."""
+    blocks: list[Block] = []
+    quantities = {"feature_entropy_nats": "H, nats", "selective_rate": "ε", "entropy_per_rate_nats": "H/ε, nats"}
+    ranked = found.ranked(network)
+    entropies = {
+        label: each for label, each in ranked.items() if all("selective_rate" in scores.raw for scores in each)
+    }
+    for quantity, text in quantities.items():
+        lines = []
+        for label, each in entropies.items():
+            layers = [layer for layer in each[0].keep if layer in each[0].raw.get(quantity, {})]
+            points = []
+            for depth, layer in enumerate(layers, 1):
+                values = [scores.layer_mean(quantity, layer) for scores in each]
+                points.append(Point(depth, statistics.mean(values), min(values), max(values), layer))
+            lines.append(Line(label, points))
+        if lines:
+            blocks.append(Lines(f"{text} by depth", "convolution, shallow to deep", text, lines))
+    if not entropies:
+        blocks.append(Text(f"{FEATURE_ENTROPY} is not among the criteria: there is no profile of H and ε."))
+    for point in found.points[len(found.points) // 2 :][:1]:
+        lines = []
+        for scorer in found.scorers:
+            cells = found.at(network, scorer, point)
+            if not cells or scorer not in ranked:
+                continue
+            units = {layer: len(keep) for layer, keep in ranked[scorer][0].keep.items()}
+            points = [
+                Point(depth, statistics.mean(len(cell.removed.get(layer, ())) / count for cell in cells), text=layer)
+                for depth, (layer, count) in enumerate(units.items(), 1)
+            ]
+            lines.append(Line(scorer, points))
+        title = f"Removed share of each layer at {_point(found, point)}"
+        blocks.append(Lines(title, "convolution, shallow to deep", "share of the units", lines, percent_y=True))
+    left = sorted({f"{layers}: {why}" for cell in found.cells for layers, why in cell.left.items()})
+    if left:
+        blocks.append(Text("Fewer units went than were asked for: " + "; ".join(left)))
+    return blocks
+
+
+def _histograms(found: Findings, network: str) -> list[Block]:
+    groups = {label: _standardised(each[0].keep) for label, each in found.ranked(network).items()}
+    note = "Of the first seed; each layer's scores less their mean, over their standard deviation; higher = keep."
+    return [Histogram("Distribution of the scores", "standardised score", groups, note)]
+
+
+def _standardised(keep: Mapping[str, Array]) -> list[float]:
+    values: list[float] = []
+    for scores in keep.values():
+        spread = scores.std()
+        values += ((scores - scores.mean()) / (spread or 1)).tolist()
+    return values
+
+
+def _agreement(found: Findings, network: str) -> list[Block]:
+    ranked = list(found.ranked(network))
+    if len(ranked) < 2:
+        return [Text("One criterion: there is nothing to agree with.")]
+    names = [label for label in found.scorers if label in ranked]
+    keep = [number for number, label in enumerate(found.scorers) if label in ranked]
+    blocks: list[Block] = []
+    for title, of in (("Spearman's ρ", spearman), ("Kendall's τ", kendall)):
+        whole = found.matrix(network, of)
+        values = [[whole[i][j] for j in keep] for i in keep]
+        blocks.append(Heatmap(f"{title} of the scores", names, values, -1, 1, "Mean over the layers and seeds."))
+    for point in found.points[len(found.points) // 2 :][:1]:
+        overlaps = [[found.overlap(network, point, one, other) for other in names] for one in names]
+        note = "Units that both remove, over units that one of them removes; mean over the layers and seeds."
+        blocks.append(
+            Heatmap(f"Jaccard index of what is removed at {_point(found, point)}", names, overlaps, 0, 1, note)
+        )
+    reference = FEATURE_ENTROPY if FEATURE_ENTROPY in names else names[0]
+    lines = []
+    for other in names:
+        if other != reference:
+            by_layer = found.agreement(network, reference, other)
+            points = [Point(depth, value, text=layer) for depth, (layer, value) in enumerate(by_layer.items(), 1)]
+            lines.append(Line(other, points))
+    blocks.append(
+        Lines(f"Spearman's ρ with {reference}, by layer", "convolution, shallow to deep", "Spearman's ρ", lines)
+    )
+    return blocks
+
+
+def _cost(found: Findings, network: str) -> Table:
+    rows = []
+    for label, each in found.ranked(network).items():
+        peaks = [scores.peak_bytes for scores in each if scores.peak_bytes is not None]
+        rows.append(
+            [
+                label, str(each[0].images), f"{statistics.mean(scores.seconds for scores in each):.2f}",
+                f"{statistics.mean(scores.own_seconds for scores in each):.2f}",
+                f"{max(peaks) / 2**20:,.0f}" if peaks else "not known",
+            ]
+        )  # fmt: skip
+    note = "Seconds: with the images' way through the network, which all criteria share, and of the criterion alone."
+    columns = ["criterion", "images", "seconds", "its own seconds", "its own memory, MiB"]
+    return Table("What it costs to score", columns, rows, note)
+
+
+def _checklist(found: Findings) -> Checklist:
+    """Blalock et al. 2020, Liu et al. 2019, Wang et al. 2023: filled in from what is there."""
+    recipe, some = found.recipe, found.cells[0]
+    trained = [cell for cell in found.cells if cell.point is not None]
+    chosen = recipe.train is not None or recipe.finetune is not None
+    networks = ", ".join(found.networks)
+    seeds = min(
+        (len(found.at(n, s, p)) for n in found.networks for s in found.scorers for p in found.points), default=0
+    )
+    everything = not found.missing
+    entries: list[tuple[str, bool | None, str]] = [
+        ("Architecture, data and metric", True,
+         f"{networks}; {recipe.data.source}, {recipe.data.size}×{recipe.data.size}; top-1 accuracy"),
+        ("Raw accuracy before and after", bool(found.at(found.networks[0], UNPRUNED)), "in the tables, every seed"),
+        ("Top-5 where there are many classes", False if len(found.classes) >= MANY_CLASSES else None,
+         f"{len(found.classes)} classes"),
+        ("Parameters, multiply-adds and measured time", True, some.row.timed_with),
+        (f"At least {FEW_POINTS} operating points", len(found.points) >= FEW_POINTS,
+         ", ".join(f"{point:g}" for point in found.points)),
+        ("Into the region of collapse", _collapses(found), "a criterion loses half of its accuracy at the last point"),
+        (f"At least {FEW_SEEDS} seeds of every cell", seeds >= FEW_SEEDS, f"{seeds} of the least measured"),
+        ("The same cost for every criterion", found.same_cost() if trained else False, "parameters and multiply-adds"),
+        ("The same data, budget and settings for every criterion", True, "one recipe for all"),
+        ("Random units of the same widths", found.control(CONTROL) is not None, ""),
+        ("Filter L1", found.control(FILTER_NORM) is not None, ""),
+        ("The pruned architecture from scratch, same budget", f"{SCRATCH}1" in found.scratch, ""),
+        ("The same with twice the budget", f"{SCRATCH}2" in found.scratch, ""),
+        ("The epoch chosen on validation data", chosen if chosen else None,
+         f"{recipe.data.validation:.0%} of the training images are held out"),
+        ("Hardware and versions", bool(found.environment), "below"),
+        ("The code that made it", found.environment.get("commit") is not None, str(found.environment.get("commit"))),
+        ("Everything that was asked for", everything, "" if everything else "; ".join(_few(found.missing))),
+    ]  # fmt: skip
+    return Checklist("Checklist, filled in from the data", entries)
+
+
+def _collapses(found: Findings) -> bool:
+    for network in found.networks:
+        before = _average(found.accuracies(network, UNPRUNED))
+        after = [_average(found.accuracies(network, scorer, found.points[-1])) for scorer in found.scorers]
+        if before is None or not any(value is not None and value < before / 2 for value in after):
+            return False
+    return True
+
+
+def _settings(found: Findings) -> Table:
+    rows = [[key, value] for key, value in _leaves(found.recipe.model_dump(mode="json"))]
+    return Table("The recipe, every key", ["key", "value"], rows)
+
+
+def _environment(found: Findings) -> Table:
+    versions = {str(cell.environment.get("commit")) for cell in found.cells}
+    machines = {
+        f"{cell.environment.get('processor')}, {cell.environment.get('gpu') or 'no GPU'}" for cell in found.cells
+    }
+    rows = [[key, value] for key, value in _leaves(found.environment)]
+    note = f"Commits of the cells: {', '.join(sorted(versions))}. Measured on: {'; '.join(sorted(machines))}."
+    return Table("Where it was measured", ["", ""], rows, note)
+
+
+def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, list) and content and isinstance(content[0], Mapping):
+        for number, value in enumerate(content):
+            yield from _leaves(value, f"{path}[{number}]")
+    else:
+        yield path, str(content)
+
+
+def numbers(found: Findings) -> dict[str, Any]:
+    """The means and differences, for programs."""
+    entries = []
+    for network in found.networks:
+        for point in found.points:
+            differences = _differences(found, network, point)
+            for scorer in [*found.scorers, *found.scratch]:
+                values = found.accuracies(network, scorer, point)
+                known = {name: each and dataclasses.asdict(each.estimate) for name, each in differences[scorer].items()}
+                entries.append(
+                    {
+                        "network": network, "scorer": scorer, found.goal: point, "accuracies": values,
+                        "mean": _average(values), "difference_to_best": known["best"],
+                        "difference_to_random": known[CONTROL],
+                    }
+                )  # fmt: skip
+    unpruned = {network: found.accuracies(network, UNPRUNED) for network in found.networks}
+    return {"environment": dict(found.environment), "unpruned": unpruned, "cells": entries, "missing": found.missing}
+
+
+def markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The texts, tables and lists of the page; its charts are in the page alone."""
+    lines = [f"# {title}", "", subtitle, ""]
+    for section in sections:
+        lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            if isinstance(block, Text):
+                lines += [_cell(block.text), ""]
+            elif isinstance(block, Table):
+                rows = [block.columns, ["---", *["---:"] * (len(block.columns) - 1)], *block.rows]
+                lines += [f"### {block.title}", "", *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
+                lines += [block.note, ""] if block.note else []
+            elif isinstance(block, Checklist):
+                words = {True: "yes", False: "**missing**", None: "does not apply"}
+                lines += [
+                    f"- {words[there]}: {what}{f' ({_cell(more)})' if more else ''}"
+                    for what, there, more in block.entries
+                ]
+                lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """As Markdown that shows it as it is."""
+    return "".join(f"\\{c}" if c in "\\|<>`*_[]#" else c for c in text).replace("\n", " ")
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    """A line of cells.csv."""
+    plain = {"network": cell.network, "goal": cell.goal, "point": cell.point}
+    return plain | dataclasses.asdict(cell.row) | {"seconds": cell.seconds, "commit": cell.environment.get("commit")}
+
+
+def _name(scorer: str) -> str:
+    budget = scorer.removeprefix(SCRATCH)
+    return f"from scratch, {budget}× budget" if scorer.startswith(SCRATCH) else scorer
+
+
+def _scratch_note(found: Findings) -> str:
+    if not found.scratch:
+        return ""
+    return (
+        "From scratch: the architecture that is left, with new weights, trained for as many epochs as the pruned "
+        "networks in all (training and fine-tuning), or a multiple of it."
+    )
+
+
+def _is_control(found: Findings, scorer: str) -> bool:
+    return scorer in (found.control(CONTROL), found.control(FILTER_NORM)) or scorer.startswith(SCRATCH)
+
+
+def _point(found: Findings, point: float) -> str:
+    return f"{GOALS[found.goal]} {point:g}"
+
+
+def _mean(found: Findings, network: str, scorer: str, point: float | None) -> str:
+    values = [100 * value for value in found.accuracies(network, scorer, point)]
+    if not values:
+        return "missing"
+    spread = f" ±{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} %"
+
+
+def _said(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    each = difference.estimate
+    return f"{100 * each.mean:+.2f} [{100 * each.low:+.2f}, {100 * each.high:+.2f}]"
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float) -> str:
+    for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.2f}{name}"
+    return f"{value:.0f}"
+
+
+def _many(count: int, what: str, plural: str = "") -> str:
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
+
+
+def _few(texts: Sequence[str], most: int = 6) -> list[str]:
+    return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]

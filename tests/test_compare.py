@@ -1,0 +1,370 @@
+"""A small comparison: what is in the grid, that nothing is done twice, and that every number of its report is right."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import prune_fe
+from prune_fe import compare, report
+from prune_fe.cells import UNPRUNED, load_cell
+from prune_fe.cli import main
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.findings import Findings, load_findings
+from prune_fe.recipe import Recipe
+from prune_fe.results import RunFolder
+from prune_fe.stats import bootstrap, spearman
+from prune_fe.training import epochs_of, reinitialise
+
+CONTENT: dict[str, Any] = {
+    "name": "t",
+    "data": {"source": "digits", "size": 12},
+    "model": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+    "train": {"lr": 0.05, "schedule": "cosine", "epochs": 1, "batch_size": 64},
+    "score": {"samples": 10},
+    "scorers": ["feature-entropy", {"name": "apoz", "label": "zeros"}],
+    "finetune": {"lr": 0.01, "schedule": "cosine", "epochs": 1, "batch_size": 128},
+    "compare": {
+        "networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+                     "two": {"name": "vgg-small", "arguments": {"stages": [[6], [4]]}}},
+        "ratios": [0.25, 0.75], "scratch": [1, 2],
+    },
+    "seeds": [0, 3],
+    "threads": 1,
+}  # fmt: skip
+RECIPE = Recipe.model_validate(CONTENT)
+SCORERS = ["feature-entropy", "zeros", "random", "l1-filter"]
+CELLS = 2 * 2 * (1 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned; ratios; scorers and scratch
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        return lambda done, total: None
+
+
+def fill(folder: Path, recipe: Recipe = RECIPE) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    silent = Silent()
+    where = RunFolder(folder, recipe.model_dump(mode="json"), shared=True)
+    compare.compare(recipe, where, silent)
+    where.close()
+    return silent.said
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    before = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("comparison")
+    fill(folder)
+    report.write_report(folder)
+    torch.set_num_threads(before)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(filled: Path) -> Findings:
+    return load_findings(filled)
+
+
+def test_every_cell_of_the_grid_is_there_with_its_controls(filled: Path, found: Findings) -> None:
+    assert len(list((filled / "cells").glob("*.json"))) == CELLS == len(found.cells)
+    assert found.networks == ["one", "two"]
+    assert found.scorers == SCORERS
+    assert found.scratch == ["scratch#1", "scratch#2"]
+    assert (found.goal, found.points, found.seeds, found.missing) == ("ratio", [0.25, 0.75], [0, 3], [])
+    assert found.same_cost()
+    assert not list((filled / "claims").iterdir())
+
+
+def test_pruned_networks_start_from_one_network_and_scratch_has_the_whole_budget(found: Findings) -> None:
+    for network in found.networks:
+        for seed in (0, 1):
+            before = found.at(network, UNPRUNED)[seed].row.accuracy
+            for scorer in (*found.scorers, *found.scratch):
+                cells = [found.at(network, scorer, point)[seed] for point in found.points]
+                assert {cell.row.accuracy_before for cell in cells} == {before}
+                epochs = {"scratch#1": 2, "scratch#2": 4}.get(scorer, 1)
+                assert [len(cell.epochs) - 1 for cell in cells] == [epochs] * 2
+    one = found.at("one", "random", 0.75)[0]
+    assert {layer: len(units) for layer, units in one.removed.items()} == {"features.0": 3, "features.4": 6}
+    assert one.removed != found.at("one", "random", 0.75)[1].removed
+
+
+def test_a_cell_is_what_the_steps_give_by_hand(filled: Path, found: Findings) -> None:
+    network = prune_fe.load(filled / "networks/one/seed-3/trained")
+    splits = prune_fe.data.held_out(prune_fe.digits(12), RECIPE.data.validation, 3)
+    scores = prune_fe.score(network, splits.train, "apoz", samples=10, seed=3)
+    example = splits.test[0][0][None]
+    pruned = prune_fe.prune(network, scores, ratio=0.75, example=example)
+    cell = found.at("one", "zeros", 0.75)[1]
+    assert {k: list(v) for step in pruned.steps for k, v in step.removed.items()} == cell.removed
+    assert cell.row.accuracy_pruned == pytest.approx(prune_fe.evaluate(pruned.model, splits.test).accuracy, abs=0.003)
+    assert cell.row.parameters == prune_fe.cost(pruned.model, example).parameters
+    assert cell.correct.mean() == pytest.approx(cell.row.accuracy)
+
+
+def test_nothing_is_done_twice(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("compress", "measured", "fit", "scored"):
+        monkeypatch.setattr(compare, name, lambda *_, **__: pytest.fail("done again"))
+    fill(filled)
+
+
+def test_a_killed_comparison_loses_its_current_cell_and_no_more(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    gone = ["one.seed-0.zeros.ratio-0.25.json", "two.seed-3.scratch#1.ratio-0.75.json"]
+    for name in gone:
+        (folder / "cells" / name).unlink()
+    real = compare.compress
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "compress", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fill(folder)
+    assert not list((folder / "claims").iterdir())
+    monkeypatch.setattr(compare, "compress", real)
+    assert [text.split(":")[0] for text in fill(folder) if "of the test images" in text] == [n[:-5] for n in gone]
+    for name in gone:
+        old, new = (load_cell(where / "cells" / name) for where in (filled, folder))
+        assert old.row.accuracy == new.row.accuracy
+        np.testing.assert_array_equal(old.correct, new.correct)
+
+
+def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    cell = folder / "cells" / "one.seed-0.zeros.ratio-0.25.json"
+    content = cell.read_bytes()
+    cell.unlink()
+    monkeypatch.setattr(compare.time, "sleep", lambda _: cell.write_bytes(content))
+    monkeypatch.setattr(compare, "compress", lambda *_, **__: pytest.fail("done by two"))
+    other = compare.Claims(folder / "claims")
+    with other.claimed(cell.stem) as mine:
+        assert mine
+        assert "1 cells are left, and others are at them: waiting" in fill(folder)
+
+
+def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
+    each = found.difference("one", 0.25, "zeros", "random")
+    assert each is not None
+    mean = {
+        scorer: np.mean([cell.correct for cell in found.at("one", scorer, 0.25)], axis=0)
+        for scorer in ("zeros", "random")
+    }
+    assert each.estimate == bootstrap(mean["zeros"] - mean["random"], 2_000)
+    assert each.seeds == 2
+    accuracies = [np.mean(found.accuracies("one", scorer, 0.25)) for scorer in ("zeros", "random")]
+    assert each.estimate.mean == pytest.approx(accuracies[0] - accuracies[1])
+    assert found.difference("one", 0.25, "random", "random") is None
+    best = found.best("one", 0.25)
+    assert max(np.mean(found.accuracies("one", scorer, 0.25)) for scorer in SCORERS) == np.mean(
+        found.accuracies("one", best, 0.25)  # type: ignore[arg-type]
+    )
+
+
+def test_agreement_is_of_the_scores_and_of_what_is_removed(found: Findings) -> None:
+    by_layer = found.agreement("one", "zeros", "l1-filter")
+    pairs = [[found.scores["one", seed, label] for label in ("zeros", "l1-filter")] for seed in (0, 3)]
+    for layer, value in by_layer.items():
+        assert value == pytest.approx(np.mean([spearman(a.keep[layer], b.keep[layer]) for a, b in pairs]))
+    whole = np.array(found.matrix("one", spearman))
+    assert np.diag(whole) == pytest.approx(np.ones(4))
+    np.testing.assert_allclose(whole, whole.T)
+    assert found.overlap("one", 0.25, "random", "random") == 1
+    both = []
+    for seed in (0, 1):
+        a, b = (found.at("one", scorer, 0.75)[seed].removed for scorer in ("random", "zeros"))
+        both += [len(set(a[k]) & set(b[k])) / len(set(a[k]) | set(b[k])) for k in a]
+    assert found.overlap("one", 0.75, "random", "zeros") == pytest.approx(np.mean(both))
+
+
+def test_classes_pay_what_the_images_say(found: Findings) -> None:
+    accuracy = found.class_accuracy("two", "l1-filter", 0.75)
+    assert accuracy is not None
+    images = np.bincount(found.labels)
+    assert (accuracy * images).sum() / images.sum() == pytest.approx(
+        np.mean(found.accuracies("two", "l1-filter", 0.75))
+    )
+    assert found.class_accuracy("two", "nobody", 0.75) is None
+
+
+def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> None:
+    page, text = ((filled / name).read_text() for name in ("report.html", "report.md"))
+    for scorer in SCORERS:
+        values = [100 * value for value in found.accuracies("one", scorer, 0.75)]
+        said = f"{np.mean(values):.2f} ±{np.std(values, ddof=1):.2f} %"
+        assert said in page
+        assert said in text
+    for words in ("Trade-off: one", "Which classes pay: two", "Jaccard", "Kendall", "from scratch, 2× budget",
+                  "measured time", "data.validation", "Commits of the cells"):  # fmt: skip
+        assert words in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    content = json.loads((filled / "report.json").read_text())
+    assert len(content["cells"]) == 2 * 2 * 6
+    assert content["missing"] == []
+    assert len((filled / "cells.csv").read_text().splitlines()) == CELLS + 1
+
+
+def test_what_is_missing_is_marked_as_missing(filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    for path in (folder / "cells").glob("*"):
+        if "scratch#2" in path.name or ("seed-3" in path.name and "random" in path.name):
+            path.unlink()
+    report.write_report(folder)
+    part = load_findings(folder)
+    assert "one: random at ratio 0.25: 1 of 2 seeds" in part.missing
+    lines = (folder / "report.md").read_text().splitlines()
+    listed = {line.split(":")[0]: line for line in lines if line.startswith("- ")}
+    assert listed
+    missing = [line for line in lines if line.startswith("- **missing**")]
+    for what in ("At least 5 operating points", "seeds of every cell", "The same with twice the budget",
+                 "Everything that was asked for"):  # fmt: skip
+        assert any(what in line for line in missing), what
+    assert any("from scratch, same budget" in line for line in lines if line.startswith("- yes"))
+    whole = [line for line in (filled / "report.md").read_text().splitlines() if line.startswith("- yes")]
+    assert any("Everything that was asked for" in line for line in whole)
+
+
+def test_a_folder_without_a_comparison_or_with_a_damaged_cell_is_named(filled: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing of `prune-fe run` or `prune-fe compare` to report"):
+        report.write_report(tmp_path)
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    cell = next((folder / "cells").glob("*random*"))
+    cell.write_text(cell.read_text()[:100])
+    with pytest.raises(CheckpointError, match="damaged .*; delete it, and it is made again"):
+        report.write_report(folder)
+    for path in (folder / "cells").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no network has been measured yet"):
+        report.write_report(folder)
+
+
+def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "trained", lambda *_: pytest.fail("trained"))
+
+    def wrong(change: dict[str, Any], text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            fill(tmp_path / "c", Recipe.model_validate(CONTENT | change))
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
+
+    wrong({"prune": {"ranking": "global"}}, "prune.ranking: a comparison takes the same share of every layer")
+    wrong({"data": {"source": "digits", "size": 6}}, "network 'one': feature-entropy: layer 'features.4': maps are 3×3")
+    nowhere = {"networks": {"x": {"name": "no-such-net"}}}
+    wrong({"compare": nowhere}, "network 'x': .*no-such-net")
+    for faulty, text in (
+        ({"ratios": [0.5], "target_macs": [0.5]}, "ratios and target_macs were given"),
+        ({"ratios": [0.5, 0.5]}, "ratios: one of them stands twice"),
+        ({"ratios": []}, "at least 1 item"),
+        ({"networks": {"../x": {"name": "vgg-small"}}}, "String should match"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            Recipe.model_validate(CONTENT | {"compare": faulty})
+
+
+def test_targets_are_operating_points_too(tmp_path: Path) -> None:
+    compared = {"target_macs": [0.5], "scratch": []}
+    recipe = Recipe.model_validate(CONTENT | {"compare": compared, "seeds": [0], "scorers": ["random"]})
+    fill(tmp_path / "c", recipe)
+    part = load_findings(tmp_path / "c")
+    assert (part.goal, part.points, part.networks) == ("target_macs", [0.5], ["vgg-small"])
+    cell = part.at("vgg-small", "random", 0.5)[0]
+    assert cell.row.macs < 0.7 * part.at("vgg-small", UNPRUNED)[0].row.macs
+    assert "multiply-adds left 0.5" in " ".join(
+        text for text in report.markdown("", "", list(report.sections_of(part))).splitlines()
+    )
+
+
+def test_new_weights_are_drawn_by_seed_for_all_or_for_none() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 2))
+    before = [weight.clone() for weight in model.parameters()]
+    state = torch.random.get_rng_state()
+    reinitialise(model, 1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    first = [weight.clone() for weight in model.parameters()]
+    assert not torch.equal(first[0], before[0])
+    reinitialise(model, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
+    model.gate = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(InputError, match="Sequential: gate.0 cannot be drawn anew, its module has no reset_parameters"):
+        reinitialise(model, 2)
+    assert torch.equal(first[0], next(model.parameters()))
+    assert epochs_of("step", 1e-3, 1e-5, None) == 3
+
+
+def test_the_commands(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(CONTENT | {"name": "t", "seeds": [0]}))
+    words = ["compare", str(recipe), "--output", str(tmp_path / "runs"), "--set", "compare.scratch=[]"]
+    words += ["--set", "compare.networks={}", "--set", "compare.ratios=[0.5]"]
+    assert main(words) == 0
+    assert "report: " in capsys.readouterr().out
+    page = tmp_path / "runs/t-1/report.html"
+    first = page.read_text()
+    page.unlink()
+    assert main([*words, "--resume", "auto"]) == 0
+    assert page.read_text() == first
+    page.unlink()
+    assert main(["report", str(page.parent)]) == 0
+    assert page.read_text() == first
+    assert main(["report", str(tmp_path)]) == 2
+    assert "nothing of `prune-fe run`" in capsys.readouterr().err
+
+
+def test_a_run_has_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump({k: v for k, v in CONTENT.items() if k != "compare"} | {"seeds": [0]}))
+    assert main(["run", str(recipe), "--output", str(tmp_path / "runs")]) == 0
+    page = (tmp_path / "runs/t-1/report.html").read_text()
+    for words in (
+        "What came out",
+        "feature-entropy",
+        "zeros",
+        "H/ε, nats by depth",
+        "What a comparison must report",
+        "missing",
+    ):
+        assert words in page
+    assert "No random to compare with" in page
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_opens_in_a_browser_without_errors(filled: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    words = [
+        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+        "--virtual-time-budget=2000", f"--user-data-dir={tmp_path}/profile", f"file://{filled}/report.html",
+    ]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    for text in ("What came out", "<svg", "from scratch, 1× budget", "Checklist, filled in from the data"):
+        assert text in done.stdout
