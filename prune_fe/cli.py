@@ -425,7 +425,8 @@ def compare(
 
     Random units, filter L1 and the pruned architectures trained from scratch are always compared with. Finished cells
     are kept; the same command with --resume goes on, and given at the same time to other processes or machines that see
-    the folder it shares the cells with them.
+    the folder it shares the cells with them. Started by torchrun (torchrun -m prune_fe compare ...) several processes
+    work on each cell together.
 
     Parameters
     ----------
@@ -446,14 +447,21 @@ def compare(
     """
     named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
     overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
-    checked, folder = _recipe_and_folder(recipe, overrides, output, resume, shared=True)
-    from prune_fe.compare import compare as fill
-    from prune_fe.report import write_report
+    from prune_fe.processes import gather, joined, rank
 
-    with _discarded_if_empty(folder, resume), reporter.showing():
-        fill(checked, folder, reporter)
-        page = write_report(folder.path)
-    reporter.say(f"report: {page}   (report.md, report.json and cells.csv beside it)")
+    with joined():
+        console.quiet = rank() > 0
+        first = _recipe_and_folder(recipe, overrides, output, resume, shared=True) if rank() == 0 else None
+        path = gather(first and first[1].path)[0]
+        checked, folder = first or _recipe_and_folder(recipe, overrides, output, str(path), shared=True)
+        from prune_fe.compare import compare as fill
+        from prune_fe.report import write_report
+
+        with _discarded_if_empty(folder, resume), reporter.showing():
+            fill(checked, folder, reporter)
+            if rank() == 0:
+                page = write_report(folder.path)
+                reporter.say(f"report: {page}   (report.md, report.json and cells.csv beside it)")
 
 
 @app.command
@@ -924,9 +932,9 @@ def _recipe_and_folder(
     from prune_fe.results import RunFolder
 
     checked = load_recipe(recipe, overrides)
+    if checked.data.source != "digits" and checked.data.path is None:
+        raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
     if checked.data.source == "folder":
-        if checked.data.path is None:
-            raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
         _require_data(checked.data.path)
     content = checked.model_dump(mode="json")
     if resume is None:

@@ -176,8 +176,8 @@ class Grid:
             scratch = []
         points = self.recipe.compare.points[1]
         labels = [entry.label for entry in self.recipe.scorers]
+        late = []
         for seed in self.recipe.seeds:
-            late = []
             for network in self.recipe.compare.networks:
                 of = (network, seed)
                 unpruned = self.cell(*of, "unpruned")
@@ -193,7 +193,7 @@ class Grid:
                         late.append(
                             Task(path, (known,), functools.partial(self._from_scratch, *of, label, point, path))
                         )
-            yield from late
+        yield from late
 
     def start(self, network: str, seed: int) -> Start:
         """What the cells of a network and seed start from: the one that was used last is kept."""

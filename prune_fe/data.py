@@ -29,6 +29,7 @@ Batches = Iterable[Batch]
 Images = Dataset[Any] | Batches
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 SLACK_BYTES = 2**26
@@ -128,6 +129,36 @@ def digits(size: int = 32, validation: float = 0.2, seed: int = 0) -> Splits:
 
     train = part([i for i in range(len(targets)) if i not in tested])
     return held_out(Splits(train, train, part(sorted(tested)), names, 1, size, normalised), validation, seed)
+
+
+def cifar10(path: str | Path, size: int = 32, validation: float = 0.1, seed: int = 0) -> Splits:
+    """CIFAR-10 (Krizhevsky 2009), as torchvision keeps it in the folder `path`, which it is downloaded to once."""
+    from torchvision.datasets import CIFAR10
+
+    root = Path(path)
+    try:
+        parts = [
+            CIFAR10(root, train=train, download=not (root / CIFAR10.base_folder).exists()) for train in (True, False)
+        ]
+    except (OSError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise DataError(f"{root}: no CIFAR-10 that can be read or downloaded ({why})") from error
+    normalise = Normalise(CIFAR_MEAN, CIFAR_STD)
+
+    def part(images: CIFAR10) -> InMemory:
+        pixels = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
+        if size != pixels.shape[-1]:
+            pixels = torch.stack([_resized(image, size) for image in pixels])
+        return InMemory(pixels, images.targets, images.classes, normalise)
+
+    train, test = map(part, parts)
+    return held_out(Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed)
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return functional.resize(image, [size, size], antialias=True)
 
 
 def folder(

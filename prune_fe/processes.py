@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 
 T = TypeVar("T")
 
@@ -24,3 +28,31 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world()
     distributed.all_gather_object(values, value)
     return values
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Put the mean over the processes in the place of each floating-point tensor."""
+    if world() > 1:
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                distributed.all_reduce(tensor)
+                tensor.div_(world())
+
+
+def local_rank() -> int:
+    """The number of this process among those of its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Inside, the processes that torchrun has started are one; without it there is one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

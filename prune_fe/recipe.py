@@ -70,9 +70,9 @@ class _Part(BaseModel):
 
 
 class Data(_Part):
-    """Which images. `folder` needs a path: in the recipe, or as --data."""
+    """Which images. `folder` and `cifar10` need a path: in the recipe, or as --data."""
 
-    source: Literal["digits", "folder"]
+    source: Literal["digits", "folder", "cifar10"]
     path: str | None = None
     size: Annotated[StrictInt, Field(ge=4)]
     validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.1

@@ -27,6 +27,7 @@ from prune_fe.data import Splits
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import find_layers
+from prune_fe.processes import gather, local_rank, rank
 from prune_fe.pruning import Step, prune
 from prune_fe.recipe import Recipe, Train
 from prune_fe.results import RunFolder, environment
@@ -133,7 +134,7 @@ def trained(
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
     build = functools.partial(models.build, about.name, len(splits.classes), in_channels=splits.channels)
-    if path.exists():
+    if gather(path.exists())[0]:
         # Some networks can only be rebuilt with the recipe's arguments.
         named = models.read_manifest(path)["factory"] is not None
         twin = None if named else build(**about.arguments)
@@ -149,7 +150,9 @@ def trained(
         history = fit(network, splits, recipe.train, recipe.workers, seed, report, "training")
         for epoch in history:
             folder.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
-    models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about)
+    if rank() == 0:
+        models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about)
+    gather(None)  # nobody looks for it before it is there
     return network
 
 
@@ -290,6 +293,8 @@ def load_data(recipe: Recipe, report: Reporter) -> Splits:
         return images.digits(about.size)
     if about.path is None:
         raise InputError(f"recipe {recipe.name!r} reads a folder of images: pass --data PATH")
+    if about.source == "cifar10":
+        return images.cifar10(about.path, about.size)
     tick = report.progress("reading images")
     return images.folder(about.path, about.size, memory_gib=about.memory_gib, progress=tick)
 
@@ -330,7 +335,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

@@ -21,6 +21,7 @@ from prune_fe.data import Batches, Images, checked, images_in, loader, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import evaluating
+from prune_fe.processes import average, gather, rank, world
 from prune_fe.pruning import Pruned, refuse_unlike_weights
 
 Schedule = Literal["step", "cosine"]
@@ -66,6 +67,9 @@ def finetune(
     name start with none. It gets those of the epoch whose weights are left: the next call, perhaps after prune(carry=),
     goes on from there.
 
+    Under torch.distributed each process takes its share of every batch; gradients and, after each epoch, the statistics
+    of the batch norms are their means over the processes.
+
     The order of the images, their shifts and dropout depend on (seed, epoch) alone. A network that diverges (a loss
     that is not finite) raises InputError. Before the first step the epoch 0 entry holds the network as it came: it is
     kept if no epoch is better. Whatever ends the training, an error or the user, leaves the best epoch until then.
@@ -74,16 +78,14 @@ def finetune(
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not weights:
         raise InputError(f"{type(model).__name__} is frozen: no weight has requires_grad, there is nothing to train")
-    if not isinstance(train, Sized) or not hasattr(train, "__getitem__"):
-        raise InputError(f"training images come as a map-style data set, not as a {type(train).__name__}")
-    if len(train) == 0:
-        raise DataError("no images to train on")
+    images = _count(train, batch_size)
     if momentum_buffers:
         refuse_unlike_weights(momentum_buffers, model, "momentum_buffers")
         if momentum == 0:
             raise InputError("momentum_buffers were given, but momentum is 0")
     device = next(iter(weights.values())).device
-    order = _Order(len(train), seed)
+    order, batch_size = _Order(images, seed), batch_size // world()
+    average(weights.values())  # they are the same everywhere, to the bit
     # batch norm cannot train on a single image
     batches = loader(train, batch_size, workers, sampler=order, drop_last=len(order) > 1 == len(order) % batch_size)
     optimizer = torch.optim.SGD(weights.values(), lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -103,8 +105,9 @@ def finetune(
             start = time.perf_counter()
             order.epoch = number
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed * 100_003 + number)
+                torch.manual_seed(seed * 100_003 + number + 7919 * rank())
                 loss = _train(model, batches, optimizer, rate, augment, amp, tick)
+            average(model.buffers())
             if not math.isfinite(loss):
                 raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {lr:g})")
             seconds = time.perf_counter() - start
@@ -119,6 +122,17 @@ def finetune(
         if momentum_buffers is not None:
             momentum_buffers.update(speeds)
     return history
+
+
+def _count(train: Dataset[Any], batch_size: int) -> int:
+    """How many images there are to train on."""
+    if not isinstance(train, Sized) or not hasattr(train, "__getitem__"):
+        raise InputError(f"training images come as a map-style data set, not as a {type(train).__name__}")
+    if len(train) == 0:
+        raise DataError("no images to train on")
+    if batch_size % world():
+        raise InputError(f"batch_size={batch_size} cannot be shared evenly by {world()} processes")
+    return len(train)
 
 
 def _momentum_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,11 +170,18 @@ def _train(
             loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average(weight.grad for weight in _weights_of(optimizer) if weight.grad is not None)
         optimizer.step()
         losses.append(loss.detach() * len(labels))  # no .item(): a GPU would wait for it in every step
         seen += len(labels)
         tick()
-    return torch.stack(losses).cpu().double().sum().item() / seen
+    shares = gather((torch.stack(losses).cpu().double().sum().item(), seen))
+    return sum(share[0] for share in shares) / sum(share[1] for share in shares)
+
+
+def _weights_of(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def best_epoch(history: list[Epoch]) -> Epoch:
@@ -344,17 +365,19 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class _Order(Sampler[int]):
-    """A permutation of the images that depends on (seed, epoch) alone."""
+    """A permutation of the images that depends on (seed, epoch) alone; of several processes each has every world-th
+    image of it, and some images come twice so that all have equally many."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def __len__(self) -> int:
-        return self.count
+        return math.ceil(self.count / world())
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        return iter(torch.randperm(self.count, generator=generator).tolist())
+        numbers = torch.randperm(self.count, generator=generator).tolist()
+        return iter((numbers * world())[rank() : len(self) * world() : world()])
 
 
 def epochs_of(schedule: str, lr: float, final_lr: float, epochs: int | None) -> int:

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -476,3 +477,65 @@ def test_empty_batches_are_passed_over_and_labels_become_int64():
     empty = (torch.zeros(0, 1, 8, 8), torch.ones(0, dtype=torch.int64))
     (batch,) = checked([good, empty])
     assert batch[1].dtype == torch.int64
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A folder with 50 training and 20 test images in the format of CIFAR-10; its checksums are other ones."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    for parts in (CIFAR10.train_list, CIFAR10.test_list):
+        for name, _ in parts:
+            count = 10 if parts is CIFAR10.train_list else 20
+            batch = {
+                "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
+                "labels": list(range(10)) * (count // 10),
+            }
+            (base / name).write_bytes(pickle.dumps(batch))
+    (base / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": [f"name {i}" for i in range(10)]}))
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(CIFAR10, attribute, [[name, None] for name, _ in getattr(CIFAR10, attribute)])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
+    return tmp_path
+
+
+def test_cifar10_is_read_as_torchvision_keeps_it(cifar):
+    from torchvision.datasets import CIFAR10
+
+    splits = data.cifar10(cifar)
+    plain = CIFAR10(cifar, train=False)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 10, 20)  # type: ignore[arg-type]
+    assert splits.classes == tuple(f"name {i}" for i in range(10))
+    image, label = splits.test[3]
+    assert label == plain[3][1]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in splits.normalised)
+    pixels = torch.from_numpy(plain.data[3]).permute(2, 0, 1)
+    torch.testing.assert_close(image * std + mean, pixels / 255, atol=1e-6, rtol=0)
+    assert data.cifar10(cifar, size=40).test[0][0].shape == (3, 40, 40)
+
+
+def test_cifar10_that_cannot_be_read_is_named(cifar):
+    next(cifar.glob("*/data_batch_3")).unlink()
+    with pytest.raises(DataError, match="no CIFAR-10 that can be read or downloaded"):
+        data.cifar10(cifar)
+
+
+def test_the_recipe_of_nnis_comparison_has_its_cost(cifar, tmp_path):
+    """79 M multiply-adds and nearly 3.8 M parameters are left at half of every layer; a cell runs on this format."""
+    from prune_fe import build, cost, prune, score
+    from prune_fe.recipe import load_recipe
+
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes/nni-vgg16-bn-cifar10.yaml", {"data.path": str(cifar)})
+    splits = data.cifar10(cifar, recipe.data.size)
+    model, example = build(recipe.model.name, 10, **recipe.model.arguments), splits.test[0][0][None]
+    assert round(cost(model, example).macs / 1e6) == 313
+    for entry in recipe.scorers:
+        scores = score(model, splits.train, entry.name, samples=2)
+    half = cost(prune(model, scores, ratio=0.5, example=example).model, example)
+    assert abs(half.macs / 1e6 - 78.9) < 0.5
+    assert abs(half.parameters / 1e6 - 3.81) < 0.2
