@@ -224,7 +224,7 @@ def plot(networks: Sequence[Network], path: Path) -> None:
                 curves = np.array([getattr(each, quantity).mean(axis=1) for each in found])
                 area = per_class(networks, labels, order, lambda a: a.area).mean()
                 style = {"color": "0.3", "linestyle": "--"} if name == CONTROL else {"color": f"C{number % 10}"}
-                if number >= 10:
+                if number >= 10 and name != CONTROL:
                     style["linestyle"] = ":"
                 width = 2.4 if name == "feature-entropy" else 1.4
                 axes.plot(found[0].removed, curves.mean(axis=0), linewidth=width, label=f"{name}  {area:.3f}", **style)
