@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fnmatch
 import io
 import json
@@ -867,6 +868,9 @@ def _explain(error: Exception) -> tuple[int, str]:
         code, text = EnvironmentFault.exit_code, "out of memory; use a smaller batch size or smaller images"
     elif isinstance(error, OSError) and error.strerror:
         code, text = EnvironmentFault.exit_code, f"{error.filename or 'writing'}: {error.strerror}"
+        if error.errno == errno.ENOSPC:
+            place = next(p for p in [*Path(str(error.filename or ".")).absolute().parents, Path(".")] if p.exists())
+            text += f" ({shutil.disk_usage(place).free >> 20} MiB free); what is finished is kept"
     else:
         text = f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
     line = " ".join(text.split())

@@ -214,7 +214,8 @@ def load_findings(folder: Path) -> Findings:
         raise CheckpointError(f"{folder}: damaged ({error})") from error
     if (folder / "networks").exists():  # a comparison
         recipe = with_controls(recipe)
-    cells = [load_cell(path) for path in sorted((folder / "cells").glob("*.json"))]
+    # A name with a dot is of a file that was being written when its process ended.
+    cells = [load_cell(path) for path in sorted((folder / "cells").glob("[!.]*.json"))]
     if not cells:
         raise InputError(f"{folder}: no network has been measured yet")
     scores = {}

@@ -619,8 +619,8 @@ nav ul, .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 thead th { vertical-align: bottom; white-space: normal; min-width: 4rem; max-width: 12rem; color: var(--quiet); }
-tr > th:first-child { position: sticky; left: 0; min-width: 6rem; max-width: min(16rem, 40vw); text-align: left;
-  white-space: normal; overflow-wrap: anywhere; background: var(--surface); }
+tr > th:first-child { position: sticky; left: 0; min-width: min(9rem, 30vw); max-width: min(16rem, 40vw);
+  text-align: left; white-space: normal; overflow-wrap: anywhere; background: var(--surface); }
 tbody th { font-weight: normal; }
 .strong > *, .strong > th:first-child { background: var(--strong); font-weight: bold; }
 .strong > th { box-shadow: inset 4px 0 var(--link); }

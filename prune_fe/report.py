@@ -117,11 +117,11 @@ def _verdicts(found: Findings, differences: Mapping[tuple[str, float], Differenc
         )
         said += [f"worse: {', '.join(below)}"] if below else []
         scratch = [
-            f"{_name(s)} reaches {_mean(found, network, s, point)}"
+            f"{_name(s).capitalize()}: {_mean(found, network, s, point)}"
             for s in found.scratch
             if found.accuracies(network, s, point)
         ]
-        yield f"{lead}{apart}. {'; '.join(said)}. {'; '.join(scratch)}{'.' if scratch else ''}".strip()
+        yield ". ".join([f"{lead}{apart}", "; ".join(said), *scratch]) + "."
     yield (
         "Intervals are 95 %, by the paired bootstrap over the test images, of the accuracies' mean over the seeds that "
         "both have; they do not know how other seeds would come out, which the spread over seeds is for. With many "

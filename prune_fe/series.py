@@ -176,7 +176,6 @@ def samples_study(
         [row for table in tables for row in table.entries()],
         lambda path: _plot_samples(samples, found.name, path),
     )  # fmt: skip
-    report.say(advice(samples))
     return tables
 
 

@@ -1,6 +1,8 @@
 """A small comparison: what is in the grid, that nothing is done twice, and that every number of its report is right."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -335,6 +337,33 @@ def test_the_commands(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert page.read_text() == first
     assert main(["report", str(tmp_path)]) == 2
     assert "nothing of `prune-fe run`" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_the_current_cell_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    small = {"seeds": [0], "scorers": ["apoz"], "compare": {"ratios": [0.5], "scratch": []}}
+    recipe.write_text(yaml.safe_dump(CONTENT | small))
+    words, real = ["compare", str(recipe), "--output", str(tmp_path / "runs")], os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if "random.ratio" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert main(words) == 5
+    said = capsys.readouterr().err
+    assert re.search(r"random.ratio-0.5.json: No space left on device \(\d+ MiB free\); what is finished is kept", said)
+    monkeypatch.setattr(os, "replace", real)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs/t-1/cells").glob("[!.]*.json")}
+    assert len(kept) == 2
+    (tmp_path / "runs/t-1/cells/.half.json").write_text("{")  # as a kill leaves it
+    assert main([*words, "--resume", "auto"]) == 0
+    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs/t-1/cells").glob("[!.]*.json")}
+    assert len(now) == 4
+    assert kept.items() <= now.items()
 
 
 def test_a_run_has_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
