@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,30 +150,21 @@ class Findings:
         layers = [layer for layer in pairs[0][0].keep if layer in pairs[0][1].keep]
         return {layer: float(np.mean([of(a.keep[layer], b.keep[layer]) for a, b in pairs])) for layer in layers}
 
-    def overlap(self, network: str, point: float, one: str, other: str) -> float | None:
-        """The Jaccard index of the removed units, the mean over layers and seeds."""
+    def overlap(self, network: str, point: float, one: str, other: str) -> dict[str, float]:
+        """Layer -> the Jaccard index of the units that two scorers remove from it, the mean over the seeds."""
         seeds = {s: {cell.row.seed: cell for cell in self.at(network, s, point)} for s in (one, other)}
-        found = []
-        for seed in seeds[one].keys() & seeds[other].keys():
+        found: dict[str, list[float]] = {}
+        for seed in sorted(seeds[one].keys() & seeds[other].keys()):
             a, b = seeds[one][seed].removed, seeds[other][seed].removed
-            for layer in a.keys() & b.keys():
-                both = set(a[layer]) | set(b[layer])
-                if both:
-                    found.append(len(set(a[layer]) & set(b[layer])) / len(both))
-        return float(np.mean(found)) if found else None
+            for layer in (layer for layer in a if layer in b):
+                if both := set(a[layer]) | set(b[layer]):
+                    found.setdefault(layer, []).append(len(set(a[layer]) & set(b[layer])) / len(both))
+        return {layer: float(np.mean(values)) for layer, values in found.items()}
 
-    def matrix(self, network: str, of: Any) -> list[list[float | None]]:
-        """(scorers, scorers): the mean over the layers of agreement(..., of)."""
-        ranked = self.ranked(network)
-        return [
-            [
-                float(np.mean(list(self.agreement(network, one, other, of).values())))
-                if one in ranked and other in ranked
-                else None
-                for other in self.scorers
-            ]
-            for one in self.scorers
-        ]
+    def matrix(self, names: Sequence[str], by_layer: Callable[[str, str], Mapping[str, float]]) -> list[list[Any]]:
+        """(names, names): the means over the layers of by_layer(one, other); None where there is no layer."""
+        found = [[by_layer(one, other) for other in names] for one in names]
+        return [[float(np.mean(list(values.values()))) if values else None for values in row] for row in found]
 
     def same_cost(self) -> bool:
         """Whether all scorers had the same parameters and multiply-adds at each point of each network and seed."""

@@ -36,17 +36,21 @@ MANY_CLASSES = 100
 """From so many classes on a top-5 accuracy is expected."""
 
 SHOWN_CLASSES = 20
+DEPTH = "convolution, shallow to deep"
 GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left"}
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, report.md, report.json and cells.csv into the folder of a run or a comparison, of what is
-    there; returns the path of the page."""
+    """Write report.html, report.md, report.json, cells.csv, classes.csv and agreement.csv into the folder of a run or a
+    comparison, of what is there; returns the path of the page."""
     found = load_findings(folder)
     title, subtitle, sections = f"prune_fe: {found.recipe.name}", subtitle_of(found), list(sections_of(found))
     write_text(folder / "report.html", page(title, subtitle, sections))
     write_text(folder / "report.md", markdown(title, subtitle, sections))
     write_table(folder / "cells.csv", [_flat(cell) for cell in found.cells])
+    for name, rows in (("classes.csv", class_accuracies(found)), ("agreement.csv", agreements(found))):
+        if known := list(rows):
+            write_table(folder / name, known)
     write_json(folder / "report.json", {"recipe": found.recipe.model_dump(mode="json"), **numbers(found)})
     return folder / "report.html"
 
@@ -268,7 +272,7 @@ def _layers(found: Findings, network: str) -> list[Block]:
                 points.append(Point(depth, statistics.mean(values), min(values), max(values), layer))
             lines.append(Line(label, points))
         if lines:
-            blocks.append(Lines(f"{text} by depth", "convolution, shallow to deep", text, lines))
+            blocks.append(Lines(f"{text} by depth", DEPTH, text, lines))
     if not entropies:
         blocks.append(Text(f"{FEATURE_ENTROPY} is not among the criteria: there is no profile of H and ε."))
     for point in found.points[len(found.points) // 2 :][:1]:
@@ -284,7 +288,7 @@ def _layers(found: Findings, network: str) -> list[Block]:
             ]
             lines.append(Line(scorer, points))
         title = f"Removed share of each layer at {_point(found, point)}"
-        blocks.append(Lines(title, "convolution, shallow to deep", "share of the units", lines, percent_y=True))
+        blocks.append(Lines(title, DEPTH, "share of the units", lines, percent_y=True))
     left = sorted({f"{layers}: {why}" for cell in found.cells for layers, why in cell.left.items()})
     if left:
         blocks.append(Text("Fewer units went than were asked for: " + "; ".join(left)))
@@ -306,33 +310,62 @@ def _standardised(keep: Mapping[str, Array]) -> list[float]:
 
 
 def _agreement(found: Findings, network: str) -> list[Block]:
-    ranked = list(found.ranked(network))
-    if len(ranked) < 2:
+    """Of each pair of criteria, and of one with all others by layer; every pair by layer is in agreement.csv."""
+    names = list(found.ranked(network))
+    if len(names) < 2:
         return [Text("One criterion: there is nothing to agree with.")]
-    names = [label for label in found.scorers if label in ranked]
-    keep = [number for number, label in enumerate(found.scorers) if label in ranked]
-    blocks: list[Block] = []
-    for title, of in (("Spearman's ρ", spearman), ("Kendall's τ", kendall)):
-        whole = found.matrix(network, of)
-        values = [[whole[i][j] for j in keep] for i in keep]
-        blocks.append(Heatmap(f"{title} of the scores", names, values, -1, 1, "Mean over the layers and seeds."))
-    for point in found.points[len(found.points) // 2 :][:1]:
-        overlaps = [[found.overlap(network, point, one, other) for other in names] for one in names]
-        note = "Units that both remove, over units that one of them removes; mean over the layers and seeds."
-        blocks.append(
-            Heatmap(f"Jaccard index of what is removed at {_point(found, point)}", names, overlaps, 0, 1, note)
-        )
+    middle = found.points[len(found.points) // 2]
+    by_layer: dict[str, Callable[[str, str], Mapping[str, float]]] = {
+        "Spearman's ρ of the scores": lambda one, other: found.agreement(network, one, other, spearman),
+        "Kendall's τ of the scores": lambda one, other: found.agreement(network, one, other, kendall),
+        f"Jaccard index of what is removed at {_point(found, middle)}":
+            lambda one, other: found.overlap(network, middle, one, other),
+    }  # fmt: skip
     reference = FEATURE_ENTROPY if FEATURE_ENTROPY in names else names[0]
-    lines = []
-    for other in names:
-        if other != reference:
-            by_layer = found.agreement(network, reference, other)
-            points = [Point(depth, value, text=layer) for depth, (layer, value) in enumerate(by_layer.items(), 1)]
-            lines.append(Line(other, points))
-    blocks.append(
-        Lines(f"Spearman's ρ with {reference}, by layer", "convolution, shallow to deep", "Spearman's ρ", lines)
-    )
+    blocks: list[Block] = []
+    for title, of in by_layer.items():
+        least = 0 if title.startswith("Jaccard") else -1
+        note = "Mean over the layers and seeds."
+        if least == 0:
+            note += " Units that both remove, over units that one of them removes."
+        blocks.append(Heatmap(title, names, found.matrix(names, of), least, 1, note))
+        lines = []
+        for other in names:
+            if other != reference:
+                values = enumerate(of(reference, other).items(), 1)
+                lines.append(Line(other, [Point(depth, value, text=layer) for depth, (layer, value) in values]))
+        blocks.append(Lines(f"{title}: {reference} and others, by layer", DEPTH, title.partition(" of")[0], lines))
     return blocks
+
+
+def agreements(found: Findings) -> Iterator[dict[str, Any]]:
+    """A line a pair of criteria and a layer."""
+    for network in found.networks:
+        names = list(found.ranked(network))
+        for number, one in enumerate(names):
+            for other in names[number + 1 :]:
+                rho, tau = (found.agreement(network, one, other, of) for of in (spearman, kendall))
+                overlaps = {point: found.overlap(network, point, one, other) for point in found.points}
+                for layer in rho:
+                    row: dict[str, Any] = {"network": network, "layer": layer, "one": one, "other": other}
+                    row |= {"spearman": rho[layer], "kendall": tau[layer]}
+                    yield row | {f"jaccard_{found.goal}_{p:g}": overlaps[p].get(layer) for p in found.points}
+
+
+def class_accuracies(found: Findings) -> Iterator[dict[str, Any]]:
+    """A line a network, scorer, point and class: accuracy before and after, means over the seeds."""
+    for network in found.networks:
+        before = found.class_accuracy(network, UNPRUNED)
+        for point in found.points:
+            for scorer in [*found.scorers, *found.scratch]:
+                after = found.class_accuracy(network, scorer, point)
+                if before is None or after is None:
+                    continue
+                for number, name in enumerate(found.classes):
+                    yield {
+                        "network": network, "scorer": scorer, found.goal: point, "class": name,
+                        "before": float(before[number]), "after": float(after[number]),
+                    }  # fmt: skip
 
 
 def _cost(found: Findings, network: str) -> Table:

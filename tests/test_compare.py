@@ -1,5 +1,6 @@
 """A small comparison: what is in the grid, that nothing is done twice, and that every number of its report is right."""
 
+import csv
 import errno
 import json
 import os
@@ -189,23 +190,30 @@ def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
     )
 
 
-def test_agreement_is_of_the_scores_and_of_what_is_removed(found: Findings) -> None:
+def test_agreement_is_of_the_scores_and_of_what_is_removed(filled: Path, found: Findings) -> None:
     by_layer = found.agreement("one", "zeros", "l1-filter")
     pairs = [[found.scores["one", seed, label] for label in ("zeros", "l1-filter")] for seed in (0, 3)]
     for layer, value in by_layer.items():
         assert value == pytest.approx(np.mean([spearman(a.keep[layer], b.keep[layer]) for a, b in pairs]))
-    whole = np.array(found.matrix("one", spearman))
+    whole = np.array(found.matrix(SCORERS, lambda one, other: found.agreement("one", one, other, spearman)))
     assert np.diag(whole) == pytest.approx(np.ones(4))
     np.testing.assert_allclose(whole, whole.T)
-    assert found.overlap("one", 0.25, "random", "random") == 1
-    both = []
+    assert found.overlap("one", 0.25, "random", "random") == {"features.0": 1, "features.4": 1}
+    each = []
     for seed in (0, 1):
-        a, b = (found.at("one", scorer, 0.75)[seed].removed for scorer in ("random", "zeros"))
-        both += [len(set(a[k]) & set(b[k])) / len(set(a[k]) | set(b[k])) for k in a]
-    assert found.overlap("one", 0.75, "random", "zeros") == pytest.approx(np.mean(both))
+        a, b = (set(found.at("one", scorer, 0.75)[seed].removed["features.4"]) for scorer in ("random", "zeros"))
+        each.append(len(a & b) / len(a | b))
+    overlap = found.overlap("one", 0.75, "random", "zeros")["features.4"]
+    assert overlap == pytest.approx(np.mean(each))
+    with (filled / "agreement.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 6  # networks, layers, pairs
+    row = next(r for r in rows if [*r.values()][:4] == ["one", "features.4", "zeros", "random"])
+    assert float(row["jaccard_ratio_0.75"]) == pytest.approx(overlap)
+    assert float(row["spearman"]) == pytest.approx(found.agreement("one", "zeros", "random")["features.4"])
 
 
-def test_classes_pay_what_the_images_say(found: Findings) -> None:
+def test_classes_pay_what_the_images_say(filled: Path, found: Findings) -> None:
     accuracy = found.class_accuracy("two", "l1-filter", 0.75)
     assert accuracy is not None
     images = np.bincount(found.labels)
@@ -213,6 +221,9 @@ def test_classes_pay_what_the_images_say(found: Findings) -> None:
         np.mean(found.accuracies("two", "l1-filter", 0.75))
     )
     assert found.class_accuracy("two", "nobody", 0.75) is None
+    with (filled / "classes.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if [*row.values()][:3] == ["two", "l1-filter", "0.75"]]
+    np.testing.assert_allclose([float(row["after"]) for row in rows], accuracy)
 
 
 def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> None:
