@@ -115,6 +115,16 @@ class Findings:
         """None where they have no seed in common, or are the same."""
         if other is None or scorer == other:
             return None
+        asked = (network, point, scorer, other)
+        if asked not in self._differences:
+            self._differences[asked] = self._compared(*asked)
+        return self._differences[asked]
+
+    @functools.cached_property
+    def _differences(self) -> dict[tuple[str, float, str, str], Difference | None]:
+        return {}
+
+    def _compared(self, network: str, point: float, scorer: str, other: str) -> Difference | None:
         cells = {each: {cell.row.seed: cell for cell in self.at(network, each, point)} for each in (scorer, other)}
         seeds = sorted(cells[scorer].keys() & cells[other].keys())
         if not seeds:
