@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import fnmatch
 import io
@@ -17,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -87,58 +89,60 @@ LeftShare = Parameter(validator=validators.Number(gt=0, lte=1))
 Positive = Parameter(validator=validators.Number(gt=0, lt=math.inf))
 Several = Parameter(consume_multiple=True)
 
+RecipePath = Annotated[
+    Path, Parameter(name=["recipe", "--config", "-c"], help="A YAML file, such as recipes/quickstart.yaml.")
+]
+Seeds = Annotated[list[int] | None, Several, Parameter(help="One or more seeds, instead of the recipe's.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What every command takes that does what a recipe says."""
+
+    data: DataPath | None = None
+    output: Annotated[
+        Path, Parameter(name=["--output", "--output-dir"], help="Where the run's own folder is made.")
+    ] = Path("runs")
+    resume: Annotated[
+        str | None, Parameter(help='A run folder to go on with, or "auto" for the recipe\'s latest one in --output.')
+    ] = None
+    device: Annotated[str | None, Parameter(help="auto, cpu, cuda, cuda:1 or mps.")] = None
+    threads: Annotated[int | None, Parameter(help="CPU threads.")] = None
+    workers: Workers | None = None
+    set_: Annotated[
+        list[str] | None, Parameter(name="--set", help="KEY=VALUE, any other key of the recipe: --set prune.ratio=0.7.")
+    ] = None
+
+
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
 reporter = ConsoleReporter(console)
 
 
 @app.command
 def run(
-    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    recipe: RecipePath,
     *,
-    data: DataPath | None = None,
-    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
-    resume: str | None = None,
-    seed: Annotated[list[int] | None, Several] = None,
-    device: str | None = None,
-    threads: int | None = None,
-    workers: Workers | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    options: RecipeOptions = RecipeOptions(),
+    seed: Seeds = None,
 ) -> None:
-    """Train, score, prune and fine-tune as a recipe says, for each of its scorers, and print one table.
-
-    Parameters
-    ----------
-    recipe
-        A YAML file, such as recipes/quickstart.yaml.
-    output
-        Where the run's own folder is made.
-    resume
-        A run folder to go on with, or "auto" for the recipe's latest one in --output.
-    seed
-        One or more seeds, instead of the recipe's.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    threads
-        CPU threads.
-    set_
-        KEY=VALUE, any other key of the recipe: --set finetune.lr=1e-3.
-    """
-    named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
-    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
-    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+    """Train, score, prune and fine-tune as a recipe says, for each of its scorers, and print one table."""
+    checked, folder = _recipe_and_folder(recipe, options, seed)
     from prune_fe.report import write_report
     from prune_fe.run import run as run_recipe
 
-    with _discarded_if_empty(folder, resume), reporter.showing():
+    with _discarded_if_empty(folder, options.resume), reporter.showing():
         rows = run_recipe(checked, folder, reporter)
-        page = write_report(folder.path)
     console.print(results_table(rows))
     last = folder.path / f"seed-{checked.seeds[-1]}" / checked.scorers[0].label / "pruned"
     reporter.say(f"results: {folder.path}/summary.csv, log.jsonl, and scores by unit in {last.parent}/scores.csv")
-    reporter.say(f"report: {page}")
+    try:
+        reporter.say(f"report: {write_report(folder.path)}")
+    except PruneFEError as error:  # the run itself has come to its end
+        reporter.say(f"no report: {error}")
     reporter.say(f"pruned model: {last}   (in Python: prune_fe.load({str(last)!r}))")
     _say_next("evaluate", "--model", last, "--data", checked.data.path or "digits")
-    images = ("--data", data) if data else ()
+    images = ("--data", options.data) if options.data else ()
     _say_next("run", recipe, *images, "--set", "prune.ratio=0.7", "--seed", 0, 1, 2)
 
 
@@ -263,11 +267,9 @@ def score(
 @app.command
 def study(
     kind: Literal["rescaling", "randomness", "characterisation", "samples", "classes", "ratio"],
-    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    recipe: RecipePath,
     *,
-    data: DataPath | None = None,
-    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
-    resume: str | None = None,
+    options: RecipeOptions = RecipeOptions(),
     layer: str | None = None,
     unit: Annotated[int | None, Parameter(validator=validators.Number(gte=0))] = None,
     class_: Annotated[str | None, Parameter(name="--class")] = None,
@@ -276,10 +278,6 @@ def study(
     counts: Annotated[list[int] | None, Several, Parameter(validator=Counted)] = None,
     ratio: Annotated[list[float] | None, Several, Share] = None,
     seed: Seed | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    workers: Workers | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
     """Print the tables of one of the paper's studies, for the network that a recipe trains.
 
@@ -290,12 +288,6 @@ def study(
 
     Parameters
     ----------
-    recipe
-        A YAML file, such as recipes/quickstart.yaml; only classes and ratio prune and fine-tune.
-    output
-        Where the run's own folder is made.
-    resume
-        A run folder whose trained network is studied, or "auto" for the recipe's latest one in --output.
     layer
         A convolution, or any other module with maps such as a residual block (layer4.1 of a ResNet, the paper's
         conv5_3_out); default the last convolution.
@@ -314,12 +306,6 @@ def study(
         Shares removed; one for the study of classes, default the recipe's; default 0.1 to 0.9 for that of ratio.
     seed
         Which of the recipe's networks; default its first seed.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    threads
-        CPU threads.
-    set_
-        KEY=VALUE, any other key of the recipe.
     """
     of_unit = {"layer": layer, "unit": unit, "label": class_, "samples": samples}
     takes: dict[str, dict[str, Any]] = {
@@ -334,23 +320,21 @@ def study(
     for flag, value in given.items():
         if value is not None and not any(value is each for each in taken.values()):
             raise InputError(f"{flag}: the study of {kind} does not take it")
-    options = {name: value for name, value in taken.items() if value is not None}
+    extra = {name: value for name, value in taken.items() if value is not None}
     for name in ("samples", "ratio"):
-        if name in options:
-            if len(options[name]) > 1:
-                raise InputError(f"--{name}: the study of {kind} takes one, not {len(options[name])}")
-            options[name] = options[name][0]
-    named = {"data.path": data, "device": device, "threads": threads, "workers": workers}
-    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
-    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+        if name in extra:
+            if len(extra[name]) > 1:
+                raise InputError(f"--{name}: the study of {kind} takes one, not {len(extra[name])}")
+            extra[name] = extra[name][0]
+    checked, folder = _recipe_and_folder(recipe, options)
     from prune_fe import series, studies
 
     do: dict[str, Callable[..., Any]] = {
         "samples": series.samples_study, "classes": series.classes_study, "ratio": series.ratio_study,
     }  # fmt: skip
-    with _discarded_if_empty(folder, resume), reporter.showing():
+    with _discarded_if_empty(folder, options.resume), reporter.showing():
         study_kind = do.get(kind, partial(studies.study, kind))
-        tables = study_kind(checked, folder, reporter, seed=seed, **options)
+        tables = study_kind(checked, folder, reporter, seed=seed, **extra)
     for table in tables:
         console.print(study_table(table))
         console.print()
@@ -358,18 +342,12 @@ def study(
 
 @app.command
 def ablate(
-    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    recipe: RecipePath,
     *,
-    data: DataPath | None = None,
-    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
-    resume: str | None = None,
+    options: RecipeOptions = RecipeOptions(),
     layer: str | None = None,
     class_: Annotated[list[str] | None, Parameter(name="--class", consume_multiple=True)] = None,
-    seed: Annotated[list[int] | None, Several] = None,
-    device: str | None = None,
-    threads: int | None = None,
-    workers: Workers | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    seed: Seeds = None,
 ) -> None:
     """Take the units of a layer away one after the other, by every scorer of a recipe, and watch the test images.
 
@@ -378,31 +356,15 @@ def ablate(
 
     Parameters
     ----------
-    recipe
-        A YAML file, such as recipes/quickstart.yaml; its `ablate` says how, its pruning and fine-tuning play no part.
-    output
-        Where the run's own folder is made.
-    resume
-        A run folder to go on with, or "auto" for the recipe's latest one in --output.
     layer
         A convolution, or any other module with maps; default the last convolution.
     class_
         The names of one or more classes; default all.
-    seed
-        One or more seeds, instead of the recipe's.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    threads
-        CPU threads.
-    set_
-        KEY=VALUE, any other key of the recipe: --set ablate.every=4.
     """
-    named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
-    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
-    checked, folder = _recipe_and_folder(recipe, overrides, output, resume)
+    checked, folder = _recipe_and_folder(recipe, options, seed)
     from prune_fe.cumulative import ablation_study
 
-    with _discarded_if_empty(folder, resume), reporter.showing():
+    with _discarded_if_empty(folder, options.resume), reporter.showing():
         tables = ablation_study(checked, folder, reporter, layer, class_)
     for table in tables:
         console.print(study_table(table))
@@ -411,16 +373,10 @@ def ablate(
 
 @app.command
 def compare(
-    recipe: Annotated[Path, Parameter(name=["recipe", "--config", "-c"])],
+    recipe: RecipePath,
     *,
-    data: DataPath | None = None,
-    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("runs"),
-    resume: str | None = None,
-    seed: Annotated[list[int] | None, Several] = None,
-    device: str | None = None,
-    threads: int | None = None,
-    workers: Workers | None = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    options: RecipeOptions = RecipeOptions(),
+    seed: Seeds = None,
 ) -> None:
     """Compare the scorers of a recipe at several ratios, for several seeds and networks, and write a report.
 
@@ -428,37 +384,19 @@ def compare(
     are kept; the same command with --resume goes on, and given at the same time to other processes or machines that see
     the folder it shares the cells with them. Started by torchrun (torchrun -m prune_fe compare ...) several processes
     work on each cell together.
-
-    Parameters
-    ----------
-    recipe
-        A YAML file, such as recipes/compare-digits.yaml; its `compare` says which ratios and networks.
-    output
-        Where the run's own folder is made.
-    resume
-        A run folder to go on with or to join, or "auto" for the recipe's latest one in --output.
-    seed
-        One or more seeds, instead of the recipe's.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    threads
-        CPU threads.
-    set_
-        KEY=VALUE, any other key of the recipe: --set 'compare.ratios=[0.3, 0.5, 0.9]'.
     """
-    named = {"data.path": data, "seeds": seed, "device": device, "threads": threads, "workers": workers}
-    overrides = {key: value for key, value in named.items() if value is not None} | _assignments(set_)
     from prune_fe.processes import gather, joined, rank
 
     with joined():
         console.quiet = rank() > 0
-        first = _recipe_and_folder(recipe, overrides, output, resume, shared=True) if rank() == 0 else None
+        first = _recipe_and_folder(recipe, options, seed, shared=True) if rank() == 0 else None
         path = gather(first and first[1].path)[0]
-        checked, folder = first or _recipe_and_folder(recipe, overrides, output, str(path), shared=True)
+        joining = dataclasses.replace(options, resume=str(path))
+        checked, folder = first or _recipe_and_folder(recipe, joining, seed, shared=True)
         from prune_fe.compare import compare as fill
         from prune_fe.report import write_report
 
-        with _discarded_if_empty(folder, resume), reporter.showing():
+        with _discarded_if_empty(folder, options.resume), reporter.showing():
             fill(checked, folder, reporter)
             if rank() == 0:
                 page = write_report(folder.path)
@@ -929,22 +867,27 @@ def _require_data(path: str | None) -> None:
 
 
 def _recipe_and_folder(
-    recipe: Path, overrides: dict[str, Any], output: Path, resume: str | None, shared: bool = False
+    recipe: Path, options: RecipeOptions, seeds: list[int] | None = None, shared: bool = False
 ) -> tuple[Recipe, RunFolder]:
     """The checked recipe, and a run folder of its own or the one to go on with, perhaps with other processes."""
     from prune_fe.recipe import load_recipe
     from prune_fe.results import RunFolder
 
-    checked = load_recipe(recipe, overrides)
+    named = {
+        "data.path": options.data, "seeds": seeds, "device": options.device, "threads": options.threads,
+        "workers": options.workers,
+    }  # fmt: skip
+    given = {key: value for key, value in named.items() if value is not None}
+    checked = load_recipe(recipe, given | _assignments(options.set_))
     if checked.data.source != "digits" and checked.data.path is None:
         raise InputError(f"{recipe} reads a folder of images: pass --data PATH")
     if checked.data.source == "folder":
         _require_data(checked.data.path)
     content = checked.model_dump(mode="json")
-    if resume is None:
-        folder = RunFolder.create(output, checked.name, content, shared)
+    if options.resume is None:
+        folder = RunFolder.create(options.output, checked.name, content, shared)
     else:
-        path = _latest(output, checked.name) if resume == "auto" else Path(resume)
+        path = _latest(options.output, checked.name) if options.resume == "auto" else Path(options.resume)
         folder = RunFolder.resume(path, content, shared)
     reporter.say(f"run folder: {folder.path}")
     return checked, folder
