@@ -6,7 +6,7 @@ Zhao & Zhang, ICLR 2022, figure 12 and table 11. Scores come from training image
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.collecting import Progress
-from prune_fe.data import Images, checked, class_names, first_images, images_in, select
+from prune_fe.data import Images, checked, class_names, first_images, has_targets, images_in, select, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import class_logits
 from prune_fe.layers import Layer, evaluating, find_layers, mask
@@ -188,6 +188,8 @@ def ablate_layers(
     """Take the same share of every layer's units away, rounded down. The options are ablate's."""
     if odd := [share for share in shares if not 0 <= share <= 1]:
         raise InputError(f"shares: {odd[0]} is no share; allowed: 0 to 1")
+    if not shares or list(shares) != sorted(shares):
+        raise InputError(f"shares is {list(shares)}; it must hold one or more, ascending")
     found = _layers_of(model, data, layers)
     orders = _orders(scores, model, found, order)
     keeps = [without_first(units, [int(share * len(units) + 1e-9) for share in shares]) for units in orders]
@@ -278,6 +280,7 @@ class Trial:
         progress: Progress | None = None,
     ) -> Ablation:
         """keeps: of each layer (S, units) bool, which units network s keeps. units, classes: as in an Ablation."""
+        self._check(classes)
         tally = _Tally(len(keeps[0]), self.names, classes)
         done, keeping = 0, []
         with evaluating(self.model), torch.no_grad():
@@ -297,10 +300,18 @@ class Trial:
                     progress(done, images_in(self.batches))
         if done == 0:
             raise DataError("no images to ablate on")
-        self.read = keeping or None
+        self.read = keeping if sum(len(batch.labels) for batch in keeping) == done else None
         removed = np.sum([(~keep).sum(dim=1).numpy() for keep in keeps], axis=0)
         how = "tail" if isinstance(self.tail, Tail) else f"the whole network for each mask: {self.tail.why}"
         return tally.ablation(tuple(layer.name for layer in self.layers), removed, tuple(units), how)
+
+    def _check(self, classes: Sequence[int] | None) -> None:
+        """Before anything is run: labels that are written down say whether there are images of each class."""
+        if classes is not None and len(set(classes)) < len(classes):
+            raise InputError(f"classes is {list(classes)}: one of them stands twice")
+        data = getattr(self.batches, "dataset", None)
+        if classes is not None and data is not None and has_targets(data):
+            refuse_absent(classes, set(targets_of(data)), self.names)
 
     def _batches(self) -> Iterator[_Batch]:
         device = next(self.model.parameters()).device
@@ -391,10 +402,7 @@ class _Tally:
         names = self.names or tuple(map(str, range(outputs)))
         every = self.images.sum(dim=0).nonzero()[:, 0].tolist()
         told = every if self.told is None else list(self.told)
-        for number in told:
-            if number not in every:
-                name = repr(names[number]) if 0 <= number < len(names) else number
-                raise DataError(f"class {name}: there are no images of it to ablate on")
+        refuse_absent(told, every, names)
 
         def of(images: Tensor, counts: Sequence[Tensor], halves: tuple[Ablation, ...] = ()) -> Ablation:
             hits, called, loss = (count[:, told].numpy() for count in counts)
@@ -408,6 +416,14 @@ class _Tally:
         counts = [count.view(-1, 2, outputs) for count in (self.hits, self.called, self.loss)]
         halves = tuple(of(self.images[half], [count[:, half] for count in counts]) for half in (0, 1))
         return of(self.images.sum(dim=0), [count.sum(dim=1) for count in counts], halves)
+
+
+def refuse_absent(classes: Iterable[int], there: Container[int], names: Sequence[str]) -> None:
+    """DataError for a class without images."""
+    for number in classes:
+        if number not in there:
+            name = repr(names[number]) if 0 <= number < len(names) else number
+            raise DataError(f"class {name}: there are no images of it to ablate on")
 
 
 def _layers_of(model: nn.Module, data: Images, names: Sequence[str]) -> Sequence[Layer]:

@@ -20,6 +20,10 @@ UNPRUNED = "(unpruned)"
 """The scorer of the rows that say what every other row starts from."""
 
 
+BY_LAYER = "by layer"
+"""The goal of a network whose layers have ratios of their own."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table. accuracy: on the test images; before and after are None for the unpruned network."""

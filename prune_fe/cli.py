@@ -317,8 +317,9 @@ def study(
         "--counts": counts, "--ratio": ratio,
     }  # fmt: skip
     taken = takes.get(kind, of_unit)
+    names = {"--class": ("label",), "--samples": ("samples", "sizes"), "--ratio": ("ratio", "ratios")}
     for flag, value in given.items():
-        if value is not None and not any(value is each for each in taken.values()):
+        if value is not None and taken.keys().isdisjoint(names.get(flag, (flag.removeprefix("--"),))):
             raise InputError(f"{flag}: the study of {kind} does not take it")
     extra = {name: value for name, value in taken.items() if value is not None}
     for name in ("samples", "ratio"):
@@ -397,10 +398,16 @@ def compare(
         from prune_fe.report import write_report
 
         with _discarded_if_empty(folder, options.resume), reporter.showing():
-            fill(checked, folder, reporter)
-            if rank() == 0:
+            fault: PruneFEError | None = None
+            try:
+                fill(checked, folder, reporter)
+            except PruneFEError as error:  # some cells failed: the others are there
+                fault = error
+            if rank() == 0 and any(folder.path.glob("cells/[!.]*")):
                 page = write_report(folder.path)
                 reporter.say(f"report: {page}   (report.md, report.json and cells.csv beside it)")
+            if fault is not None:
+                raise fault
 
 
 @app.command

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from prune_fe.cells import UNPRUNED, Row, load_cell
+from prune_fe.cells import UNPRUNED, Cell, Row, load_cell
 from prune_fe.claims import Claims
 from prune_fe.data import Splits, held_out
-from prune_fe.errors import InputError, PruneFEError
+from prune_fe.errors import DataError, InputError, PruneFEError
 from prune_fe.models import build
-from prune_fe.processes import gather, rank
+from prune_fe.processes import gather, of_first, rank
 from prune_fe.pruning import prune
 from prune_fe.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
 from prune_fe.results import RunFolder, environment, write_json
@@ -41,17 +44,24 @@ from prune_fe.run import (
     write_test,
 )
 from prune_fe.scores import Scores
-from prune_fe.training import epochs_of, reinitialise
+from prune_fe.training import epochs_of
 
 SCRATCH = "scratch"
+FRESH = 1_000_003
+"""Between the seed of a network and that of the one that is trained from scratch: it has other first weights."""
+
 POLL_SECONDS = 5.0
 """How often a process that has nothing to do looks whether the others have finished."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something that one process does: `result` is there when it is done, and it begins when all of `after` are."""
+    """Something that one process does: `result` is there when it is done, and it begins when all of `after` are.
 
+    name: of its own among all tasks.
+    """
+
+    name: str
     result: Path
     after: Sequence[Path]
     do: Callable[[], None]
@@ -105,32 +115,48 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
             "and controls have the same widths"
         )
     grid = Grid(recipe, folder, report)
-    claims, total = Claims(folder.path / "claims"), len(grid.tasks)
+    claims, failed = Claims(folder.path / "claims"), dict[int, str]()
     bar, waiting = report.progress("cells of the comparison"), False
-    while open_tasks := [task for task in grid.tasks if not task.result.exists()]:
-        bar(total - len(open_tasks), total)
+    while True:
         with ExitStack() as claim:
-            number = gather(_claimed(open_tasks, claims, claim) if rank() == 0 else None)[0]
+            # What to do is the first process's to say: others may see another state of the folder.
+            number, left = of_first(lambda: _next(grid.tasks, failed, claims, claim))
+            bar(len(grid.tasks) - left, len(grid.tasks))
             if number is not None:
-                open_tasks[number].do()
                 waiting = False
+                try:
+                    grid.tasks[number].do()
+                except (InputError, DataError) as error:  # of this cell; the others can be done
+                    failed[number] = str(error)
+                    report.say(f"{grid.tasks[number].name}: failed ({error})")
+        if left == 0:
+            break
         if number is None:
             if not waiting:
-                report.say(f"{len(open_tasks)} cells are left, and others are at them: waiting")
+                report.say(f"{left} cells are left, and others are at them: waiting")
             waiting = True
             time.sleep(POLL_SECONDS)
-    bar(total, total)
+    if failed:
+        first = min(failed)
+        raise InputError(f"{len(failed)} cells failed, the first one {grid.tasks[first].name}: {failed[first]}")
 
 
-def _claimed(tasks: Sequence[Task], claims: Claims, claim: ExitStack) -> int | None:
-    """The number of a task that is this process's own until `claim` is closed."""
-    for number, task in enumerate(tasks):
+def _next(tasks: Sequence[Task], failed: Mapping[int, str], claims: Claims, claim: ExitStack) -> tuple[int | None, int]:
+    """(the number of a task that is this process's own until `claim` is closed, None while others are at all that can
+    be done; how many are still to be done, without those that have failed or wait for one that has)."""
+    dead = {tasks[number].result for number in failed}
+    for task in tasks:  # in the order in which they wait for each other
+        if not dead.isdisjoint(task.after):
+            dead.add(task.result)
+    left = [number for number, task in enumerate(tasks) if task.result not in dead and not task.result.exists()]
+    for number in left:
+        task = tasks[number]
         if task.ready:
-            mine = claim.enter_context(claims.claimed(task.result.stem))
+            mine = claim.enter_context(claims.claimed(task.name))
             if mine and not task.result.exists():  # it may have been finished in between
-                return number
+                return number, len(left)
             claim.close()
-    return None
+    return None, len(left)
 
 
 class Grid:
@@ -145,22 +171,35 @@ class Grid:
         here = environment()
         folder.log("environment", **here)
         if rank() == 0:
-            if not (folder.path / "env.json").exists():
-                folder.write_json("env.json", here)
+            self._compare_environment(here)
             write_test(self.data, folder)
         self.tasks = list(self._tasks())
+
+    def _compare_environment(self, here: Mapping[str, Any]) -> None:
+        """Write it down; where that has been done, say what is another one now."""
+        path = self.folder.path / "env.json"
+        if not path.exists():
+            self.folder.write_json(path.name, here)
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if changed := [key for key in here if here[key] != known.get(key)]:
+            self.report.say(
+                f"note: {', '.join(changed)} differ from where this comparison began; every cell says where it was made"
+            )
 
     def _check(self) -> None:
         """Say what would go wrong with a network or a scorer, before any network is trained."""
         splits = held_out(self.data, self.recipe.data.validation, self.recipe.seeds[0])
-        for label, about in self.recipe.compare.networks.items():
+        for label in self.recipe.compare.networks:
             try:
-                model = build(about.name, len(splits.classes), in_channels=splits.channels, **about.arguments)
-                check(self.recipe, placed(model, self.device), splits, self.recipe.seeds[0])
-                if self.recipe.compare.scratch:
-                    reinitialise(model, 0)
+                check(self.recipe, placed(self.build(label), self.device), splits, self.recipe.seeds[0])
             except PruneFEError as error:
                 raise type(error)(f"network {label!r}: {error}") from error
+
+    def build(self, network: str) -> nn.Module:
+        """One that has not been trained."""
+        about = self.recipe.compare.networks[network]
+        return build(about.name, len(self.data.classes), in_channels=self.data.channels, **about.arguments)
 
     def cell(self, network: str, seed: int, scorer: str, point: float | None = None) -> Path:
         """Where a cell lies when it is finished."""
@@ -181,19 +220,26 @@ class Grid:
             for network in self.recipe.compare.networks:
                 of = (network, seed)
                 unpruned = self.cell(*of, "unpruned")
-                yield Task(unpruned, (), functools.partial(self._train, *of, unpruned))
+                yield self._task(unpruned, (), self._train, *of)
                 known = self.folder.path / "networks" / network / f"seed-{seed}" / "scores.json"
-                yield Task(known, (unpruned,), functools.partial(self._score, *of, known))
+                yield self._task(known, (unpruned,), self._score, *of)
                 for point in points:
                     for label in labels:
-                        path = self.cell(*of, label, point)
-                        yield Task(path, (known,), functools.partial(self._prune, *of, label, point, path))
+                        yield self._task(self.cell(*of, label, point), (known,), self._prune, *of, label, point)
+                    control = self.cell(*of, self._control, point)
                     for label in scratch:
                         path = self.cell(*of, label, point)
-                        late.append(
-                            Task(path, (known,), functools.partial(self._from_scratch, *of, label, point, path))
-                        )
+                        late.append(self._task(path, (control,), self._from_scratch, *of, label, point))
         yield from late
+
+    def _task(self, result: Path, after: Sequence[Path], do: Callable[..., None], *about: Any) -> Task:
+        name = ".".join(result.relative_to(self.folder.path).with_suffix("").parts)
+        return Task(name, result, after, functools.partial(do, *about, result))
+
+    @property
+    def _control(self) -> str:
+        """The label of random units."""
+        return next(entry.label for entry in self.recipe.scorers if entry.name == CONTROLS[0])
 
     def start(self, network: str, seed: int) -> Start:
         """What the cells of a network and seed start from: the one that was used last is kept."""
@@ -242,16 +288,18 @@ class Grid:
         self._keep(found, network, recipe, path, begun)
 
     def _from_scratch(self, network: str, seed: int, label: str, point: float, path: Path) -> None:
-        """The architecture of this point, as the control has it, with new weights and the whole budget."""
+        """The architecture of this point: a new network, cut as the random control is, with the whole budget."""
         begun, start = time.perf_counter(), self.start(network, seed)
-        recipe, control = self.at(start, point), next(e.label for e in self.recipe.scorers if e.name == CONTROLS[0])
+        recipe = self.at(start, point)
+        torch.manual_seed(seed + FRESH)
+        fresh = placed(self.build(network), self.device)
         options = recipe.prune.model_dump(exclude={"rescore", "recalibrate", "rounds"})
-        pruned = prune(start.network, start.scores[control], example=start.example, **options)
+        pruned = prune(fresh, start.scores[self._control], example=start.example, **options)
         model = placed(pruned.model, self.device)
-        reinitialise(model, seed)
         settings = recipe.train or recipe.finetune
         assert settings is not None  # else there are no such tasks
-        epochs = int(label.partition("#")[2]) * budget_of(recipe, len(pruned.steps))
+        control = load_cell(self.cell(network, seed, self._control, point))
+        epochs = int(label.partition("#")[2]) * budget_of(recipe, control)
         settings = Train(**settings.model_dump(exclude={"when", "epochs"}), epochs=epochs)
         what = f"{network} from scratch, {recipe.compare.points[0]} {point:g}, {epochs} epochs"
         history = fit(model, start.splits, settings, recipe.workers, seed, self.report, what)
@@ -275,12 +323,10 @@ class Grid:
         gather(None)  # nobody looks for the cell before it is there
 
 
-def budget_of(recipe: Recipe, n_layers: int) -> int:
-    """The epochs that a pruned network has been trained for in all."""
-    rounds = n_layers if recipe.prune.rounds == "layers" else recipe.prune.rounds
-    count = 0
-    for settings in (recipe.train, recipe.finetune):
-        if settings is not None:
-            times = rounds if getattr(settings, "when", "after") == "each_round" else 1
-            count += times * epochs_of(settings.schedule, settings.lr, settings.final_lr, settings.epochs)
-    return count
+def budget_of(recipe: Recipe, control: Cell) -> int:
+    """The epochs that the control's network was trained for, before the cut and after it. What a pretrained network was
+    trained for elsewhere is not known."""
+    tuned = sum(1 for epoch in control.epochs if epoch["number"] > 0)
+    if (train := recipe.train) is None:
+        return max(tuned, 1)
+    return epochs_of(train.schedule, train.lr, train.final_lr, train.epochs) + tuned

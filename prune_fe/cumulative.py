@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_fe.ablation import Ablation, Trial, join, without_first
+from prune_fe.ablation import Ablation, Trial, join, refuse_absent, without_first
 from prune_fe.cumulative_report import (
     CONTROL,
     ORDERS,
@@ -32,7 +32,7 @@ from prune_fe.cumulative_report import (
     tabled,
 )
 from prune_fe.data import Rescaled, Splits, held_out, targets_of
-from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.errors import CheckpointError, InputError
 from prune_fe.layers import Layer, find_layers
 from prune_fe.models import build
 from prune_fe.recipe import Recipe, nearest
@@ -73,9 +73,9 @@ def ablation_study(
     if unknown := [name for name in classes or () if name not in every.classes]:
         raise InputError(f"class {unknown[0]!r}: no such class; {nearest(unknown[0], every.classes[:20])}")
     numbers = [every.classes.index(name) for name in classes or every.classes]
-    for number in numbers:
-        if number not in targets_of(every.test):
-            raise DataError(f"class {every.classes[number]!r}: there are no images of it to ablate on")
+    if len(set(numbers)) < len(numbers):
+        raise InputError("classes: one of them stands twice")
+    refuse_absent(numbers, set(targets_of(every.test)), every.classes)
     about, example = recipe.model, every.test[0][0][None].to(device)
     untrained = placed(build(about.name, len(every.classes), in_channels=every.channels, **about.arguments), device)
     name = find_layers(untrained, example, [layer] if layer is not None else None)[-1].name

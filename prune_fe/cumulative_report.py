@@ -161,6 +161,8 @@ def _until_chance(networks: Sequence[Network], labels: Sequence[str], order: str
 
 def _verdict(values: Mapping[str, Array], does: str, lowest: bool) -> str:
     """Who is best, and who cannot be told apart from it."""
+    if len(next(iter(values.values()))) < 2:
+        return "One class: there is nothing that could tell the scorers apart."
     sign = -1 if lowest else 1
     best = max(values, key=lambda name: float(sign * values[name].mean()))
     even = [name for name in values if name != best and not bootstrap(values[best] - values[name]).not_zero]

@@ -16,7 +16,7 @@ from prune_fe.cells import UNPRUNED, Cell, load_cell
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.recipe import CONTROLS, Recipe, with_controls
 from prune_fe.scores import Array, Scores, load_scores
-from prune_fe.stats import Estimate, bootstrap, spearman
+from prune_fe.stats import Estimate, simultaneous, spearman
 
 RESAMPLES = 2_000
 """Of the test images, for each difference."""
@@ -29,12 +29,19 @@ CONTROL, FILTER_NORM = CONTROLS
 
 @dataclass(frozen=True)
 class Difference:
-    """The accuracy of a scorer less another one's, paired over the test images, by networks of the same seeds."""
+    """The accuracy of a scorer less another one's, paired over the test images, by networks of the same seeds; the
+    interval holds for all that are compared at once."""
 
     scorer: str
     other: str
     estimate: Estimate
     seeds: int
+
+    @property
+    def turned(self) -> Difference:
+        """The other one less this one."""
+        mean, low, high, n = -self.estimate.mean, -self.estimate.high, -self.estimate.low, self.estimate.n
+        return Difference(self.other, self.scorer, Estimate(mean, low, high, n), self.seeds)
 
     @property
     def verdict(self) -> str:
@@ -48,7 +55,7 @@ class Difference:
 class Findings:
     """The cells of one folder, the scores beside them, and what was asked for.
 
-    classes, labels: of the test images. scores: (network, seed, label) -> scores.
+    classes, labels: of the test images. scores: (network, seed, label) -> scores. is_comparison: a grid, not a run.
     """
 
     recipe: Recipe
@@ -57,37 +64,42 @@ class Findings:
     classes: Sequence[str]
     labels: Array
     environment: Mapping[str, Any]
+    is_comparison: bool = False
 
     @functools.cached_property
     def networks(self) -> list[str]:
-        return list(dict.fromkeys(cell.network for cell in self.cells))
+        asked = self.recipe.compare.networks if self.is_comparison else {}
+        return list(dict.fromkeys([*asked, *(cell.network for cell in self.cells)]))
 
-    @functools.cached_property
+    @property
     def seeds(self) -> list[int]:
-        return sorted({cell.row.seed for cell in self.cells})
+        return self.recipe.seeds
 
     @functools.cached_property
     def points(self) -> list[float]:
-        """The operating points, from those that cost the least accuracy on."""
-        goal, found = self.goal, {cell.point for cell in self.cells if cell.point is not None}
-        return sorted(found, reverse=goal != "ratio")
+        """The operating points, those that were asked for and those that there are, the mildest first."""
+        found = {cell.point for cell in self.cells if cell.point is not None}
+        asked = self.recipe.compare.points[1] if self.is_comparison else []
+        return sorted(found | set(asked), reverse=self.goal.startswith("target"))
 
     @property
     def goal(self) -> str:
+        if self.is_comparison:
+            return self.recipe.compare.points[0]
         return next((cell.goal for cell in self.cells if cell.goal is not None), "ratio")
 
     @functools.cached_property
     def scorers(self) -> list[str]:
         """The labels of the criteria, in the recipe's order, controls included; nothing from scratch."""
         known = [entry.label for entry in self.recipe.scorers]
-        found = dict.fromkeys(cell.row.scorer for cell in self.cells)
-        rest = [label for label in found if label not in (*known, UNPRUNED) and not label.startswith(SCRATCH)]
-        return [label for label in (*known, *rest) if label in found]
+        found = {cell.row.scorer for cell in self.cells}
+        return [label for label in known if label in found or self.is_comparison]
 
     @functools.cached_property
     def scratch(self) -> list[str]:
-        found = dict.fromkeys(cell.row.scorer for cell in self.cells)
-        return sorted(label for label in found if label.startswith(SCRATCH))
+        asked = self.recipe.compare.scratch if self.is_comparison else []
+        possible = self.recipe.train is not None or self.recipe.finetune is not None
+        return [f"{SCRATCH}{budget}" for budget in asked] if possible else []
 
     @functools.cached_property
     def _by_place(self) -> dict[tuple[str, str, float | None, int], Cell]:
@@ -106,31 +118,61 @@ class Findings:
     def accuracies(self, network: str, scorer: str, point: float | None = None) -> list[float]:
         return [cell.row.accuracy for cell in self.at(network, scorer, point)]
 
-    def best(self, network: str, point: float) -> str | None:
-        """The scorer with the highest mean accuracy there."""
-        means = {s: float(np.mean(values)) for s in self.scorers if (values := self.accuracies(network, s, point))}
-        return max(means, key=means.__getitem__) if means else None
+    def compared(self, network: str, point: float) -> list[str]:
+        """What can be compared there: all that have the seeds that most have."""
+        seeds = {s: self._seeds_of(network, s, point) for s in [*self.scorers, *self.scratch]}
+        most = max(seeds.values(), key=len, default=())
+        return [scorer for scorer, own in seeds.items() if own == most and own]
 
-    def difference(self, network: str, point: float, scorer: str, other: str | None) -> Difference | None:
-        """None where they have no seed in common, or are the same."""
-        if other is None or scorer == other:
-            return None
-        asked = (network, point, scorer, other)
-        if asked not in self._differences:
-            self._differences[asked] = self._compared(*asked)
-        return self._differences[asked]
+    def _seeds_of(self, network: str, scorer: str, point: float | None) -> tuple[int, ...]:
+        return tuple(cell.row.seed for cell in self.at(network, scorer, point))
+
+    def best(self, network: str, point: float) -> str | None:
+        """The scorer with the highest mean accuracy, of those that can be compared."""
+        known = [scorer for scorer in self.compared(network, point) if scorer in self.scorers]
+        return max(known, key=lambda s: float(np.mean(self.accuracies(network, s, point))), default=None)
+
+    def drop(self, network: str, scorer: str, point: float) -> float | None:
+        """The accuracy lost, of the seeds that there are."""
+        cells = self.at(network, scorer, point)
+        return float(np.mean([cell.row.accuracy_before - cell.row.accuracy for cell in cells])) if cells else None
+
+    def to_random(self, network: str, point: float) -> dict[str, Difference]:
+        """Scorer -> how it differs from random units; the intervals hold for all of them at once."""
+        control = self.control(CONTROL)
+        known = self.compared(network, point)
+        others = [(scorer, control) for scorer in known if control in known and scorer != control]
+        return {each.scorer: each for each in self._differences(network, point, others)}
+
+    def to_best(self, network: str, point: float) -> dict[str, Difference]:
+        """Scorer -> how it differs from the best one. Which is best is seen on the same images, so that the intervals
+        hold for all pairs at once."""
+        known, best = self.compared(network, point), self.best(network, point)
+        pairs = [(one, other) for number, one in enumerate(known) for other in known[:number]]
+        found = {}
+        for each in self._differences(network, point, pairs):
+            if best == each.other:
+                found[each.scorer] = each
+            elif best == each.scorer:
+                found[each.other] = each.turned
+        return found
+
+    def _differences(self, network: str, point: float, pairs: Sequence[tuple[str, str | None]]) -> list[Difference]:
+        asked = (network, point, tuple(pairs))
+        if asked not in self._known:
+            scorers = list(dict.fromkeys(scorer for pair in pairs for scorer in pair if scorer is not None))
+            right = [np.mean([c.correct for c in self.at(network, s, point)], axis=0) for s in scorers]
+            numbers = [(scorers.index(one), scorers.index(other)) for one, other in pairs if other is not None]
+            estimates = simultaneous(np.array(right).T, numbers, RESAMPLES) if numbers else []
+            self._known[asked] = [
+                Difference(scorers[i], scorers[j], estimate, len(self.at(network, scorers[i], point)))
+                for (i, j), estimate in zip(numbers, estimates, strict=True)
+            ]
+        return self._known[asked]
 
     @functools.cached_property
-    def _differences(self) -> dict[tuple[str, float, str, str], Difference | None]:
+    def _known(self) -> dict[tuple[str, float, Any], list[Difference]]:
         return {}
-
-    def _compared(self, network: str, point: float, scorer: str, other: str) -> Difference | None:
-        cells = {each: {cell.row.seed: cell for cell in self.at(network, each, point)} for each in (scorer, other)}
-        seeds = sorted(cells[scorer].keys() & cells[other].keys())
-        if not seeds:
-            return None
-        right = [cells[scorer][seed].correct.astype(float) - cells[other][seed].correct for seed in seeds]
-        return Difference(scorer, other, bootstrap(np.mean(right, axis=0), RESAMPLES), len(seeds))
 
     def class_accuracy(self, network: str, scorer: str, point: float | None = None) -> Array | None:
         """(classes,): the mean over the seeds; None without cells, NaN without test images."""
@@ -144,20 +186,20 @@ class Findings:
         with np.errstate(invalid="ignore"):
             return right / images
 
-    def ranked(self, network: str) -> dict[str, list[Scores]]:
-        """Label -> its scores of each seed."""
-        found: dict[str, list[Scores]] = {}
+    def ranked(self, network: str) -> dict[str, dict[int, Scores]]:
+        """Label -> seed -> its scores."""
+        found: dict[str, dict[int, Scores]] = {}
         for label in self.scorers:
-            each = [self.scores[key] for seed in self.seeds if (key := (network, seed, label)) in self.scores]
-            if each:
-                found[label] = each
+            for seed in self.seeds:
+                if (key := (network, seed, label)) in self.scores:
+                    found.setdefault(label, {})[seed] = self.scores[key]
         return found
 
     def agreement(self, network: str, one: str, other: str, of: Any = spearman) -> dict[str, float]:
-        """Layer -> how far two scorers rank its units alike: `of`, the mean over the seeds."""
+        """Layer -> how far two scorers rank its units alike: `of`, the mean over the seeds that both have."""
         ranked = self.ranked(network)
-        pairs = list(zip(ranked[one], ranked[other], strict=False))
-        layers = [layer for layer in pairs[0][0].keep if layer in pairs[0][1].keep]
+        pairs = [(ranked[one][seed], ranked[other][seed]) for seed in ranked[one] if seed in ranked[other]]
+        layers = [layer for layer in pairs[0][0].keep if layer in pairs[0][1].keep] if pairs else []
         return {layer: float(np.mean([of(a.keep[layer], b.keep[layer]) for a, b in pairs])) for layer in layers}
 
     def overlap(self, network: str, point: float, one: str, other: str) -> dict[str, float]:
@@ -185,18 +227,22 @@ class Findings:
                 found.setdefault(place, set()).add((cell.row.parameters, cell.row.macs))
         return all(len(costs) == 1 for costs in found.values())
 
+    def covers(self, scorer: str) -> bool:
+        """Whether every cell of a scorer is there: of each network, seed and point."""
+        points = [None] if scorer == UNPRUNED else self.points
+        return all(len(self.at(n, scorer, p)) == len(self.seeds) for n in self.networks for p in points)
+
     @functools.cached_property
     def missing(self) -> list[str]:
         """What was asked for and has no cell, in words."""
-        asked = set(self.recipe.compare.networks) or set(self.networks)
         gaps = []
-        for network in sorted(asked):
-            for scorer in [UNPRUNED, *self.scorers, *self.scratch]:
+        for network in self.networks:
+            for scorer in [UNPRUNED, *(entry.label for entry in self.recipe.scorers), *self.scratch]:
                 for point in [None] if scorer == UNPRUNED else self.points:
                     there = len(self.at(network, scorer, point))
-                    if there < len(self.recipe.seeds):
+                    if there < len(self.seeds):
                         of = "" if point is None else f" at {self.goal} {point:g}"
-                        gaps.append(f"{network}: {scorer}{of}: {there} of {len(self.recipe.seeds)} seeds")
+                        gaps.append(f"{network}: {scorer}{of}: {there} of {len(self.seeds)} seeds")
         return gaps
 
 
@@ -213,18 +259,18 @@ def load_findings(folder: Path) -> Findings:
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{folder}: damaged ({error})") from error
-    if (folder / "networks").exists():  # a comparison
+    is_comparison = (folder / "networks").exists()
+    if is_comparison:
         recipe = with_controls(recipe)
     # A name with a dot is of a file that was being written when its process ended.
     cells = [load_cell(path) for path in sorted((folder / "cells").glob("[!.]*.json"))]
     if not cells:
         raise InputError(f"{folder}: no network has been measured yet")
     scores = {}
-    for path in sorted(folder.glob("**/scores.npz")):
-        place = path.relative_to(
-            folder
-        ).parts  # networks/N/seed-S/scores/LABEL/… of a comparison, seed-S/LABEL/… of a run
-        network = place[1] if place[0] == "networks" else recipe.model.name
-        seed = next(part for part in place if part.startswith("seed-"))
-        scores[network, int(seed.removeprefix("seed-")), place[-2]] = load_scores(path.parent)
-    return Findings(recipe, cells, scores, test["classes"], np.array(test["labels"]), environment)
+    for network in recipe.compare.networks if is_comparison else [recipe.model.name]:
+        for seed in recipe.seeds:
+            of_seed = f"networks/{network}/seed-{seed}/scores" if is_comparison else f"seed-{seed}"
+            for entry in recipe.scorers:
+                if (folder / of_seed / entry.label / "scores.npz").exists():
+                    scores[network, seed, entry.label] = load_scores(folder / of_seed / entry.label)
+    return Findings(recipe, cells, scores, test["classes"], np.array(test["labels"]), environment, is_comparison)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -30,6 +30,12 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def of_first(make: Callable[[], T]) -> T:
+    """In every process what `make` gives in the first one, where alone it is called."""
+    made: Any = gather(make() if rank() == 0 else None)[0]
+    return made
+
+
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
     """Put the mean over the processes in the place of each floating-point tensor."""
@@ -51,7 +57,9 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:

@@ -273,6 +273,9 @@ class Recipe(_Part):
 
 def with_controls(recipe: Recipe) -> Recipe:
     """The recipe with random units and filter L1 among its scorers, and networks that have labels."""
+    for entry in recipe.scorers:
+        if entry.label in CONTROLS and entry.label != entry.name:
+            raise InputError(f"scorers: the label {entry.label!r} is a control's, give {entry.name!r} another one")
     there = {entry.name for entry in recipe.scorers}
     missing = [Scorer.model_validate(name) for name in CONTROLS if name not in there]
     networks = recipe.compare.networks or {recipe.model.name.replace("/", "-"): recipe.model}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_fe.cells import UNPRUNED, Cell
+from prune_fe.cells import BY_LAYER, UNPRUNED, Cell
 from prune_fe.findings import CONTROL, FILTER_NORM, SCRATCH, Difference, Findings, load_findings
 from prune_fe.html import (
     Bars,
@@ -37,7 +37,8 @@ MANY_CLASSES = 100
 
 SHOWN_CLASSES = 20
 DEPTH = "convolution, shallow to deep"
-GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left"}
+GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left",
+         BY_LAYER: "a share of its own removed from each layer"}  # fmt: skip
 
 
 def write_report(folder: Path) -> Path:
@@ -66,15 +67,11 @@ def subtitle_of(found: Findings) -> str:
 
 def sections_of(found: Findings) -> Iterator[Section]:
     """The whole report, in the order in which a person wants to read it."""
-    differences = {
-        (network, point): _differences(found, network, point) for network in found.networks for point in found.points
-    }
-    yield Section("What came out", [Text(text) for text in _verdicts(found, differences)])
+    yield Section("What came out", [Text(text) for text in _verdicts(found)])
     for network in found.networks:
         of = f": {network}" if len(found.networks) > 1 else ""
         yield Section(f"Trade-off{of}", _trade_off(found, network))
-        tables = [_accuracy_table(found, network, differences)]
-        tables += [_table_12(found, network, point, differences[network, point]) for point in found.points]
+        tables = [_accuracy_table(found, network), *(_table_12(found, network, point) for point in found.points)]
         yield Section(f"Accuracy{of}", tables)
         yield Section(f"Which classes pay{of}", _classes(found, network))
         yield Section(f"Layers{of}", _layers(found, network))
@@ -85,52 +82,46 @@ def sections_of(found: Findings) -> Iterator[Section]:
     yield Section("Settings and environment", [_settings(found), _environment(found)])
 
 
-Differences = Mapping[str, Mapping[str, Difference | None]]
-"""Scorer -> "best" and "random" -> how it differs from that."""
-
-
-def _differences(found: Findings, network: str, point: float) -> Differences:
-    best, control = found.best(network, point), found.control(CONTROL)
-    return {
-        scorer: {
-            "best": found.difference(network, point, scorer, best),
-            CONTROL: found.difference(network, point, scorer, control),
-        }
-        for scorer in [*found.scorers, *found.scratch]
-    }
-
-
-def _verdicts(found: Findings, differences: Mapping[tuple[str, float], Differences]) -> Iterator[str]:
+def _verdicts(found: Findings) -> Iterator[str]:
     """A paragraph for each network and point: nobody is called better unless the interval says so."""
-    for (network, point), of in differences.items():
-        best = found.best(network, point)
-        if best is None:
-            continue
-        compared = {s: each["best"] for s, each in of.items() if s in found.scorers and each["best"] is not None}
-        even = [s for s, each in compared.items() if each is not None and each.verdict == "not told apart"]
-        against = {s: each[CONTROL] for s, each in of.items() if s in found.scorers and each[CONTROL] is not None}
-        above = [s for s, each in against.items() if each is not None and each.verdict == "better"]
-        below = [s for s, each in against.items() if each is not None and each.verdict == "worse"]
-        mean = _mean(found, network, best, point)
-        lead = f"{network}, {_point(found, point)}: {best} has the highest mean accuracy ({mean})"
-        apart = (
-            f", not told apart from {', '.join(even)}" if even else ", told apart from all others" if compared else ""
-        )
-        said = (
-            [f"Better than {CONTROL}: {', '.join(above) or 'none'}"] if against else [f"No {CONTROL} to compare with"]
-        )
-        said += [f"worse: {', '.join(below)}"] if below else []
-        scratch = [
-            f"{_name(s).capitalize()}: {_mean(found, network, s, point)}"
-            for s in found.scratch
-            if found.accuracies(network, s, point)
-        ]
-        yield ". ".join([f"{lead}{apart}", "; ".join(said), *scratch]) + "."
+    for network in found.networks:
+        for point in found.points:
+            if (best := found.best(network, point)) is not None:
+                yield _verdict(found, network, point, best)
     yield (
-        "Intervals are 95 %, by the paired bootstrap over the test images, of the accuracies' mean over the seeds that "
-        "both have; they do not know how other seeds would come out, which the spread over seeds is for. With many "
-        "comparisons one in twenty is told apart by chance."
+        "Intervals are of 95 %, by the bootstrap over the test images, which are resampled for all criteria together, "
+        "and hold for everything that is compared at a point at once, so that the best may be picked by the same "
+        "images. They do not know how other seeds would come out, which the spread over seeds is for. What lacks a "
+        "seed that others have is not compared."
     )
+
+
+def _verdict(found: Findings, network: str, point: float, best: str) -> str:
+    to_best, to_random = found.to_best(network, point), found.to_random(network, point)
+    even = [s for s, each in to_best.items() if s in found.scorers and each.verdict == "not told apart"]
+    others = any(s in found.scorers for s in to_best)
+    mean = _mean(found, network, best, point)
+    lead = f"{network}, {_point(found, point)}: {best} has the highest mean accuracy ({mean})"
+    apart = f", not told apart from {', '.join(even)}" if even else ", told apart from all others" if others else ""
+    said = [f"{lead}{apart}"]
+    by_verdict: dict[str, list[str]] = {"better": [], "worse": []}
+    for scorer, each in to_random.items():
+        if scorer in found.scorers and each.verdict in by_verdict:
+            by_verdict[each.verdict].append(scorer)
+    if to_random:
+        said.append(f"Better than {CONTROL}: {', '.join(by_verdict['better']) or 'none'}")
+        said += [f"Worse: {', '.join(by_verdict['worse'])}"] if by_verdict["worse"] else []
+    else:
+        said.append(f"No {CONTROL} to compare with")
+    known = found.compared(network, point)
+    if left := [s for s in found.scorers if s not in known and found.at(network, s, point)]:
+        said.append(f"Not compared, for lack of seeds: {', '.join(left)}")
+    said += [
+        f"{_name(s).capitalize()}: {_mean(found, network, s, point)}"
+        for s in found.scratch
+        if found.at(network, s, point)
+    ]
+    return ". ".join(said) + "."
 
 
 def _trade_off(found: Findings, network: str) -> list[Block]:
@@ -162,14 +153,14 @@ def _trade_off(found: Findings, network: str) -> list[Block]:
     return blocks
 
 
-def _accuracy_table(found: Findings, network: str, differences: Mapping[tuple[str, float], Differences]) -> Table:
+def _accuracy_table(found: Findings, network: str) -> Table:
     """A line a scorer, a column an operating point."""
     signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
     rows = [[UNPRUNED, *(_mean(found, network, UNPRUNED, None) for _ in found.points)]]
     for scorer in [*found.scorers, *found.scratch]:
         cells = []
         for point in found.points:
-            against = differences[network, point][scorer][CONTROL]
+            against = found.to_random(network, point).get(scorer)
             cells.append(_mean(found, network, scorer, point) + (signs[against.verdict] if against else ""))
         rows.append([_name(scorer), *cells])
     controls = [n for n, s in enumerate([UNPRUNED, *found.scorers, *found.scratch]) if _is_control(found, s)]
@@ -186,9 +177,8 @@ def _accuracy_table(found: Findings, network: str, differences: Mapping[tuple[st
     )
 
 
-def _table_12(found: Findings, network: str, point: float, differences: Differences) -> Table:
+def _table_12(found: Findings, network: str, point: float) -> Table:
     """The columns of the paper's table 12, with what its numbers can bear."""
-    before = _average(found.accuracies(network, UNPRUNED))
     rows = []
     for scorer in [*found.scorers, *found.scratch]:
         cells = found.at(network, scorer, point)
@@ -197,15 +187,15 @@ def _table_12(found: Findings, network: str, point: float, differences: Differen
             continue
         row = cells[0].row
         after = [cell.row.accuracy_pruned for cell in cells if cell.row.accuracy_pruned is not None]
-        mean = statistics.mean(cell.row.accuracy for cell in cells)
+        drop = found.drop(network, scorer, point)
         rows.append(
             [
                 _name(scorer), _mean(found, network, scorer, point),
                 " ".join(f"{100 * value:.2f}" for value in found.accuracies(network, scorer, point)),
-                "" if before is None else f"{100 * (before - mean):+.2f}",
+                "" if drop is None else f"{100 * drop:+.2f}",
                 _percent(_average(after)), _number(row.parameters), _number(row.macs),
                 f"{statistics.mean(cell.row.images_per_second for cell in cells):,.0f}",
-                _said(differences[scorer]["best"]), _said(differences[scorer][CONTROL]),
+                _said(found.to_best(network, point).get(scorer)), _said(found.to_random(network, point).get(scorer)),
             ]
         )  # fmt: skip
     columns = [
@@ -213,12 +203,17 @@ def _table_12(found: Findings, network: str, point: float, differences: Differen
         "images/s", "less the best", f"less {CONTROL}",
     ]  # fmt: skip
     controls = [n for n, s in enumerate([*found.scorers, *found.scratch]) if _is_control(found, s)]
-    note = "Percent. The last two columns: difference in points with its 95 % interval, paired over the test images."
+    note = (
+        "Percent. The last two columns: difference in points, paired over the test images, with intervals of 95 % for "
+        "all at once."
+    )
     return Table(f"At {_point(found, point)}", columns, rows, note, controls)
 
 
 def _classes(found: Findings, network: str) -> list[Block]:
     """How each class's accuracy changes at the middle point."""
+    if not found.points:
+        return [Text("No network has been pruned.")]
     point = found.points[len(found.points) // 2]
     before = found.class_accuracy(network, UNPRUNED)
     if before is None:
@@ -260,7 +255,9 @@ def _layers(found: Findings, network: str) -> list[Block]:
     quantities = {"feature_entropy_nats": "H, nats", "selective_rate": "ε", "entropy_per_rate_nats": "H/ε, nats"}
     ranked = found.ranked(network)
     entropies = {
-        label: each for label, each in ranked.items() if all("selective_rate" in scores.raw for scores in each)
+        label: list(by_seed.values())
+        for label, by_seed in ranked.items()
+        if all("selective_rate" in scores.raw for scores in by_seed.values())
     }
     for quantity, text in quantities.items():
         lines = []
@@ -281,7 +278,7 @@ def _layers(found: Findings, network: str) -> list[Block]:
             cells = found.at(network, scorer, point)
             if not cells or scorer not in ranked:
                 continue
-            units = {layer: len(keep) for layer, keep in ranked[scorer][0].keep.items()}
+            units = {layer: len(keep) for layer, keep in next(iter(ranked[scorer].values())).keep.items()}
             points = [
                 Point(depth, statistics.mean(len(cell.removed.get(layer, ())) / count for cell in cells), text=layer)
                 for depth, (layer, count) in enumerate(units.items(), 1)
@@ -296,7 +293,7 @@ def _layers(found: Findings, network: str) -> list[Block]:
 
 
 def _histograms(found: Findings, network: str) -> list[Block]:
-    groups = {label: _standardised(each[0].keep) for label, each in found.ranked(network).items()}
+    groups = {label: _standardised(next(iter(each.values())).keep) for label, each in found.ranked(network).items()}
     note = "Of the first seed; each layer's scores less their mean, over their standard deviation; higher = keep."
     return [Histogram("Distribution of the scores", "standardised score", groups, note)]
 
@@ -312,8 +309,8 @@ def _standardised(keep: Mapping[str, Array]) -> list[float]:
 def _agreement(found: Findings, network: str) -> list[Block]:
     """Of each pair of criteria, and of one with all others by layer; every pair by layer is in agreement.csv."""
     names = list(found.ranked(network))
-    if len(names) < 2:
-        return [Text("One criterion: there is nothing to agree with.")]
+    if len(names) < 2 or not found.points:
+        return [Text("There is nothing to agree with.")]
     middle = found.points[len(found.points) // 2]
     by_layer: dict[str, Callable[[str, str], Mapping[str, float]]] = {
         "Spearman's ρ of the scores": lambda one, other: found.agreement(network, one, other, spearman),
@@ -370,7 +367,8 @@ def class_accuracies(found: Findings) -> Iterator[dict[str, Any]]:
 
 def _cost(found: Findings, network: str) -> Table:
     rows = []
-    for label, each in found.ranked(network).items():
+    for label, by_seed in found.ranked(network).items():
+        each = list(by_seed.values())
         peaks = [scores.peak_bytes for scores in each if scores.peak_bytes is not None]
         rows.append(
             [
@@ -386,41 +384,54 @@ def _cost(found: Findings, network: str) -> Table:
 
 def _checklist(found: Findings) -> Checklist:
     """Blalock et al. 2020, Liu et al. 2019, Wang et al. 2023: filled in from what is there."""
-    recipe, some = found.recipe, found.cells[0]
-    trained = [cell for cell in found.cells if cell.point is not None]
-    chosen = recipe.train is not None or recipe.finetune is not None
-    networks = ", ".join(found.networks)
+    recipe, cells = found.recipe, found.cells
+    pruned = [cell for cell in cells if cell.goal is not None]
     seeds = min(
         (len(found.at(n, s, p)) for n in found.networks for s in found.scorers for p in found.points), default=0
     )
-    everything = not found.missing
+    commits = sorted({str(cell.environment.get("commit")) for cell in cells})
+    clean = all(commit != "None" and not commit.endswith("+changes") for commit in commits)
+    timed = {(str(c.environment.get("processor")), c.environment.get("gpu"), c.row.timed_with) for c in cells}
+    pretrained = recipe.train is None
+    chosen = recipe.train is not None or recipe.finetune is not None
+    same = found.control(CONTROL) is not None and found.covers(found.control(CONTROL) or "") and found.same_cost()
+    budget = "of fine-tuning alone: the networks were trained elsewhere" if pretrained else ""
     entries: list[tuple[str, bool | None, str]] = [
         ("Architecture, data and metric", True,
-         f"{networks}; {recipe.data.source}, {recipe.data.size}×{recipe.data.size}; top-1 accuracy"),
-        ("Raw accuracy before and after", bool(found.at(found.networks[0], UNPRUNED)), "in the tables, every seed"),
+         f"{', '.join(found.networks)}; {recipe.data.source}, {recipe.data.size}×{recipe.data.size}; top-1 accuracy"),
+        ("Raw accuracy before and after", found.covers(UNPRUNED) and bool(pruned), "in the tables, every seed"),
         ("Top-5 where there are many classes", False if len(found.classes) >= MANY_CLASSES else None,
          f"{len(found.classes)} classes"),
-        ("Parameters, multiply-adds and measured time", True, some.row.timed_with),
+        ("Parameters, multiply-adds and measured time, on one machine", len(timed) == 1,
+         "; ".join(_few([f"{gpu or processor}, {how}" for processor, gpu, how in sorted(timed, key=str)]))),
         (f"At least {FEW_POINTS} operating points", len(found.points) >= FEW_POINTS,
          ", ".join(f"{point:g}" for point in found.points)),
         ("Into the region of collapse", _collapses(found), "a criterion loses half of its accuracy at the last point"),
         (f"At least {FEW_SEEDS} seeds of every cell", seeds >= FEW_SEEDS, f"{seeds} of the least measured"),
-        ("The same cost for every criterion", found.same_cost() if trained else False, "parameters and multiply-adds"),
-        ("The same data, budget and settings for every criterion", True, "one recipe for all"),
-        ("Random units of the same widths", found.control(CONTROL) is not None, ""),
-        ("Filter L1", found.control(FILTER_NORM) is not None, ""),
-        ("The pruned architecture from scratch, same budget", f"{SCRATCH}1" in found.scratch, ""),
-        ("The same with twice the budget", f"{SCRATCH}2" in found.scratch, ""),
+        ("The same cost for every criterion", bool(pruned) and found.same_cost(), "parameters and multiply-adds"),
+        ("The same data, budget and settings for every criterion", len(commits) == 1,
+         "one recipe for all" + ("" if len(commits) == 1 else f", but the source of {len(commits)} commits")),
+        ("Random units of the same widths, in every cell", same, ""),
+        ("Filter L1, in every cell", found.control(FILTER_NORM) is not None and found.covers(FILTER_NORM), ""),
+        ("The pruned architecture from scratch, same budget, in every cell", _from_scratch(found, 1), budget),
+        ("The same with twice the budget", _from_scratch(found, 2), budget),
         ("The epoch chosen on validation data", chosen if chosen else None,
          f"{recipe.data.validation:.0%} of the training images are held out"),
         ("Hardware and versions", bool(found.environment), "below"),
-        ("The code that made it", found.environment.get("commit") is not None, str(found.environment.get("commit"))),
-        ("Everything that was asked for", everything, "" if everything else "; ".join(_few(found.missing))),
+        ("The code that made it", clean, ", ".join(_few(commits))),
+        ("Everything that was asked for", not found.missing, "; ".join(_few(found.missing))),
     ]  # fmt: skip
     return Checklist("Checklist, filled in from the data", entries)
 
 
+def _from_scratch(found: Findings, budget: int) -> bool:
+    label = f"{SCRATCH}{budget}"
+    return label in found.scratch and found.covers(label)
+
+
 def _collapses(found: Findings) -> bool:
+    if not found.points:
+        return False
     for network in found.networks:
         before = _average(found.accuracies(network, UNPRUNED))
         after = [_average(found.accuracies(network, scorer, found.points[-1])) for scorer in found.scorers]
@@ -460,16 +471,16 @@ def numbers(found: Findings) -> dict[str, Any]:
     entries = []
     for network in found.networks:
         for point in found.points:
-            differences = _differences(found, network, point)
+            to_best, to_random = found.to_best(network, point), found.to_random(network, point)
             for scorer in [*found.scorers, *found.scratch]:
                 values = found.accuracies(network, scorer, point)
-                known = {name: each and dataclasses.asdict(each.estimate) for name, each in differences[scorer].items()}
+                known = {"difference_to_best": to_best.get(scorer), "difference_to_random": to_random.get(scorer)}
                 entries.append(
                     {
                         "network": network, "scorer": scorer, found.goal: point, "accuracies": values,
-                        "mean": _average(values), "difference_to_best": known["best"],
-                        "difference_to_random": known[CONTROL],
+                        "mean": _average(values),
                     }
+                    | {name: each and dataclasses.asdict(each.estimate) for name, each in known.items()}
                 )  # fmt: skip
     unpruned = {network: found.accuracies(network, UNPRUNED) for network in found.networks}
     return {"environment": dict(found.environment), "unpruned": unpruned, "cells": entries, "missing": found.missing}
@@ -517,7 +528,7 @@ def _scratch_note(found: Findings) -> str:
     if not found.scratch:
         return ""
     return (
-        "From scratch: the architecture that is left, with new weights, trained for as many epochs as the pruned "
+        "From scratch: the architecture that is left, of a new network, trained for as many epochs as the pruned "
         "networks in all (training and fine-tuning), or a multiple of it."
     )
 
@@ -527,7 +538,7 @@ def _is_control(found: Findings, scorer: str) -> bool:
 
 
 def _point(found: Findings, point: float) -> str:
-    return f"{GOALS[found.goal]} {point:g}"
+    return GOALS[found.goal] if found.goal == BY_LAYER else f"{GOALS[found.goal]} {point:g}"
 
 
 def _mean(found: Findings, network: str, scorer: str, point: float | None) -> str:
@@ -535,7 +546,8 @@ def _mean(found: Findings, network: str, scorer: str, point: float | None) -> st
     if not values:
         return "missing"
     spread = f" ±{statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread} %"
+    few = f" ({len(values)} of {len(found.seeds)} seeds)" if len(values) < len(found.seeds) else ""
+    return f"{statistics.mean(values):.2f}{spread} %{few}"
 
 
 def _said(difference: Difference | None) -> str:

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,10 @@ PACKAGES = (
 )
 
 
+WHERE = ("device", "threads", "workers")
+"""The keys of a recipe that say where it is done; with the images' path they may differ among those who share a run."""
+
+
 class RunFolder:
     """A folder that belongs to one run at a time and is never written over by another.
 
@@ -59,7 +63,7 @@ class RunFolder:
         known, log = self.path / "recipe.yaml", self.path / self.log_name
         if not known.exists():
             write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
-        elif differing := _differing(known, recipe):
+        elif differing := _differing(known, recipe, WHERE if self._lock is None else ()):
             raise InputError(
                 f"{self.path} was begun with another recipe (not the same: {', '.join(differing)}); resume with that "
                 "one or start a new run"
@@ -169,7 +173,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """The whole file or none of it."""
-    partial = path.with_name(f".{path.name}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # its own: several processes may write the same
     with partial.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
@@ -177,8 +181,8 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _differing(known: Path, recipe: Mapping[str, Any]) -> list[str]:
-    """The keys in which the recipe of a run folder is not this one."""
+def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """The keys in which the recipe of a run folder is not this one; `but`: keys that may be others."""
     try:
         content = yaml.safe_load(known.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -186,19 +190,26 @@ def _differing(known: Path, recipe: Mapping[str, Any]) -> list[str]:
     if not isinstance(content, dict):
         raise InputError(f"{known}: not the recipe that a run writes")
     missing = object()
-    return [key for key in dict(recipe) | content if content.get(key, missing) != recipe.get(key, missing)]
+    one, other = ({key: value for key, value in each.items() if key not in but} for each in (recipe, content))
+    if but and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
+        one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
+    return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
 
 
 def _plain(value: Any) -> Any:
     """NaN and infinite numbers, which JSON has no words for, become null."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and the commit of the source; no host name, no path."""
     import torch
+
+    from prune_fe.processes import world
 
     return {
         "python": platform.python_version(),
@@ -209,6 +220,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processes": world(),
     }
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +23,13 @@ from torch import Tensor, nn
 from prune_fe import data as images
 from prune_fe import models
 from prune_fe import recipe as recipes
-from prune_fe.cells import UNPRUNED, Cell, Row
+from prune_fe.cells import BY_LAYER, UNPRUNED, Cell, Row
 from prune_fe.costs import cost, speed
 from prune_fe.data import Splits
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import find_layers
-from prune_fe.processes import gather, local_rank, rank
+from prune_fe.processes import gather, local_rank, of_first, rank, world
 from prune_fe.pruning import Step, prune
 from prune_fe.recipe import Recipe, Train
 from prune_fe.results import RunFolder, environment
@@ -59,7 +61,11 @@ class Compressed:
     def cell(self, network: str, recipe: Recipe, seconds: float) -> Cell:
         """What a comparison needs of it; `recipe` says what was asked for."""
         goal = next((goal for goal in recipes.GOALS if getattr(recipe.prune, goal) is not None), "ratio")
-        amount = getattr(recipe.prune, goal) or 0.5  # prune()'s default
+        amount = getattr(recipe.prune, goal)
+        if isinstance(amount, dict):
+            goal, amount = BY_LAYER, 0.0
+        elif amount is None:
+            amount = 0.5  # prune()'s default
         removed: dict[str, list[int]] = {}
         for step in self.steps:
             for layer, units in step.removed.items():
@@ -67,7 +73,7 @@ class Compressed:
         pruned = self.row.scorer != UNPRUNED
         return Cell(
             network, self.row, self.correct.numpy(), goal if pruned else None,
-            amount if pruned and isinstance(amount, float) else None, removed,
+            amount if pruned else None, removed,
             {", ".join(step.layers): step.left for step in self.steps if step.left},
             [dataclasses.asdict(epoch) for epoch in self.epochs], seconds, environment(),
         )  # fmt: skip
@@ -91,7 +97,7 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
     folder.log("environment", **here)
     if not earlier:
         folder.write_json("env.json", here)
-    elif changed := [key for key in here if here[key] != earlier[-1][key]]:
+    elif changed := [key for key in here if here[key] != earlier[-1].get(key)]:
         report.say(f"note: {', '.join(changed)} differ from when this run began; its numbers will not be the same bits")
     done = [Row(**event["row"]) for event in folder.events("row")]
     every = load_data(recipe, report)
@@ -134,7 +140,7 @@ def trained(
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
     build = functools.partial(models.build, about.name, len(splits.classes), in_channels=splits.channels)
-    if gather(path.exists())[0]:
+    if of_first(path.exists):
         # Some networks can only be rebuilt with the recipe's arguments.
         named = models.read_manifest(path)["factory"] is not None
         twin = None if named else build(**about.arguments)
@@ -151,7 +157,7 @@ def trained(
         for epoch in history:
             folder.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
     if rank() == 0:
-        models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about)
+        models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about, overwrite=True)
     gather(None)  # nobody looks for it before it is there
     return network
 
@@ -250,7 +256,7 @@ def compress(
 def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Compressed:
     """What the test images and the clock say of a network."""
     result = evaluate(model, splits.test, workers=recipe.workers)
-    price, pace = cost(model, example), speed(model, example)
+    price, pace = cost(model, example), of_first(lambda: speed(model, example))
     row = Row(
         label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
         pace.images_per_second, pace.low, pace.high, str(pace), None,
@@ -283,8 +289,15 @@ def fit(
 
 
 def write_test(splits: Splits, folder: RunFolder) -> None:
-    """The classes and the labels of the test images, for a report."""
-    folder.write_json("test.json", {"classes": splits.classes, "labels": images.targets_of(splits.test)})
+    """The classes, names and labels of the test images, for a report. InputError where the folder has others."""
+    labels, path = images.targets_of(splits.test), folder.path / "test.json"
+    names = images.image_names(splits.test, range(len(labels)))
+    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
+    content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
+    if not path.exists():
+        folder.write_json(path.name, content)
+    elif json.loads(path.read_text(encoding="utf-8")) != content:
+        raise InputError(f"{folder.path} was begun with other test images or classes; start a new run")
 
 
 def load_data(recipe: Recipe, report: Reporter) -> Splits:
@@ -336,6 +349,8 @@ def prepare(device: str, threads: int | None) -> torch.device:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if device == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    if device == "cuda" and world() > 1:
+        device = f"cuda:{local_rank()}"
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

@@ -385,26 +385,6 @@ def epochs_of(schedule: str, lr: float, final_lr: float, epochs: int | None) -> 
     return len(_rates(schedule, lr, final_lr, epochs))
 
 
-def reinitialise(model: nn.Module, seed: int) -> None:
-    """New weights for every module, by its own reset_parameters(), as torch draws them.
-
-    Raises InputError, and changes nothing, for parameters of a module that has no such method.
-    """
-    odd = [
-        f"{name}.{weight}" if name else weight
-        for name, module in model.named_modules()
-        if not hasattr(module, "reset_parameters")
-        for weight, _ in module.named_parameters(recurse=False)
-    ]
-    if odd:
-        raise InputError(f"{type(model).__name__}: {odd[0]} cannot be drawn anew, its module has no reset_parameters()")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in model.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-
-
 def _rates(schedule: str, lr: float, final_lr: float, epochs: int | None) -> list[Callable[[float], float]]:
     """For each epoch the learning rate as a function of the share of the epoch that is done."""
     if schedule not in get_args(Schedule):

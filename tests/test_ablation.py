@@ -192,6 +192,20 @@ def test_what_is_kept_of_the_images_serves_the_next_run(batches: list) -> None:
         np.testing.assert_allclose(first.loss, other.loss, rtol=1e-5)
 
 
+def test_all_images_are_kept_or_none() -> None:
+    """A last batch of one image looks smaller than it is: what a masked unit leaves is the same for all its images."""
+    data = torch.utils.data.TensorDataset(torch.randn(9, 3, 8, 8), torch.arange(9) % 3)
+    model = Net()
+    layers, keep = find_layers(model, torch.randn(1, 3, 8, 8), ["second"]), torch.rand(3, 6) < 0.5
+    tail = split(model.eval(), layers[0], torch.randn(2, 3, 8, 8))
+    assert isinstance(tail, Tail)
+    sizes = [tail.given(torch.randn(n, 3, 8, 8)).image_bytes for n in (8, 1)]
+    assert sizes[1] < sizes[0]
+    between = 2 * 9 * (sizes[0] + sizes[1]) / 2 / 2**30
+    trial = Trial(model, data, layers, batch_size=8, memory_gib=between)
+    assert [trial.run([keep]).all_images for _ in range(2)] == [9, 9]
+
+
 class Mixing(nn.Module):
     """Behind `conv` the units stay by themselves up to the pooling; `mix` mixes them, so weakly that single precision
     does not always show it."""
@@ -266,6 +280,10 @@ def test_bad_input_is_named(batches: list) -> None:
         prune_fe.ablate(model, batches, scores, "second", memory_gib=0)
     with pytest.raises(InputError, match=r"shares: 1.5 is no share; allowed: 0 to 1"):
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1.5])
+    with pytest.raises(InputError, match=r"shares is \[1, 0.5\]; it must hold one or more, ascending"):
+        prune_fe.ablate_layers(model, batches, scores, ["second"], [1, 0.5])
+    with pytest.raises(InputError, match=r"classes is \[1, 1\]: one of them stands twice"):
+        prune_fe.ablate(model, batches, scores, "second", classes=[1, 1])
     with pytest.raises(DataError, match="label 9: the model tells 4 classes apart"):
         prune_fe.ablate(model, [(batches[0][0], torch.full((7,), 9))], scores, "second")
     model.classify.bias.data[0] = torch.nan

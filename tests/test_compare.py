@@ -1,6 +1,9 @@
 """A small comparison: what is in the grid, that nothing is done twice, and that every number of its report is right."""
 
+import contextlib
+import copy
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -22,10 +25,10 @@ from prune_fe.cells import UNPRUNED, load_cell
 from prune_fe.cli import main
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.findings import Findings, load_findings
-from prune_fe.recipe import Recipe
+from prune_fe.recipe import Recipe, with_controls
 from prune_fe.results import RunFolder
-from prune_fe.stats import bootstrap, spearman
-from prune_fe.training import epochs_of, reinitialise
+from prune_fe.stats import spearman
+from prune_fe.training import epochs_of
 
 CONTENT: dict[str, Any] = {
     "name": "t",
@@ -167,27 +170,54 @@ def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, m
     monkeypatch.setattr(compare.time, "sleep", lambda _: cell.write_bytes(content))
     monkeypatch.setattr(compare, "compress", lambda *_, **__: pytest.fail("done by two"))
     other = compare.Claims(folder / "claims")
-    with other.claimed(cell.stem) as mine:
+    with other.claimed(f"cells.{cell.stem}") as mine:
         assert mine
         assert "1 cells are left, and others are at them: waiting" in fill(folder)
 
 
 def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
-    each = found.difference("one", 0.25, "zeros", "random")
-    assert each is not None
-    mean = {
-        scorer: np.mean([cell.correct for cell in found.at("one", scorer, 0.25)], axis=0)
-        for scorer in ("zeros", "random")
-    }
-    assert each.estimate == bootstrap(mean["zeros"] - mean["random"], 2_000)
-    assert each.seeds == 2
-    accuracies = [np.mean(found.accuracies("one", scorer, 0.25)) for scorer in ("zeros", "random")]
-    assert each.estimate.mean == pytest.approx(accuracies[0] - accuracies[1])
-    assert found.difference("one", 0.25, "random", "random") is None
+    to_random = found.to_random("one", 0.25)
+    assert set(to_random) == {*SCORERS, "scratch#1", "scratch#2"} - {"random"}
+    each, accuracy = to_random["zeros"], {s: np.mean(found.accuracies("one", s, 0.25)) for s in SCORERS}
+    assert (each.other, each.seeds) == ("random", 2)
+    assert each.estimate.mean == pytest.approx(accuracy["zeros"] - accuracy["random"])
     best = found.best("one", 0.25)
-    assert max(np.mean(found.accuracies("one", scorer, 0.25)) for scorer in SCORERS) == np.mean(
-        found.accuracies("one", best, 0.25)  # type: ignore[arg-type]
-    )
+    assert best is not None
+    assert accuracy[best] == max(accuracy.values())
+    to_best = found.to_best("one", 0.25)
+    assert best not in to_best
+    for scorer in set(SCORERS) - {best}:
+        assert to_best[scorer].estimate.mean == pytest.approx(accuracy[scorer] - accuracy[best])
+        assert to_best[scorer].other == best
+        if scorer == "zeros" and best == "random":
+            widths = [e.estimate.high - e.estimate.low for e in (to_best[scorer], to_random[scorer])]
+            assert widths[0] > widths[1]  # more is compared at once
+
+
+def test_what_lacks_a_seed_is_not_compared(filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    (folder / "cells/one.seed-3.zeros.ratio-0.25.json").unlink()
+    part = load_findings(folder)
+    assert "zeros" not in part.compared("one", 0.25)
+    assert "zeros" in part.compared("one", 0.75)
+    assert "zeros" not in part.to_best("one", 0.25).keys() | part.to_random("one", 0.25).keys()
+    cell = part.at("one", "zeros", 0.25)[0]
+    assert part.drop("one", "zeros", 0.25) == pytest.approx(cell.row.accuracy_before - cell.row.accuracy)
+    report.write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "Not compared, for lack of seeds: zeros" in text
+    assert "(1 of 2 seeds)" in text
+    assert part.missing == ["one: zeros at ratio 0.25: 1 of 2 seeds"]
+
+
+def test_scores_are_compared_by_seed(filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    shutil.rmtree(folder / "networks/one/seed-0/scores/zeros")
+    part = load_findings(folder)
+    pair = [part.scores["one", 3, label].keep["features.4"] for label in ("zeros", "l1-filter")]
+    assert part.agreement("one", "zeros", "l1-filter")["features.4"] == pytest.approx(spearman(*pair))
 
 
 def test_agreement_is_of_the_scores_and_of_what_is_removed(filled: Path, found: Findings) -> None:
@@ -257,7 +287,7 @@ def test_what_is_missing_is_marked_as_missing(filled: Path, tmp_path: Path) -> N
     assert listed
     missing = [line for line in lines if line.startswith("- **missing**")]
     for what in ("At least 5 operating points", "seeds of every cell", "The same with twice the budget",
-                 "Everything that was asked for"):  # fmt: skip
+                 "Everything that was asked for", "Random units of the same widths"):  # fmt: skip
         assert any(what in line for line in missing), what
     assert any("from scratch, same budget" in line for line in lines if line.startswith("- yes"))
     whole = [line for line in (filled / "report.md").read_text().splitlines() if line.startswith("- yes")]
@@ -314,21 +344,122 @@ def test_targets_are_operating_points_too(tmp_path: Path) -> None:
     )
 
 
-def test_new_weights_are_drawn_by_seed_for_all_or_for_none() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 2))
-    before = [weight.clone() for weight in model.parameters()]
-    state = torch.random.get_rng_state()
-    reinitialise(model, 1)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    first = [weight.clone() for weight in model.parameters()]
-    assert not torch.equal(first[0], before[0])
-    reinitialise(model, 1)
-    assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
-    model.gate = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(1))])
-    with pytest.raises(InputError, match="Sequential: gate.0 cannot be drawn anew, its module has no reset_parameters"):
-        reinitialise(model, 2)
-    assert torch.equal(first[0], next(model.parameters()))
+def test_nothing_of_what_was_asked_for_can_hide(filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    for path in (folder / "cells").iterdir():
+        if "zeros" in path.name or "scratch" in path.name or "ratio-0.75" in path.name:
+            path.unlink()
+    part = load_findings(folder)
+    assert (part.points, part.scratch) == ([0.25, 0.75], ["scratch#1", "scratch#2"])
+    assert "two: zeros at ratio 0.25: 0 of 2 seeds" in part.missing
+    assert "two: scratch#2 at ratio 0.75: 0 of 2 seeds" in part.missing
+    assert "one: l1-filter at ratio 0.75: 0 of 2 seeds" in part.missing
+    report.write_report(folder)
+    lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("- yes")]
+    for what in ("Random units", "Filter L1", "from scratch", "Everything"):
+        assert not any(what in line for line in lines), what
+
+
+def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
+    compared = {"ratios": [0.0, 0.5], "scratch": []}
+    fill(tmp_path / "c", Recipe.model_validate(CONTENT | {"compare": compared, "seeds": [0], "scorers": ["random"]}))
+    part = load_findings(tmp_path / "c")
+    assert part.points == [0.0, 0.5]
+    unpruned, none, half = (part.at("vgg-small", s, p)[0].row for s, p in
+                            ((UNPRUNED, None), ("random", 0.0), ("random", 0.5)))  # fmt: skip
+    assert none.parameters == unpruned.parameters > half.parameters
+    assert none.accuracy_pruned == pytest.approx(unpruned.accuracy)
+
+
+def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: Findings, tmp_path: Path) -> None:
+    """Its first weights are as its constructor draws them, and not those that the trained network began with."""
+    recipe = with_controls(RECIPE)
+    grid = compare.Grid(recipe, RunFolder(filled, RECIPE.model_dump(mode="json"), shared=True), Silent())
+    drawn: list[torch.nn.Module] = []
+
+    def fit(model: torch.nn.Module, *_: Any, **__: Any) -> list[Any]:
+        drawn.append(copy.deepcopy(model))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "fit", fit)
+        grid._from_scratch("one", 0, "scratch#1", 0.75, tmp_path / "x.json")
+    cell = load_cell(tmp_path / "x.json")
+    assert cell.removed == found.at("one", "random", 0.75)[0].removed
+    assert cell.row.parameters == found.at("one", "random", 0.75)[0].row.parameters
+    torch.manual_seed(0 + compare.FRESH)
+    fresh = dict(grid.build("one").named_parameters())["features.4.weight"]
+    outs, ins = ([u for u in range(n) if u not in cell.removed[f"features.{i}"]] for i, n in ((4, 8), (0, 4)))
+    assert torch.equal(dict(drawn[0].named_parameters())["features.4.weight"], fresh[outs][:, ins])
+
+
+def test_the_budget_is_what_the_control_was_trained_for(found: Findings) -> None:
+    control = found.at("one", "random", 0.25)[0]
+    assert compare.budget_of(RECIPE, control) == 1 + 1
+    epochs = [{"number": number} for number in (0, 1, 2, 0, 1, 2)]  # two rounds of two epochs
+    rounds = dataclasses.replace(control, epochs=epochs)
+    assert compare.budget_of(RECIPE, rounds) == 1 + 4
+    assert compare.budget_of(RECIPE.model_copy(update={"train": None}), rounds) == 4
     assert epochs_of("step", 1e-3, 1e-5, None) == 3
+
+
+def test_a_cell_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    small = {"seeds": [0], "scorers": ["apoz"], "compare": {"ratios": [0.5], "scratch": [1]}}
+    recipe.write_text(yaml.safe_dump(CONTENT | small))
+    real = compare.compress
+
+    def diverges(recipe: Any, entry: Any, *rest: Any) -> Any:
+        if entry.label == "random":
+            raise InputError("the loss is nan in epoch 1: lower lr (it is 9)")
+        return real(recipe, entry, *rest)
+
+    monkeypatch.setattr(compare, "compress", diverges)
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "runs")]) == 2
+    out = capsys.readouterr()
+    assert "1 cells failed, the first one cells.vgg-small.seed-0.random.ratio-0.5: the loss is nan" in out.err
+    assert "report: " in out.out
+    part = load_findings(tmp_path / "runs/t-1")
+    assert part.missing == [f"vgg-small: {scorer} at ratio 0.5: 0 of 1 seeds" for scorer in ("random", "scratch#1")]
+    assert len(part.at("vgg-small", "l1-filter", 0.5)) == 1
+
+
+def test_those_who_share_a_comparison_may_have_other_machines_but_no_other_images(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(filled, folder)
+    elsewhere = RECIPE.model_copy(update={"device": "cpu", "threads": 2, "workers": 0})
+    fill(folder, elsewhere)
+    with pytest.raises(InputError, match="was begun with another recipe .not the same: finetune"):
+        fill(folder, RECIPE.model_copy(update={"finetune": None}))
+    content = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
+    with pytest.raises(InputError, match="was begun with other test images or classes"):
+        fill(folder)
+
+
+def test_a_label_of_a_control_is_the_controls() -> None:
+    for label in ("random", "l1-filter"):
+        with pytest.raises(InputError, match=f"the label '{label}' is a control's, give 'apoz' another one"):
+            with_controls(Recipe.model_validate(CONTENT | {"scorers": [{"name": "apoz", "label": label}]}))
+
+
+def test_the_first_process_says_what_is_done(tmp_path: Path) -> None:
+    """Tasks that are done, or that wait for one that failed, are none."""
+    paths = [tmp_path / str(number) for number in range(4)]
+    tasks = [compare.Task(str(n), path, paths[:n][-1:], lambda: None) for n, path in enumerate(paths)]
+    claims = compare.Claims(tmp_path / "claims")
+    with contextlib.ExitStack() as claim:
+        assert compare._next(tasks, {}, claims, claim) == (0, 4)
+        assert compare._next(tasks, {}, compare.Claims(tmp_path / "claims"), contextlib.ExitStack()) == (None, 4)
+    paths[0].touch()
+    with contextlib.ExitStack() as claim:
+        assert compare._next(tasks, {}, claims, claim) == (1, 3)
+    assert compare._next(tasks, {1: "x"}, claims, contextlib.ExitStack()) == (None, 0)
 
 
 def test_the_commands(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,6 +216,15 @@ def test_curves_that_are_no_use_are_named(done: Any) -> None:
     curve.write_bytes(good)
 
 
+def test_one_class_has_no_interval_and_no_verdict(done: Any) -> None:
+    folder, _, _ = done
+    one = study(folder, classes=["7"])
+    assert "[" not in one[0].text("l1-filter", "area under accuracy")
+    assert one[0].note == "One class: there is nothing that could tell the scorers apart."
+    with pytest.raises(InputError, match="classes: one of them stands twice"):
+        study(folder, classes=["7", "7"])
+
+
 def test_bad_input_is_said_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cumulative, "trained", lambda *_: pytest.fail("trained"))
     with pytest.raises(InputError, match="class '12': no such class"):

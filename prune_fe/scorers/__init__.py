@@ -13,6 +13,7 @@ _CLASSES = {
     "feature-entropy": "prune_fe.scorers.feature_entropy:FeatureEntropy",
     "l1-activation": "prune_fe.scorers.l1_activation:L1Activation",
     "l1-filter": "prune_fe.scorers.l1_filter:L1Filter",
+    "l2-filter": "prune_fe.scorers.l2_filter:L2Filter",
     "apoz": "prune_fe.scorers.apoz:APoZ",
     "class-selectivity": "prune_fe.scorers.class_selectivity:ClassSelectivity",
     "fpgm": "prune_fe.scorers.fpgm:FPGM",

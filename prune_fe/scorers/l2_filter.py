@@ -1,0 +1,17 @@
+"""L2 norm of the filter (He et al. 2018, "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks")."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prune_fe.layers import Layer
+from prune_fe.scorers.base import LayerScore, WeightScorer
+
+
+@dataclass(frozen=True)
+class L2Filter(WeightScorer):
+    """keep = √Σw² over the filter of the unit."""
+
+    def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
+        norm = weight.flatten(1).norm(dim=1)
+        return LayerScore(norm, {"l2_filter": norm})
