@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prune_fe.ablation import Ablation, Trial, join, refuse_absent, without_first
 from prune_fe.cumulative_report import (
@@ -78,8 +78,9 @@ def ablation_study(
     refuse_absent(numbers, set(targets_of(every.test)), every.classes)
     about, example = recipe.model, every.test[0][0][None].to(device)
     untrained = placed(build(about.name, len(every.classes), in_channels=every.channels, **about.arguments), device)
-    name = find_layers(untrained, example, [layer] if layer is not None else None)[-1].name
-    # So that what is wrong with a scorer is said before a network is trained.
+    target = find_layers(untrained, example, [layer] if layer is not None else None)[-1]
+    name, recipe = target.name, _able(recipe, untrained, target, example, every, report)
+    # So that what is wrong with the images is said before a network is trained.
     narrow = recipe.model_copy(update={"score": recipe.score.model_copy(update={"layers": [name]})})
     here = environment()
     folder.log("environment", **here)
@@ -106,6 +107,31 @@ def ablation_study(
     except ImportError:
         report.say("no figure: matplotlib is missing (pip install 'prune-fe[plot]'); --resume draws it later")
     return tables
+
+
+def _able(
+    recipe: Recipe, network: nn.Module, layer: Layer, example: Tensor, splits: Splits, report: Reporter
+) -> Recipe:
+    """The recipe without the scorers that cannot judge the layer, such as those of filters where it is a block."""
+    labels, left = targets_of(splits.train), []
+    images = recipe.score.samples or min(labels.count(label) for label in set(labels))
+    for entry in recipe.scorers:
+        judge = scorer_for(entry, recipe.seeds[0])
+        try:
+            judge.check([layer], images, set(labels))
+            if judge.needs_data:
+                judge.observed(network, [layer], example)
+            else:
+                judge.score(network, [layer], {}, example)
+        except InputError as error:
+            if len(recipe.scorers) == 1:
+                raise
+            report.say(f"{entry.label} is left out: {error}")
+        else:
+            left.append(entry)
+    if not left:
+        raise InputError(f"layer {layer.name!r}: none of the scorers can judge it")
+    return recipe.model_copy(update={"scorers": left})
 
 
 def _ablated(

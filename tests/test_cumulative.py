@@ -233,6 +233,22 @@ def test_bad_input_is_said_before_anything_is_trained(tmp_path: Path, monkeypatc
         study(tmp_path / "b", layer="features.9")
 
 
+def test_scorers_that_cannot_judge_the_layer_are_left_out_and_said(
+    done: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A pooling has no filters; the network that lies in the folder is not trained again."""
+    folder, _, _ = done
+    monkeypatch.setattr("prune_fe.run.fit", lambda *_: pytest.fail("trained again"))
+    report, where = Silent(), RunFolder(folder, RECIPE.model_dump(mode="json"))
+    tables = ablation_study(RECIPE, where, report, layer="features.3", classes=CLASSES)
+    assert any("l1-filter is left out: layer 'features.3'" in text for text in report.said)
+    assert set(tables[0].rows) == {"l1-activation", "class-selectivity", "random"}
+    alone = RECIPE.model_copy(update={"scorers": RECIPE.scorers[:1]})
+    with pytest.raises(InputError, match="'features.3' is a MaxPool2d and has no filters"):
+        study(tmp_path, alone, layer="features.3")
+    where.close()
+
+
 def test_what_is_called_like_the_control_is_refused(tmp_path: Path) -> None:
     scorers = [{"name": "l1-filter", "label": "random"}]
     with pytest.raises(InputError, match="the label 'random' is the control's, give 'l1-filter' another one"):
