@@ -44,6 +44,7 @@ from prune_fe.scorers.random import Random
 from prune_fe.scores import Array, weakest
 from prune_fe.scoring import score_all
 from prune_fe.tables import Table
+from prune_fe.tails import NoTail, split
 
 SAVE_SECONDS = 30.0
 """A curve of many classes is written down this often."""
@@ -150,6 +151,10 @@ def _ablated(
     settings = recipe.ablate
     test = Rescaled.at_random(splits.test, *settings.rescale, seed) if settings.rescale else splits.test
     trial = Trial(network, test, [layer], workers=recipe.workers, memory_gib=settings.memory_gib)
+    device = next(network.parameters()).device
+    parted = split(network, layer, torch.stack([test[0][0], test[1][0]]).to(device))
+    if isinstance(parted, NoTail):  # said before it takes hours
+        report.say(f"seed {seed}: the whole network is run for each mask, which is slow: {parted.why}")
     done, total = 0, (2 * len(keep) + 1) * len(classes)
     bar = report.progress(f"seed {seed}: ablating")
 
@@ -162,8 +167,6 @@ def _ablated(
     alone = torch.cat([torch.ones(1, layer.units, dtype=torch.bool), ~torch.eye(layer.units, dtype=torch.bool)])
     nothing = np.zeros((len(classes), 0), dtype=np.int64)
     each = _kept(place / "each.npz", names, nothing, lambda _: alone, classes, trial, tick)
-    if each.how != "tail":
-        report.say(f"seed {seed}: {each.how}")
     counts = sorted({*range(0, layer.units, settings.every), layer.units})
     ablations: dict[str, dict[str, Ablation]] = {}
     for label, values in keep.items():

@@ -100,7 +100,7 @@ def split(model: nn.Module, layer: Layer, images: Tensor) -> Tail | NoTail:
     """
     with evaluating(model), torch.no_grad():
         try:
-            graph = fx.symbolic_trace(model).graph
+            graph = _Tracer(layer.name).trace(model)
         except Exception as error:  # what a network's code may raise at a proxy
             return NoTail(f"it cannot be traced ({_first_line(error)})")
         try:
@@ -121,6 +121,17 @@ def split(model: nn.Module, layer: Layer, images: Tensor) -> Tail | NoTail:
         except Exception as error:
             return NoTail(f"its parts do not run ({_first_line(error)})")
     return NoTail(fault) if fault else tail
+
+
+class _Tracer(fx.Tracer):
+    """Takes the layer for one operation, also where it is a block, so that what it gives is a value of the graph."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name == self.layer or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Watching(fx.Interpreter):

@@ -244,6 +244,22 @@ def test_networks_are_parted_behind_every_kind_of_layer(name: str) -> None:
         assert isinstance(split(model, layer, images), Tail), layer.name
 
 
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [("resnet18", "layer4.1"), ("timm/resnet18", "layer3.0"), ("densenet121", "features.transition2")],
+)
+def test_networks_are_parted_behind_a_block(name: str, block: str) -> None:
+    model = prune_fe.build(name, CLASSES).eval()
+    images = torch.randn(2, 3, 64, 64)
+    layer = find_layers(model, images, [block])[0]
+    tail = split(model, layer, images)
+    assert isinstance(tail, Tail)
+    keep = torch.rand(3, layer.units) < 0.5
+    for row, logits in zip(keep, tail.logits(tail.given(images), keep), strict=True):
+        with mask(model, [layer], {block: (~row).nonzero()[:, 0].tolist()}), torch.no_grad():
+            torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
+
+
 class OddPart(nn.Module):
     """The part behind `conv` reads a number that depends on how many images there are."""
 
