@@ -152,7 +152,7 @@ def _ablated(
     test = Rescaled.at_random(splits.test, *settings.rescale, seed) if settings.rescale else splits.test
     trial = Trial(network, test, [layer], workers=recipe.workers, memory_gib=settings.memory_gib)
     device = next(network.parameters()).device
-    parted = split(network, layer, torch.stack([test[0][0], test[1][0]]).to(device))
+    parted = split(network, layer, torch.stack([test[0][0], test[len(targets_of(test)) - 1][0]]).to(device))
     if isinstance(parted, NoTail):  # said before it takes hours
         report.say(f"seed {seed}: the whole network is run for each mask, which is slow: {parted.why}")
     done, total = 0, (2 * len(keep) + 1) * len(classes)
