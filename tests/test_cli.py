@@ -259,7 +259,10 @@ def test_a_class_with_too_few_images_is_named(photos, capsys):
         (["run", "a.yaml", "--threads", "x"], 'Invalid value for --threads: unable to convert "x" into int.'),
         (["run", "none.yaml"], "none.yaml: No such file or directory"),
         (["score"], "--model"),
-        (["score", "--model", "m", "--scorer", "l1-filtr"], "--scorer l1-filtr: did you mean 'l1-filter' or 'l2-filter'?"),
+        (
+            ["score", "--model", "m", "--scorer", "l1-filtr"],
+            "--scorer l1-filtr: did you mean 'l1-filter' or 'l2-filter'?",
+        ),
         (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: stands twice"),
         (["score", "--model", "m", "--checkpoint", "a", "--from-checkpoints", "b"], "give one of them"),
         (["study", "rescalin", "a.yaml"], 'Did you mean "rescaling"?'),
