@@ -245,7 +245,8 @@ def advice(samples: Sequence[Sample]) -> str:
     for column, known in means.items():
         for goal in GOALS:
             if enough := [pair for pair, mean in known.items() if mean >= goal]:
-                size, k = min(enough, key=lambda pair: (math.prod(pair), pair[0] in shared, -known[pair]))
+                own = [pair for pair in enough if pair[0] not in shared]  # sharing images, two draws agree anyhow
+                size, k = min(own or enough, key=lambda pair: (math.prod(pair), -known[pair]))
                 each = f"{size} of {'one class' if k == 1 else f'each of {k} classes'}"
                 where = ", where two draws share images" if size in shared else ""
                 said.append(f"{column}: a mean correlation of {goal} takes {size * k} images, {each}{where}")
