@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,11 +23,11 @@ from prune_fe.cells import UNPRUNED, Cell, Row, load_cell
 from prune_fe.claims import Claims
 from prune_fe.data import Splits, held_out
 from prune_fe.errors import DataError, InputError, PruneFEError
-from prune_fe.models import build
+from prune_fe.findings import SCRATCH
 from prune_fe.processes import gather, of_first, rank
 from prune_fe.pruning import prune
 from prune_fe.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
-from prune_fe.results import RunFolder, environment, write_json
+from prune_fe.results import RunFolder, write_json
 from prune_fe.run import (
     Compressed,
     Reporter,
@@ -41,12 +40,12 @@ from prune_fe.run import (
     prepare,
     scored,
     trained,
+    untrained,
     write_test,
 )
 from prune_fe.scores import Scores
 from prune_fe.training import epochs_of
 
-SCRATCH = "scratch"
 FRESH = 1_000_003
 """Between the seed of a network and that of the one that is trained from scratch: it has other first weights."""
 
@@ -168,24 +167,13 @@ class Grid:
         self.data = load_data(recipe, report)
         self._start: Start | None = None
         self._check()
-        here = environment()
-        folder.log("environment", **here)
-        if rank() == 0:
-            self._compare_environment(here)
-            write_test(self.data, folder)
-        self.tasks = list(self._tasks())
-
-    def _compare_environment(self, here: Mapping[str, Any]) -> None:
-        """Write it down; where that has been done, say what is another one now."""
-        path = self.folder.path / "env.json"
-        if not path.exists():
-            self.folder.write_json(path.name, here)
-            return
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if changed := [key for key in here if here[key] != known.get(key)]:
-            self.report.say(
+        if changed := folder.log_environment():
+            report.say(
                 f"note: {', '.join(changed)} differ from where this comparison began; every cell says where it was made"
             )
+        if rank() == 0:
+            write_test(self.data, folder)
+        self.tasks = list(self._tasks())
 
     def _check(self) -> None:
         """Say what would go wrong with a network or a scorer, before any network is trained."""
@@ -198,8 +186,7 @@ class Grid:
 
     def build(self, network: str) -> nn.Module:
         """One that has not been trained."""
-        about = self.recipe.compare.networks[network]
-        return build(about.name, len(self.data.classes), in_channels=self.data.channels, **about.arguments)
+        return untrained(self.recipe.compare.networks[network], self.data)
 
     def cell(self, network: str, seed: int, scorer: str, point: float | None = None) -> Path:
         """Where a cell lies when it is finished."""
@@ -207,7 +194,7 @@ class Grid:
         return self.folder.path / "cells" / f"{network}.seed-{seed}.{scorer}{of}.json"
 
     def _tasks(self) -> Iterator[Task]:
-        scratch = [f"{SCRATCH}#{budget}" for budget in self.recipe.compare.scratch]
+        scratch = [f"{SCRATCH}{budget}" for budget in self.recipe.compare.scratch]
         if scratch and self.recipe.train is None and self.recipe.finetune is None:
             self.report.say(
                 "no training from scratch: the recipe has neither train nor finetune, which would be its budget"
@@ -299,7 +286,7 @@ class Grid:
         settings = recipe.train or recipe.finetune
         assert settings is not None  # else there are no such tasks
         control = load_cell(self.cell(network, seed, self._control, point))
-        epochs = int(label.partition("#")[2]) * budget_of(recipe, control)
+        epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
         settings = Train(**settings.model_dump(exclude={"when", "epochs"}), epochs=epochs)
         what = f"{network} from scratch, {recipe.compare.points[0]} {point:g}, {epochs} epochs"
         history = fit(model, start.splits, settings, recipe.workers, seed, self.report, what)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,11 +33,10 @@ from prune_fe.cumulative_report import (
 from prune_fe.data import Rescaled, Splits, held_out, targets_of
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.layers import Layer, find_layers
-from prune_fe.models import build
 from prune_fe.recipe import Recipe, nearest
 from prune_fe.recipe import Scorer as Entry
-from prune_fe.results import RunFolder, environment
-from prune_fe.run import Reporter, load_data, placed, prepare, scorer_for, trained
+from prune_fe.results import RunFolder, file_name
+from prune_fe.run import Reporter, load_data, placed, prepare, scorer_for, trained, untrained
 from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.random import Random
 from prune_fe.scores import Array, weakest
@@ -77,23 +75,19 @@ def ablation_study(
     if len(set(numbers)) < len(numbers):
         raise InputError("classes: one of them stands twice")
     refuse_absent(numbers, set(targets_of(every.test)), every.classes)
-    about, example = recipe.model, every.test[0][0][None].to(device)
-    untrained = placed(build(about.name, len(every.classes), in_channels=every.channels, **about.arguments), device)
-    target = find_layers(untrained, example, [layer] if layer is not None else None)[-1]
-    name, recipe = target.name, _able(recipe, untrained, target, example, every, report)
+    example, fresh = every.test[0][0][None].to(device), placed(untrained(recipe.model, every), device)
+    target = find_layers(fresh, example, [layer] if layer is not None else None)[-1]
+    name, recipe = target.name, _able(recipe, fresh, target, example, every, report)
     # So that what is wrong with the images is said before a network is trained.
     narrow = recipe.model_copy(update={"score": recipe.score.model_copy(update={"layers": [name]})})
-    here = environment()
-    folder.log("environment", **here)
-    if not (folder.path / "env.json").exists():
-        folder.write_json("env.json", here)
+    folder.log_environment()
     networks = []
     for seed in recipe.seeds:
         splits = held_out(every, recipe.data.validation, seed)
         network = trained(narrow, splits, seed, folder, report, device)
         found = find_layers(network, example, [name])[0]
         networks.append(_ablated(recipe, seed, network, found, splits, numbers, folder, report))
-    file = f"ablation-{re.sub(r'[^A-Za-z0-9.]', '-', name)}"
+    file = f"ablation-{file_name(name)}"
     tables = tabled(networks)
     text = "\n".join([f"## Cumulative ablation\n\n{about_of(networks, recipe)}\n", *(t.markdown() for t in tables)])
     folder.log("ablation", layer=name, classes=[every.classes[number] for number in numbers], how=networks[0].each.how)
@@ -146,7 +140,7 @@ def _ablated(
     report: Reporter,
 ) -> Network:
     """The ablations of one network, from the folder as far as they lie there."""
-    place = folder.path / f"seed-{seed}" / "ablation" / re.sub(r"[^A-Za-z0-9.]", "-", layer.name)
+    place = folder.path / f"seed-{seed}" / "ablation" / file_name(layer.name)
     keep = _scored(recipe, seed, network, layer, splits, classes, place / "scores", report)
     settings = recipe.ablate
     test = Rescaled.at_random(splits.test, *settings.rescale, seed) if settings.rescale else splits.test

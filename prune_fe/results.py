@@ -121,6 +121,16 @@ class RunFolder:
                 found.append(entry)
         return found
 
+    def log_environment(self) -> list[str]:
+        """Log where this is done, in env.json too if it is the beginning; returns what is another one than then."""
+        here, path = environment(), self.path / "env.json"
+        self.log("environment", **here)
+        if not path.exists():
+            self.write_json(path.name, here)
+            return []
+        began = json.loads(path.read_text(encoding="utf-8"))
+        return [key for key in here if here[key] != began.get(key)]
+
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         write_table(self.path / name, rows)
 
@@ -155,6 +165,11 @@ def locked(folder: Path) -> TextIO:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def file_name(text: str) -> str:
+    """Of letters, digits, dots and dashes: for the name of a layer in that of a file."""
+    return re.sub(r"[^A-Za-z0-9.]", "-", text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

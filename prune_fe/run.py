@@ -8,7 +8,6 @@ a run that was killed goes on behind the last one.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -139,14 +138,13 @@ def trained(
 ) -> nn.Module:
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
-    build = functools.partial(models.build, about.name, len(splits.classes), in_channels=splits.channels)
     if of_first(path.exists):
         # Some networks can only be rebuilt with the recipe's arguments.
         named = models.read_manifest(path)["factory"] is not None
-        twin = None if named else build(**about.arguments)
+        twin = None if named else untrained(about, splits)
         return placed(models.load(path, twin), device)
     torch.manual_seed(seed)
-    network = build(pretrained=about.pretrained, **about.arguments)
+    network = untrained(about, splits, about.pretrained)
     if about.checkpoint is not None:
         models.load_weights(network, about.checkpoint)
     network = placed(network, device)
@@ -160,6 +158,13 @@ def trained(
         models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about, overwrite=True)
     gather(None)  # nobody looks for it before it is there
     return network
+
+
+def untrained(about: recipes.Model, splits: Splits, pretrained: bool = False) -> nn.Module:
+    """The recipe's network for these images, as it is built."""
+    return models.build(
+        about.name, len(splits.classes), in_channels=splits.channels, pretrained=pretrained, **about.arguments
+    )
 
 
 def scored(

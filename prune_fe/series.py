@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,11 +24,10 @@ from prune_fe.cells import UNPRUNED, Row
 from prune_fe.data import Splits, checked, choose, held_out, loader, targets_of
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.layers import Layer, evaluating, find_layers, observe
-from prune_fe.models import build
 from prune_fe.recipe import Recipe
 from prune_fe.recipe import Scorer as Entry
-from prune_fe.results import RunFolder, environment, write_json
-from prune_fe.run import Reporter, compress, load_data, measured, placed, prepare, scored, trained
+from prune_fe.results import RunFolder, file_name, write_json
+from prune_fe.run import Reporter, compress, load_data, measured, placed, prepare, scored, trained, untrained
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
 from prune_fe.scores import Array, Scores
@@ -150,23 +148,21 @@ def samples_study(
     chosen = choose(splits.train, recipe.score.classes, None, seed)
     labels = np.array(targets_of(splits.train))[chosen]
     possible = _possible(sizes, labels, report)
-    about = recipe.model
-    untrained = build(about.name, len(splits.classes), in_channels=splits.channels, **about.arguments)
-    example = splits.test[0][0][None].to(device)
-    found = find_layers(placed(untrained, device), example, [layer] if layer is not None else None)[-1]
+    example, fresh = splits.test[0][0][None].to(device), placed(untrained(recipe.model, splits), device)
+    found = find_layers(fresh, example, [layer] if layer is not None else None)[-1]
     judge.check([found], len(chosen), labels.tolist())
     # Only this layer and scorer are to be judged, so that the faults of the others are none.
     narrow = recipe.model_copy(
         update={"scorers": [entry], "score": recipe.score.model_copy(update={"layers": [found.name], "samples": None})}
     )
-    _log_environment(folder)
+    folder.log_environment()
     network = trained(narrow, splits, seed, folder, report, device)
     births = Births.of(
         network, found, Subset(splits.train, chosen), judge, recipe.score.batch_size, recipe.workers,
         report.progress("birth times"),
     )  # fmt: skip
     samples = [drawn(births, size, draws, seed, report.progress(f"draws of {size}")) for size in possible]
-    name = f"study-samples-seed-{seed}-{re.sub(r'[^A-Za-z0-9.]', '-', found.name)}"
+    name = f"study-samples-seed-{seed}-{file_name(found.name)}"
     folder.write_table(f"{name}-draws.csv", _of_draws(samples))
     folder.write_table(f"{name}-units.csv", _of_units(samples))
     tables = [_table_of_spread(births, samples), _table_of_agreement(samples)]
@@ -400,7 +396,7 @@ def classes_study(
         raise InputError(f"counts={tuple(counts)}: the data has {there} classes, allowed are numbers from 1 to {there}")
     variants = {k: _with_classes(recipe, k) for k in (sorted(set(counts)) if counts else ladder(there))}
     control = Entry.model_validate(CONTROL)
-    _log_environment(folder)
+    folder.log_environment()
     hardest = _with_scorers(variants[max(variants)], [*entries, control])
     network = trained(hardest, splits, seed, folder, report, device)
     place = folder.path / f"seed-{seed}" / f"study-classes-{'recipe' if ratio is None else repr(float(ratio))}"
@@ -447,7 +443,7 @@ def ratio_study(
         raise InputError("ratios: none given, at least one is needed")
     variants = {float(ratio): _with_ratio(recipe, ratio) for ratio in sorted(set(ratios))}
     seed, device, splits = _begun(recipe, report, seed)
-    _log_environment(folder)
+    folder.log_environment()
     network = trained(recipe, splits, seed, folder, report, device)
     start, kept = _start(network, splits, recipe, seed, folder), folder.path / f"seed-{seed}"
     by_ratio: dict[str, dict[float, Point]] = {entry.label: {} for entry in recipe.scorers}
@@ -538,13 +534,6 @@ def _begun(recipe: Recipe, report: Reporter, seed: int | None) -> tuple[int, tor
     if seed not in recipe.seeds:
         raise InputError(f"seed {seed}: the recipe has {', '.join(map(str, recipe.seeds))}")
     return seed, device, held_out(load_data(recipe, report), recipe.data.validation, seed)
-
-
-def _log_environment(folder: RunFolder) -> None:
-    here = environment()
-    folder.log("environment", **here)
-    if not (folder.path / "env.json").exists():
-        folder.write_json("env.json", here)
 
 
 def _about(splits: Splits) -> str:

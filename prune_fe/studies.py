@@ -7,7 +7,6 @@ rows and columns of the paper's.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,10 +22,9 @@ from prune_fe.data import Rescaled, Splits, held_out, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import Layer, evaluating, find_layers, follow, observe
-from prune_fe.models import build
 from prune_fe.recipe import Recipe, nearest
-from prune_fe.results import RunFolder, environment
-from prune_fe.run import Reporter, load_data, placed, prepare, trained
+from prune_fe.results import RunFolder, file_name
+from prune_fe.run import Reporter, load_data, placed, prepare, trained, untrained
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Array, Scores
 from prune_fe.scoring import score_all, scorer_of
@@ -135,8 +133,7 @@ class Subject:
 
     def file_name(self, kind: str) -> str:
         """Of letters, digits, dots and dashes, another one for every subject of a run."""
-        layer = re.sub(r"[^A-Za-z0-9.]", "-", self.layer.name)
-        of = f"seed-{self.seed}-{layer}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
+        of = f"seed-{self.seed}-{file_name(self.layer.name)}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
         return f"study-{kind}-{of}"
 
     def with_unit(self, unit: int | None) -> Subject:
@@ -218,12 +215,11 @@ def study(
 
     def fresh(number: int) -> nn.Module:
         torch.manual_seed(number)
-        about = recipe.model
-        return placed(build(about.name, len(classes), in_channels=splits.channels, **about.arguments), device)
+        return placed(untrained(recipe.model, splits), device)
 
-    untrained, example = fresh(seed), splits.test[0][0][None].to(device)
-    chosen = find_layers(untrained, example, [layer] if layer is not None else None)[-1]
-    subject = Subject(untrained, splits, chosen, 0, number, wanted, seed, recipe.score.batch_size, recipe.workers)
+    network, example = fresh(seed), splits.test[0][0][None].to(device)
+    chosen = find_layers(network, example, [layer] if layer is not None else None)[-1]
+    subject = Subject(network, splits, chosen, 0, number, wanted, seed, recipe.score.batch_size, recipe.workers)
     if unit is not None:
         subject = subject.with_unit(unit)
     for name, why in subject.refused.items():  # what is wrong with the layer is said before a network is trained
@@ -233,10 +229,7 @@ def study(
     elif kind == "characterisation":
         for judge in CHARACTERISTICS.values():
             scorer_of(H.scorer, judge)[1].check([chosen])
-    here = environment()
-    folder.log("environment", **here)
-    if not (folder.path / "env.json").exists():
-        folder.write_json("env.json", here)
+    folder.log_environment()
     # The recipe's own scorers judge nothing here, so that their faults are none.
     plain = recipe.model_copy(update={"scorers": [recipes.Scorer.model_validate("random")]})
     subject = replace(subject, network=trained(plain, splits, seed, folder, report, device))
