@@ -57,6 +57,10 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
+    # Its functions take the group of the moment as their default; imported later (torch.optim does) it would hold ours
+    # to the end of the process, whose threads then can abort it while it leaves.
+    import torch.distributed.nn.functional
+
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
