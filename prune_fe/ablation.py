@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -192,8 +193,7 @@ def ablate_layers(
         raise InputError(f"shares is {list(shares)}; it must hold one or more, ascending")
     found = _layers_of(model, data, layers)
     orders = _orders(scores, model, found, order)
-    keeps = [without_first(units, [int(share * len(units) + 1e-9) for share in shares]) for units in orders]
-    return masked(model, data, found, keeps, **options)
+    return masked(model, data, found, [without_share(units, shares) for units in orders], **options)
 
 
 def _orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Order) -> list[tuple[int, ...]]:
@@ -222,6 +222,11 @@ def without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
     for row, count in zip(keep, counts, strict=True):
         row[list(units[:count])] = False
     return keep
+
+
+def without_share(units: Sequence[int], shares: Sequence[float]) -> Tensor:
+    """(shares, units) bool: for each share which units are left when so many of the first, rounded down, are gone."""
+    return without_first(units, [int(share * len(units) + 1e-9) for share in shares])
 
 
 def masked(
@@ -267,9 +272,23 @@ class Trial:
         self.model, self.layers, self.memory = model, layers, memory_gib * 2**30
         self.batches = select(data, batch_size=batch_size, workers=workers)
         self.names = class_names(data)
-        self.tail: Tail | NoTail = NoTail("several layers")
         self.read: list[_Batch] | None = None
         """All images, as far as the tail; None as long as they are not kept."""
+
+    @cached_property
+    def tail(self) -> Tail | NoTail:
+        """The network, parted behind the layer: tried out on two images."""
+        if len(self.layers) > 1:
+            return NoTail("several layers")
+        device = next(self.model.parameters()).device
+        for images, _ in checked(self.batches):
+            return split(self.model, self.layers[0], images[[0, -1]].to(device))
+        return NoTail("no images")
+
+    @property
+    def slow(self) -> str:
+        """Why the whole network is run for each mask; empty if it is not."""
+        return self.tail.why if isinstance(self.tail, NoTail) else ""
 
     def run(
         self,
@@ -302,7 +321,7 @@ class Trial:
             raise DataError("no images to ablate on")
         self.read = keeping if sum(len(batch.labels) for batch in keeping) == done else None
         removed = np.sum([(~keep).sum(dim=1).numpy() for keep in keeps], axis=0)
-        how = "tail" if isinstance(self.tail, Tail) else f"the whole network for each mask: {self.tail.why}"
+        how = f"the whole network for each mask: {self.slow}" if self.slow else "tail"
         return tally.ablation(tuple(layer.name for layer in self.layers), removed, tuple(units), how)
 
     def _check(self, classes: Sequence[int] | None) -> None:
@@ -318,15 +337,12 @@ class Trial:
         seen: Counter[int] = Counter()
         for images, labels in checked(self.batches):
             on_device = images.to(device, non_blocking=True)
-            if not seen and len(self.layers) == 1:
-                self.tail = split(self.model, self.layers[0], on_device[[0, -1]])
             halves = []
             for label in labels.tolist():
                 halves.append(seen[label] % 2)
                 seen[label] += 1
-            parted = isinstance(self.tail, Tail)
             given = self.tail.given(on_device) if isinstance(self.tail, Tail) else None
-            yield _Batch(labels, torch.tensor(halves), None if parted else on_device, given)
+            yield _Batch(labels, torch.tensor(halves), on_device if given is None else None, given)
 
     def _fits(self, batch: _Batch) -> bool:
         """Whether what is given of all images may be kept: 0 images are not known to be few."""

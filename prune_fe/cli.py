@@ -346,7 +346,7 @@ def ablate(
     recipe: RecipePath,
     *,
     options: RecipeOptions = RecipeOptions(),
-    layer: str | None = None,
+    layer: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     class_: Annotated[list[str] | None, Parameter(name="--class", consume_multiple=True)] = None,
     seed: Seeds = None,
 ) -> None:
@@ -358,7 +358,8 @@ def ablate(
     Parameters
     ----------
     layer
-        A convolution, or any other module with maps; default the last convolution.
+        A convolution, or any other module with maps; default the last convolution. Of several, also by patterns such as
+        'layer4.*' for convolutions, the same share of each is taken, with one run of the whole network for each mask.
     class_
         The names of one or more classes; default all.
     """

@@ -7,6 +7,8 @@ curve by curve.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_fe.ablation import Ablation, Trial, join, refuse_absent, without_first
+from prune_fe.ablation import SHARES, Ablation, Trial, join, refuse_absent, without_first, without_share
 from prune_fe.cumulative_report import (
     CONTROL,
     ORDERS,
@@ -36,13 +38,12 @@ from prune_fe.layers import Layer, find_layers
 from prune_fe.recipe import Recipe, nearest
 from prune_fe.recipe import Scorer as Entry
 from prune_fe.results import RunFolder, file_name
-from prune_fe.run import Reporter, load_data, placed, prepare, scorer_for, trained, untrained
+from prune_fe.run import Reporter, load_data, placed, prepare, scorer_for, trained, untrained, write_figure
 from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.random import Random
-from prune_fe.scores import Array, weakest
-from prune_fe.scoring import score_all
+from prune_fe.scores import Array, Scores, weakest
+from prune_fe.scoring import check_judge, score_all
 from prune_fe.tables import Table
-from prune_fe.tails import NoTail, split
 
 SAVE_SECONDS = 30.0
 """A curve of many classes is written down this often."""
@@ -52,13 +53,14 @@ def ablation_study(
     recipe: Recipe,
     folder: RunFolder,
     report: Reporter,
-    layer: str | None = None,
+    layers: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
 ) -> list[Table]:
     """Take the units of a layer (default: the last convolution) away in the order of each of the recipe's scorers, for
-    each of its seeds, and watch the test images of `classes` (names, default all).
+    each of its seeds, and watch the test images of `classes` (names, default all). Of several layers (names, or
+    patterns for convolutions such as 'layer4.*') the same share of each is taken, in steps of 5 %.
 
-    Writes, for the layer, ablation-*.csv (a line a network, scorer, order and class), ablation-*-curves.csv (the means
+    Writes, for the layers, ablation-*.csv (a line a network, scorer, order and class), ablation-*-curves.csv (the means
     over the classes), ablation-*.md with the tables that are returned, and ablation-*.svg. What lies in the folder of
     an earlier call is not done again.
     """
@@ -76,48 +78,69 @@ def ablation_study(
         raise InputError("classes: one of them stands twice")
     refuse_absent(numbers, set(targets_of(every.test)), every.classes)
     example, fresh = every.test[0][0][None].to(device), placed(untrained(recipe.model, every), device)
-    target = find_layers(fresh, example, [layer] if layer is not None else None)[-1]
-    name, recipe = target.name, _able(recipe, fresh, target, example, every, report)
+    targets = _targets(fresh, example, layers)
+    names, recipe = [layer.name for layer in targets], _able(recipe, fresh, targets, example, every, report)
     # So that what is wrong with the images is said before a network is trained.
-    narrow = recipe.model_copy(update={"score": recipe.score.model_copy(update={"layers": [name]})})
+    narrow = recipe.model_copy(update={"score": recipe.score.model_copy(update={"layers": names})})
     folder.log_environment()
     networks = []
     for seed in recipe.seeds:
         splits = held_out(every, recipe.data.validation, seed)
         network = trained(narrow, splits, seed, folder, report, device)
-        found = find_layers(network, example, [name])[0]
+        found = find_layers(network, example, names)
         networks.append(_ablated(recipe, seed, network, found, splits, numbers, folder, report))
-    file = f"ablation-{file_name(name)}"
+    file = f"ablation-{_name_of(names)}"
     tables = tabled(networks)
     text = "\n".join([f"## Cumulative ablation\n\n{about_of(networks, recipe)}\n", *(t.markdown() for t in tables)])
-    folder.log("ablation", layer=name, classes=[every.classes[number] for number in numbers], how=networks[0].each.how)
+    told = [every.classes[number] for number in numbers]
+    folder.log("ablation", layers=names, classes=told, how=networks[0].any.how)
     folder.write_table(f"{file}.csv", by_class(networks))
     folder.write_table(f"{file}-curves.csv", curves(networks))
     folder.write_text(f"{file}.md", text)
     report.say(about_of(networks, recipe))
     report.say(f"results: {folder.path}/{file}.csv, -curves.csv and .md")
-    try:
-        plot(networks, folder.path / f"{file}.svg")
-        report.say(f"figure: {folder.path}/{file}.svg")
-    except ImportError:
-        report.say("no figure: matplotlib is missing (pip install 'prune-fe[plot]'); --resume draws it later")
+    write_figure(folder, f"{file}.svg", lambda path: plot(networks, path), report)
     return tables
 
 
+def _targets(network: nn.Module, example: Tensor, names: Sequence[str] | None) -> tuple[Layer, ...]:
+    """The layers of these names and patterns, default the last convolution."""
+    if names is None:
+        return find_layers(network, example)[-1:]
+    wanted: list[str] = []
+    for name in names:
+        if "*" in name or "?" in name:
+            there = [layer.name for layer in find_layers(network, example)]
+            matching = fnmatch.filter(there, name)
+            if not matching:
+                raise InputError(f"layer {name!r}: no convolution is called so; there are {', '.join(there)}")
+            wanted += matching
+        else:
+            wanted.append(name)
+    found = find_layers(network, example, list(dict.fromkeys(wanted)))
+    inside = [(a.name, b.name) for a in found for b in found if b.name.startswith(f"{a.name}.")]
+    if inside:
+        raise InputError("layer {!r} holds {!r}: of these only one".format(*inside[0]))
+    return found
+
+
+def _name_of(names: Sequence[str]) -> str:
+    """For files: of several layers their number and a hash of their names, which the tables write out."""
+    if len(names) == 1:
+        return file_name(names[0])
+    return f"{len(names)}-layers-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
+
+
 def _able(
-    recipe: Recipe, network: nn.Module, layer: Layer, example: Tensor, splits: Splits, report: Reporter
+    recipe: Recipe, network: nn.Module, layers: Sequence[Layer], example: Tensor, splits: Splits, report: Reporter
 ) -> Recipe:
-    """The recipe without the scorers that cannot judge the layer, such as those of filters where it is a block."""
+    """The recipe without the scorers that cannot judge the layers, such as those of filters where one is a block."""
     labels, left = targets_of(splits.train), []
     images = recipe.score.samples or min(labels.count(label) for label in set(labels))
     for entry in recipe.scorers:
         judge = scorer_for(entry, recipe.seeds[0])
         try:
-            judge.check([layer], images, set(labels))
-            if judge.needs_data:
-                judge.observed(network, [layer], example)
-            else:
-                judge.score(network, [layer], {}, example)
+            check_judge(judge, network, layers, example, images, set(labels))
         except InputError as error:
             if len(recipe.scorers) == 1:
                 raise
@@ -125,7 +148,7 @@ def _able(
         else:
             left.append(entry)
     if not left:
-        raise InputError(f"layer {layer.name!r}: none of the scorers can judge it")
+        raise InputError(f"layer {', '.join(layer.name for layer in layers)}: none of the scorers can judge it")
     return recipe.model_copy(update={"scorers": left})
 
 
@@ -133,23 +156,21 @@ def _ablated(
     recipe: Recipe,
     seed: int,
     network: nn.Module,
-    layer: Layer,
+    layers: Sequence[Layer],
     splits: Splits,
     classes: Sequence[int],
     folder: RunFolder,
     report: Reporter,
 ) -> Network:
     """The ablations of one network, from the folder as far as they lie there."""
-    place = folder.path / f"seed-{seed}" / "ablation" / file_name(layer.name)
-    keep = _scored(recipe, seed, network, layer, splits, classes, place / "scores", report)
+    place = folder.path / f"seed-{seed}" / "ablation" / _name_of([layer.name for layer in layers])
+    keep = _scored(recipe, seed, network, layers, splits, classes, place / "scores", report)
     settings = recipe.ablate
     test = Rescaled.at_random(splits.test, *settings.rescale, seed) if settings.rescale else splits.test
-    trial = Trial(network, test, [layer], workers=recipe.workers, memory_gib=settings.memory_gib)
-    device = next(network.parameters()).device
-    parted = split(network, layer, torch.stack([test[0][0], test[len(targets_of(test)) - 1][0]]).to(device))
-    if isinstance(parted, NoTail):  # said before it takes hours
-        report.say(f"seed {seed}: the whole network is run for each mask, which is slow: {parted.why}")
-    done, total = 0, (2 * len(keep) + 1) * len(classes)
+    trial = Trial(network, test, layers, workers=recipe.workers, memory_gib=settings.memory_gib)
+    if why := trial.slow:  # said before it takes hours
+        report.say(f"seed {seed}: the whole network is run for each mask, which is slow: {why}")
+    done, total = 0, (2 * len(keep) + (len(layers) == 1)) * len(classes)
     bar = report.progress(f"seed {seed}: ablating")
 
     def tick(n_classes: int) -> None:
@@ -157,21 +178,28 @@ def _ablated(
         done += n_classes
         bar(done, total)
 
-    names = [splits.classes[number] for number in classes]
-    alone = torch.cat([torch.ones(1, layer.units, dtype=torch.bool), ~torch.eye(layer.units, dtype=torch.bool)])
-    nothing = np.zeros((len(classes), 0), dtype=np.int64)
-    each = _kept(place / "each.npz", names, nothing, lambda _: alone, classes, trial, tick)
-    counts = sorted({*range(0, layer.units, settings.every), layer.units})
+    names, bounds = [splits.classes[number] for number in classes], np.cumsum([layer.units for layer in layers])
+    each = None
+    if len(layers) == 1:
+        units = layers[0].units
+        alone = torch.cat([torch.ones(1, units, dtype=torch.bool), ~torch.eye(units, dtype=torch.bool)])
+        nothing = np.zeros((len(classes), 0), dtype=np.int64)
+        each = _kept(place / "each.npz", names, nothing, lambda _: [alone], classes, trial, tick)
+        counts = sorted({*range(0, units, settings.every), units})
+
+    def masks(row: Array) -> list[Tensor]:
+        if len(layers) == 1:
+            return [without_first(row.tolist(), counts)]
+        return [without_share(part.tolist(), SHARES) for part in np.split(row, bounds[:-1])]
+
     ablations: dict[str, dict[str, Ablation]] = {}
     for label, values in keep.items():
         ablations[label] = {}
         for order in ORDERS:
-            units = np.array([weakest(row, layer.units) for row in values])
-            units = units[:, ::-1] if order == "ascending" else units
-            path = place / f"{label}.{order}.npz"
-            ablations[label][order] = _kept(
-                path, names, units, lambda row: without_first(row, counts), classes, trial, tick
-            )
+            step = -1 if order == "ascending" else 1
+            rows = [[weakest(part, len(part))[::step] for part in np.split(row, bounds[:-1])] for row in values]
+            orders, path = np.array([np.concatenate(parts) for parts in rows]), place / f"{label}.{order}.npz"
+            ablations[label][order] = _kept(path, names, orders, masks, classes, trial, tick)
     return Network(seed, ablations, keep, each)
 
 
@@ -179,41 +207,49 @@ def _scored(
     recipe: Recipe,
     seed: int,
     network: nn.Module,
-    layer: Layer,
+    layers: Sequence[Layer],
     splits: Splits,
     classes: Sequence[int],
     place: Path,
     report: Reporter,
 ) -> dict[str, Array]:
-    """Label -> keep (classes, units): by the class's own training images, where a scorer reads any."""
+    """Label -> keep (classes, units of all layers one after the other): by the class's own training images, where a
+    scorer reads any."""
+    of_layers = [layer.name for layer in layers]
+
+    def keep(scores: Scores) -> Array:
+        return np.concatenate([scores.keep[name] for name in of_layers])
+
     judges = {entry.label: _of_class(entry, seed) for entry in recipe.scorers if entry.name != CONTROL}
     plain = {label: judge(0) for label, judge in judges.items() if not _compares_classes(judge(0))}
     own = {label: judge for label, judge in plain.items() if judge.needs_data}
     of_weights = {label: judge for label, judge in plain.items() if not judge.needs_data}
     comparing = {f"{label}.{c}": judges[label](c) for label in judges.keys() - plain.keys() for c in classes}
     options: dict[str, Any] = {
-        "layers": [layer.name], "samples": recipe.score.samples, "seed": seed, "batch_size": recipe.score.batch_size,
+        "layers": of_layers, "samples": recipe.score.samples, "seed": seed, "batch_size": recipe.score.batch_size,
         "workers": recipe.workers, "example": splits.test[0][0][None],
     }  # fmt: skip
     found: dict[str, list[Array]] = {label: [] for label in judges}
     bar = report.progress(f"seed {seed}: scoring class by class")
     if of_weights:
         scores = score_all(network, None, of_weights, folder=place / "weights", **options)
-        found |= {label: [scores[label].keep[layer.name]] * len(classes) for label in of_weights}
+        found |= {label: [keep(scores[label])] * len(classes) for label in of_weights}
     if comparing:
         tick = report.progress(f"seed {seed}: scoring by comparing classes")
         scores = score_all(network, splits.train, comparing, folder=place / "all", progress=tick, **options)
         for label in judges.keys() - plain.keys():
-            found[label] = [scores[f"{label}.{c}"].keep[layer.name] for c in classes]
+            found[label] = [keep(scores[f"{label}.{c}"]) for c in classes]
     for done, c in enumerate(classes, 1):
         if own:
             scores = score_all(network, splits.train, own, classes=[c], folder=place / f"class-{c:03}", **options)
             for label in own:
-                found[label].append(scores[label].keep[layer.name])
+                found[label].append(keep(scores[label]))
         bar(done, len(classes))
     for number in range(recipe.ablate.control_seeds):
-        control = Random(1000 * seed + number).score(network, [layer], {})[layer.name].keep.numpy()
-        found[control_label(number)] = [control] * len(classes)
+        control = Random(1000 * seed + number).score(network, layers, {})
+        found[control_label(number)] = [np.concatenate([control[name].keep.numpy() for name in of_layers])] * len(
+            classes
+        )
     return {label: np.array(rows) for label, rows in found.items()}
 
 
@@ -235,7 +271,7 @@ def _kept(
     path: Path,
     names: Sequence[str],
     orders: Array,
-    masks: Callable[[Sequence[int]], torch.Tensor],
+    masks: Callable[[Array], list[Tensor]],
     classes: Sequence[int],
     trial: Trial,
     tick: Callable[[int], None],
@@ -250,15 +286,15 @@ def _kept(
             parts[name] = known[name]
     tick(len(parts))
     if not parts and (orders == orders[0]).all():
-        whole = trial.run([masks(orders[0].tolist())], units=orders[0].tolist(), classes=classes)
+        whole = trial.run(masks(orders[0]), units=orders[0].tolist(), classes=classes)
         _save(path, [whole], np.tile(orders[0], (len(names), 1)))
         tick(len(names))
         return whole
     saved = time.monotonic()
-    for number, (name, order) in enumerate(zip(names, orders.tolist(), strict=True)):
+    for name, order, number in zip(names, orders, classes, strict=True):
         if name in parts:
             continue
-        known[name] = parts[name] = trial.run([masks(order)], units=order, classes=[classes[number]])
+        known[name] = parts[name] = trial.run(masks(order), units=order.tolist(), classes=[number])
         tick(1)
         if time.monotonic() - saved > SAVE_SECONDS or len(parts) == len(names):
             _save(path, list(known.values()), np.array([part.units for part in known.values()]))

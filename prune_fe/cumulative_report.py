@@ -26,13 +26,24 @@ class Network:
     """One trained network: for every scorer its ablations in both orders, and what each unit alone is worth.
 
     ablations: label -> order -> the ablation, over all classes. keep: label -> (classes, units). each: every unit
-    alone. The control's labels are random#0, random#1, …
+    alone; None for several layers. The control's labels are random#0, random#1, …
     """
 
     seed: int
     ablations: Mapping[str, Mapping[str, Ablation]]
     keep: Mapping[str, Array]
-    each: Ablation
+    each: Ablation | None
+
+    @property
+    def any(self) -> Ablation:
+        """One of the ablations: all are of the same layers, classes and images."""
+        return next(iter(next(iter(self.ablations.values())).values()))
+
+    @property
+    def suffered(self) -> Array:
+        """(units, classes): what the loss of each class's images rises by without each unit alone."""
+        assert self.each is not None
+        return self.each.loss[1:] - self.each.loss[0]
 
 
 def scorers_of(networks: Sequence[Network]) -> dict[str, list[str]]:
@@ -58,23 +69,29 @@ def agreement(networks: Sequence[Network], labels: Sequence[str], of: Callable[[
     """(classes,): how far a scorer ranks the units as the loss does that their class suffers without each of them."""
     found = []
     for network in networks:
-        suffered = network.each.loss[1:] - network.each.loss[0]
+        suffered = network.suffered.T
         for label in labels:
-            found.append([of(row, suffered[:, number]) for number, row in enumerate(network.keep[label])])
+            found.append([of(*pair) for pair in zip(network.keep[label], suffered, strict=True)])
     return np.mean(found, axis=0)
 
 
 def about_of(networks: Sequence[Network], recipe: Recipe) -> str:
     """What the tables are of, and how their intervals are made."""
-    each, scorers = networks[0].each, scorers_of(networks)
-    seeds, images = ", ".join(str(network.seed) for network in networks), each.images
+    found, scorers = networks[0].any, scorers_of(networks)
+    seeds, images = ", ".join(str(network.seed) for network in networks), found.images
     few = f"{images.min()}" if images.min() == images.max() else f"{images.min()} to {images.max()}"
     rescaled = recipe.ablate.rescale and f", each multiplied by a random factor from {recipe.ablate.rescale}"
     return (
-        f"Layer {each.layers[0]!r} of {recipe.model.name}, {len(each.classes)} classes with {few} test images each"
+        f"{place_of(found)} of {recipe.model.name}, {len(found.classes)} classes with {few} test images each"
         f"{rescaled or ''}; networks of seed {seeds}; {CONTROL}: the mean of {len(scorers[CONTROL])} orders for each "
         f"network. Means over the classes with 95 % intervals (bootstrap over classes; differences are paired)."
     )
+
+
+def place_of(found: Ablation) -> str:
+    """Where the units were taken away."""
+    first, *others = found.layers
+    return f"The same share of each of {', '.join(found.layers)}" if others else f"Layer {first!r}"
 
 
 def tabled(networks: Sequence[Network]) -> list[Table]:
@@ -98,7 +115,8 @@ def tabled(networks: Sequence[Network]) -> list[Table]:
         lowest = order == "ascending"
         verdict = _verdict(areas, "falls fastest (least area)" if lowest else "stays longest (most area)", lowest)
         tables.append(Table(f"Ablation, {order}: {FIRST[order]}", forms, rows, verdict))
-    return [*tables, _table_11(networks, scorers), _table_of_agreement(networks, scorers)]
+    tables.append(_table_11(networks, scorers))
+    return tables if networks[0].each is None else [*tables, _table_of_agreement(networks, scorers)]
 
 
 def _table_11(networks: Sequence[Network], scorers: Mapping[str, Sequence[str]]) -> Table:
@@ -176,7 +194,6 @@ def by_class(networks: Sequence[Network]) -> list[dict[str, Any]]:
     """A line a network, label, order and class."""
     rows = []
     for network in networks:
-        suffered = network.each.loss[1:] - network.each.loss[0]
         for label, orders in network.ablations.items():
             for order, found in orders.items():
                 (peak, peak_at), (best, best_at) = found.peak, found.peak_balanced
@@ -189,7 +206,8 @@ def by_class(networks: Sequence[Network]) -> list[dict[str, Any]]:
                 for number, name in enumerate(found.classes):
                     row = {"seed": network.seed, "scorer": label, "order": order, "class": name}
                     row |= {column: values[number].item() for column, values in columns.items()}
-                    row["spearman_single_unit"] = spearman(network.keep[label][number], suffered[:, number])
+                    if network.each is not None:
+                        row["spearman_single_unit"] = spearman(network.keep[label][number], network.suffered[:, number])
                     rows.append(row)
     return rows
 
@@ -242,7 +260,7 @@ def plot(networks: Sequence[Network], path: Path) -> None:
                 axes.set_xlabel("units removed")
                 place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 3, "frameon": False}
                 axes.legend(title="area under accuracy", fontsize="small", title_fontsize="small", **place)
-    figure.suptitle(
-        f"Cumulative ablation of {networks[0].each.layers[0]}, mean over {len(networks[0].each.classes)} classes"
-    )
+    layers, classes = networks[0].any.layers, networks[0].any.classes
+    of = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+    figure.suptitle(f"Cumulative ablation of {of}, mean over {len(classes)} classes")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

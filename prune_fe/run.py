@@ -34,7 +34,7 @@ from prune_fe.recipe import Recipe, Train
 from prune_fe.results import RunFolder, environment
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Scores
-from prune_fe.scoring import score_all, scorer_of
+from prune_fe.scoring import check_judge, score_all, scorer_of
 from prune_fe.training import Epoch, best_epoch, finetune, recalibrate
 
 
@@ -317,6 +317,15 @@ def load_data(recipe: Recipe, report: Reporter) -> Splits:
     return images.folder(about.path, about.size, memory_gib=about.memory_gib, progress=tick)
 
 
+def write_figure(folder: RunFolder, name: str, plot: Callable[[Path], None], report: Reporter) -> None:
+    """What `plot` draws, if matplotlib is there."""
+    try:
+        plot(folder.path / name)
+        report.say(f"figure: {folder.path}/{name}")
+    except ImportError:
+        report.say("no figure: matplotlib is missing (pip install 'prune-fe[plot]'); --resume draws it later")
+
+
 def placed(network: nn.Module, device: torch.device) -> nn.Module:
     """On the device, its filters in the memory format that convolutions are fastest in, here and on a GPU."""
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -334,9 +343,8 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
         chosen: list[int] = []
         if judge.needs_data:
             chosen = images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
-            judge.observed(network, layers, example)
         labels = images.targets_of(splits.train)
-        judge.check(layers, len(chosen), {labels[number] for number in chosen})
+        check_judge(judge, network, layers, example, len(chosen), {labels[number] for number in chosen})
 
 
 def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:

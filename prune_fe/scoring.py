@@ -171,6 +171,18 @@ def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -
     return scorer, SCORERS[scorer].with_settings(scorer, settings or {})
 
 
+def check_judge(
+    judge: Scorer, model: nn.Module, layers: Sequence[Layer], example: Tensor, images: int, labels: set[int]
+) -> None:
+    """Raise the InputError that `judge` has for these layers, before any image is read. images: how many there will be,
+    labels: of which classes."""
+    judge.check(layers, images, labels)
+    if judge.needs_data:
+        judge.observed(model, layers, example)
+    else:
+        judge.score(model, layers, {}, example)
+
+
 def _example(judges: Mapping[str, Scorer], data: Images | None, read: Callable[..., Batches] | None) -> Tensor | None:
     """The first image that is read; None where no scorer wants to see the network run."""
     if read is not None:

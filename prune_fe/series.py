@@ -27,7 +27,18 @@ from prune_fe.layers import Layer, evaluating, find_layers, observe
 from prune_fe.recipe import Recipe
 from prune_fe.recipe import Scorer as Entry
 from prune_fe.results import RunFolder, file_name, write_json
-from prune_fe.run import Reporter, compress, load_data, measured, placed, prepare, scored, trained, untrained
+from prune_fe.run import (
+    Reporter,
+    compress,
+    load_data,
+    measured,
+    placed,
+    prepare,
+    scored,
+    trained,
+    untrained,
+    write_figure,
+)
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
 from prune_fe.scores import Array, Scores
@@ -556,11 +567,7 @@ def _write(
     folder.write_table(f"{name}.csv", rows)
     folder.write_text(f"{name}.md", f"## {heading}\n\n" + "\n".join(table.markdown() for table in tables))
     report.say(f"results: {folder.path}/{name}.csv and .md, and the trained network for --resume {folder.path}")
-    try:
-        plot(folder.path / f"{name}.svg")
-        report.say(f"figure: {folder.path}/{name}.svg")
-    except ImportError:
-        report.say("no figure: matplotlib is missing (pip install 'prune-fe[plot]'); --resume draws it later")
+    write_figure(folder, f"{name}.svg", plot, report)
 
 
 def _plot_samples(samples: Sequence[Sample], layer: str, path: Path) -> None:

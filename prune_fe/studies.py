@@ -27,7 +27,7 @@ from prune_fe.results import RunFolder, file_name
 from prune_fe.run import Reporter, load_data, placed, prepare, trained, untrained
 from prune_fe.scorers.base import Scorer
 from prune_fe.scores import Array, Scores
-from prune_fe.scoring import score_all, scorer_of
+from prune_fe.scoring import check_judge, score_all, scorer_of
 from prune_fe.tables import Table
 
 Fresh = Callable[[int], nn.Module]
@@ -155,11 +155,8 @@ class Subject:
         for indicator in (each for group in INDICATORS.values() for each in group):
             judge = indicator.judge(self.label)
             try:
-                judge.check([self.layer], self.samples, range(len(self.splits.classes)))
-                if judge.needs_data:
-                    judge.observed(self.network, [self.layer], self.example)
-                else:
-                    judge.score(self.network, [self.layer], {}, self.example)
+                labels = set(range(len(self.splits.classes)))
+                check_judge(judge, self.network, [self.layer], self.example, self.samples, labels)
             except InputError as error:
                 if indicator.scorer == H.scorer:
                     raise

@@ -1,10 +1,11 @@
 """Cumulative ablation of a recipe's networks: against ablate() on each class's own scores; resume, faults, figure."""
 
 import csv
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_bad_input_is_said_before_anything_is_trained(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="class '12': no such class"):
         study(tmp_path / "a", classes=["12"])
     with pytest.raises(InputError, match="layer 'features.9': the model has no such module"):
-        study(tmp_path / "b", layer="features.9")
+        study(tmp_path / "b", layers=["features.9"])
 
 
 def test_scorers_that_cannot_judge_the_layer_are_left_out_and_said(
@@ -240,13 +241,65 @@ def test_scorers_that_cannot_judge_the_layer_are_left_out_and_said(
     folder, _, _ = done
     monkeypatch.setattr("prune_fe.run.fit", lambda *_: pytest.fail("trained again"))
     report, where = Silent(), RunFolder(folder, RECIPE.model_dump(mode="json"))
-    tables = ablation_study(RECIPE, where, report, layer="features.3", classes=CLASSES)
+    tables = ablation_study(RECIPE, where, report, layers=["features.3"], classes=CLASSES)
     assert any("l1-filter is left out: layer 'features.3'" in text for text in report.said)
     assert set(tables[0].rows) == {"l1-activation", "class-selectivity", "random"}
     alone = RECIPE.model_copy(update={"scorers": RECIPE.scorers[:1]})
     with pytest.raises(InputError, match="'features.3' is a MaxPool2d and has no filters"):
-        study(tmp_path, alone, layer="features.3")
+        study(tmp_path, alone, layers=["features.3"])
     where.close()
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_of_several_layers_the_same_share_is_taken(
+    done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Literal["ascending", "descending"]
+) -> None:
+    shutil.copytree(done[0] / "seed-1", tmp_path / "seed-1")
+    networks: list[Network] = []
+    monkeypatch.setattr(cumulative, "SHARES", (0, 0.25, 0.5, 1))
+
+    def keeping(found: list[Network]) -> list[Table]:
+        networks.extend(found)
+        return []
+
+    monkeypatch.setattr(cumulative, "tabled", keeping)
+    study(tmp_path, RECIPE.model_copy(update={"seeds": [1]}), layers=["features.*"])
+    splits = held_out(digits(12), RECIPE.data.validation, 1)
+    test = Rescaled.at_random(splits.test, 0.5, 1.5, 1)
+    model = prune_fe.load(tmp_path / "seed-1/trained")
+    layers = ["features.0", "features.4"]
+    for number, name in enumerate(CLASSES):
+        scores = prune_fe.score(
+            model, splits.train, "l1-activation", classes=[int(name)], samples=20, seed=1, layers=layers
+        )
+        found = prune_fe.ablate_layers(model, test, scores, layers, (0, 0.25, 0.5, 1), order, classes=[int(name)])
+        study_of = networks[0].ablations["l1-activation"][order]
+        assert study_of.layers == tuple(layers)
+        assert study_of.removed.tolist() == found.removed.tolist() == [0, 3, 6, 12]
+        np.testing.assert_array_equal(study_of.hits[:, number], found.hits[:, 0])
+        np.testing.assert_allclose(study_of.loss[:, number], found.loss[:, 0], rtol=1e-5)
+    assert networks[0].each is None
+
+
+def test_the_tables_of_several_layers(done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(done[0] / "seed-1", tmp_path / "seed-1")
+    monkeypatch.setattr(cumulative, "SHARES", (0, 0.5, 1))
+    recipe = RECIPE.model_copy(update={"seeds": [1]})
+    tables = study(tmp_path, recipe, layers=["features.4", "features.0"])
+    assert [table.title.split(":")[0] for table in tables] == [
+        "Ablation, ascending", "Ablation, descending", "Table 11",
+    ]  # fmt: skip
+    text = next(tmp_path.glob("ablation-2-layers-*.md")).read_text()
+    assert "The same share of each of features.0, features.4 of vgg-small" in text
+    assert "Cumulative ablation of 2 layers" in next(tmp_path.glob("ablation-2-layers-*.svg")).read_text()
+    with next(tmp_path.glob("ablation-2-layers-*[0-9a-f].csv")).open() as file:
+        assert "spearman_single_unit" not in next(csv.DictReader(file))
+    with pytest.raises(
+        InputError, match=r"layer 'conv\*': no convolution is called so; there are features.0, features.4"
+    ):
+        study(tmp_path, recipe, layers=["conv*"])
+    with pytest.raises(InputError, match="layer 'features' holds 'features.4': of these only one"):
+        study(tmp_path, recipe, layers=["features", "features.4"])
 
 
 def test_what_is_called_like_the_control_is_refused(tmp_path: Path) -> None:
