@@ -677,7 +677,11 @@ details .scroll { max-height: 24rem; margin-top: .5rem; }
   .checks li { flex-direction: column; }
   .state { flex-basis: auto; }
 }
+@page { size: landscape; margin: 12mm; }
 @media print {
+  table { font-size: 7pt; }
+  th, td { padding: .15rem .3rem; white-space: normal; }  /* rather than cut off */
+  thead th, tr > th:first-child { position: static; min-width: 0; overflow-wrap: normal; }
   nav, .skip, #help, #tip, summary { display: none; }
   body { max-width: none; background: none; }
   h2, h3 { break-after: avoid; }
