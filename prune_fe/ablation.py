@@ -310,8 +310,9 @@ class Trial:
                 else:
                     assert batch.images is not None
                     passes = self._by_whole(batch.images, keeps)
+                numbers = range(done, done + len(batch.labels))
                 for (masks, part), output in passes:
-                    tally.add(masks, output, batch.labels[part], batch.halves[part])
+                    tally.add(masks, output, batch.labels[part], batch.halves[part], numbers[part])
                 done += len(batch.labels)
                 if self._fits(batch):
                     keeping.append(batch)
@@ -393,9 +394,9 @@ class _Tally:
         self.n_masks, self.names, self.told = n_masks, names, told
         self.images = torch.zeros(2, 0, dtype=torch.int64)
 
-    def add(self, masks: slice, output: Any, labels: Tensor, halves: Tensor) -> None:
+    def add(self, masks: slice, output: Any, labels: Tensor, halves: Tensor, numbers: range) -> None:
         every = labels.expand(len(range(self.n_masks)[masks]), -1)
-        logits = class_logits(output, every.flatten())
+        logits = class_logits(output, every.flatten(), numbers)
         classes = logits.shape[1]
         if self.images.shape[1] == 0:
             self.images = torch.zeros(2, classes, dtype=torch.int64)

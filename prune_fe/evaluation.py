@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prune_fe.data import Images, checked, images_in, select
 from prune_fe.errors import DataError, InputError
 from prune_fe.layers import evaluating
-from prune_fe.processes import gather
+from prune_fe.processes import gather, rank, world
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def evaluate(
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in checked(batches):
-            logits = class_logits(model(images.to(device, non_blocking=True)), labels)
+            numbers = range(done * world() + rank(), (done + len(labels)) * world() + rank(), world())
+            logits = class_logits(model(images.to(device, non_blocking=True)), labels, numbers)
             classes = logits.shape[1]
             if done == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
@@ -85,8 +86,10 @@ def evaluate(
     )
 
 
-def class_logits(output: Any, labels: Tensor) -> Tensor:
+def class_logits(output: Any, labels: Tensor, numbers: range) -> Tensor:
     """What a classifier returned for images of these labels, (images, classes) float64 on the CPU.
+
+    numbers: those of the images, from 0 in the order in which they are read; once for each time that all stand here.
 
     InputError for what is no such output or is not finite, DataError for a label that it has no class for.
     """
@@ -94,8 +97,10 @@ def class_logits(output: Any, labels: Tensor) -> Tensor:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")
     logits = output.cpu().double()
-    if not logits.isfinite().all():
-        raise InputError("the model's outputs hold NaN or infinite values")
+    if not (finite := logits.isfinite().all(dim=1)).all():
+        row = int((~finite).nonzero()[0, 0])
+        number = numbers[row % len(numbers)]
+        raise InputError(f"image {number} (of class {labels[row]}): the model's outputs hold NaN or infinite values")
     classes = logits.shape[1]
     if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
         raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")

@@ -303,8 +303,18 @@ def test_bad_input_is_named(batches: list) -> None:
     with pytest.raises(DataError, match="label 9: the model tells 4 classes apart"):
         prune_fe.ablate(model, [(batches[0][0], torch.full((7,), 9))], scores, "second")
     model.classify.bias.data[0] = torch.nan
-    with pytest.raises(InputError, match="the model's outputs hold NaN or infinite values"):
+    with pytest.raises(InputError, match=r"image 0 \(of class \d\): the model's outputs hold NaN or infinite values"):
         prune_fe.ablate(model, batches, scores, "second")
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 1e-6])
+def test_an_image_that_gives_nan_is_named(batches: list, memory_gib: float) -> None:
+    model = Net()
+    scores = prune_fe.score(model, batches, "apoz")
+    batches[1][0][1] = 1e38  # finite, and beyond float32 behind the convolutions
+    number, label = len(batches[0][1]) + 1, int(batches[1][1][1])
+    with pytest.raises(InputError, match=rf"image {number} \(of class {label}\): the model's outputs hold NaN"):
+        prune_fe.ablate(model, batches, scores, "second", memory_gib=memory_gib)
 
 
 def test_scores_of_a_network_fit_it(batches: list) -> None:

@@ -97,8 +97,9 @@ def test_the_mode_comes_back_after_an_error() -> None:
 def test_outputs_that_are_not_finite_are_refused(value: float) -> None:
     logits, labels = some()
     logits[17, 2] = value
-    with pytest.raises(InputError, match="the model's outputs hold NaN or infinite values"):
-        evaluate(Outputs(), dataset(logits, labels))
+    match = rf"image 17 \(of class {labels[17]}\): the model's outputs hold NaN or infinite values"
+    with pytest.raises(InputError, match=match):
+        evaluate(Outputs(), dataset(logits, labels), batch_size=8)
 
 
 def test_no_images_are_refused() -> None:
