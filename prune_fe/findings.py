@@ -118,19 +118,27 @@ class Findings:
     def accuracies(self, network: str, scorer: str, point: float | None = None) -> list[float]:
         return [cell.row.accuracy for cell in self.at(network, scorer, point)]
 
-    def compared(self, network: str, point: float) -> list[str]:
-        """What can be compared there: all that have the seeds that most have."""
-        seeds = {s: self._seeds_of(network, s, point) for s in [*self.scorers, *self.scratch]}
-        most = max(seeds.values(), key=len, default=())
-        return [scorer for scorer, own in seeds.items() if own == most and own]
+    def compared(self, network: str, point: float) -> tuple[tuple[int, ...], list[str]]:
+        """(The seeds by which scorers are compared there, those that have all of them.) They are the seeds with which
+        most cells are compared: a scorer that has more of them than the others does not stand alone."""
+        seeds = {s: {cell.row.seed for cell in self.at(network, s, point)} for s in [*self.scorers, *self.scratch]}
+        shared = max(
+            seeds.values(), key=lambda some: len(some) * sum(some <= own for own in seeds.values()), default=set()
+        )
+        known = [scorer for scorer, own in seeds.items() if shared and own.issuperset(shared)]
+        return tuple(sorted(shared)), known
 
-    def _seeds_of(self, network: str, scorer: str, point: float | None) -> tuple[int, ...]:
-        return tuple(cell.row.seed for cell in self.at(network, scorer, point))
+    def _right(self, network: str, scorer: str, point: float) -> Array:
+        """(test images,): how often each was called what it is, the mean over the seeds that are compared."""
+        seeds, _ = self.compared(network, point)
+        cells = [cell.correct for cell in self.at(network, scorer, point) if cell.row.seed in seeds]
+        right: Array = np.mean(cells, axis=0)
+        return right
 
     def best(self, network: str, point: float) -> str | None:
-        """The scorer with the highest mean accuracy, of those that can be compared."""
-        known = [scorer for scorer in self.compared(network, point) if scorer in self.scorers]
-        return max(known, key=lambda s: float(np.mean(self.accuracies(network, s, point))), default=None)
+        """The scorer with the highest mean accuracy by the seeds that are compared."""
+        known = [scorer for scorer in self.compared(network, point)[1] if scorer in self.scorers]
+        return max(known, key=lambda s: float(self._right(network, s, point).mean()), default=None)
 
     def drop(self, network: str, scorer: str, point: float) -> float | None:
         """The accuracy lost, of the seeds that there are."""
@@ -138,47 +146,51 @@ class Findings:
         return float(np.mean([cell.row.accuracy_before - cell.row.accuracy for cell in cells])) if cells else None
 
     def to_random(self, network: str, point: float) -> dict[str, Difference]:
-        """Scorer -> how it differs from random units; the intervals hold for all of them at once."""
-        control = self.control(CONTROL)
-        known = self.compared(network, point)
-        others = [(scorer, control) for scorer in known if control in known and scorer != control]
-        return {each.scorer: each for each in self._differences(network, point, others)}
+        """Scorer -> how it differs from random units."""
+        return self._to(network, point, self.control(CONTROL))
 
     def to_best(self, network: str, point: float) -> dict[str, Difference]:
-        """Scorer -> how it differs from the best one. Which is best is seen on the same images, so that the intervals
-        hold for all pairs at once."""
-        known, best = self.compared(network, point), self.best(network, point)
-        pairs = [(one, other) for number, one in enumerate(known) for other in known[:number]]
+        """Scorer -> how it differs from the best one."""
+        return self._to(network, point, self.best(network, point))
+
+    def _to(self, network: str, point: float, other: str | None) -> dict[str, Difference]:
         found = {}
-        for each in self._differences(network, point, pairs):
-            if best == each.other:
+        for each in self._differences(network, point):
+            if each.other == other:
                 found[each.scorer] = each
-            elif best == each.scorer:
+            elif each.scorer == other:
                 found[each.other] = each.turned
         return found
 
-    def _differences(self, network: str, point: float, pairs: Sequence[tuple[str, str | None]]) -> list[Difference]:
-        asked = (network, point, tuple(pairs))
-        if asked not in self._known:
-            scorers = list(dict.fromkeys(scorer for pair in pairs for scorer in pair if scorer is not None))
-            right = [np.mean([c.correct for c in self.at(network, s, point)], axis=0) for s in scorers]
-            numbers = [(scorers.index(one), scorers.index(other)) for one, other in pairs if other is not None]
-            estimates = simultaneous(np.array(right).T, numbers, RESAMPLES) if numbers else []
-            self._known[asked] = [
-                Difference(scorers[i], scorers[j], estimate, len(self.at(network, scorers[i], point)))
-                for (i, j), estimate in zip(numbers, estimates, strict=True)
+    def _differences(self, network: str, point: float) -> list[Difference]:
+        """Of all pairs, with intervals that hold for all at once: which is best is seen on the same images, and what is
+        said of two of them does not depend on why they are looked at."""
+        if (network, point) not in self._known:
+            seeds, known = self.compared(network, point)
+            pairs = [(i, j) for i in range(len(known)) for j in range(i)]
+            right = np.array([self._right(network, scorer, point) for scorer in known]).T
+            estimates = simultaneous(right, pairs, RESAMPLES) if pairs else []
+            self._known[network, point] = [
+                Difference(known[i], known[j], estimate, len(seeds))
+                for (i, j), estimate in zip(pairs, estimates, strict=True)
             ]
-        return self._known[asked]
+        return self._known[network, point]
 
     @functools.cached_property
-    def _known(self) -> dict[tuple[str, float, Any], list[Difference]]:
+    def _known(self) -> dict[tuple[str, float], list[Difference]]:
         return {}
 
-    def class_accuracy(self, network: str, scorer: str, point: float | None = None) -> Array | None:
-        """(classes,): the mean over the seeds; None without cells, NaN without test images."""
-        cells = self.at(network, scorer, point)
-        if not cells:
+    def class_accuracies(self, network: str, scorer: str, point: float) -> tuple[Array, Array] | None:
+        """((classes,), (classes,)): before pruning and after it, the mean over the seeds that have both; None without
+        cells, NaN without test images."""
+        cells = {cell.row.seed: cell for cell in self.at(network, scorer, point)}
+        unpruned = {cell.row.seed: cell for cell in self.at(network, UNPRUNED)}
+        both = sorted(cells.keys() & unpruned.keys())
+        if not both:
             return None
+        return self._by_class([unpruned[seed] for seed in both]), self._by_class([cells[seed] for seed in both])
+
+    def _by_class(self, cells: Sequence[Cell]) -> Array:
         images = np.bincount(self.labels, minlength=len(self.classes))
         right = np.mean(
             [np.bincount(self.labels, weights=cell.correct, minlength=len(self.classes)) for cell in cells], axis=0
@@ -229,8 +241,12 @@ class Findings:
 
     def covers(self, scorer: str) -> bool:
         """Whether every cell of a scorer is there: of each network, seed and point."""
-        points = [None] if scorer == UNPRUNED else self.points
-        return all(len(self.at(n, scorer, p)) == len(self.seeds) for n in self.networks for p in points)
+        counts = [
+            len(self.at(network, scorer, point))
+            for network in self.networks
+            for point in ([None] if scorer == UNPRUNED else self.points)
+        ]
+        return bool(counts) and min(counts) == len(self.seeds)
 
     @functools.cached_property
     def missing(self) -> list[str]:

@@ -228,9 +228,42 @@ def _scrolling(title: str, inner: str) -> str:
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">{inner}</div>'
 
 
-def _numbers(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def numbers_of(block: Lines | Bars | Heatmap | Histogram) -> Table:
+    """What a chart shows, as a table; without rows if that is nothing."""
+    columns: list[str]
+    if isinstance(block, Lines):
+        columns = ["line", block.x, block.y, "low", "high", "detail"]
+        rows = [
+            [line.name, _number(p.x), *_y_numbers(p, block.percent_y), p.text]
+            for line in block.lines
+            for p in _shown(line.points, block.log_x)
+        ]
+    elif isinstance(block, Bars):
+        columns = ["name", *block.groups]
+        by_name = zip(block.names, *block.groups.values(), strict=True)
+        rows = [[name, *(_number(value, block.percent_y) for value in values)] for name, *values in by_name]
+    elif isinstance(block, Heatmap):
+        columns = ["", *block.names]
+        rows = [
+            [name, *(format(value, block.form) if _finite(value) else "–" for value in values)]
+            for name, values in zip(block.names, block.values, strict=True)
+        ]
+    else:
+        bins, rows = _bins(block), []
+        columns = ["group", "values", "left out", "from", "to", *(f"bin {number}" for number in range(1, bins + 1))]
+        for name, values in block.groups.items():
+            shown, counts, low, high = _binned(values, bins)
+            out = len(values) - shown
+            rows.append([name, str(shown), str(out), _number(low), _number(high), *map(str, counts)])
+    return Table(block.title, columns, rows, block.note)
+
+
+def _numbers(block: Lines | Bars | Histogram) -> str:
     """A chart's numbers, folded."""
-    return f"<details><summary>Numbers</summary>{_table(f'{title}: numbers', columns, rows)}</details>"
+    table = numbers_of(block)
+    return (
+        f"<details><summary>Numbers</summary>{_table(f'{table.title}: numbers', table.columns, table.rows)}</details>"
+    )
 
 
 def _checklist(block: Checklist) -> str:
@@ -431,11 +464,7 @@ def _lines(block: Lines) -> str:
         (n, line.name, f'<path {_stroke(n, line)} d="M1 7H29"/><path {_marker(n)} transform="translate(15 7)"/>')
         for n, line in drawn
     )
-    columns = ["line", block.x, block.y, "low", "high", "detail"]
-    rows = [
-        [line.name, _number(p.x), *_y_numbers(p, block.percent_y), p.text] for _, line in drawn for p in line.points
-    ]
-    return chart + _legend(looks) + _numbers(block.title, columns, rows)
+    return chart + _legend(looks) + _numbers(block)
 
 
 def _shown(points: Iterable[Point], log_x: bool) -> Iterator[Point]:
@@ -481,7 +510,6 @@ def _points(block: Lines, number: int, line: Line, x: _Axis, y: _Axis) -> str:
 
 
 def _bars(block: Bars) -> str:
-    rows = [[name, *values] for name, *values in zip(block.names, *block.groups.values(), strict=True)]
     values = [v for group in block.groups.values() for v in group if _finite(v)]
     if not values:
         return NOTHING
@@ -500,8 +528,7 @@ def _bars(block: Bars) -> str:
     about = f"{block.title}: {block.y} of {len(block.names)}, groups: {', '.join(block.groups)}"
     chart = _svg(about, _y_grid(y, block.y) + "".join(labels) + zero, marks, height=height)
     looks = ((n, name, _swatch(n)) for n, name in enumerate(block.groups))
-    cells = [[row[0], *(_number(v, block.percent_y) for v in row[1:])] for row in rows]
-    return chart + _legend(looks) + _numbers(block.title, ["name", *block.groups], cells)
+    return chart + _legend(looks) + _numbers(block)
 
 
 def _bar_range(values: Sequence[float]) -> tuple[float, float]:
@@ -531,29 +558,32 @@ def _swatch(number: int) -> str:
 
 
 def _histogram(block: Histogram) -> str:
-    shown = {name: [value for value in values if _finite(value)] for name, values in block.groups.items()}
-    most = max(map(len, shown.values()), default=0)
-    if not most:
+    if not (bins := _bins(block)):
         return NOTHING
-    bins = min(max(math.ceil(math.sqrt(most)), 5), MOST_BINS)
-    small, rows = [], []
-    for name, values in shown.items():
-        out = len(block.groups[name]) - len(values)
-        said = f"{len(values)} values" + (f", {out} not finite left out" if out else "")
-        low, high = _range(values, 0) if values else (0, 1)
-        counts = _counts(values, low, high, bins)
-        chart = _small(block, name, counts, low, high) if values else NOTHING
+    small = []
+    for name, values in block.groups.items():
+        shown, counts, low, high = _binned(values, bins)
+        out = len(values) - shown
+        said = f"{shown} values" + (f", {out} not finite left out" if out else "")
+        chart = _small(block, name, counts, low, high) if shown else NOTHING
         small.append(f"<figure>{chart}<figcaption><b>{escape(name)}</b> {said}</figcaption></figure>")
-        rows.append([name, str(len(values)), str(out), _number(low), _number(high), *map(str, counts)])
-    columns = ["group", "values", "left out", "from", "to", *(f"bin {number}" for number in range(1, bins + 1))]
-    return f'<div class="small">{"".join(small)}</div>' + _numbers(block.title, columns, rows)
+    return f'<div class="small">{"".join(small)}</div>' + _numbers(block)
 
 
-def _counts(values: Iterable[float], low: float, high: float, bins: int) -> list[int]:
+def _bins(block: Histogram) -> int:
+    """How many, for all groups; 0 where there are no values."""
+    most = max((sum(map(_finite, values)) for values in block.groups.values()), default=0)
+    return min(max(math.ceil(math.sqrt(most)), 5), MOST_BINS) if most else 0
+
+
+def _binned(values: Iterable[float], bins: int) -> tuple[int, list[int], float, float]:
+    """(how many are finite, how many of them in each bin, from where, to where)."""
+    shown = [value for value in values if _finite(value)]
+    low, high = _range(shown, 0) if shown else (0, 1)
     counts = [0] * bins
-    for value in values:
+    for value in shown:
         counts[min(int((value - low) / (high - low) * bins), bins - 1)] += 1
-    return counts
+    return len(shown), counts, low, high
 
 
 def _small(block: Histogram, name: str, counts: Sequence[int], low: float, high: float) -> str:

@@ -24,6 +24,7 @@ from prune_fe.html import (
     Section,
     Table,
     Text,
+    numbers_of,
     page,
 )
 from prune_fe.results import write_json, write_table, write_text
@@ -90,20 +91,24 @@ def _verdicts(found: Findings) -> Iterator[str]:
                 yield _verdict(found, network, point, best)
     yield (
         "Intervals are of 95 %, by the bootstrap over the test images, which are resampled for all criteria together, "
-        "and hold for everything that is compared at a point at once, so that the best may be picked by the same "
-        "images. They do not know how other seeds would come out, which the spread over seeds is for. What lacks a "
-        "seed that others have is not compared."
+        "and hold for all pairs of them at a point at once, so that the best may be picked by the same images. They do "
+        "not know how other seeds would come out, which the spread over seeds is for. What lacks a seed that others "
+        "have is not compared."
     )
 
 
 def _verdict(found: Findings, network: str, point: float, best: str) -> str:
     to_best, to_random = found.to_best(network, point), found.to_random(network, point)
     even = [s for s, each in to_best.items() if s in found.scorers and each.verdict == "not told apart"]
-    others = any(s in found.scorers for s in to_best)
+    seeds, known = found.compared(network, point)
+    by = "" if len(seeds) == len(found.seeds) else f", by {_many(len(seeds), 'seed')} of {len(found.seeds)}"
     mean = _mean(found, network, best, point)
-    lead = f"{network}, {_point(found, point)}: {best} has the highest mean accuracy ({mean})"
-    apart = f", not told apart from {', '.join(even)}" if even else ", told apart from all others" if others else ""
-    said = [f"{lead}{apart}"]
+    lead = f"{network}, {_point(found, point)}{by}: "
+    if any(s in found.scorers for s in to_best):
+        apart = f"not told apart from {', '.join(even)}" if even else "told apart from all others"
+        said = [f"{lead}{best} has the highest mean accuracy ({mean}), {apart}"]
+    else:
+        said = [f"{lead}{best} has {mean}, and there is no other criterion to compare it with"]
     by_verdict: dict[str, list[str]] = {"better": [], "worse": []}
     for scorer, each in to_random.items():
         if scorer in found.scorers and each.verdict in by_verdict:
@@ -113,14 +118,17 @@ def _verdict(found: Findings, network: str, point: float, best: str) -> str:
         said += [f"Worse: {', '.join(by_verdict['worse'])}"] if by_verdict["worse"] else []
     else:
         said.append(f"No {CONTROL} to compare with")
-    known = found.compared(network, point)
     if left := [s for s in found.scorers if s not in known and found.at(network, s, point)]:
         said.append(f"Not compared, for lack of seeds: {', '.join(left)}")
-    said += [
-        f"{_name(s).capitalize()}: {_mean(found, network, s, point)}"
-        for s in found.scratch
-        if found.at(network, s, point)
-    ]
+    to = {
+        "better": f"better than {best}",
+        "worse": f"worse than {best}",
+        "not told apart": f"not told apart from {best}",
+    }
+    for scorer in found.scratch:
+        if found.at(network, scorer, point):
+            verdict = to[to_best[scorer].verdict] if scorer in to_best else "not compared, for lack of seeds"
+            said.append(f"{_name(scorer).capitalize()}: {_mean(found, network, scorer, point)}, {verdict}")
     return ". ".join(said) + "."
 
 
@@ -145,6 +153,7 @@ def _trade_off(found: Findings, network: str) -> list[Block]:
                 if cells:
                     accuracies = [cell.row.accuracy for cell in cells]
                     said = "unpruned" if place is None else _point(found, place)
+                    said += "" if len(cells) == len(found.seeds) else f" ({len(cells)} of {len(found.seeds)} seeds)"
                     at = statistics.mean(value(cell) for cell in cells)
                     points.append(Point(at, statistics.mean(accuracies), min(accuracies), max(accuracies), said))
             lines.append(Line(_name(scorer), points, dashed=_is_control(found, scorer)))
@@ -215,16 +224,11 @@ def _classes(found: Findings, network: str) -> list[Block]:
     if not found.points:
         return [Text("No network has been pruned.")]
     point = found.points[len(found.points) // 2]
-    before = found.class_accuracy(network, UNPRUNED)
-    if before is None:
-        return [Text("The unpruned network has not been measured.")]
-    changes = {
-        scorer: 100 * (after - before)
-        for scorer in found.scorers
-        if (after := found.class_accuracy(network, scorer, point)) is not None
-    }
-    if not changes:
+    known = {s: both for s in found.scorers if (both := found.class_accuracies(network, s, point)) is not None}
+    if not known:
         return [Text(f"No network has been pruned at {_point(found, point)}.")]
+    changes = {scorer: 100 * (after - before) for scorer, (before, after) in known.items()}
+    before = np.mean([before for before, _ in known.values()], axis=0)
     mean = np.mean(list(changes.values()), axis=0)
     order = [number for number in np.argsort(mean, kind="stable").tolist() if np.isfinite(mean[number])]
     shown = order if len(order) <= SHOWN_CLASSES else [*order[: SHOWN_CLASSES // 2], *order[-SHOWN_CLASSES // 2 :]]
@@ -269,7 +273,8 @@ def _layers(found: Findings, network: str) -> list[Block]:
                 points.append(Point(depth, statistics.mean(values), min(values), max(values), layer))
             lines.append(Line(label, points))
         if lines:
-            blocks.append(Lines(f"{text} by depth", DEPTH, text, lines))
+            note = "Means over the units, classes and seeds; the band reaches from the lowest to the highest seed."
+            blocks.append(Lines(f"{text} by depth", DEPTH, text, lines, note))
     if not entropies:
         blocks.append(Text(f"{FEATURE_ENTROPY} is not among the criteria: there is no profile of H and ε."))
     for point in found.points[len(found.points) // 2 :][:1]:
@@ -324,7 +329,7 @@ def _agreement(found: Findings, network: str) -> list[Block]:
         least = 0 if title.startswith("Jaccard") else -1
         note = "Mean over the layers and seeds."
         if least == 0:
-            note += " Units that both remove, over units that one of them removes."
+            note += " Units that both remove, over units that at least one of them removes."
         blocks.append(Heatmap(title, names, found.matrix(names, of), least, 1, note))
         lines = []
         for other in names:
@@ -350,18 +355,16 @@ def agreements(found: Findings) -> Iterator[dict[str, Any]]:
 
 
 def class_accuracies(found: Findings) -> Iterator[dict[str, Any]]:
-    """A line a network, scorer, point and class: accuracy before and after, means over the seeds."""
+    """A line a network, scorer, point and class: accuracy before and after, means over the scorer's seeds."""
     for network in found.networks:
-        before = found.class_accuracy(network, UNPRUNED)
         for point in found.points:
             for scorer in [*found.scorers, *found.scratch]:
-                after = found.class_accuracy(network, scorer, point)
-                if before is None or after is None:
+                if (both := found.class_accuracies(network, scorer, point)) is None:
                     continue
-                for number, name in enumerate(found.classes):
+                for name, before, after in zip(found.classes, *both, strict=True):
                     yield {
                         "network": network, "scorer": scorer, found.goal: point, "class": name,
-                        "before": float(before[number]), "after": float(after[number]),
+                        "before": float(before), "after": float(after),
                     }  # fmt: skip
 
 
@@ -386,33 +389,34 @@ def _checklist(found: Findings) -> Checklist:
     """Blalock et al. 2020, Liu et al. 2019, Wang et al. 2023: filled in from what is there."""
     recipe, cells = found.recipe, found.cells
     pruned = [cell for cell in cells if cell.goal is not None]
-    seeds = min(
-        (len(found.at(n, s, p)) for n in found.networks for s in found.scorers for p in found.points), default=0
-    )
+    counts = {p: [len(found.at(n, s, p)) for n in found.networks for s in found.scorers] for p in found.points}
+    seeds = min((count for of_point in counts.values() for count in of_point), default=0)
+    points = [point for point, of_point in counts.items() if all(of_point)]
+    complete = bool(pruned) and all(found.covers(scorer) for scorer in found.scorers)
     commits = sorted({str(cell.environment.get("commit")) for cell in cells})
     clean = all(commit != "None" and not commit.endswith("+changes") for commit in commits)
     timed = {(str(c.environment.get("processor")), c.environment.get("gpu"), c.row.timed_with) for c in cells}
     pretrained = recipe.train is None
     chosen = recipe.train is not None or recipe.finetune is not None
-    same = found.control(CONTROL) is not None and found.covers(found.control(CONTROL) or "") and found.same_cost()
+    same = found.covers(found.control(CONTROL) or "") and found.same_cost()
     budget = "of fine-tuning alone: the networks were trained elsewhere" if pretrained else ""
     entries: list[tuple[str, bool | None, str]] = [
         ("Architecture, data and metric", True,
          f"{', '.join(found.networks)}; {recipe.data.source}, {recipe.data.size}×{recipe.data.size}; top-1 accuracy"),
-        ("Raw accuracy before and after", found.covers(UNPRUNED) and bool(pruned), "in the tables, every seed"),
+        ("Raw accuracy before and after", found.covers(UNPRUNED) and complete, "in the tables, every seed"),
         ("Top-5 where there are many classes", False if len(found.classes) >= MANY_CLASSES else None,
          f"{len(found.classes)} classes"),
         ("Parameters, multiply-adds and measured time, on one machine", len(timed) == 1,
          "; ".join(_few([f"{gpu or processor}, {how}" for processor, gpu, how in sorted(timed, key=str)]))),
-        (f"At least {FEW_POINTS} operating points", len(found.points) >= FEW_POINTS,
-         ", ".join(f"{point:g}" for point in found.points)),
+        (f"At least {FEW_POINTS} operating points, with every criterion", len(points) >= FEW_POINTS,
+         ", ".join(f"{point:g}" for point in points)),
         ("Into the region of collapse", _collapses(found), "a criterion loses half of its accuracy at the last point"),
-        (f"At least {FEW_SEEDS} seeds of every cell", seeds >= FEW_SEEDS, f"{seeds} of the least measured"),
-        ("The same cost for every criterion", bool(pruned) and found.same_cost(), "parameters and multiply-adds"),
+        (f"At least {FEW_SEEDS} seeds of every cell", seeds >= FEW_SEEDS, f"the cell with the fewest has {seeds}"),
+        ("The same cost for every criterion", complete and found.same_cost(), "parameters and multiply-adds"),
         ("The same data, budget and settings for every criterion", len(commits) == 1,
          "one recipe for all" + ("" if len(commits) == 1 else f", but the source of {len(commits)} commits")),
         ("Random units of the same widths, in every cell", same, ""),
-        ("Filter L1, in every cell", found.control(FILTER_NORM) is not None and found.covers(FILTER_NORM), ""),
+        ("Filter L1, in every cell", found.covers(found.control(FILTER_NORM) or ""), ""),
         ("The pruned architecture from scratch, same budget, in every cell", _from_scratch(found, 1), budget),
         ("The same with twice the budget", _from_scratch(found, 2), budget),
         ("The epoch chosen on validation data", chosen if chosen else None,
@@ -487,17 +491,13 @@ def numbers(found: Findings) -> dict[str, Any]:
 
 
 def markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The texts, tables and lists of the page; its charts are in the page alone."""
+    """The page as text, of its charts the numbers."""
     lines = [f"# {title}", "", subtitle, ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
             if isinstance(block, Text):
                 lines += [_cell(block.text), ""]
-            elif isinstance(block, Table):
-                rows = [block.columns, ["---", *["---:"] * (len(block.columns) - 1)], *block.rows]
-                lines += [f"### {block.title}", "", *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
-                lines += [block.note, ""] if block.note else []
             elif isinstance(block, Checklist):
                 words = {True: "yes", False: "**missing**", None: "does not apply"}
                 lines += [
@@ -505,6 +505,11 @@ def markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
                     for what, there, more in block.entries
                 ]
                 lines.append("")
+            else:
+                table = block if isinstance(block, Table) else numbers_of(block)
+                rows = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
+                lines += [f"### {_cell(table.title)}", "", *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
+                lines += [_cell(table.note), ""] if table.note else []
     return "\n".join(lines)
 
 
