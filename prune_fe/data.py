@@ -254,7 +254,8 @@ def loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any
 
 
 def choose(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int) -> list[int]:
-    """Numbers of the images to score with, in order: `samples` of each class, drawn with `seed`."""
+    """Numbers of the images to score with, in order: `samples` of each class, drawn with `seed`. Which of a class's
+    images these are does not depend on the other classes that are chosen."""
     if not isinstance(data, Sized):
         raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
     if samples is not None and samples < 1:
@@ -264,23 +265,27 @@ def choose(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int
     labels = torch.tensor(targets_of(data))
     names = class_names(data)
     present = labels.unique().tolist()
-    generator = torch.Generator().manual_seed(seed)
     if classes is None:
         chosen = present
     elif isinstance(classes, int):
         if not 1 <= classes <= len(present):
             raise InputError(f"classes={classes}: the data has {len(present)} classes")
-        chosen = sorted(present[i] for i in torch.randperm(len(present), generator=generator)[:classes].tolist())
+        order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
+        chosen = sorted(present[i] for i in order[:classes].tolist())
     else:
         chosen = sorted(set(classes))
     numbers: list[int] = []
-    for label in chosen:
+    generator = torch.Generator().manual_seed(seed)
+    for label in sorted({*present, *chosen}):
         name = names[label] if names and 0 <= label < len(names) else str(label)
         members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        if label not in chosen:
+            continue
         wanted = max(len(members), 1) if samples is None else samples
         if wanted > len(members):
             raise DataError(f"class {name!r}: {len(members)} images, {wanted} asked for")
-        numbers += members[torch.randperm(len(members), generator=generator)[:wanted]].tolist()
+        numbers += members[order[:wanted]].tolist()
     return sorted(numbers)
 
 

@@ -122,7 +122,8 @@ class Sample:
 
     mean, spread: (classes, units), mean and standard deviation of H over the draws, in nats. layer: (draws, classes),
     the mean of H over the units. agreement: number of classes -> column -> (pairs of draws,), rank correlations of the
-    units' H/ε. disjoint: no image is in both draws of a pair.
+    units' H/ε; of classes drawn anew only where there are as many others. disjoint: no image is in both draws of a
+    pair.
     """
 
     size: int
@@ -223,12 +224,14 @@ def _agreement(ratio: Array, k: int, size: int, generator: np.random.Generator) 
     def ranked(draw: int, classes: Array) -> Array:
         return mean_with_infinite(torch.from_numpy(ratio[draw, classes]), size).numpy()
 
-    found: dict[str, list[float]] = {SAME: [], ANEW: []}
+    found: dict[str, list[float]] = {SAME: []}
     for first in range(0, len(ratio) - 1, 2):
-        classes, others = _pair(np.arange(ratio.shape[1]), k, generator)
+        order = generator.permutation(ratio.shape[1])
+        classes, others = order[:k], order[k : 2 * k]
         one = ranked(first, classes)
         found[SAME].append(spearman(one, ranked(first + 1, classes)))
-        found[ANEW].append(spearman(one, ranked(first + 1, others)))
+        if len(others) == k:
+            found.setdefault(ANEW, []).append(spearman(one, ranked(first + 1, others)))
     return {column: np.array(values) for column, values in found.items()}
 
 
@@ -245,12 +248,19 @@ def ladder(most: int) -> list[int]:
 def advice(samples: Sequence[Sample]) -> str:
     """The least number of images for which two draws agree, for each goal and column."""
     means = {
-        column: {(s.size, k): float(found[column].mean()) for s in samples for k, found in s.agreement.items()}
+        column: {
+            (sample.size, k): float(found[column].mean())
+            for sample in samples
+            for k, found in sample.agreement.items()
+            if column in found
+        }
         for column in (SAME, ANEW)
     }
     shared, said = {sample.size for sample in samples if not sample.disjoint}, []
     for column, known in means.items():
-        for goal in GOALS:
+        if not known:
+            said.append(f"{column}: there are no other classes")
+        for goal in GOALS if known else ():
             if enough := [pair for pair, mean in known.items() if mean >= goal]:
                 own = [pair for pair in enough if pair[0] not in shared]  # sharing images, two draws agree anyhow
                 size, k = min(own or enough, key=lambda pair: (math.prod(pair), -known[pair]))
@@ -302,7 +312,7 @@ def _table_of_agreement(samples: Sequence[Sample]) -> Table:
     rows = {
         f"{sample.size} × {k} {'class' if k == 1 else 'classes'}": {
             "images": [sample.size * k],
-            **{column: _percentiles(values) for column, values in found.items()},
+            **{column: _percentiles(found[column]) if column in found else "–" for column in (SAME, ANEW)},
         }
         for sample in samples
         for k, found in sample.agreement.items()
@@ -312,7 +322,7 @@ def _table_of_agreement(samples: Sequence[Sample]) -> Table:
     note = (
         f"Spearman's ρ of the units' H/ε between two draws{common if shared else ', which share no image'}, mean and "
         f"percentiles 2.5 and 97.5 over {len(samples[0].layer) // 2} pairs of draws. {SAME}: only the images are drawn "
-        f"again; {ANEW}: the second draw is of other classes, as far as there are. {advice(samples)}"
+        f"again; {ANEW}: the second draw is of other classes, where there are as many. {advice(samples)}"
     )
     return Table("Two draws: the order of the units", {"images": "d", SAME: ".3f", ANEW: ".3f"}, rows, note)
 
@@ -430,7 +440,7 @@ def classes_study(
         for label, of_label in by_count.items()
     ]  # fmt: skip
     every = [unpruned, *points, *(point for of_label in by_count.values() for point in of_label.values())]
-    name = f"study-classes-seed-{seed}"
+    name = f"study-classes-seed-{seed}" + ("" if ratio is None else f"-ratio-{ratio:g}")
     lines = by_count | {CONTROL: dict.fromkeys(variants, points[0])}
     _write(
         folder, report, name, f"classes: seed {seed}, {goal}", tables, map(asdict, every),
@@ -448,12 +458,14 @@ def ratio_study(
 ) -> list[Table]:
     """Figure 13 B: accuracy after pruning by each of the recipe's scorers against the pruning ratio.
 
-    A point that lies in the folder is not measured again; scores are those of the recipe's run in the same folder.
+    A point that lies in the folder is not measured again, and is told of as well; scores are those of the recipe's run
+    in the same folder.
     """
     if not ratios:
         raise InputError("ratios: none given, at least one is needed")
-    variants = {float(ratio): _with_ratio(recipe, ratio) for ratio in sorted(set(ratios))}
     seed, device, splits = _begun(recipe, report, seed)
+    known = _finished_ratios(folder.path / f"seed-{seed}", recipe)
+    variants = {float(ratio): _with_ratio(recipe, ratio) for ratio in sorted({*ratios, *known})}
     folder.log_environment()
     network = trained(recipe, splits, seed, folder, report, device)
     start, kept = _start(network, splits, recipe, seed, folder), folder.path / f"seed-{seed}"
@@ -477,6 +489,15 @@ def ratio_study(
         lambda path: _plot_points(by_ratio, unpruned, "pruning ratio", path),
     )  # fmt: skip
     return tables
+
+
+def _finished_ratios(place: Path, recipe: Recipe) -> list[float]:
+    """Those that all of the recipe's scorers have been measured at, by an earlier call: its table tells of all."""
+    return [
+        float(path.name.removeprefix("study-ratio-"))
+        for path in place.glob("study-ratio-*")
+        if all((path / f"{entry.label}.json").exists() for entry in recipe.scorers)
+    ]
 
 
 def _points(recipe: Recipe, start: Start, report: Reporter, place: Path, scores: Path) -> list[Point]:
@@ -582,9 +603,9 @@ def _plot_samples(samples: Sequence[Sample], layer: str, path: Path) -> None:
     left.set(xlabel="images of a class", ylabel="spread of a unit's H (nats)", ylim=(0, None))
     for number, sample in enumerate(samples):
         for column, style in ((ANEW, "-"), (SAME, ":")):
-            means = [found[column].mean() for found in sample.agreement.values()]
+            means = {k: found[column].mean() for k, found in sample.agreement.items() if column in found}
             label = f"{sample.size} images, {column}"
-            right.plot(list(sample.agreement), means, f"o{style}", color=f"C{number}", label=label, markersize=4)
+            right.plot(list(means), list(means.values()), f"o{style}", color=f"C{number}", label=label, markersize=4)
     for goal in GOALS:
         right.axhline(goal, color="0.8", linewidth=0.8, zorder=0)
     counts = list(samples[0].agreement)

@@ -361,6 +361,16 @@ def test_choose_takes_so_many_classes_or_the_named_ones():
     assert choose(labelled, [3, 3], 10, seed=0) == list(range(3, 40, 4))
 
 
+def test_the_images_of_a_class_do_not_depend_on_the_other_classes():
+    labelled = Labelled([i % 4 for i in range(80)])
+    whole = choose(labelled, None, 5, seed=2)
+    for classes in (1, 2, 3, 4, [2], [1, 3], [0, 1, 2, 3]):
+        part = choose(labelled, classes, 5, seed=2)
+        assert set(part) <= set(whole)
+        assert len(part) == 5 * (classes if isinstance(classes, int) else len(classes))
+    assert choose(labelled, None, 5, seed=3) != whole
+
+
 def test_choose_without_a_wish_takes_everything_and_asks_for_no_label():
     assert choose(TensorDataset(torch.zeros(5, 1)), None, None, seed=0) == [0, 1, 2, 3, 4]
 

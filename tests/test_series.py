@@ -122,6 +122,9 @@ def test_more_images_spread_less_and_agree_better(births: Births) -> None:
     assert many.layer.std(axis=0).mean() < few.layer.std(axis=0).mean()
     assert many.agreement[10][SAME].mean() > few.agreement[10][SAME].mean()
     assert few.agreement[10][SAME].mean() > few.agreement[1][ANEW].mean()
+    assert {k: set(found) for k, found in few.agreement.items()} == {
+        1: {SAME, ANEW}, 2: {SAME, ANEW}, 5: {SAME, ANEW}, 10: {SAME},
+    }  # fmt: skip
     assert few.disjoint
 
 
@@ -133,7 +136,6 @@ def test_draws_of_all_images_are_the_same(births: Births) -> None:
     assert sample.spread.max() < 1e-12
     assert not sample.disjoint
     assert all(found[SAME] == pytest.approx([1, 1]) for found in sample.agreement.values())
-    assert sample.agreement[10][ANEW] == pytest.approx([1, 1])
     assert (sample.agreement[1][ANEW] < 1).all()
 
 
@@ -187,6 +189,14 @@ def test_advice_is_the_least_number_of_images() -> None:
     said = advice([sample(10, 0.93, 0.6), sample(50, 1.25, 0.95, disjoint=False)])
     assert f"{SAME}: a mean correlation of 0.9 takes 50 images, 10 of each of 5 classes;" in said
     assert f"{ANEW}: a mean correlation of 0.95 takes 250 images, 50 of each of 5 classes, where two draws sh" in said
+    # and none of the same classes, which are not anew
+    nothing, few = np.zeros((2, 2)), np.array([0.2, 0.2])
+    said = advice([Sample(10, True, nothing, nothing, nothing, {1: {SAME: few, ANEW: few}, 2: {SAME: few + 0.75}})])
+    assert f"{SAME}: a mean correlation of 0.9 takes 20 images, 10 of each of 2 classes" in said
+    assert f"{ANEW}: none reaches a mean correlation of 0.9, the best is 0.20" in said
+    assert f"{ANEW}: there are no other classes" in advice(
+        [Sample(9, True, nothing, nothing, nothing, {1: {SAME: few}})]
+    )
 
 
 def test_the_files_hold_every_draw_and_unit(done: Any) -> None:
@@ -195,6 +205,7 @@ def test_the_files_hold_every_draw_and_unit(done: Any) -> None:
     assert any("draws of 500 images are left out: the smallest class has" in text for text in said)
     assert ANEW in tables[1].note
     assert "mean correlation of 0.95" in tables[1].note
+    assert tables[1].rows["10 × 10 classes"][ANEW] == "–"
     assert list(tables[0].rows) == ["10 images", "40 images"]
     assert list(tables[1].rows)[:2] == ["10 × 1 class", "10 × 2 classes"]
     of_draws, of_units = lines(folder / f"{name}-draws.csv"), lines(folder / f"{name}-units.csv")
@@ -241,6 +252,11 @@ def test_classes_of_which_units_are_scored(done: Any, monkeypatch: pytest.Monkey
     assert again[0].markdown() == tables[0].markdown()
     with pytest.raises(AssertionError, match="done again"):
         study(classes_study, folder, counts=[2, 10], ratio=0.25)
+    monkeypatch.undo()
+    before = (folder / "study-classes-seed-1.md").read_text()
+    study(classes_study, folder, counts=[2], ratio=0.25)
+    assert "ratio 0.25; random" in (folder / "study-classes-seed-1-ratio-0.25.md").read_text()
+    assert (folder / "study-classes-seed-1.md").read_text() == before
 
 
 def test_a_point_of_the_recipes_ratio_is_a_row_of_its_run(tmp_path: Path) -> None:
@@ -296,6 +312,8 @@ def test_a_killed_study_goes_on_with_what_it_has(done: Any, tmp_path: Path, monk
     again, _ = study(ratio_study, tmp_path / "killed", recipe, ratios=[0.25, 0.75])
     assert calls == 2 + 1 + 2  # what was finished, what was killed, what was left
     assert [table.markdown() for table in again] == [table.markdown() for table in whole]
+    less, _ = study(ratio_study, tmp_path / "killed", recipe, ratios=[0.75])  # 0.25 is not lost
+    assert [table.markdown() for table in less] == [table.markdown() for table in whole]
     damaged = tmp_path / "killed/seed-1/study-ratio-0.25/l1-filter.json"
     content = json.loads(damaged.read_text())
     for text in ("{", "[]", json.dumps({name: content[name] for name in list(content)[1:]})):
