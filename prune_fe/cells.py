@@ -84,8 +84,11 @@ def load_cell(path: Path) -> Cell:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         correct = content["correct"]
-        bits = np.frombuffer(base64.b64decode(correct["bits"]), dtype=np.uint8)
+        bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
         told = np.unpackbits(bits, count=correct["images"]).astype(bool)
-        return Cell(**content | {"row": Row(**content["row"]), "correct": told})
+        cell = Cell(**content | {"row": Row(**content["row"]), "correct": told})
+        if len(bits) != -(-len(told) // 8) or not np.isclose(told.mean(), cell.row.accuracy, rtol=0, atol=1e-9):
+            raise ValueError("its accuracy is not that of its images")
+        return cell
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again") from error

@@ -387,14 +387,21 @@ def compare(
     the folder it shares the cells with them. Started by torchrun (torchrun -m prune_fe compare ...) several processes
     work on each cell together.
     """
-    from prune_fe.processes import gather, joined, rank
+    from prune_fe.processes import joined, of_first, rank
 
     with joined():
         console.quiet = rank() > 0
-        first = _recipe_and_folder(recipe, options, seed, shared=True) if rank() == 0 else None
-        path = gather(first and first[1].path)[0]
-        joining = dataclasses.replace(options, resume=str(path))
-        checked, folder = first or _recipe_and_folder(recipe, joining, seed, shared=True)
+        begun: list[tuple[Recipe, RunFolder]] = []
+
+        def begin() -> str:
+            begun.append(_recipe_and_folder(recipe, options, seed, shared=True))
+            return str(begun[0][1].path)
+
+        path = of_first(begin)
+        if rank() > 0:
+            options = dataclasses.replace(options, resume=path)
+            begun.append(_recipe_and_folder(recipe, options, seed, shared=True))
+        [(checked, folder)] = begun
         from prune_fe.compare import compare as fill
         from prune_fe.report import write_report
 
@@ -895,7 +902,7 @@ def _recipe_and_folder(
     if options.resume is None:
         folder = RunFolder.create(options.output, checked.name, content, shared)
     else:
-        path = _latest(options.output, checked.name) if options.resume == "auto" else Path(options.resume)
+        path = _latest(options.output, checked.name, shared) if options.resume == "auto" else Path(options.resume)
         folder = RunFolder.resume(path, content, shared)
     reporter.say(f"run folder: {folder.path}")
     return checked, folder
@@ -1089,10 +1096,14 @@ def _write_images(output: Path, found: Mapping[str, Scores]) -> None:
         write_table(output / "images.csv", ({"image": name, "class": of} for name, of in read))
 
 
-def _latest(output: Path, name: str) -> Path:
+def _latest(output: Path, name: str, shared: bool) -> Path:
+    """The folder of the last comparison of this name, or of the last run that is none."""
+    from prune_fe.results import CLAIMS
+
     runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
+    runs = [path for path in runs if (path / CLAIMS).exists() == shared]
     if not runs:
-        raise InputError(f"{output}: no run of {name!r} to resume")
+        raise InputError(f"{output}: no {'comparison' if shared else 'run'} of {name!r} to resume")
     return max(runs, key=lambda path: int(path.name.removeprefix(f"{name}-")))
 
 

@@ -24,7 +24,7 @@ from prune_fe.claims import Claims
 from prune_fe.data import Splits, held_out
 from prune_fe.errors import DataError, InputError, PruneFEError
 from prune_fe.findings import SCRATCH
-from prune_fe.processes import gather, of_first, rank
+from prune_fe.processes import gather, of_first, rank, world
 from prune_fe.pruning import prune
 from prune_fe.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
 from prune_fe.results import RunFolder, write_json
@@ -44,6 +44,7 @@ from prune_fe.run import (
     write_test,
 )
 from prune_fe.scores import Scores
+from prune_fe.scoring import score
 from prune_fe.training import epochs_of
 
 FRESH = 1_000_003
@@ -114,7 +115,7 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
             "and controls have the same widths"
         )
     grid = Grid(recipe, folder, report)
-    claims, failed = Claims(folder.path / "claims"), dict[int, str]()
+    claims, failed = Claims(folder.claims), dict[int, str]()
     bar, waiting = report.progress("cells of the comparison"), False
     while True:
         with ExitStack() as claim:
@@ -126,27 +127,39 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
                 try:
                     grid.tasks[number].do()
                 except (InputError, DataError) as error:  # of this cell; the others can be done
+                    if world() > 1:  # a fault of one process would leave the others waiting for it
+                        raise
+                    task = grid.tasks[number]
                     failed[number] = str(error)
-                    report.say(f"{grid.tasks[number].name}: failed ({error})")
+                    result = task.result.relative_to(folder.path).as_posix()
+                    folder.log("failed", task=task.name, result=result, error=str(error))
+                    report.say(f"{task.name}: failed ({error})")
         if left == 0:
             break
         if number is None:
             if not waiting:
-                report.say(f"{left} cells are left, and others are at them: waiting")
+                report.say(f"cells that are left, and others are at them: {left}; waiting")
             waiting = True
             time.sleep(POLL_SECONDS)
     if failed:
-        first = min(failed)
-        raise InputError(f"{len(failed)} cells failed, the first one {grid.tasks[first].name}: {failed[first]}")
+        first, more = min(failed), len(_dead(grid.tasks, failed)) - len(failed)
+        lost = f"{len(failed)}, and {more} that wait for them" if more else f"{len(failed)}"
+        raise InputError(f"cells that failed: {lost}; the first is {grid.tasks[first].name}: {failed[first]}")
+
+
+def _dead(tasks: Sequence[Task], failed: Mapping[int, str]) -> set[Path]:
+    """What will not be there: of tasks that have failed, or wait for one that has."""
+    dead = {tasks[number].result for number in failed}
+    for task in tasks:  # in the order in which they wait for each other
+        if not dead.isdisjoint(task.after):
+            dead.add(task.result)
+    return dead
 
 
 def _next(tasks: Sequence[Task], failed: Mapping[int, str], claims: Claims, claim: ExitStack) -> tuple[int | None, int]:
     """(the number of a task that is this process's own until `claim` is closed, None while others are at all that can
     be done; how many are still to be done, without those that have failed or wait for one that has)."""
-    dead = {tasks[number].result for number in failed}
-    for task in tasks:  # in the order in which they wait for each other
-        if not dead.isdisjoint(task.after):
-            dead.add(task.result)
+    dead = _dead(tasks, failed)
     left = [number for number, task in enumerate(tasks) if task.result not in dead and not task.result.exists()]
     for number in left:
         task = tasks[number]
@@ -176,11 +189,15 @@ class Grid:
         self.tasks = list(self._tasks())
 
     def _check(self) -> None:
-        """Say what would go wrong with a network or a scorer, before any network is trained."""
+        """Say what would go wrong with a network, a scorer or the pruning, before any network is trained."""
         splits = held_out(self.data, self.recipe.data.validation, self.recipe.seeds[0])
+        example = splits.test[0][0][None]
         for label in self.recipe.compare.networks:
             try:
-                check(self.recipe, placed(self.build(label), self.device), splits, self.recipe.seeds[0])
+                network = placed(self.build(label), self.device)
+                check(self.recipe, network, splits, self.recipe.seeds[0])
+                scores = score(network, None, CONTROLS[0], layers=self.recipe.score.layers, example=example)
+                prune(network, scores, example=example, **self._pruning(self.recipe.compare.points[1][0]))
             except PruneFEError as error:
                 raise type(error)(f"network {label!r}: {error}") from error
 
@@ -190,7 +207,7 @@ class Grid:
 
     def cell(self, network: str, seed: int, scorer: str, point: float | None = None) -> Path:
         """Where a cell lies when it is finished."""
-        of = "" if point is None else f".{self.recipe.compare.points[0]}-{point:g}"
+        of = "" if point is None else f".{self.recipe.compare.points[0]}-{point!r}"
         return self.folder.path / "cells" / f"{network}.seed-{seed}.{scorer}{of}.json"
 
     def _tasks(self) -> Iterator[Task]:
@@ -241,9 +258,15 @@ class Grid:
 
     def at(self, start: Start, point: float) -> Recipe:
         """The recipe of one operating point."""
-        goal = self.recipe.compare.points[0]
-        settings = dict.fromkeys(GOALS) | {goal: point}
-        return start.recipe.model_copy(update={"prune": start.recipe.prune.model_copy(update=settings)})
+        update = self._goal(point)
+        return start.recipe.model_copy(update={"prune": start.recipe.prune.model_copy(update=update)})
+
+    def _goal(self, point: float) -> dict[str, Any]:
+        return dict.fromkeys(GOALS) | {self.recipe.compare.points[0]: point}
+
+    def _pruning(self, point: float) -> dict[str, Any]:
+        """Options of prune() at one operating point."""
+        return self.recipe.prune.model_dump(exclude={"rescore", "recalibrate", "rounds"}) | self._goal(point)
 
     def _train(self, network: str, seed: int, path: Path) -> None:
         begun, start = time.perf_counter(), self.start(network, seed)
@@ -280,14 +303,15 @@ class Grid:
         recipe = self.at(start, point)
         torch.manual_seed(seed + FRESH)
         fresh = placed(self.build(network), self.device)
-        options = recipe.prune.model_dump(exclude={"rescore", "recalibrate", "rounds"})
-        pruned = prune(fresh, start.scores[self._control], example=start.example, **options)
+        pruned = prune(fresh, start.scores[self._control], example=start.example, **self._pruning(point))
         model = placed(pruned.model, self.device)
         settings = recipe.train or recipe.finetune
         assert settings is not None  # else there are no such tasks
         control = load_cell(self.cell(network, seed, self._control, point))
         epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
-        settings = Train(**settings.model_dump(exclude={"when", "epochs"}), epochs=epochs)
+        # A step an epoch, the other schedule, ends before such a budget does.
+        kept = settings.model_dump(exclude={"when", "epochs", "schedule"})
+        settings = Train(**kept, epochs=epochs, schedule="cosine")
         what = f"{network} from scratch, {recipe.compare.points[0]} {point:g}, {epochs} epochs"
         history = fit(model, start.splits, settings, recipe.workers, seed, self.report, what)
         found = measured(label, seed, model, start.splits, start.example, recipe)

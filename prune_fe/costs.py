@@ -46,7 +46,7 @@ class Speed:
     device: str
 
     def __str__(self) -> str:
-        return f"batch {self.batch_size}, {self.dtype}, {self.device}, {self.threads} threads"
+        return f"batch {self.batch_size}, {self.dtype}, {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"
 
 
 def cost(model: nn.Module, example: Tensor) -> Cost:

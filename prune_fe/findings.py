@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from prune_fe.cells import UNPRUNED, Cell, load_cell
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.recipe import CONTROLS, Recipe, with_controls
+from prune_fe.results import events_of
 from prune_fe.scores import Array, Scores, load_scores
 from prune_fe.stats import Estimate, simultaneous, spearman
 
@@ -56,6 +57,7 @@ class Findings:
     """The cells of one folder, the scores beside them, and what was asked for.
 
     classes, labels: of the test images. scores: (network, seed, label) -> scores. is_comparison: a grid, not a run.
+    failed: what of a grid could not be done, and why.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class Findings:
     labels: Array
     environment: Mapping[str, Any]
     is_comparison: bool = False
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def networks(self) -> list[str]:
@@ -269,7 +272,7 @@ def load_findings(folder: Path) -> Findings:
         recipe = Recipe.model_validate(content)
         test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
         environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{folder}: nothing of `prune-fe run` or `prune-fe compare` to report ({error.filename} is missing)"
         ) from error
@@ -279,9 +282,13 @@ def load_findings(folder: Path) -> Findings:
     if is_comparison:
         recipe = with_controls(recipe)
     # A name with a dot is of a file that was being written when its process ended.
-    cells = [load_cell(path) for path in sorted((folder / "cells").glob("[!.]*.json"))]
+    paths = sorted((folder / "cells").glob("[!.]*.json"))
+    cells = [load_cell(path) for path in paths]
     if not cells:
         raise InputError(f"{folder}: no network has been measured yet")
+    for path, cell in zip(paths, cells, strict=True):
+        if len(cell.correct) != len(test["labels"]):
+            raise CheckpointError(f"{path}: of {len(cell.correct)} test images, there are {len(test['labels'])}")
     scores = {}
     for network in recipe.compare.networks if is_comparison else [recipe.model.name]:
         for seed in recipe.seeds:
@@ -289,4 +296,15 @@ def load_findings(folder: Path) -> Findings:
             for entry in recipe.scorers:
                 if (folder / of_seed / entry.label / "scores.npz").exists():
                     scores[network, seed, entry.label] = load_scores(folder / of_seed / entry.label)
-    return Findings(recipe, cells, scores, test["classes"], np.array(test["labels"]), environment, is_comparison)
+    labels, failed = np.array(test["labels"]), _failed(folder)
+    return Findings(recipe, cells, scores, test["classes"], labels, environment, is_comparison, failed)
+
+
+def _failed(folder: Path) -> dict[str, str]:
+    """What the logs of a comparison say of tasks that have no result until now."""
+    found = {}
+    for log in sorted(folder.glob("log-*.jsonl"), key=lambda path: path.stat().st_mtime):
+        for event in events_of(log, "failed"):
+            if not (folder / event["result"]).exists():
+                found[event["task"]] = event["error"]
+    return found

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from prune_fe.errors import PruneFEError
+
 T = TypeVar("T")
 
 
@@ -31,8 +33,19 @@ def gather(value: T) -> list[T]:
 
 
 def of_first(make: Callable[[], T]) -> T:
-    """In every process what `make` gives in the first one, where alone it is called."""
-    made: Any = gather(make() if rank() == 0 else None)[0]
+    """In every process what `make` gives in the first one, where alone it is called. Its PruneFEError is raised there,
+    and ends the others quietly."""
+    made: Any = None
+    fault: PruneFEError | None = None
+    try:
+        made = make() if rank() == 0 else None
+    except PruneFEError as error:
+        fault = error
+    made, code = gather((made, fault and fault.exit_code))[0]
+    if fault is not None:
+        raise fault
+    if code is not None:
+        raise SystemExit(code)
     return made
 
 

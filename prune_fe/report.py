@@ -37,6 +37,9 @@ MANY_CLASSES = 100
 """From so many classes on a top-5 accuracy is expected."""
 
 SHOWN_CLASSES = 20
+STEPS_DO_NOT_SCALE = (
+    "Its learning rate falls as a cosine, since the recipe's schedule, a step an epoch, ends before such a budget does."
+)
 DEPTH = "convolution, shallow to deep"
 GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left",
          BY_LAYER: "a share of its own removed from each layer"}  # fmt: skip
@@ -85,10 +88,16 @@ def sections_of(found: Findings) -> Iterator[Section]:
 
 def _verdicts(found: Findings) -> Iterator[str]:
     """A paragraph for each network and point: nobody is called better unless the interval says so."""
-    for network in found.networks:
-        for point in found.points:
-            if (best := found.best(network, point)) is not None:
-                yield _verdict(found, network, point, best)
+    told = [
+        _verdict(found, network, point, best)
+        for network in found.networks
+        for point in found.points
+        if (best := found.best(network, point)) is not None
+    ]
+    if not told:
+        yield "No network has been pruned yet."
+        return
+    yield from told
     yield (
         "Intervals are of 95 %, by the bootstrap over the test images, which are resampled for all criteria together, "
         "and hold for all pairs of them at a point at once, so that the best may be picked by the same images. They do "
@@ -424,6 +433,7 @@ def _checklist(found: Findings) -> Checklist:
         ("Hardware and versions", bool(found.environment), "below"),
         ("The code that made it", clean, ", ".join(_few(commits))),
         ("Everything that was asked for", not found.missing, "; ".join(_few(found.missing))),
+        *((f"Failed: {task}", False, why) for task, why in found.failed.items()),
     ]  # fmt: skip
     return Checklist("Checklist, filled in from the data", entries)
 
@@ -532,10 +542,12 @@ def _name(scorer: str) -> str:
 def _scratch_note(found: Findings) -> str:
     if not found.scratch:
         return ""
-    return (
+    said = (
         "From scratch: the architecture that is left, of a new network, trained for as many epochs as the pruned "
         "networks in all (training and fine-tuning), or a multiple of it."
     )
+    settings = found.recipe.train or found.recipe.finetune
+    return f"{said} {STEPS_DO_NOT_SCALE}" if settings is not None and settings.schedule == "step" else said
 
 
 def _is_control(found: Findings, scorer: str) -> bool:

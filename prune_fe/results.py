@@ -42,6 +42,9 @@ WHERE = ("device", "threads", "workers")
 """The keys of a recipe that say where it is done; with the images' path they may differ among those who share a run."""
 
 
+CLAIMS = "claims"
+
+
 class RunFolder:
     """A folder that belongs to one run at a time and is never written over by another.
 
@@ -59,8 +62,18 @@ class RunFolder:
             self.close()
             raise
 
+    @property
+    def claims(self) -> Path:
+        """Where those who share a folder say what they are at; other folders have none."""
+        return self.path / CLAIMS
+
     def _begin(self, recipe: Mapping[str, Any]) -> None:
         known, log = self.path / "recipe.yaml", self.path / self.log_name
+        if known.exists() and self.claims.exists() != (self._lock is None):
+            what = "the folder of a comparison" if self._lock else "no folder of a comparison"
+            raise InputError(f"{self.path} is {what}: choose another one")
+        if self._lock is None:
+            self.claims.mkdir(exist_ok=True)
         if not known.exists():
             write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing(known, recipe, WHERE if self._lock is None else ()):
@@ -109,17 +122,8 @@ class RunFolder:
             raise EnvironmentFault(f"{self.path}/{self.log_name}: {error.strerror}") from error
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """What log() wrote, without a last line that a kill cut short."""
-        file = self.path / self.log_name
-        found = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["event"] == event:
-                found.append(entry)
-        return found
+        """What log() wrote."""
+        return events_of(self.path / self.log_name, event)
 
     def log_environment(self) -> list[str]:
         """Log where this is done, in env.json too if it is the beginning; returns what is another one than then."""
@@ -142,13 +146,26 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take away the folder of a run that failed before it had done anything."""
-        if not any(entry.is_dir() for entry in self.path.iterdir()):
+        if not any(entry.is_dir() and (entry != self.claims or any(entry.iterdir())) for entry in self.path.iterdir()):
             shutil.rmtree(self.path)
         self.close()
 
     def close(self) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def events_of(log: Path, event: str) -> list[dict[str, Any]]:
+    """Those of one kind in a log, without a last line that a kill cut short."""
+    found = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["event"] == event:
+            found.append(entry)
+    return found
 
 
 def locked(folder: Path) -> TextIO:
@@ -189,11 +206,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_text(path: Path, text: str) -> None:
     """The whole file or none of it."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # its own: several processes may write the same
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not name its file
 
 
 def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:

@@ -172,7 +172,7 @@ def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, m
     other = compare.Claims(folder / "claims")
     with other.claimed(f"cells.{cell.stem}") as mine:
         assert mine
-        assert "1 cells are left, and others are at them: waiting" in fill(folder)
+        assert "cells that are left, and others are at them: 1; waiting" in fill(folder)
 
 
 def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
@@ -467,11 +467,98 @@ def test_a_cell_that_fails_stops_no_other(
     monkeypatch.setattr(compare, "compress", diverges)
     assert main(["compare", str(recipe), "--output", str(tmp_path / "runs")]) == 2
     out = capsys.readouterr()
-    assert "1 cells failed, the first one cells.vgg-small.seed-0.random.ratio-0.5: the loss is nan" in out.err
+    assert (
+        "cells that failed: 1, and 1 that wait for them; the first is cells.vgg-small.seed-0.random.ratio-0.5: the loss"
+        in out.err
+    )
     assert "report: " in out.out
+    page = (tmp_path / "runs/t-1/report.md").read_text()
+    assert "**missing**: Failed: cells.vgg-small.seed-0.random.ratio-0.5 (the loss is nan in epoch 1" in page
     part = load_findings(tmp_path / "runs/t-1")
     assert part.missing == [f"vgg-small: {scorer} at ratio 0.5: 0 of 1 seeds" for scorer in ("random", "scratch#1")]
     assert len(part.at("vgg-small", "l1-filter", 0.5)) == 1
+    monkeypatch.setattr(compare, "world", lambda: 2)  # the others would wait for a process that goes on alone
+    words = ["compare", str(recipe), "--output", str(tmp_path / "runs"), "--resume", "auto"]
+    assert main(words) == 2
+    assert "prune-fe: the loss is nan in epoch 1" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert "Failed" not in (tmp_path / "runs/t-1/report.md").read_text()
+
+
+def test_what_cannot_be_pruned_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "trained", lambda *_: pytest.fail("trained"))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(CONTENT))
+    assert main(["compare", str(recipe), "--output", str(tmp_path / "runs"), "--set", "prune.protect=[nolayer]"]) == 2
+    assert "network 'one': " in (said := capsys.readouterr().err)
+    assert "nolayer" in said
+    assert not any((tmp_path / "runs").iterdir())
+
+
+def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = RECIPE.model_dump(mode="json")
+    compared = RunFolder.create(tmp_path, "t", content, shared=True)
+    alone = RunFolder.create(tmp_path, "t", content)
+    for folder in (compared, alone):
+        folder.close()
+    with pytest.raises(InputError, match="t-1 is the folder of a comparison: choose another one"):
+        RunFolder.resume(compared.path, content)
+    with pytest.raises(InputError, match="t-2 is no folder of a comparison: choose another one"):
+        RunFolder.resume(alone.path, content, shared=True)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(CONTENT | {"name": "other"}))
+    RunFolder.create(tmp_path, "other", content, shared=True).close()
+    assert main(["run", str(recipe), "--output", str(tmp_path), "--resume", "auto"]) == 2
+    assert "no run of 'other' to resume" in capsys.readouterr().err
+
+
+def test_points_that_are_close_have_cells_of_their_own() -> None:
+    grid = compare.Grid.__new__(compare.Grid)
+    grid.recipe, grid.folder = RECIPE, RunFolder.__new__(RunFolder)
+    grid.folder.path = Path("f")
+    assert grid.cell("one", 0, "apoz", 0.5).name == "one.seed-0.apoz.ratio-0.5.json"
+    assert grid.cell("one", 0, "apoz", 0.5000001).name == "one.seed-0.apoz.ratio-0.5000001.json"
+
+
+def test_a_cell_whose_images_are_not_its_own_is_damaged(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "c")
+    path = tmp_path / "c/cells/one.seed-0.zeros.ratio-0.25.json"
+    content = json.loads(path.read_text())
+    bits, images = content["correct"]["bits"], content["correct"]["images"]
+    for changed in ({"bits": bits[:20]}, {"bits": "A" * len(bits)}, {"images": images - 40}):
+        path.write_text(json.dumps(content | {"correct": content["correct"] | changed}))
+        with pytest.raises(CheckpointError, match="ratio-0.25.json: damaged .*; delete it, and it is made again"):
+            load_findings(tmp_path / "c")
+    path.write_text(json.dumps(content))
+    test = json.loads((tmp_path / "c/test.json").read_text())
+    (tmp_path / "c/test.json").write_text(json.dumps(test | {"labels": test["labels"][:-1]}))
+    with pytest.raises(CheckpointError, match=f"of {images} test images, there are {images - 1}"):
+        load_findings(tmp_path / "c")
+
+
+def test_a_budget_that_the_steps_do_not_fill_is_a_cosine(
+    filled: Path, found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: list[Any] = []
+
+    def keeps(*arguments: Any) -> Any:
+        settings.append(arguments[2])
+        raise InputError("enough")
+
+    steps = CONTENT | {"train": {"lr": 0.05, "batch_size": 64, "schedule": "step"}}
+    shutil.copytree(filled, tmp_path / "c", ignore=shutil.ignore_patterns("*scratch*"))
+    recipe = Recipe.model_validate(steps)
+    (tmp_path / "c/recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    monkeypatch.setattr(compare, "fit", keeps)
+    with pytest.raises(InputError, match="cells that failed"):
+        fill(tmp_path / "c", recipe)
+    # four steps from 0.05 on, and one epoch of fine-tuning
+    assert {(each.schedule, each.epochs, each.lr) for each in settings} == {("cosine", 5, 0.05), ("cosine", 10, 0.05)}
+    assert "Its learning rate falls as a cosine" in report._scratch_note(dataclasses.replace(found, recipe=recipe))
+    assert "cosine" not in report._scratch_note(found)
 
 
 def test_those_who_share_a_comparison_may_have_other_machines_but_no_other_images(

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from prune_fe.errors import InputError
 from prune_fe.findings import load_findings
-from prune_fe.processes import average, gather, joined
+from prune_fe.processes import average, gather, joined, of_first
 from prune_fe.training import finetune
 
 IMAGES = 70
@@ -78,7 +78,13 @@ def leaving(rank: int, port: int) -> None:
         torch.optim.SGD(network().parameters(), lr=0.1)  # what torch loads for it takes hold of the group
         assert gather(rank) == [0, 1]
         assert any("gloo" in name for name in threads())
+        with pytest.raises(InputError if rank == 0 else SystemExit, match="no good" if rank == 0 else "2"):
+            of_first(fails)
     assert not any("gloo" in name for name in threads())
+
+
+def fails() -> None:
+    raise InputError("no good")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the threads of a process from /proc")

@@ -146,6 +146,10 @@ def test_a_table_is_replaced_as_a_whole(folder, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         folder.write_table("t.csv", [{"a": 2}] * 100)
     assert (folder.path / "t.csv").read_text() == "a\n1\n"
+    with pytest.raises(OSError, match="No space left") as raised:
+        folder.write_table("t.csv", [{"a": 2}])
+    assert raised.value.filename == str(folder.path / "t.csv")
+    assert not list(folder.path.glob(".t.csv.*"))  # nothing that fills the disk the more
 
 
 def test_only_a_folder_in_which_nothing_was_done_is_discarded(tmp_path):
