@@ -117,7 +117,7 @@ def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None
     assert {key: events[0][key] for key in environment} == environment
     times = [event["time"] for event in events]
     assert times == sorted(times)
-    assert rows[1].timed_with == "batch 64, float32, cpu, 1 threads"
+    assert rows[1].timed_with == "batch 64, float32, cpu, 1 thread"
     for event in folder.events("prune"):
         assert {len(numbers) for numbers in event["removed"].values()} == {event["asked"]} == {event["count"]}
     scores = prune_fe.load_scores(folder.path / "seed-0" / "feature-entropy")

@@ -88,7 +88,7 @@ def test_halving_the_images_moves_magnitudes_and_hardly_moves_feature_entropy(
     rescaled: Callable[[str], list[float]],
 ) -> None:
     moved = {name: rescaled(name)[1] / rescaled(name)[0] for name in ("H", "L1-norm", "NISP, α = 1, r = 1e-6")}
-    assert abs(moved["H"] - 1) < 0.1
+    assert abs(moved["H"] - 1) < 0.2  # of one unit, on few images
     # Batch norms keep their shifts, so that half the image is not half the map: less falls away than in table 1.
     assert moved["L1-norm"] < 0.75
     assert moved["NISP, α = 1, r = 1e-6"] < 0.75
