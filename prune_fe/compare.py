@@ -127,9 +127,9 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
                 try:
                     grid.tasks[number].do()
                 except (InputError, DataError) as error:  # of this cell; the others can be done
-                    if world() > 1:  # a fault of one process would leave the others waiting for it
-                        raise
                     task = grid.tasks[number]
+                    if world() > 1:  # a fault of one process would leave the others waiting for it
+                        raise type(error)(f"{task.name}: {error}") from error
                     failed[number] = str(error)
                     result = task.result.relative_to(folder.path).as_posix()
                     folder.log("failed", task=task.name, result=result, error=str(error))

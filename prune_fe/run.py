@@ -25,7 +25,7 @@ from prune_fe import recipe as recipes
 from prune_fe.cells import BY_LAYER, UNPRUNED, Cell, Row
 from prune_fe.costs import cost, speed
 from prune_fe.data import Splits
-from prune_fe.errors import DataError, InputError
+from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.evaluation import evaluate
 from prune_fe.layers import find_layers
 from prune_fe.processes import gather, local_rank, of_first, rank, world
@@ -139,10 +139,13 @@ def trained(
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
     if of_first(path.exists):
-        # Some networks can only be rebuilt with the recipe's arguments.
-        named = models.read_manifest(path)["factory"] is not None
-        twin = None if named else untrained(about, splits)
-        return placed(models.load(path, twin), device)
+        try:
+            # Some networks can only be rebuilt with the recipe's arguments.
+            named = models.read_manifest(path)["factory"] is not None
+            twin = None if named else untrained(about, splits)
+            return placed(models.load(path, twin), device)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; delete {path}, and it is made again") from error
     torch.manual_seed(seed)
     network = untrained(about, splits, about.pretrained)
     if about.checkpoint is not None:

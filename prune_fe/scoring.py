@@ -30,7 +30,7 @@ from prune_fe.data import (
     select,
     targets_of,
 )
-from prune_fe.errors import InputError, PruneFEError
+from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.layers import Layer, convolutions, evaluating, find_layers
 from prune_fe.meter import Meter
 from prune_fe.processes import gather, rank, world
@@ -333,7 +333,9 @@ def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
                     raise InputError(
                         f"{path} holds scores of another model, other images or other settings; choose another folder"
                     )
-        except PruneFEError as error:  # which all processes must hear of
+        except CheckpointError as error:  # which all processes must hear of
+            fault = fault or CheckpointError(f"{error}; delete {path}, and it is made again")
+        except PruneFEError as error:
             fault = fault or error
     found, fault = gather((found, fault))[0]
     if fault is not None:

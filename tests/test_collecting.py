@@ -1,6 +1,7 @@
 """One pass for several scorers; what is interrupted goes on, what is finished is used again, to the same bits."""
 
 import copy
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from prune_fe import collecting, data, scoring
 from prune_fe.collecting import _Total
-from prune_fe.errors import InputError
+from prune_fe.errors import CheckpointError, InputError
 from prune_fe.scorers import SCORERS
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scorers.base import Rows
@@ -279,6 +280,16 @@ def test_finished_scores_are_used_again_without_reading_an_image(net: Net, image
     for name, scores in first.items():
         assert_same_bits(again[name], scores)
         assert again[name].seconds == scores.seconds
+
+
+def test_finished_scores_that_are_damaged_say_what_to_do(net: Net, images: Counting, tmp_path: Path) -> None:
+    first = scored(net, images, tmp_path, ["apoz"])["apoz"]
+    whole = (tmp_path / "apoz/scores.npz").read_bytes()
+    (tmp_path / "apoz/scores.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="scores.npz.*; delete .*apoz, and it is made again"):
+        scored(net, images, tmp_path, ["apoz"])
+    shutil.rmtree(tmp_path / "apoz")
+    assert_same_bits(scored(net, images, tmp_path, ["apoz"])["apoz"], first)
 
 
 def test_only_what_is_not_finished_is_measured(net: Net, images: Counting, tmp_path: Path) -> None:

@@ -480,10 +480,18 @@ def test_a_cell_that_fails_stops_no_other(
     monkeypatch.setattr(compare, "world", lambda: 2)  # the others would wait for a process that goes on alone
     words = ["compare", str(recipe), "--output", str(tmp_path / "runs"), "--resume", "auto"]
     assert main(words) == 2
-    assert "prune-fe: the loss is nan in epoch 1" in capsys.readouterr().err
+    assert "prune-fe: cells.vgg-small.seed-0.random.ratio-0.5: the loss is nan in epoch 1" in capsys.readouterr().err
     monkeypatch.undo()
     assert main(words) == 0
     assert "Failed" not in (tmp_path / "runs/t-1/report.md").read_text()
+
+
+def test_a_damaged_network_says_what_to_do(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "c", ignore=shutil.ignore_patterns("one.seed-0.zeros.ratio-0.25.json"))
+    weights = tmp_path / "c/networks/one/seed-0/trained/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and it is made again"):
+        fill(tmp_path / "c")
 
 
 def test_what_cannot_be_pruned_is_said_before_anything_is_trained(
