@@ -247,9 +247,8 @@ def _scored(
         bar(done, len(classes))
     for number in range(recipe.ablate.control_seeds):
         control = Random(1000 * seed + number).score(network, layers, {})
-        found[control_label(number)] = [np.concatenate([control[name].keep.numpy() for name in of_layers])] * len(
-            classes
-        )
+        values = np.concatenate([control[name].keep.numpy() for name in of_layers])
+        found[control_label(number)] = [values] * len(classes)
     return {label: np.array(rows) for label, rows in found.items()}
 
 
