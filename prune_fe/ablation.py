@@ -193,7 +193,9 @@ def ablate_layers(
         raise InputError(f"shares is {list(shares)}; it must hold one or more, ascending")
     found = _layers_of(model, data, layers)
     orders = _orders(scores, model, found, order)
-    return masked(model, data, found, [without_share(units, shares) for units in orders], **options)
+    return masked(
+        model, data, found, [without_first(units, counts_of(len(units), shares)) for units in orders], **options
+    )
 
 
 def _orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Order) -> list[tuple[int, ...]]:
@@ -224,9 +226,9 @@ def without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
     return keep
 
 
-def without_share(units: Sequence[int], shares: Sequence[float]) -> Tensor:
-    """(shares, units) bool: for each share which units are left when so many of the first, rounded down, are gone."""
-    return without_first(units, [int(share * len(units) + 1e-9) for share in shares])
+def counts_of(units: int, shares: Sequence[float]) -> list[int]:
+    """How many units each share of them is, rounded down."""
+    return [int(share * units + 1e-9) for share in shares]
 
 
 def masked(

@@ -1098,10 +1098,10 @@ def _write_images(output: Path, found: Mapping[str, Scores]) -> None:
 
 def _latest(output: Path, name: str, shared: bool) -> Path:
     """The folder of the last comparison of this name, or of the last run that is none."""
-    from prune_fe.results import CLAIMS
+    from prune_fe.results import is_comparison
 
     runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
-    runs = [path for path in runs if (path / CLAIMS).exists() == shared]
+    runs = [path for path in runs if is_comparison(path) == shared]
     if not runs:
         raise InputError(f"{output}: no {'comparison' if shared else 'run'} of {name!r} to resume")
     return max(runs, key=lambda path: int(path.name.removeprefix(f"{name}-")))

@@ -27,7 +27,7 @@ from prune_fe.findings import SCRATCH
 from prune_fe.processes import gather, of_first, rank, world
 from prune_fe.pruning import prune
 from prune_fe.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
-from prune_fe.results import RunFolder, write_json
+from prune_fe.results import NETWORKS, RunFolder, write_json
 from prune_fe.run import (
     Compressed,
     Reporter,
@@ -115,7 +115,7 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
             "and controls have the same widths"
         )
     grid = Grid(recipe, folder, report)
-    claims, failed = Claims(folder.claims), dict[int, str]()
+    claims, failed = Claims(folder.path / "claims"), dict[int, str]()
     bar, waiting = report.progress("cells of the comparison"), False
     while True:
         with ExitStack() as claim:
@@ -225,7 +225,7 @@ class Grid:
                 of = (network, seed)
                 unpruned = self.cell(*of, "unpruned")
                 yield self._task(unpruned, (), self._train, *of)
-                known = self.folder.path / "networks" / network / f"seed-{seed}" / "scores.json"
+                known = self.folder.path / NETWORKS / network / f"seed-{seed}" / "scores.json"
                 yield self._task(known, (unpruned,), self._score, *of)
                 for point in points:
                     for label in labels:
@@ -251,7 +251,7 @@ class Grid:
         if held is None or (held.place.path.name, held.seed) != (network, seed):
             recipe = self.recipe.model_copy(update={"model": self.recipe.compare.networks[network]})
             splits = held_out(self.data, recipe.data.validation, seed)
-            place = Place(self.folder, self.folder.path / "networks" / network)
+            place = Place(self.folder, self.folder.path / NETWORKS / network)
             model = trained(recipe, splits, seed, place, self.report, self.device)
             held = self._start = Start(recipe, seed, splits, place, model, self.report)
         return held

@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_fe.ablation import SHARES, Ablation, Trial, join, refuse_absent, without_first, without_share
+from prune_fe.ablation import SHARES, Ablation, Trial, counts_of, join, refuse_absent, without_first
 from prune_fe.cumulative_report import (
     CONTROL,
     ORDERS,
@@ -107,10 +108,11 @@ def _targets(network: nn.Module, example: Tensor, names: Sequence[str] | None) -
     """The layers of these names and patterns, default the last convolution."""
     if names is None:
         return find_layers(network, example)[-1:]
+    patterns = {name for name in names if "*" in name or "?" in name}
+    there = [layer.name for layer in find_layers(network, example)] if patterns else []
     wanted: list[str] = []
     for name in names:
-        if "*" in name or "?" in name:
-            there = [layer.name for layer in find_layers(network, example)]
+        if name in patterns:
             matching = fnmatch.filter(there, name)
             if not matching:
                 raise InputError(f"layer {name!r}: no convolution is called so; there are {', '.join(there)}")
@@ -136,7 +138,7 @@ def _able(
 ) -> Recipe:
     """The recipe without the scorers that cannot judge the layers, such as those of filters where one is a block."""
     labels, left = targets_of(splits.train), []
-    images = recipe.score.samples or min(labels.count(label) for label in set(labels))
+    images = recipe.score.samples or min(Counter(labels).values())
     for entry in recipe.scorers:
         judge = scorer_for(entry, recipe.seeds[0])
         try:
@@ -178,26 +180,27 @@ def _ablated(
         done += n_classes
         bar(done, total)
 
-    names, bounds = [splits.classes[number] for number in classes], np.cumsum([layer.units for layer in layers])
+    names, bounds = [splits.classes[number] for number in classes], np.cumsum([layer.units for layer in layers])[:-1]
     each = None
     if len(layers) == 1:
         units = layers[0].units
         alone = torch.cat([torch.ones(1, units, dtype=torch.bool), ~torch.eye(units, dtype=torch.bool)])
         nothing = np.zeros((len(classes), 0), dtype=np.int64)
         each = _kept(place / "each.npz", names, nothing, lambda _: [alone], classes, trial, tick)
-        counts = sorted({*range(0, units, settings.every), units})
+        counts = [sorted({*range(0, units, settings.every), units})]
+    else:
+        counts = [counts_of(layer.units, SHARES) for layer in layers]
 
     def masks(row: Array) -> list[Tensor]:
-        if len(layers) == 1:
-            return [without_first(row.tolist(), counts)]
-        return [without_share(part.tolist(), SHARES) for part in np.split(row, bounds[:-1])]
+        parts = np.split(row, bounds)
+        return [without_first(part.tolist(), of_layer) for part, of_layer in zip(parts, counts, strict=True)]
 
     ablations: dict[str, dict[str, Ablation]] = {}
     for label, values in keep.items():
         ablations[label] = {}
         for order in ORDERS:
             step = -1 if order == "ascending" else 1
-            rows = [[weakest(part, len(part))[::step] for part in np.split(row, bounds[:-1])] for row in values]
+            rows = [[weakest(part, len(part))[::step] for part in np.split(row, bounds)] for row in values]
             orders, path = np.array([np.concatenate(parts) for parts in rows]), place / f"{label}.{order}.npz"
             ablations[label][order] = _kept(path, names, orders, masks, classes, trial, tick)
     return Network(seed, ablations, keep, each)

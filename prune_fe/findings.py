@@ -15,7 +15,7 @@ import yaml
 from prune_fe.cells import UNPRUNED, Cell, load_cell
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.recipe import CONTROLS, Recipe, with_controls
-from prune_fe.results import events_of
+from prune_fe.results import NETWORKS, events_of, is_comparison
 from prune_fe.scores import Array, Scores, load_scores
 from prune_fe.stats import Estimate, simultaneous, spearman
 
@@ -131,17 +131,17 @@ class Findings:
         known = [scorer for scorer, own in seeds.items() if shared and own.issuperset(shared)]
         return tuple(sorted(shared)), known
 
-    def _right(self, network: str, scorer: str, point: float) -> Array:
-        """(test images,): how often each was called what it is, the mean over the seeds that are compared."""
-        seeds, _ = self.compared(network, point)
+    def _right(self, network: str, scorer: str, point: float, seeds: Sequence[int]) -> Array:
+        """(test images,): how often each was called what it is, the mean over these seeds."""
         cells = [cell.correct for cell in self.at(network, scorer, point) if cell.row.seed in seeds]
         right: Array = np.mean(cells, axis=0)
         return right
 
     def best(self, network: str, point: float) -> str | None:
         """The scorer with the highest mean accuracy by the seeds that are compared."""
-        known = [scorer for scorer in self.compared(network, point)[1] if scorer in self.scorers]
-        return max(known, key=lambda s: float(self._right(network, s, point).mean()), default=None)
+        seeds, known = self.compared(network, point)
+        criteria = [scorer for scorer in known if scorer in self.scorers]
+        return max(criteria, key=lambda s: float(self._right(network, s, point, seeds).mean()), default=None)
 
     def drop(self, network: str, scorer: str, point: float) -> float | None:
         """The accuracy lost, of the seeds that there are."""
@@ -171,7 +171,7 @@ class Findings:
         if (network, point) not in self._known:
             seeds, known = self.compared(network, point)
             pairs = [(i, j) for i in range(len(known)) for j in range(i)]
-            right = np.array([self._right(network, scorer, point) for scorer in known]).T
+            right = np.array([self._right(network, scorer, point, seeds) for scorer in known]).T
             estimates = simultaneous(right, pairs, RESAMPLES) if pairs else []
             self._known[network, point] = [
                 Difference(known[i], known[j], estimate, len(seeds))
@@ -278,8 +278,8 @@ def load_findings(folder: Path) -> Findings:
         ) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{folder}: damaged ({error})") from error
-    is_comparison = (folder / "networks").exists()
-    if is_comparison:
+    comparison = is_comparison(folder)
+    if comparison:
         recipe = with_controls(recipe)
     # A name with a dot is of a file that was being written when its process ended.
     paths = sorted((folder / "cells").glob("[!.]*.json"))
@@ -290,14 +290,14 @@ def load_findings(folder: Path) -> Findings:
         if len(cell.correct) != len(test["labels"]):
             raise CheckpointError(f"{path}: of {len(cell.correct)} test images, there are {len(test['labels'])}")
     scores = {}
-    for network in recipe.compare.networks if is_comparison else [recipe.model.name]:
+    for network in recipe.compare.networks if comparison else [recipe.model.name]:
         for seed in recipe.seeds:
-            of_seed = f"networks/{network}/seed-{seed}/scores" if is_comparison else f"seed-{seed}"
+            of_seed = f"{NETWORKS}/{network}/seed-{seed}/scores" if comparison else f"seed-{seed}"
             for entry in recipe.scorers:
                 if (folder / of_seed / entry.label / "scores.npz").exists():
                     scores[network, seed, entry.label] = load_scores(folder / of_seed / entry.label)
     labels, failed = np.array(test["labels"]), _failed(folder)
-    return Findings(recipe, cells, scores, test["classes"], labels, environment, is_comparison, failed)
+    return Findings(recipe, cells, scores, test["classes"], labels, environment, comparison, failed)
 
 
 def _failed(folder: Path) -> dict[str, str]:

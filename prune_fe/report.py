@@ -37,9 +37,6 @@ MANY_CLASSES = 100
 """From so many classes on a top-5 accuracy is expected."""
 
 SHOWN_CLASSES = 20
-STEPS_DO_NOT_SCALE = (
-    "Its learning rate falls as a cosine, since the recipe's schedule, a step an epoch, ends before such a budget does."
-)
 DEPTH = "convolution, shallow to deep"
 GOALS = {"ratio": "share removed", "target_macs": "multiply-adds left", "target_params": "parameters left",
          BY_LAYER: "a share of its own removed from each layer"}  # fmt: skip
@@ -129,15 +126,13 @@ def _verdict(found: Findings, network: str, point: float, best: str) -> str:
         said.append(f"No {CONTROL} to compare with")
     if left := [s for s in found.scorers if s not in known and found.at(network, s, point)]:
         said.append(f"Not compared, for lack of seeds: {', '.join(left)}")
-    to = {
-        "better": f"better than {best}",
-        "worse": f"worse than {best}",
-        "not told apart": f"not told apart from {best}",
-    }
     for scorer in found.scratch:
         if found.at(network, scorer, point):
-            verdict = to[to_best[scorer].verdict] if scorer in to_best else "not compared, for lack of seeds"
-            said.append(f"{_name(scorer).capitalize()}: {_mean(found, network, scorer, point)}, {verdict}")
+            how = "not compared, for lack of seeds"
+            if scorer in to_best:
+                verdict = to_best[scorer].verdict
+                how = f"{verdict} {'from' if verdict == 'not told apart' else 'than'} {best}"
+            said.append(f"{_name(scorer).capitalize()}: {_mean(found, network, scorer, point)}, {how}")
     return ". ".join(said) + "."
 
 
@@ -162,7 +157,7 @@ def _trade_off(found: Findings, network: str) -> list[Block]:
                 if cells:
                     accuracies = [cell.row.accuracy for cell in cells]
                     said = "unpruned" if place is None else _point(found, place)
-                    said += "" if len(cells) == len(found.seeds) else f" ({len(cells)} of {len(found.seeds)} seeds)"
+                    said += _of_seeds(found, len(cells))
                     at = statistics.mean(value(cell) for cell in cells)
                     points.append(Point(at, statistics.mean(accuracies), min(accuracies), max(accuracies), said))
             lines.append(Line(_name(scorer), points, dashed=_is_control(found, scorer)))
@@ -174,11 +169,12 @@ def _trade_off(found: Findings, network: str) -> list[Block]:
 def _accuracy_table(found: Findings, network: str) -> Table:
     """A line a scorer, a column an operating point."""
     signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
+    to_random = {point: found.to_random(network, point) for point in found.points}
     rows = [[UNPRUNED, *(_mean(found, network, UNPRUNED, None) for _ in found.points)]]
     for scorer in [*found.scorers, *found.scratch]:
         cells = []
         for point in found.points:
-            against = found.to_random(network, point).get(scorer)
+            against = to_random[point].get(scorer)
             cells.append(_mean(found, network, scorer, point) + (signs[against.verdict] if against else ""))
         rows.append([_name(scorer), *cells])
     controls = [n for n, s in enumerate([UNPRUNED, *found.scorers, *found.scratch]) if _is_control(found, s)]
@@ -197,6 +193,7 @@ def _accuracy_table(found: Findings, network: str) -> Table:
 
 def _table_12(found: Findings, network: str, point: float) -> Table:
     """The columns of the paper's table 12, with what its numbers can bear."""
+    to_best, to_random = found.to_best(network, point), found.to_random(network, point)
     rows = []
     for scorer in [*found.scorers, *found.scratch]:
         cells = found.at(network, scorer, point)
@@ -213,7 +210,7 @@ def _table_12(found: Findings, network: str, point: float) -> Table:
                 "" if drop is None else f"{100 * drop:+.2f}",
                 _percent(_average(after)), _number(row.parameters), _number(row.macs),
                 f"{statistics.mean(cell.row.images_per_second for cell in cells):,.0f}",
-                _said(found.to_best(network, point).get(scorer)), _said(found.to_random(network, point).get(scorer)),
+                _said(to_best.get(scorer)), _said(to_random.get(scorer)),
             ]
         )  # fmt: skip
     columns = [
@@ -547,7 +544,12 @@ def _scratch_note(found: Findings) -> str:
         "networks in all (training and fine-tuning), or a multiple of it."
     )
     settings = found.recipe.train or found.recipe.finetune
-    return f"{said} {STEPS_DO_NOT_SCALE}" if settings is not None and settings.schedule == "step" else said
+    if settings is not None and settings.schedule == "step":
+        said += (
+            " Its learning rate falls as a cosine, since the recipe's schedule, a step an epoch, ends before such a "
+            "budget does."
+        )
+    return said
 
 
 def _is_control(found: Findings, scorer: str) -> bool:
@@ -563,8 +565,12 @@ def _mean(found: Findings, network: str, scorer: str, point: float | None) -> st
     if not values:
         return "missing"
     spread = f" ±{statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    few = f" ({len(values)} of {len(found.seeds)} seeds)" if len(values) < len(found.seeds) else ""
-    return f"{statistics.mean(values):.2f}{spread} %{few}"
+    return f"{statistics.mean(values):.2f}{spread} %{_of_seeds(found, len(values))}"
+
+
+def _of_seeds(found: Findings, there: int) -> str:
+    """How many seeds something is of, if that is not all."""
+    return f" ({there} of {len(found.seeds)} seeds)" if there < len(found.seeds) else ""
 
 
 def _said(difference: Difference | None) -> str:

@@ -42,7 +42,12 @@ WHERE = ("device", "threads", "workers")
 """The keys of a recipe that say where it is done; with the images' path they may differ among those who share a run."""
 
 
-CLAIMS = "claims"
+NETWORKS = "networks"
+"""The folder in that of a comparison that holds what is each network's own; no other run folder has it."""
+
+
+def is_comparison(folder: Path) -> bool:
+    return (folder / NETWORKS).exists()
 
 
 class RunFolder:
@@ -62,18 +67,13 @@ class RunFolder:
             self.close()
             raise
 
-    @property
-    def claims(self) -> Path:
-        """Where those who share a folder say what they are at; other folders have none."""
-        return self.path / CLAIMS
-
     def _begin(self, recipe: Mapping[str, Any]) -> None:
         known, log = self.path / "recipe.yaml", self.path / self.log_name
-        if known.exists() and self.claims.exists() != (self._lock is None):
+        if known.exists() and is_comparison(self.path) != (self._lock is None):
             what = "the folder of a comparison" if self._lock else "no folder of a comparison"
             raise InputError(f"{self.path} is {what}: choose another one")
         if self._lock is None:
-            self.claims.mkdir(exist_ok=True)
+            (self.path / NETWORKS).mkdir(exist_ok=True)
         if not known.exists():
             write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing(known, recipe, WHERE if self._lock is None else ()):
@@ -146,7 +146,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take away the folder of a run that failed before it had done anything."""
-        if not any(entry.is_dir() and (entry != self.claims or any(entry.iterdir())) for entry in self.path.iterdir()):
+        folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
+        if not any(entry.name != NETWORKS or any(entry.iterdir()) for entry in folders):
             shutil.rmtree(self.path)
         self.close()
 

@@ -440,7 +440,7 @@ def classes_study(
         for label, of_label in by_count.items()
     ]  # fmt: skip
     every = [unpruned, *points, *(point for of_label in by_count.values() for point in of_label.values())]
-    name = f"study-classes-seed-{seed}" + ("" if ratio is None else f"-ratio-{ratio:g}")
+    name = f"study-classes-seed-{seed}" + ("" if ratio is None else f"-ratio-{float(ratio)!r}")
     lines = by_count | {CONTROL: dict.fromkeys(variants, points[0])}
     _write(
         folder, report, name, f"classes: seed {seed}, {goal}", tables, map(asdict, every),
