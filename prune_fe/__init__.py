@@ -8,47 +8,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_fe.ablation import Ablation, ablate, ablate_each, ablate_layers
-    from prune_fe.costs import cost, speed
-    from prune_fe.data import digits, folder
-    from prune_fe.evaluation import evaluate
-    from prune_fe.exporting import export
-    from prune_fe.latency import compare_latency
-    from prune_fe.layers import find_layers, mask, observe
-    from prune_fe.models import build, load, save
-    from prune_fe.pruning import prune
+    from prune_fe.ablation.trial import Ablation, ablate, ablate_each, ablate_layers
+    from prune_fe.data.images import digits, folder
+    from prune_fe.measure.cost import cost, speed
+    from prune_fe.measure.evaluate import evaluate
+    from prune_fe.measure.latency import compare_latency
+    from prune_fe.models.export import export
+    from prune_fe.models.networks import build, load, save
+    from prune_fe.pruning.prune import prune
     from prune_fe.scorers import SCORERS
-    from prune_fe.scores import Scores, load_scores
-    from prune_fe.scoring import score, score_all
-    from prune_fe.training import carry_over, finetune, recalibrate
+    from prune_fe.scoring.score import score, score_all
+    from prune_fe.scoring.scores import Scores, load_scores
+    from prune_fe.tracing.feature_maps import find_layers, mask, observe
+    from prune_fe.training.loop import carry_over, finetune, recalibrate
 
 _HOME = {
-    "Ablation": "ablation",
+    "Ablation": "ablation.trial",
     "SCORERS": "scorers",
-    "Scores": "scores",
-    "ablate": "ablation",
-    "ablate_each": "ablation",
-    "ablate_layers": "ablation",
-    "build": "models",
-    "carry_over": "training",
-    "compare_latency": "latency",
-    "cost": "costs",
-    "digits": "data",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "find_layers": "layers",
-    "finetune": "training",
-    "folder": "data",
-    "load": "models",
-    "load_scores": "scores",
-    "mask": "layers",
-    "observe": "layers",
-    "prune": "pruning",
-    "recalibrate": "training",
-    "save": "models",
-    "score": "scoring",
-    "score_all": "scoring",
-    "speed": "costs",
+    "Scores": "scoring.scores",
+    "ablate": "ablation.trial",
+    "ablate_each": "ablation.trial",
+    "ablate_layers": "ablation.trial",
+    "build": "models.networks",
+    "carry_over": "training.loop",
+    "compare_latency": "measure.latency",
+    "cost": "measure.cost",
+    "digits": "data.images",
+    "evaluate": "measure.evaluate",
+    "export": "models.export",
+    "find_layers": "tracing.feature_maps",
+    "finetune": "training.loop",
+    "folder": "data.images",
+    "load": "models.networks",
+    "load_scores": "scoring.scores",
+    "mask": "tracing.feature_maps",
+    "observe": "tracing.feature_maps",
+    "prune": "pruning.prune",
+    "recalibrate": "training.loop",
+    "save": "models.networks",
+    "score": "scoring.score",
+    "score_all": "scoring.score",
+    "speed": "measure.cost",
 }
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from prune_fe.cli import main
+from prune_fe.cli.app import main
 
 sys.exit(main())

@@ -16,10 +16,10 @@ import torch
 import torchvision
 
 import prune_fe
-from prune_fe.layers import find_layers, mask
-from prune_fe.results import environment
-from prune_fe.scores import Scores
-from prune_fe.tails import Tail, split
+from prune_fe.experiment.run_folder import environment
+from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.feature_maps import find_layers, mask
+from prune_fe.tracing.split import Tail, split
 
 LAYER, UNITS = "features.28", 512
 

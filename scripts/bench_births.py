@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2.functional import normalize
 
-from prune_fe.layers import find_layers, observe
-from prune_fe.results import environment
+from prune_fe.experiment.run_folder import environment
 from prune_fe.topology import birth_times, births, portable
+from prune_fe.tracing.feature_maps import find_layers, observe
 
 SIDE = 224
 MAPS = {8: 200, 14: 200, 28: 60, 56: 12, 112: 4, 224: 2}

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
 
 import prune_fe
-from prune_fe.results import environment
+from prune_fe.experiment.run_folder import environment
 
 
 def photographs(folder: str, count: int) -> Dataset:

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, Scorer, Sums, wide
+from prune_fe.tracing.feature_maps import Layer
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals, one_of
+from prune_fe.tracing.feature_maps import Layer
 
 Form = Literal["index", "difference"]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, one_of
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
 from prune_fe.topology.persistence import Characteristic, Complex
+from prune_fe.tracing.feature_maps import Layer
 
 Normalise = Literal["births", "samples"]
 By = Literal["entropy_per_rate", "entropy", "rate"]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, WeightScorer
+from prune_fe.tracing.feature_maps import Layer
 
 
 @dataclass(frozen=True)

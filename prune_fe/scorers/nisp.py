@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError
-from prune_fe.layers import ACTIVATIONS, IDENTITIES, Layer, evaluating, find_response, follow
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
+from prune_fe.tracing.feature_maps import ACTIVATIONS, IDENTITIES, Layer, evaluating, find_response, follow
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.base import LayerScore, Scorer, Sums
+from prune_fe.tracing.feature_maps import Layer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.bn_scale import BNScale
-from prune_fe.scoring import score
+from prune_fe.scoring.score import score
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.class_selectivity import ClassSelectivity, Form
-from prune_fe.scoring import score
+from prune_fe.scoring.score import score
 
 
 def scored(maps: Tensor, labels: Tensor, classes: int, form: Form = "index", of: int | None = None) -> LayerScore:

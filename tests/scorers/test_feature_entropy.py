@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune_fe.collecting import add
 from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
+from prune_fe.scoring.collection import add
 from prune_fe.topology import birth_times, characterise
 from prune_fe.topology.persistence import Characteristic, Complex
+from prune_fe.tracing.feature_maps import Layer
 
 VARIANTS: list[dict[str, Any]] = [
     {"characterise": by, "dimension": dimension, "complex": complex, "rank": rank}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.fpgm import FPGM
-from prune_fe.scoring import score
+from prune_fe.scoring.score import score
+from prune_fe.tracing.feature_maps import Layer
 
 
 def scored(weight: Tensor) -> list[float]:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prune_fe.layers import Layer
 from prune_fe.scorers.l2_filter import L2Filter
-from prune_fe.scoring import score
+from prune_fe.scoring.score import score
+from prune_fe.tracing.feature_maps import Layer
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.nisp import NISP, infinite_feature_selection, spearman
-from prune_fe.scoring import score
+from prune_fe.scoring.score import score
 
 Array = NDArray[Any]
 

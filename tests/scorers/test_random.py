@@ -4,8 +4,8 @@ import pytest
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.layers import Layer
 from prune_fe.scorers.random import Random
+from prune_fe.tracing.feature_maps import Layer
 
 
 def test_it_is_a_permutation_that_depends_on_seed_and_layer_only() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.taylor import Square, Taylor
-from prune_fe.scoring import score, score_all
+from prune_fe.scoring.score import score, score_all
 
 CLASSES = 3
 UNITS = {"stem": 4, "inner": 5, "outer": 4, "single": 1}

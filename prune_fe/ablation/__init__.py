@@ -1,0 +1,1 @@
+"""Measure what units are worth by masking them."""

@@ -1,0 +1,1 @@
+"""Images: where they come from, and which of them are read."""

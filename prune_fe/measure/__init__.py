@@ -1,0 +1,1 @@
+"""Measure networks: accuracy, cost, latency, and the statistics of what was measured."""

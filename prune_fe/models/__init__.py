@@ -1,0 +1,5 @@
+"""Networks: build by name, read checkpoints, save, load and export."""
+
+from prune_fe.models.networks import SmallVGG
+
+__all__ = ["SmallVGG"]

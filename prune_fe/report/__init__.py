@@ -1,0 +1,1 @@
+"""Reports: findings, tables, charts, the page and the console."""

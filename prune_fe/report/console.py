@@ -1,0 +1,236 @@
+"""What the command line shows: progress of long steps, and the table at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from prune_fe.experiment.results import Row
+    from prune_fe.measure.latency import Comparison, Latency
+    from prune_fe.report.tables import Table as StudyTable
+    from prune_fe.scoring.scores import Scores
+
+FIRST_WIDTH = 32
+"""Columns for the name of a row at most; a longer one is folded."""
+
+GAP = 2
+"""Columns between the cells of a table."""
+
+PLAIN_SECONDS = 15.0
+"""Without a terminal a long step prints a line this often."""
+
+
+class ConsoleReporter:
+    """Bars on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars: Progress | None = None
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Inside, progress is shown as bars if there is a terminal."""
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as self._bars:
+            yield
+        self._bars = None
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        if self._bars is None:
+            return self._lines(task)
+        bars, number = self._bars, self._bars.add_task(task, total=None)
+
+        def update(done: int, total: int) -> None:
+            bars.update(TaskID(number), completed=done, total=total or None)
+            if total and done >= total:
+                bars.update(TaskID(number), visible=False)
+
+        return update
+
+    def _lines(self, task: str) -> Callable[[int, int], None]:
+        last = time.monotonic()
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                self.say(f"  {task}: {done} of {total}" if total else f"  {task}: {done}")
+
+        return update
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Scorer by scorer; over several seeds the mean ± standard deviation, and n."""
+    seeds = {row.seed for row in rows}
+    title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
+    caption = "images/s: median; " + ", ".join(dict.fromkeys(row.timed_with for row in rows))
+    table = _plain_table(title, caption)
+    table.add_column("scorer", no_wrap=True)
+    headings = ("before", "after\npruning", "after fine-\ntuning", "para-\nmeters", "multiply-\nadds", "images/s")
+    for heading in (*headings, "seconds\nscoring"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for scorer in dict.fromkeys(row.scorer for row in rows):
+        group = [row for row in rows if row.scorer == scorer]
+        table.add_row(
+            scorer,
+            _spread([row.accuracy_before for row in group], ".2%"),
+            _spread([row.accuracy_pruned for row in group], ".2%"),
+            _spread([row.accuracy_finetuned for row in group], ".2%"),
+            _count(statistics.mean(row.parameters for row in group)),
+            _count(statistics.mean(row.macs for row in group)),
+            f"{statistics.mean(row.images_per_second for row in group):,.0f}",
+            _spread([row.scoring_seconds for row in group], ".2f"),
+        )
+    return table
+
+
+class WideTable:
+    """A table that is printed in as many parts, one below the other, as the width asks for: no cell is ever cut.
+
+    columns: heading -> cells; a heading may be broken between its words, a number may not. what: the rows are.
+    """
+
+    def __init__(
+        self, title: str, caption: str, rows: Sequence[str], columns: Mapping[str, Sequence[str]], what: str = ""
+    ) -> None:
+        self.title, self.caption, self.rows, self.columns, self.what = title, caption, rows, columns, what
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        words = max((len(word) for word in self.what.split()), default=0)
+        first = min(max(words, *map(len, self.rows)), FIRST_WIDTH, options.max_width // 3)
+        widths = {
+            heading: max(len(text) for text in (*heading.split(), *cells)) for heading, cells in self.columns.items()
+        }
+        parts: list[list[str]] = [[]]
+        spare = [options.max_width - first - GAP]
+        for heading, width in widths.items():
+            if parts[-1] and spare[-1] < width + GAP:
+                parts.append([])
+                spare.append(options.max_width - first - GAP)
+            parts[-1].append(heading)
+            spare[-1] -= width + GAP
+        for number, part in enumerate(parts):
+            table = _plain_table(self.title if number == 0 else "", "")
+            table.add_column(self.what, overflow="fold", width=first)
+            for heading in part:  # what room is left saves the longer headings a line
+                width = max(widths[heading], min(len(heading), widths[heading] + max(spare[number], 0) // len(part)))
+                table.add_column(heading, justify="right", width=width)
+            for index, row in enumerate(self.rows):
+                table.add_row(row, *(self.columns[heading][index] for heading in part))
+            yield table
+        if self.caption:
+            yield Text(self.caption, style="table.caption")
+
+
+def study_table(study: StudyTable) -> WideTable:
+    """A table as the paper prints it."""
+    columns = {column: [study.text(row, column) for row in study.rows] for column in study.forms}
+    return WideTable(study.title, study.note, list(study.rows), columns)
+
+
+def layer_table(label: str, scores: Scores) -> WideTable:
+    """A line a layer: its units, the means of the scorer's quantities, and how far its scores lie apart."""
+    cost = f"{scores.own_seconds:.2f} s for the scorer alone"
+    if scores.peak_bytes is not None:
+        cost += f", at most {scores.peak_bytes / 2**20:,.0f} MiB of memory on top of the network's"
+    of = f" on {scores.images} images of {len(scores.classes)} classes" if scores.images else ""
+    sizes = [scores.provenance["layers"][layer]["map_size"] for layer in scores.keep]
+    columns = {
+        "units": [str(len(keep)) for keep in scores.keep.values()],
+        "map": [f"{height}×{width}" if height else "" for height, width in sizes],
+    }
+    for quantity in scores.raw:
+        heading = quantity.replace("_", " ")
+        columns[heading] = [f"{scores.layer_mean(quantity, layer):.4g}" for layer in scores.keep]
+    columns["keep, lowest"] = [f"{keep.min():.4g}" for keep in scores.keep.values()]
+    columns["keep, highest"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
+    means = "means over the units, of what is finite; " if scores.raw else ""
+    return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
+
+
+def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:
+    """A line a checkpoint: accuracy, loss, and the means of each quantity over the units of the last layer."""
+    layer = rows[-1]["layer"]
+    rows = [row for row in rows if row["layer"] == layer]
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    first = {row["checkpoint"]: row for row in reversed(rows)}
+    columns = {}
+    if rows[0]["accuracy"] is not None:
+        columns["accuracy"] = [f"{first[name]['accuracy']:.2%}" for name in checkpoints]
+        columns["loss"] = [f"{first[name]['loss']:.4f}" for name in checkpoints]
+    for row in rows:
+        columns.setdefault(row["quantity"].replace("_", " "), []).append(f"{row['mean']:.4g}")
+    caption = "means over the units, of what is finite" + ("; accuracy and loss on val/" if "loss" in columns else "")
+    return WideTable(f"layer {layer} at every checkpoint", caption, checkpoints, columns)
+
+
+def latency_table(found: Sequence[Comparison]) -> WideTable:
+    """A line a setting, of what differs between them; what all have in common is in the caption."""
+    settings = [dataclasses.asdict(each.setting) for each in found]
+    varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1] or ["batch_size"]
+    common = ", ".join(f"{key.replace('_', ' ')} {settings[0][key]}" for key in settings[0] if key not in varied)
+    columns = {
+        "original, ms": [_milliseconds(each.original) for each in found],
+        "pruned, ms": [_milliseconds(each.pruned) for each in found],
+        "original / pruned": [f"{each.ratio:.2f} [{each.ratio_low:.2f}–{each.ratio_high:.2f}]" for each in found],
+        "peak MiB": [f"{each.original.peak_mib:,.1f} → {each.pruned.peak_mib:,.1f}" for each in found],
+    }
+    rows = [", ".join(str(setting[key]) for key in varied) for setting in settings]
+    what = ", ".join(key.replace("_", " ") for key in varied)
+    return WideTable(
+        "time of a forward pass: median and quartiles",
+        f"{common}; peak: parameters, batch and maps",
+        rows,
+        columns,
+        what,
+    )
+
+
+def _milliseconds(latency: Latency) -> str:
+    digits = 2 if latency.median_ms < 100 else 0
+    low, high = f"{latency.low_ms:,.{digits}f}", f"{latency.high_ms:,.{digits}f}"
+    return f"{latency.median_ms:,.{digits}f} [{low}–{high}]"
+
+
+def _plain_table(title: str, caption: str) -> Table:
+    return Table(
+        title=title or None,
+        caption=caption or None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+    )
+
+
+def _spread(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = f"{statistics.mean(known):{form}}"
+    return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):{form}}".replace("% ±", " ±")
+
+
+def _count(value: float) -> str:
+    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f}{name}"
+    return f"{value:.0f}"

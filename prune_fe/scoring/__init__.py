@@ -1,0 +1,1 @@
+"""Run the images through a network once and turn what the scorers measure into scores."""

@@ -1,0 +1,323 @@
+"""Ablation against a plain pass of the masked network for every mask."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prune_fe
+from prune_fe.ablation.trial import Ablation, Trial, join
+from prune_fe.errors import DataError, InputError
+from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.feature_maps import find_layers, mask
+from prune_fe.tracing.split import NoTail, Tail, split
+
+CLASSES = 4
+
+
+class Net(nn.Module):
+    """A residual sum behind the layer `second`, whose ReLU works in place; batch norms with statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+        self.third = nn.Conv2d(6, 5, 3, padding=1)
+        self.classify = nn.Linear(5, CLASSES)
+        nn.init.normal_(self.norm.running_mean, std=0.1)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.first(x)
+        x = self.relu(self.norm(self.second(skip)))
+        return self.classify(self.third(x + skip).relu().mean((2, 3)))
+
+
+class Branching(Net):
+    """Cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > -1e9 else -x)
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(7, 3, 8, 8), torch.arange(7) % 3), (torch.randn(2, 3, 8, 8), torch.tensor([0, 2]))]
+
+
+def scores_of(layer: str, units: int) -> Scores:
+    return Scores("random", {layer: torch.randperm(units).double().numpy()})
+
+
+def by_hand(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], masks: Sequence[dict[str, list[int]]]) -> tuple:
+    """(hits, called, loss), (masks, classes) each, one masked pass after the other."""
+    layers = find_layers(model, batches[0][0][:1], sorted({name for units in masks for name in units}))
+    images, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    hits, called, loss = [], [], []
+    for units in masks:
+        with mask(model.eval(), layers, units), torch.no_grad():
+            logits = model(images).double()
+        said, wrong = logits.argmax(1), nn.functional.cross_entropy(logits, labels, reduction="none")
+        hits.append([int(((said == c) & (labels == c)).sum()) for c in range(3)])
+        called.append([int((said == c).sum()) for c in range(3)])
+        loss.append([float(wrong[labels == c].mean()) for c in range(3)])
+    return np.array(hits), np.array(called), np.array(loss)
+
+
+def check(found: Ablation, expected: tuple) -> None:
+    for ours, theirs in zip((found.hits, found.called), expected[:2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(found.loss, expected[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [Net, Branching])
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+@pytest.mark.parametrize("layer", ["first", "second", "third"])
+def test_curves_are_those_of_the_masked_network(network: type[Net], order: str, layer: str, batches: list) -> None:
+    model = network()
+    units = model.get_submodule(layer).out_channels
+    scores = scores_of(layer, units)  # type: ignore[arg-type]
+    found = prune_fe.ablate(model, batches, scores, layer, order)  # type: ignore[arg-type]
+    weakest = scores.weakest(layer, units)[:: -1 if order == "ascending" else 1]  # type: ignore[arg-type]
+    check(found, by_hand(model, batches, [{layer: weakest[:count]} for count in range(len(weakest) + 1)]))
+    assert found.units == tuple(weakest)
+    assert found.removed.tolist() == list(range(len(weakest) + 1))
+    assert found.images.tolist() == [4, 2, 3]
+    assert found.classes == ("0", "1", "2")
+    assert (found.how == "tail") == (network is Net)
+    assert network is Net or "TraceError" in found.how
+
+
+def test_one_unit_at_a_time(batches: list) -> None:
+    model = Net()
+    found = prune_fe.ablate_each(model, batches, "second")
+    check(found, by_hand(model, batches, [{"second": []}, *({"second": [unit]} for unit in range(6))]))
+
+
+def test_several_layers_lose_the_same_share(batches: list) -> None:
+    model = Net()
+    scores = Scores("s", {"first": np.arange(6.0), "third": -np.arange(5.0)})
+    found = prune_fe.ablate_layers(model, batches, scores, ["first", "third"], [0, 0.5, 1])
+    gone: list[tuple[list[int], list[int]]] = [([], []), ([5, 4, 3], [0, 1]), (list(range(6)), list(range(5)))]
+    check(found, by_hand(model, batches, [{"first": first, "third": third} for first, third in gone]))
+    assert found.removed.tolist() == [0, 5, 11]
+    assert "several layers" in found.how
+
+
+def test_looks_may_be_further_apart(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    every, some = (prune_fe.ablate(model, batches, scores, "second", every=step) for step in (1, 4))
+    assert some.removed.tolist() == [0, 4, 6]
+    np.testing.assert_array_equal(some.hits, every.hits[[0, 4, 6]])
+
+
+def test_little_memory_changes_nothing(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    plenty, little = (prune_fe.ablate(model, batches, scores, "second", memory_gib=gib) for gib in (1.0, 1e-9))
+    np.testing.assert_array_equal(plenty.hits, little.hits)
+    np.testing.assert_allclose(plenty.loss, little.loss, rtol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(batches: list) -> None:
+    model = Net().train()
+    before = copy.deepcopy(model.state_dict())
+    prune_fe.ablate(model, batches, scores_of("second", 6), "second")
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_classes_are_chosen_by_number(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    whole, one = (prune_fe.ablate(model, batches, scores, "second", classes=chosen) for chosen in (None, [2]))
+    np.testing.assert_array_equal(one.balanced_accuracy[:, 0], whole.balanced_accuracy[:, 2])
+    assert one.classes == ("2",)
+    with pytest.raises(DataError, match="class '3': there are no images of it to ablate on"):
+        prune_fe.ablate(model, batches, scores, "second", classes=[3])
+
+
+def test_a_curve_is_summed_up() -> None:
+    hits = np.array([[8, 1], [10, 1], [4, 0], [2, 0], [0, 0]])
+    called = np.array([[10, 2], [10, 2], [4, 0], [2, 0], [0, 0]])
+    found = Ablation(
+        ("c",), np.arange(5), ("a", "b"), np.array([10, 2]), 12, hits, called, np.zeros((5, 2)), outputs=4
+    )  # fmt: skip
+    np.testing.assert_allclose(found.accuracy[:, 0], [0.8, 1, 0.4, 0.2, 0])
+    np.testing.assert_allclose(found.balanced_accuracy[:, 0], [0.4, 1, 0.7, 0.6, 0.5])
+    np.testing.assert_allclose(found.area, [(0.4 + 1 + 0.4 + 0.2) / 4, (0.5 + 0.25) / 4])
+    assert [part.tolist() for part in found.peak] == [[1.0, 0.5], [1, 0]]
+    assert [part.tolist() for part in found.peak_balanced] == [[1.0, 0.7], [1, 0]]
+    assert found.units_until_chance.tolist() == [3, 2]
+
+
+def test_halves_are_every_other_image_of_a_class(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    found = prune_fe.ablate(model, batches, scores, "second")
+    assert [half.images.tolist() for half in found.halves] == [[2, 1, 2], [2, 1, 1]]  # of 4, 2 and 3
+    for name in ("hits", "called", "all_images", "images"):
+        np.testing.assert_array_equal(sum(getattr(half, name) for half in found.halves), getattr(found, name))
+    images, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    first = [0, 1, 2, 6, 8]  # the labels are 0 1 2 0 1 2 0 0 2
+    half = prune_fe.ablate(model, [(images[first], labels[first])], scores, "second")
+    np.testing.assert_array_equal(half.hits, found.halves[0].hits)
+    np.testing.assert_array_equal(half.called, found.halves[0].called)
+    np.testing.assert_allclose(half.loss, found.halves[0].loss, rtol=1e-5)
+
+
+def test_classes_are_joined_to_what_they_are_together(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    whole, *parts = (prune_fe.ablate(model, batches, scores, "second", classes=some) for some in (None, [0], [1, 2]))
+    joined = join(parts)
+    for one, other in ((joined, whole), *zip(joined.halves, whole.halves, strict=True)):
+        assert (one.classes, one.units, one.all_images) == (other.classes, other.units, other.all_images)
+        for name in ("images", "hits", "called", "loss"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    with pytest.raises(InputError, match="different numbers of removed units"):
+        join([whole, prune_fe.ablate(model, batches, scores, "second", every=2)])
+
+
+def test_what_is_kept_of_the_images_serves_the_next_run(batches: list) -> None:
+    data = torch.utils.data.TensorDataset(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+    model = Net()
+    layers, keep = find_layers(model, batches[0][0][:1], ["second"]), torch.rand(5, 6) < 0.5
+    plenty, little = (Trial(model, data, layers, batch_size=4, memory_gib=gib) for gib in (1.0, 1e-9))
+    first, second, third = plenty.run([keep]), plenty.run([keep]), little.run([keep])
+    assert plenty.read is not None
+    assert little.read is None
+    for other in (second, third):
+        np.testing.assert_array_equal(first.called, other.called)
+        np.testing.assert_allclose(first.loss, other.loss, rtol=1e-5)
+
+
+def test_all_images_are_kept_or_none() -> None:
+    """A last batch of one image looks smaller than it is: what a masked unit leaves is the same for all its images."""
+    data = torch.utils.data.TensorDataset(torch.randn(9, 3, 8, 8), torch.arange(9) % 3)
+    model = Net()
+    layers, keep = find_layers(model, torch.randn(1, 3, 8, 8), ["second"]), torch.rand(3, 6) < 0.5
+    tail = split(model.eval(), layers[0], torch.randn(2, 3, 8, 8))
+    assert isinstance(tail, Tail)
+    sizes = [tail.given(torch.randn(n, 3, 8, 8)).image_bytes for n in (8, 1)]
+    assert sizes[1] < sizes[0]
+    between = 2 * 9 * (sizes[0] + sizes[1]) / 2 / 2**30
+    trial = Trial(model, data, layers, batch_size=8, memory_gib=between)
+    assert [trial.run([keep]).all_images for _ in range(2)] == [9, 9]
+
+
+class Mixing(nn.Module):
+    """Behind `conv` the units stay by themselves up to the pooling; `mix` mixes them, so weakly that single precision
+    does not always show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classify = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.mix = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.conv(x).relu(), 2)
+        return self.classify((x + 1e-9 * self.mix(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_units_are_masked_where_they_still_are_by_themselves(dead: bool) -> None:
+    model, images = Mixing().eval(), torch.randn(2, 3, 9, 9)
+    if dead:  # maps of zeros tell nothing about what mixes them
+        nn.init.constant_(model.conv.bias, -1e3)  # type: ignore[arg-type]
+    layer = find_layers(model, images, ["conv"])[0]
+    tail = split(model, layer, images)
+    assert isinstance(tail, Tail)
+    assert [node.name for node in tail.alone.graph.nodes if node.op == "call_function"] == ["max_pool2d"]  # type: ignore[union-attr]
+    assert tail.given(images).kept.shape == (2, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "efficientnet_b0", "timm/convnext_atto"]
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:left out")
+def test_networks_are_parted_behind_every_kind_of_layer(name: str) -> None:
+    model = prune_fe.build(name, CLASSES).eval()
+    images = torch.randn(2, 3, 64, 64)
+    layers = find_layers(model, images)
+    for layer in (layers[1], layers[len(layers) // 2], layers[-1]):
+        assert isinstance(split(model, layer, images), Tail), layer.name
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [("resnet18", "layer4.1"), ("timm/resnet18", "layer3.0"), ("densenet121", "features.transition2")],
+)
+def test_networks_are_parted_behind_a_block(name: str, block: str) -> None:
+    model = prune_fe.build(name, CLASSES).eval()
+    images = torch.randn(2, 3, 64, 64)
+    layer = find_layers(model, images, [block])[0]
+    tail = split(model, layer, images)
+    assert isinstance(tail, Tail)
+    keep = torch.rand(3, layer.units) < 0.5
+    for row, logits in zip(keep, tail.logits(tail.given(images), keep), strict=True):
+        with mask(model, [layer], {block: (~row).nonzero()[:, 0].tolist()}), torch.no_grad():
+            torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
+
+
+class OddPart(nn.Module):
+    """The part behind `conv` reads a number that depends on how many images there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classify = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        return self.classify(self.conv(x).relu().mean((2, 3)).view(n, 4))
+
+
+def test_a_network_that_cannot_be_parted_says_why() -> None:
+    model, images = OddPart().eval(), torch.randn(2, 3, 6, 6)
+    found = split(model, find_layers(model, images)[0], images)
+    assert found == NoTail("the part behind 'conv' is given a int")
+
+
+def test_bad_input_is_named(batches: list) -> None:
+    model, scores = Net(), scores_of("second", 6)
+    with pytest.raises(InputError, match="layer 'secnd': the model has no such module; did you mean 'second'"):
+        prune_fe.ablate(model, batches, scores, "secnd")
+    with pytest.raises(InputError, match="layer 'first' has no scores; scored are second"):
+        prune_fe.ablate(model, batches, scores, "first")
+    with pytest.raises(InputError, match="layer 'second' has 6 units, its scores are of 4: of another network, or of"):
+        prune_fe.ablate(model, batches, scores_of("second", 4), "second")
+    with pytest.raises(InputError, match="the scores of layer 'second' are of a network with other weights"):
+        prune_fe.ablate(model, batches, prune_fe.score(Net(), batches, "apoz"), "second")
+    with pytest.raises(InputError, match="order is 'up'; allowed: ascending, descending"):
+        prune_fe.ablate(model, batches, scores, "second", "up")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="every is 0; allowed: 1 or more"):
+        prune_fe.ablate(model, batches, scores, "second", every=0)
+    with pytest.raises(InputError, match="memory_gib is 0; allowed: more than 0"):
+        prune_fe.ablate(model, batches, scores, "second", memory_gib=0)
+    with pytest.raises(InputError, match=r"shares: 1.5 is no share; allowed: 0 to 1"):
+        prune_fe.ablate_layers(model, batches, scores, ["second"], [1.5])
+    with pytest.raises(InputError, match=r"shares is \[1, 0.5\]; it must hold one or more, ascending"):
+        prune_fe.ablate_layers(model, batches, scores, ["second"], [1, 0.5])
+    with pytest.raises(InputError, match=r"classes is \[1, 1\]: one of them stands twice"):
+        prune_fe.ablate(model, batches, scores, "second", classes=[1, 1])
+    with pytest.raises(DataError, match="label 9: the model tells 4 classes apart"):
+        prune_fe.ablate(model, [(batches[0][0], torch.full((7,), 9))], scores, "second")
+    model.classify.bias.data[0] = torch.nan
+    with pytest.raises(InputError, match=r"image 0 \(of class \d\): the model's outputs hold NaN or infinite values"):
+        prune_fe.ablate(model, batches, scores, "second")
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 1e-6])
+def test_an_image_that_gives_nan_is_named(batches: list, memory_gib: float) -> None:
+    model = Net()
+    scores = prune_fe.score(model, batches, "apoz")
+    batches[1][0][1] = 1e38  # finite, and beyond float32 behind the convolutions
+    number, label = len(batches[0][1]) + 1, int(batches[1][1][1])
+    with pytest.raises(InputError, match=rf"image {number} \(of class {label}\): the model's outputs hold NaN"):
+        prune_fe.ablate(model, batches, scores, "second", memory_gib=memory_gib)
+
+
+def test_scores_of_a_network_fit_it(batches: list) -> None:
+    model = Net()
+    found = prune_fe.ablate(model, batches, prune_fe.score(model, batches, "apoz"), "second")
+    assert sorted(found.units) == list(range(6))

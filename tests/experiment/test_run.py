@@ -1,0 +1,223 @@
+"""The whole method on a small network: every step leaves its trace, and the same seed gives the same numbers."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prune_fe
+from prune_fe.data.images import digits
+from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.experiment.recipe import load_recipe
+from prune_fe.experiment.results import load_cell
+from prune_fe.experiment.run import Row, run
+from prune_fe.experiment.run_folder import RunFolder
+
+RECIPE = """
+name: small
+data: {source: digits, size: 32}
+model: {name: vgg-small, arguments: {stages: [[6], [6, 8]]}}
+train: {lr: 0.05, schedule: cosine, epochs: 1, batch_size: 64}
+score: {samples: 6}
+scorers: [feature-entropy, l1-filter, {name: random, label: chance}]
+prune: {ratio: 0.5}
+finetune: {lr: 0.01, schedule: cosine, epochs: 1, batch_size: 128}
+threads: 1
+"""
+
+
+class Silent:
+    def say(self, text: str) -> None: ...
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        return lambda done, total: None
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def go(parent: Path, overrides: dict[str, Any] | None = None) -> tuple[list[Row], RunFolder]:
+    (parent / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(parent / "recipe.yaml", overrides)
+    folder = RunFolder.create(parent / "runs", recipe.name, recipe.model_dump(mode="json"))
+    with closing(folder):
+        return run(recipe, folder, Silent()), folder
+
+
+def numbers(rows: list[Row]) -> list[tuple[Any, ...]]:
+    """What must be the same each time: everything but the clock."""
+    return [
+        (r.scorer, r.seed, r.accuracy_before, r.accuracy_pruned, r.accuracy_finetuned, r.loss, r.parameters, r.macs)
+        for r in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], RunFolder]:
+    return go(tmp_path_factory.mktemp("run"))
+
+
+def test_every_scorer_starts_from_the_same_network_and_ends_with_the_same_size(
+    finished: tuple[list[Row], RunFolder],
+) -> None:
+    unpruned, *pruned = finished[0]
+    assert [row.scorer for row in pruned] == ["feature-entropy", "l1-filter", "chance"]
+    assert {row.accuracy_before for row in pruned} == {unpruned.accuracy_before}
+    assert len({(row.parameters, row.macs) for row in pruned}) == 1
+    assert pruned[0].parameters < unpruned.parameters / 2
+
+
+def test_the_table_is_in_the_folder_and_its_numbers_are_those_of_the_saved_models(
+    finished: tuple[list[Row], RunFolder],
+) -> None:
+    rows, folder = finished
+    with (folder.path / "summary.csv").open() as file:
+        table = list(csv.DictReader(file))
+    splits = digits(32)
+    for row, line in zip(rows[1:], table[1:], strict=True):
+        model = prune_fe.load(folder.path / "seed-0" / row.scorer / "pruned")
+        result = prune_fe.evaluate(model, splits.test)
+        assert result.accuracy == row.accuracy_finetuned == float(line["accuracy_finetuned"])
+        price = prune_fe.cost(model, splits.test[0][0][None])
+        assert (price.parameters, price.macs) == (row.parameters, row.macs)
+
+
+def test_what_each_network_tells_right_is_in_its_cell(finished: tuple[list[Row], RunFolder]) -> None:
+    rows, folder = finished
+    for row in rows:
+        cell = load_cell(folder.path / "cells" / f"seed-0.{row.scorer}.json")
+        assert cell.row == row
+        assert cell.correct.mean() == pytest.approx(row.accuracy)
+        assert (cell.goal, cell.point) == (("ratio", 0.5) if row is not rows[0] else (None, None))
+        assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row is not rows[0] else [])
+        assert len(cell.epochs) == (2 if row is not rows[0] else 0)
+    with pytest.raises(CheckpointError, match="damaged.*; delete .*, and it is made again"):
+        load_cell(folder.path / "recipe.yaml")
+
+
+def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None:
+    rows, folder = finished
+    events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("row") == len(rows) == 4
+    assert kinds.count("prune") == 3 * 3  # scorers × layers
+    assert kinds.count("epoch") == 2 + 3 * 2  # before and after one epoch
+    assert events[0]["packages"]["torch"] == metadata.version("torch")
+    environment = json.loads((folder.path / "env.json").read_text())
+    assert {key: events[0][key] for key in environment} == environment
+    times = [event["time"] for event in events]
+    assert times == sorted(times)
+    assert rows[1].timed_with == "batch 64, float32, cpu, 1 thread"
+    for event in folder.events("prune"):
+        assert {len(numbers) for numbers in event["removed"].values()} == {event["asked"]} == {event["count"]}
+    scores = prune_fe.load_scores(folder.path / "seed-0" / "feature-entropy")
+    assert scores.images == 60
+    assert scores.raw["selective_rate"]["features.0"].shape == (10, 6)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
+    finished: tuple[list[Row], RunFolder], tmp_path: Path
+) -> None:
+    again, _ = go(tmp_path, {"seeds": [0, 1]})
+    assert numbers(again[:4]) == numbers(finished[0])
+    assert numbers(again[4:])[0][2:6] != numbers(again[:4])[0][2:6]
+
+
+def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
+    finished: tuple[list[Row], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prune_fe.experiment.run as module
+
+    real = module.compress
+
+    def killed(recipe: Any, entry: Any, *rest: Any) -> Any:
+        if entry.label == "l1-filter":
+            raise KeyboardInterrupt
+        return real(recipe, entry, *rest)
+
+    monkeypatch.setattr(module, "compress", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path)
+    folder = tmp_path / "runs" / "small-1"
+    trained_at = (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns
+    done: list[str] = []
+
+    def noted(recipe: Any, entry: Any, *rest: Any) -> Any:
+        done.append(entry.label)
+        return real(recipe, entry, *rest)
+
+    monkeypatch.setattr(module, "compress", noted)
+    recipe = load_recipe(folder / "recipe.yaml")
+    with closing(RunFolder.resume(folder, recipe.model_dump(mode="json"))) as resumed:
+        rows = run(recipe, resumed, Silent())
+    assert done == ["l1-filter", "chance"]
+    assert (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns == trained_at
+    assert numbers(rows) == numbers(finished[0])
+
+
+def test_a_network_that_needs_its_arguments_is_rebuilt_with_them(tmp_path: Path) -> None:
+    overrides = {"model": {"name": "timm/test_resnet", "arguments": {"global_pool": "max"}}, "data.size": 64}
+    _, folder = go(tmp_path, overrides | {"scorers": ["l1-filter"]})
+    recipe = load_recipe(folder.path / "recipe.yaml", {"scorers": ["l1-filter"]})
+    (folder.path / "log.jsonl").unlink()
+    with closing(RunFolder.resume(folder.path, recipe.model_dump(mode="json"))) as resumed:
+        assert [row.scorer for row in run(recipe, resumed, Silent())] == ["(unpruned)", "l1-filter"]
+
+
+def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
+    overrides = {
+        "prune.rounds": "layers",
+        "prune.rescore": "each_round",
+        "finetune.when": "each_round",
+        "scorers": ["feature-entropy"],
+    }
+    rows, folder = go(tmp_path, overrides)
+    phases = [event["phase"] for event in folder.events("epoch") if event["phase"] != "training"]
+    assert phases[::2] == [f"feature-entropy: fine-tuning after features.{i}" for i in (0, 4, 7)]
+    assert rows[1].scoring_seconds is not None
+
+
+def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
+    overrides = {
+        "prune.ratio": None, "prune.target_macs": 0.5, "prune.rounds": 2, "prune.recalibrate": 64,
+        "finetune.when": "each_round", "finetune.epochs": 1, "scorers": ["l1-filter"],
+    }  # fmt: skip
+    rows, folder = go(tmp_path, overrides)
+    assert abs(rows[1].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
+    assert rows[1].accuracy_pruned is None
+    phases = dict.fromkeys(event["phase"] for event in folder.events("epoch"))
+    assert list(phases) == ["training", *(f"l1-filter: fine-tuning after round {n} of 2" for n in (1, 2))]
+    assert [(event["norms"], event["images"]) for event in folder.events("recalibrate")] == [(3, 64)] * 2
+
+
+def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="scorer 'feature-entropy' has no setting 'q'; it has rank, normalise, p"):
+        go(tmp_path, {"scorers": [{"name": "feature-entropy", "q": 1}]})
+    with pytest.raises(InputError, match="layer 'features.99': the model has no such module"):
+        go(tmp_path, {"score.layers": ["features.99"]})
+    with pytest.raises(InputError, match="layer 'features.4': maps are 2×2, a hole needs at least 4×4"):
+        go(tmp_path, {"data.size": 4})
+    with pytest.raises(DataError, match=r"prune.recalibrate: 5000 training images asked for, there are \d+"):
+        go(tmp_path, {"prune.recalibrate": 5000})
+    with pytest.raises(DataError, match=r"class '0': \d+ images, 500 asked for"):
+        go(tmp_path, {"score.samples": 500})
+    assert not list((tmp_path / "runs").glob("*/seed-*"))
+
+
+def test_the_shipped_quickstart_scores_maps_of_eight_and_more() -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
+    model = prune_fe.build(recipe.model.name, 10, in_channels=1, **recipe.model.arguments)
+    sizes = [
+        layer.map_size for layer in prune_fe.find_layers(model, torch.zeros(1, 1, recipe.data.size, recipe.data.size))
+    ]
+    assert min(sizes) >= (8, 8)

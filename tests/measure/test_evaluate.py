@@ -1,0 +1,126 @@
+"""Accuracy, balanced accuracy and loss, against scikit-learn and torch."""
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from prune_fe.errors import DataError, InputError
+from prune_fe.measure.evaluate import evaluate
+
+CLASSES = 5
+
+
+class Outputs(nn.Module):
+    """Returns the first row of its one-channel images as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.modes: list[bool] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return images[:, 0, 0] * self.scale
+
+
+def some(count: int = 203, present: tuple[int, ...] = (0, 1, 3, 4)) -> tuple[Tensor, Tensor]:
+    """logits (count, classes) and labels (count,); the classes that are not in `present` have no images."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(count, CLASSES, generator=generator) * 3
+    chosen = torch.randint(0, len(present), (count,), generator=generator) ** 2 // (len(present) - 1)
+    return logits, torch.tensor(present)[chosen]
+
+
+def dataset(logits: Tensor, labels: Tensor) -> TensorDataset:
+    return TensorDataset(logits[:, None, None], labels)
+
+
+def test_accuracy_is_correct_images_by_images() -> None:
+    logits, labels = some()
+    result = evaluate(Outputs(), dataset(logits, labels))
+    assert result.images == len(labels)
+    assert result.accuracy == pytest.approx(accuracy_score(labels, logits.argmax(1)), abs=1e-15)
+
+
+def test_the_confusion_has_true_classes_as_rows() -> None:
+    logits = torch.eye(CLASSES)[[2, 2, 0]]
+    confusion = evaluate(Outputs(), dataset(logits, torch.tensor([1, 2, 0]))).confusion
+    assert confusion.nonzero().tolist() == [[0, 0], [1, 2], [2, 2]]
+    assert confusion.dtype == torch.int64
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3, 4), (0, 1, 3, 4), (2, 4)])
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_is_scikit_learns_also_when_a_class_has_no_images(present: tuple[int, ...]) -> None:
+    logits, labels = some(present=present)
+    expected = balanced_accuracy_score(labels, logits.argmax(1))
+    assert evaluate(Outputs(), dataset(logits, labels)).balanced_accuracy == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_loss_is_the_mean_cross_entropy_in_float64() -> None:
+    logits, labels = some()
+    expected = nn.functional.cross_entropy(logits.double(), labels).item()
+    assert evaluate(Outputs(), dataset(logits, labels)).loss == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_does_not_matter(batch_size: int) -> None:
+    data = dataset(*some())
+    one, other = evaluate(Outputs(), data), evaluate(Outputs(), data, batch_size=batch_size)
+    assert torch.equal(one.confusion, other.confusion)
+    assert one.loss == pytest.approx(other.loss, rel=1e-12)
+
+
+def test_a_list_of_batches_serves_as_data() -> None:
+    logits, labels = some()
+    batches = [(logits[:50, None, None], labels[:50].int()), (logits[50:, None, None], labels[50:].int())]
+    assert torch.equal(evaluate(Outputs(), batches).confusion, evaluate(Outputs(), dataset(logits, labels)).confusion)
+
+
+def test_it_runs_in_evaluation_mode_and_gives_the_mode_back() -> None:
+    model = Outputs().train()
+    evaluate(model, dataset(*some()))
+    assert model.modes == [False]
+    assert model.training
+
+
+def test_the_mode_comes_back_after_an_error() -> None:
+    model = Outputs().train()
+    with pytest.raises(InputError):
+        evaluate(model, dataset(torch.full((2, CLASSES), torch.nan), torch.tensor([0, 1])))
+    assert model.training
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_outputs_that_are_not_finite_are_refused(value: float) -> None:
+    logits, labels = some()
+    logits[17, 2] = value
+    match = rf"image 17 \(of class {labels[17]}\): the model's outputs hold NaN or infinite values"
+    with pytest.raises(InputError, match=match):
+        evaluate(Outputs(), dataset(logits, labels), batch_size=8)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(DataError, match="no images to evaluate on"):
+        evaluate(Outputs(), [])
+
+
+@pytest.mark.parametrize("label", [CLASSES, -1, -100])
+def test_a_label_without_a_logit_is_refused(label: int) -> None:
+    logits, labels = some()
+    labels[3] = label
+    with pytest.raises(DataError, match=rf"label {label}: the model tells 5 classes apart"):
+        evaluate(Outputs(), dataset(logits, labels))
+
+
+def test_maps_instead_of_logits_are_refused() -> None:
+    with pytest.raises(InputError, match=r"returns \(2, 3, 4, 4\), a classifier returns \(images, classes\)"):
+        evaluate(nn.Conv2d(1, 3, 1), TensorDataset(torch.rand(2, 1, 4, 4), torch.tensor([0, 1])))
+
+
+def test_progress_counts_images() -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(Outputs(), dataset(*some(10)), batch_size=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]

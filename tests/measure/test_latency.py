@@ -1,0 +1,333 @@
+"""Both networks in turn, setting by setting. No test depends on how fast this machine is."""
+
+import dataclasses
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prune_fe import build, compare_latency
+from prune_fe.errors import InputError
+from prune_fe.measure import meter
+from prune_fe.measure.cost import Cost
+from prune_fe.measure.latency import CannotRun, Comparison, Latency, Setting, verdict
+from prune_fe.measure.meter import seconds_in_turn
+from prune_fe.models.networks import SmallVGG
+from prune_fe.report.console import latency_table
+
+CPU = torch.device("cpu")
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+ONE: dict[str, Any] = {"batch_sizes": (2,), "threads": (1,), "memory_formats": ("contiguous",), "seconds": 1e-3}
+
+
+class Logged(SmallVGG):
+    """Notes every pass; in low precision, or for a batch that is too large, it refuses."""
+
+    def __init__(self, log: list[Any], name: str) -> None:
+        super().__init__(stages=[[4]])
+        self.note: Callable[[Any], None] = log.append  # a method of the log is not copied with the network
+        self.name = name
+
+    def __deepcopy__(self, memo: Any) -> "Logged":
+        twin = Logged([], self.name)
+        twin.note = self.note
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.float32:
+            raise NotImplementedError('"slow_conv2d_cpu" not implemented\nfor this one')
+        self.note(
+            (self.name, tuple(images.shape), torch.get_num_threads(), self.training, torch.is_inference_mode_enabled())
+        )
+        return super().forward(images)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that goes on only when a test says so."""
+    now = [0.0]
+    monkeypatch.setattr(meter, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# In turn
+
+
+def test_blocks_alternate_and_last_equally_long_behind_a_warm_up(clock: list[float]) -> None:
+    order: list[str] = []
+
+    def task(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock[0] += seconds
+
+        return run
+
+    slow, fast = seconds_in_turn([task("A", 4.0), task("B", 1.0)], 160.0, CPU)  # a block is 160 / 20 = 8 s
+    assert slow == [4.0] * 20
+    assert fast == [1.0] * 20
+    warm = ["A"] * 4 + ["B"] * 16  # a tenth of the time each
+    assert order == warm + (["A"] * 2 + ["B"] * 8) * 20
+
+
+def test_a_task_longer_than_the_time_gets_its_blocks(clock: list[float]) -> None:
+    def run() -> None:
+        clock[0] += 100.0
+
+    assert seconds_in_turn([run, run], 1.0, CPU, blocks=7) == [[100.0] * 7] * 2
+
+
+def test_a_drift_of_the_machine_is_not_in_the_ratio(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything becomes slower by a third each block; the original takes 3, the pruned network 1 of it."""
+    pace, need = [1.0], {"original": 3.0, "pruned": 1.0}
+    original, pruned = (Logged([], name) for name in need)
+
+    def note(entry: Any) -> None:
+        pace[0] *= 1.0001
+        clock[0] += need[entry[0]] * pace[0]
+
+    original.note = pruned.note = note
+    (found,) = compare_latency(original, pruned, EXAMPLE, **ONE | {"seconds": 2000.0})
+    assert isinstance(found, Comparison)
+    assert found.original.median_ms > 1.01 * 3000  # it did drift
+    assert found.ratio_low <= found.ratio <= found.ratio_high
+    assert found.ratio == pytest.approx(3, rel=0.02)
+    assert found.ratio_high / found.ratio_low < 1.01
+    assert found.original.runs == found.pruned.runs >= 7
+
+
+# The settings
+
+
+@pytest.mark.usefixtures("_threads")
+def test_every_combination_is_run_as_it_says_and_nothing_is_left_changed() -> None:
+    log: list[Any] = []
+    original, pruned = Logged(log, "A").train(), Logged(log, "B")
+    torch.set_num_threads(1)
+    ticks: list[tuple[int, int]] = []
+    found = compare_latency(
+        original, pruned, EXAMPLE, batch_sizes=(1, 3), threads=(1, 2), seconds=1e-3,
+        progress=lambda done, total: ticks.append((done, total)),
+    )  # fmt: skip
+    assert [(s.setting.batch_size, s.setting.threads, s.setting.memory_format) for s in found] == [
+        (batch, threads, layout) for layout in ("contiguous", "channels_last") for batch in (1, 3) for threads in (1, 2)
+    ]
+    assert ticks == [(done, 8) for done in range(1, 9)]
+    assert {entry[:3] for entry in log} == {
+        (name, (batch, 3, 8, 8), threads) for name in "AB" for batch in (1, 3) for threads in (1, 2)
+    }
+    assert not any(training for *_, training, _ in log)
+    assert torch.get_num_threads() == 1
+    assert original.training
+    for each in found:
+        assert isinstance(each, Comparison)
+        assert 0 < each.original.low_ms <= each.original.median_ms <= each.original.high_ms
+        assert (each.original.network, each.pruned.network, each.setting.device) == ("original", "pruned", "cpu")
+        assert each.share == 1 / each.ratio
+
+
+@pytest.mark.usefixtures("_threads")
+def test_threads_are_restored_when_the_timing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        assert torch.get_num_threads() == 2
+        raise KeyboardInterrupt
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr("prune_fe.measure.latency.seconds_in_turn", fail)
+    with pytest.raises(KeyboardInterrupt):
+        compare_latency(SmallVGG(), SmallVGG(), EXAMPLE, **ONE | {"threads": (2,)})
+    assert torch.get_num_threads() == 1
+
+
+def test_dtype_and_memory_format_reach_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(network: Any, images: Tensor) -> None:
+        weight = network.features[0].weight
+        assert weight.dtype == images.dtype
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        seen.append(images.dtype)
+
+    monkeypatch.setattr(SmallVGG, "forward", look)
+    network = SmallVGG(stages=[[4]])
+    few = ONE | {"memory_formats": ("channels_last",)}
+    compare_latency(network, network, EXAMPLE, dtypes=("float32", "bfloat16", "float16"), **few)
+    assert set(seen) == {torch.float32, torch.bfloat16, torch.float16}
+    assert network.features[0].weight.dtype == torch.float32
+
+
+def test_a_setting_that_cannot_run_is_named_and_the_others_are_measured() -> None:
+    found = compare_latency(SmallVGG(stages=[[4]]), Logged([], "B"), EXAMPLE, dtypes=("bfloat16", "float32"), **ONE)
+    assert isinstance(found[0], CannotRun)
+    assert isinstance(found[1], Comparison)
+    assert str(found[0]) == (
+        "batch 2, 1 thread, bfloat16, contiguous, cpu: cannot run: pruned: "
+        '"slow_conv2d_cpu" not implemented for this one'
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_sizes": ()}, r"batch_sizes: \[\]; allowed: one or more whole numbers"),
+        ({"threads": (0,)}, r"threads: \[0\]; allowed: one or more whole numbers, 1 or greater"),
+        ({"dtypes": ("int8",)}, r"dtypes: \['int8'\]; allowed: one or more of float32, bfloat16, float16"),
+        ({"memory_formats": ("nhwc",)}, "allowed: one or more of contiguous, channels_last"),
+        ({"seconds": 0.0}, "seconds: 0.0; allowed: greater than 0"),
+        ({"seconds": float("nan")}, "seconds: nan"),
+    ],
+)
+def test_a_wrong_setting_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_latency(SmallVGG(), SmallVGG(), EXAMPLE, **ONE | changed)
+
+
+def test_a_wrong_example_or_network_is_refused() -> None:
+    with pytest.raises(InputError, match=r"example: \(3, 8, 8\); allowed: \(images, channels, height, width\)"):
+        compare_latency(SmallVGG(), SmallVGG(), EXAMPLE[0])
+    with pytest.raises(InputError, match="pruned: ReLU has no parameters"):
+        compare_latency(SmallVGG(), nn.ReLU(), EXAMPLE)
+
+
+# Peak memory
+
+
+@pytest.mark.parametrize(("inplace", "maps"), [(False, 2), (True, 1)])
+def test_the_peak_is_that_of_a_case_computed_by_hand(inplace: bool, maps: int) -> None:
+    """256 images of 4×4: 16 KiB; the convolution's weight: 8 bytes; its two maps: 32 KiB, and 32 more behind a ReLU
+    that does not work in place; the view costs nothing, and what is done with is gone when the means come."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(inplace), nn.Flatten(), nn.AvgPool1d(4))
+    few = ONE | {"batch_sizes": (256,)}
+    (found,) = compare_latency(network, network, torch.zeros(1, 1, 4, 4), **few)
+    assert isinstance(found, Comparison)
+    pooled = 0 if not inplace else 8  # KiB; beside one map it is the peak
+    assert found.original.peak_mib * 2**20 == 8 + 1024 * (16 + 32 * maps + pooled)
+
+
+def test_the_peak_does_not_depend_on_threads_and_halves_in_half_precision() -> None:
+    network, few = SmallVGG(stages=[[8]]), ONE | {"threads": (1, 2), "batch_sizes": (64,)}
+    found = compare_latency(network, network, EXAMPLE, dtypes=("float32", "bfloat16"), **few)
+    one, two, half, _ = (each.pruned.peak_mib for each in found if isinstance(each, Comparison))
+    assert one == two
+    assert half == pytest.approx(one / 2, rel=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_time_and_peak_are_those_of_the_gpu() -> None:
+    network = SmallVGG().cuda()
+    ballast = torch.zeros(2**26, device="cuda")  # 256 MiB that are not the network's
+    (found,) = compare_latency(network, network, EXAMPLE, **ONE)
+    assert isinstance(found, Comparison)
+    assert found.setting.device == "cuda:0"
+    assert 0 < found.pruned.peak_mib < 100 < ballast.nbytes / 2**20
+
+
+# What it says
+
+
+def compared(share: float, spread: float = 0.01, **changed: Any) -> Comparison:
+    """The pruned network takes `share` of the time, ± spread."""
+    setting = dataclasses.replace(Setting(1, 1, "float32", "contiguous", "cpu"), **changed)
+    before, after = (Latency(name, setting, ms, ms, ms, 20, 2.5) for name, ms in (("o", 10.0), ("p", 10 * share)))
+    return Comparison(setting, before, after, 1 / share, 1 / (share + spread), 1 / (share - spread))
+
+
+def said(*found: Comparison | CannotRun, macs: int = 31, widths: tuple[int, ...] = (8, 16), groups: int = 1) -> str:
+    network = nn.Sequential(*[nn.Conv2d(width, width, 3, groups=min(groups, width)) for width in widths])
+    return verdict(found, Cost(100, 100), Cost(50, macs), network)
+
+
+def test_a_network_that_is_faster_is_called_so() -> None:
+    assert said(compared(0.40), compared(0.35, batch_size=32)) == (
+        "Multiply-adds fell to 31%, time to 40% (quartiles 39% to 41%) at batch 1, 1 thread, float32, contiguous, cpu "
+        "or less: faster in all 2 settings. At best it fell to 35% (quartiles 34% to 36%) at batch 32, 1 thread, "
+        "float32, contiguous, cpu."
+    )
+    assert said(compared(0.40)).endswith("contiguous, cpu.")
+
+
+def test_multiply_adds_that_fell_without_the_time_are_said_plainly_with_the_hint() -> None:
+    assert said(compared(0.97), compared(0.40, batch_size=32), widths=(7, 8, 12)) == (
+        "Multiply-adds fell to 31%, but time is at 97% (quartiles 96% to 98%) at batch 1, 1 thread, float32, "
+        "contiguous, cpu: not faster in 1 of 2 settings. At best it fell to 40% (quartiles 39% to 41%) at batch 32, "
+        "1 thread, float32, contiguous, cpu. 2 of 3 convolutions have a width that is no multiple of 8 and often take "
+        "as long as the next one: prune with --round-to 8."
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "spread", "faster"),
+    [(0.94, 0.01, True), (0.96, 0.01, False), (0.90, 0.11, False), (0.90, 0.09, True), (1.2, 0.01, False)],
+)
+def test_the_rule_is_95_percent_or_quartiles_that_reach_1(share: float, spread: float, faster: bool) -> None:
+    found = compared(share, spread)
+    assert found.faster == faster
+    assert ("not faster in 1 of 1" in said(found)) != faster
+
+
+def test_a_gain_of_less_than_half_is_said_too() -> None:
+    assert "time only to 80%" in said(compared(0.80))
+    assert "saves less than half of what they do in 1 of 1 settings. All widths are fine" in said(compared(0.80))
+    assert "less than half" not in said(compared(0.60))
+
+
+def test_multiply_adds_that_hardly_fell_promise_nothing() -> None:
+    assert said(compared(0.99), macs=91).startswith("Multiply-adds are at 91%, too many to expect less time; it is at")
+    assert said(compared(0.99), macs=89).startswith("Multiply-adds fell to 89%, but time is at 99%")
+
+
+def test_where_widths_are_fine_the_likely_reason_is_named() -> None:
+    assert "2 depthwise convolutions are probably bound by memory" in said(compared(1.0), groups=99)
+    assert "at batch 1 and images of this size the time is probably spent on calling layers" in said(compared(1.0))
+    assert "spent on starting kernels" in said(compared(1.0, device="cuda:0"))
+
+
+def test_more_threads_that_cost_time_are_the_first_reason() -> None:
+    few, many = compared(0.4), compared(0.97, threads=8)
+    assert "--threads 1 is faster than 8: the network is too small for more" in said(few, many, widths=(7,))
+    assert "--threads" not in said(few, compared(0.97, threads=8, batch_size=2), widths=(7,))
+
+
+def test_what_a_busy_machine_measured_is_not_judged() -> None:
+    wild = compared(0.97, 0.3)
+    text = said(compared(0.4), wild, compared(0.3))
+    assert "faster in all 2 settings" in text
+    assert "In 1 of 3 settings the quartiles lie more than a factor of 1.5 apart, so that nothing can be told" in text
+    assert said(wild).startswith("In 1 of 1 settings the quartiles lie")
+    assert "Repeat it on a quiet machine" in said(wild)
+
+
+def test_settings_that_cannot_run_are_left_out_of_the_verdict() -> None:
+    refusal = CannotRun(compared(1.0).setting, "pruned", "no")
+    assert said(refusal) == "Nothing could be timed: none of the settings runs."
+    assert "not faster in 1 of 1" in said(refusal, compared(1.0))
+
+
+def test_the_table_says_once_what_all_settings_share() -> None:
+    table = latency_table([compared(0.5), compared(0.25, batch_size=32)])
+    assert table.what == "batch size"
+    assert table.rows == ["1", "32"]
+    assert table.caption.startswith("threads 1, dtype float32, memory format contiguous, device cpu")
+    assert table.columns == {
+        "original, ms": ["10.00 [10.00–10.00]"] * 2,
+        "pruned, ms": ["5.00 [5.00–5.00]", "2.50 [2.50–2.50]"],
+        "original / pruned": ["2.00 [1.96–2.04]", "4.00 [3.85–4.17]"],
+        "peak MiB": ["2.5 → 2.5"] * 2,
+    }
+
+
+def test_networks_of_the_libraries_are_timed() -> None:
+    (found,) = compare_latency(build("resnet18", 10), build("mobilenet_v2", 10), torch.zeros(1, 3, 32, 32), **ONE)
+    assert isinstance(found, Comparison)

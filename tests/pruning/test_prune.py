@@ -1,0 +1,564 @@
+"""What is asked is what is removed, and removing is masking."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from prune_fe.errors import InputError
+from prune_fe.measure.cost import cost
+from prune_fe.models.networks import SmallVGG
+from prune_fe.pruning.budget import kept_units
+from prune_fe.pruning.prune import Pruned, prune
+from prune_fe.scoring.score import score
+from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.feature_maps import find_layers, mask
+
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+def small() -> nn.Module:
+    return SmallVGG(classes=4, stages=((6, 6), (8,))).eval()
+
+
+def trained_statistics(model: nn.Module) -> nn.Module:
+    """Batch norms that have seen something, so that a wrong channel would show."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model.eval()
+
+
+def removed_units(pruned: Pruned) -> dict[str, tuple[int, ...]]:
+    """Layer -> what it lost, in one group or in several."""
+    found: dict[str, tuple[int, ...]] = {}
+    for step in pruned.steps:
+        for layer, numbers in step.removed.items():
+            found[layer] = tuple(sorted({*found.get(layer, ()), *numbers}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ratio", "million_parameters", "gflops"),
+    # the design's table, which rounds as table 12 of the paper does: multiply-adds counted as two, classifier included
+    [(0, 138.358, 30.94), (0.4, 87.783, 11.15), (0.5, 75.943, 7.86), (0.6, 64.163, 5.01)],
+)
+def test_vgg16_comes_out_as_table_12_says(ratio: float, million_parameters: float, gflops: float) -> None:
+    with torch.device("meta"):
+        model = torchvision.models.vgg16()
+    model = model.to_empty(device="cpu")
+    for weight in model.parameters():
+        nn.init.constant_(weight, 1e-3)
+    x = torch.zeros(1, 3, 224, 224)
+    result = cost(prune(model, score(model, scorer="l1-filter"), ratio=ratio, example=x).model, x)
+    assert round(result.parameters / 1e6, 3) == million_parameters
+    assert round(result.flops / 1e9, 2) == gflops
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0"]
+    + ["regnet_y_400mf", "timm/efficientnet_lite0", "timm/resnet18"],
+)
+def test_masking_units_equals_removing_them(name: str) -> None:
+    library = timm.create_model if name.startswith("timm/") else torchvision.models.get_model
+    model = trained_statistics(library(name.removeprefix("timm/"), num_classes=5))
+    pruned = prune(model, score(model, scorer="random"), ratio=0.4, example=X)
+    assert all(step.left is None and step.count == step.asked > 0 for step in pruned.steps)
+    with torch.no_grad():
+        with mask(model, find_layers(model, X), removed_units(pruned)):
+            masked = model(X)
+        torch.testing.assert_close(pruned.model(X), masked, rtol=1e-4, atol=1e-4 * masked.abs().max().item())
+
+
+def test_the_removed_units_are_the_weakest_and_the_rest_keeps_its_weights() -> None:
+    model = small()
+    scores = score(model, scorer="l1-filter")
+    pruned = prune(model, scores, ratio=0.5, example=X)
+    for step in pruned.steps:
+        (layer,) = step.layers
+        assert set(step.removed[layer]) == set(scores.weakest(layer, step.asked))
+        assert sorted(step.removed[layer] + step.kept[layer]) == list(range(step.units))
+    first = pruned.steps[0].kept["features.0"]
+    assert torch.equal(pruned.model.features[0].weight, model.features[0].weight[list(first)])  # type: ignore[index,union-attr]
+
+
+def test_steps_run_from_shallow_to_deep() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    order = [layer.name for layer in find_layers(model, X)]
+    firsts = [order.index(step.layers[0]) for step in prune(model, score(model, scorer="random"), example=X).steps]
+    assert firsts == sorted(firsts)
+
+
+def test_equal_scores_go_in_the_order_of_their_numbers_and_no_more_than_asked() -> None:
+    model = small()
+    scores = Scores("ties", {layer.name: np.zeros(layer.units) for layer in find_layers(model, X)})
+    removed = removed_units(prune(model, scores, ratio=0.5, example=X))
+    assert list(removed.values()) == [(0, 1, 2)] * 2 + [(0, 1, 2, 3)]
+
+
+@given(st.integers(1, 3000), st.integers(0, 99))
+def test_kept_units_is_the_floor_of_the_decimal(units: int, percent: int) -> None:
+    assert kept_units(units, percent / 100) == max((100 - percent) * units // 100, 1)
+
+
+def test_the_blocks_of_a_grouped_convolution_lose_equally_many() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)
+    )
+    x = torch.randn(2, 3, 10, 10)
+    keep = {"0": np.array([0.0, 9, 1, 9, 5, 9, 3, 9]), "2": np.array([9, 0.0, 1, 9, 9, 9, 9, 8])}
+    pruned = prune(net, Scores("by hand", keep), ratio=0.25, example=x)
+    assert removed_units(pruned) == {"0": (0, 6), "2": (1, 7)}
+    with torch.no_grad(), mask(net, find_layers(net, x), removed_units(pruned)):
+        torch.testing.assert_close(pruned.model(x), net(x))
+
+
+def test_coupled_units_go_by_the_mean_of_their_layers() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    scores = score(model, scorer="l1-filter")
+    pruned = prune(model, scores, ratio=0.5, example=X)
+    (stream,) = [step for step in pruned.steps if "layer1.0.conv2" in step.layers]
+    assert stream.layers == ("conv1", "layer1.0.conv2", "layer1.1.conv2")
+    mean = sum(scores.keep[layer] for layer in stream.layers) / 3
+    weakest = tuple(sorted(np.argsort(mean, kind="stable")[:32].tolist()))
+    assert stream.removed == dict.fromkeys(stream.layers, weakest)
+
+
+@pytest.mark.parametrize(("reduction", "weakest"), [("mean", (2, 3)), ("max", (1, 3)), ("min", (0, 2))])
+def test_how_the_scores_of_tied_layers_are_reduced(reduction: str, weakest: tuple[int, ...]) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.a(x) + self.b(x)).mean((2, 3)))
+
+    model = Sum()
+    scores = Scores("by hand", {"a": np.array([9.0, 3, 0, 2]), "b": np.array([-1.0, 3, 4, 2.0])})
+    pruned = prune(model, scores, 0.5, X, reduction=reduction)  # type: ignore[arg-type]
+    assert removed_units(pruned) == {"a": weakest, "b": weakest}
+
+
+def test_scope_inner_leaves_residual_streams_alone() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    steps = prune(model, score(model, scorer="random"), example=X, scope="inner").steps
+    left = [step for step in steps if step.left]
+    assert len(steps) == 12
+    assert [step.left for step in left] == ["coupled by a residual sum"] * 4
+    assert all(step.count == 0 for step in left)
+    assert all(step.count for step in steps if not step.left)
+
+
+def test_a_depthwise_convolution_is_no_residual_sum() -> None:
+    model = torchvision.models.mobilenet_v2(num_classes=3)
+    steps = prune(model, score(model, scorer="random"), example=X, scope="inner").steps
+    inner = [step for step in steps if "features.2.conv.0.0" in step.layers]
+    assert inner[0].layers == ("features.2.conv.0.0", "features.2.conv.1.0")
+    assert inner[0].left is None
+
+
+def test_the_users_model_is_not_changed_and_keeps_its_mode() -> None:
+    model = small().train()
+    before = copy.deepcopy(model.state_dict())
+    prune(model, score(model, scorer="random"), example=X)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_frozen_network_is_pruned_and_stays_frozen() -> None:
+    model = small().requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    pruned = prune(model, score(model, scorer="random"), example=X)
+    assert all(step.count for step in pruned.steps)
+    trained = [name for name, weight in pruned.model.named_parameters() if weight.requires_grad]
+    assert trained == ["classifier.weight", "classifier.bias"]
+
+
+def test_gradients_reach_every_weight_afterwards() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    pruned = prune(model, score(model, scorer="random"), example=X).model.train()
+    pruned(X).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in pruned.parameters())
+
+
+def test_a_ratio_a_layer() -> None:
+    model = small()
+    steps = prune(model, score(model, scorer="random"), {"features.3": 0.5}, X).steps
+    assert [step.count for step in steps] == [0, 3, 0]
+    assert steps[0].left == "ratio 0 removes none of 6 units"
+
+
+def test_ratio_zero_is_an_explicit_no_op() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), 0, X)
+    assert all(step.left for step in pruned.steps)
+    with torch.no_grad():
+        assert torch.equal(pruned.model(X), model(X))
+
+
+def test_layers_without_scores_are_left_alone_and_said() -> None:
+    model = small()
+    steps = prune(model, score(model, scorer="random", layers=["features.3"]), 0.5, X).steps
+    assert [step.left for step in steps] == ["not scored", None, "not scored"]
+
+
+def test_scores_are_asked_for_anew_before_each_layer() -> None:
+    model, asked = small(), []
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        asked.append((layers, current.features[0].out_channels))  # type: ignore[index,union-attr]
+        return score(current, scorer="l1-filter", layers=layers)
+
+    seen: list[tuple[str, ...]] = []
+    scores = score(model, scorer="random")
+    prune(
+        model, scores, 0.5, X, rounds="layers", rescore=rescore,
+        after=lambda current, steps: seen.append(tuple(step.layers[0] for step in steps)),
+    )  # fmt: skip
+    assert asked == [(("features.3",), 3), (("features.7",), 3)]
+    assert seen == [("features.0",), ("features.3",), ("features.7",)]
+
+
+def test_rounds_reach_the_same_widths_in_equal_steps() -> None:
+    model, widths = small(), []
+
+    def after(current: nn.Module, steps: object) -> None:
+        widths.append([module.out_channels for module in current.modules() if isinstance(module, nn.Conv2d)])
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        return score(current, scorer="l1-filter", layers=layers)
+
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, X, rounds=2, rescore=rescore, after=after)
+    assert widths == [[5, 5, 6], [3, 3, 4]]
+    assert [step.asked for step in pruned.steps] == [step.count for step in pruned.steps] == [3, 3, 4]
+    found = removed_units(pruned)
+    assert all(len(set(numbers)) == len(numbers) for numbers in found.values())
+    difference, largest = pruned.difference(model, X)
+    assert difference < 1e-5 * largest
+
+
+def test_rounds_remove_by_the_scores_of_the_network_so_far_in_numbers_of_the_original() -> None:
+    model = small()
+    first = Scores("by hand", {"features.7": np.array([0.0, 1, 9, 9, 9, 9, 9, 9])})
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        assert layers == ("features.7",)
+        return Scores("by hand", {"features.7": np.array([9.0, 0, 9, 9, 9, 1])})  # of 2 to 7
+
+    pruned = prune(model, first, {"features.7": 0.5}, X, rounds=2, rescore=rescore)
+    assert removed_units(pruned)["features.7"] == (0, 1, 3, 7)
+
+
+class Fixed(nn.Module):
+    """Its forward pass knows the number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.conv(x) * torch.ones(8, 1, 1)).mean((2, 3)))
+
+
+def test_what_cannot_be_cut_is_refused_by_name() -> None:
+    model = Fixed()
+    with pytest.raises(
+        InputError, match="nothing could be pruned .conv: meets 8 numbers of no layer in the network's code"
+    ):
+        prune(model, score(model, scorer="random"), example=X)
+    assert model.conv.out_channels == 8
+
+
+def test_a_network_with_only_its_output_to_prune_says_so() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match="nothing could be pruned .no layer but the output's"):
+        prune(net, score(net, scorer="random"), example=X)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1, 1.5, math.nan, True, "0.5", {"features.0": 2}])
+def test_a_ratio_outside_its_range_is_refused(ratio: object) -> None:
+    model = small()
+    with pytest.raises(InputError, match=r"must be a number in \[0, 1\), the share removed"):
+        prune(model, score(model, scorer="random"), ratio, X)  # type: ignore[arg-type]
+
+
+def test_wrong_arguments_are_refused_by_name() -> None:
+    model = small()
+    scores = score(model, scorer="random")
+    with pytest.raises(InputError, match="prune.. needs example="):
+        prune(model, scores)
+    with pytest.raises(InputError, match="scope is 'max', allowed are all, inner"):
+        prune(model, scores, example=X, scope="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="reduction is 'sum', allowed are mean, max, min"):
+        prune(model, scores, example=X, reduction="sum")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ranking is 'all', allowed are layer, global"):
+        prune(model, scores, example=X, ranking="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ratio and target_macs were given; prune.. follows one of them"):
+        prune(model, scores, 0.5, X, target_macs=0.5)
+    with pytest.raises(InputError, match=r"target_params is 0, it must be a number in \(0, 1\], the share that is"):
+        prune(model, scores, example=X, target_params=0)
+    with pytest.raises(InputError, match="round_to is 0, it must be a whole number of at least 1"):
+        prune(model, scores, example=X, round_to=0)
+    with pytest.raises(InputError, match="rounds is 'all', it must be a whole number of at least 1, or 'layers'"):
+        prune(model, scores, example=X, rounds="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ranking 'global' takes one ratio for all layers, not one for each"):
+        prune(model, scores, {"features.0": 0.5}, X, ranking="global")
+    with pytest.raises(InputError, match="protect: no layer is called 'feature.7'; near it are features.7,"):
+        prune(model, scores, example=X, protect=["feature.7"])
+    with pytest.raises(InputError, match="ratio: nothing to prune is called 'features.1'; near it are features.7,"):
+        prune(model, scores, {"features.1": 0.5}, X)
+    with pytest.raises(
+        InputError, match="layer 'features.0': scores of 3 units, the model has 6; they belong to another"
+    ):
+        prune(model, Scores("other", {"features.0": np.zeros(3)}), 0.5, X)
+    with pytest.raises(InputError, match="layer 'conv', unit 1: the score is nan, it must be finite"):
+        Scores("bad", {"conv": np.array([1, math.nan])})
+    resnet = torchvision.models.resnet18(num_classes=3)
+    shares = {"layer1.0.conv2": 0.5, "layer1.1.conv2": 0.25}
+    with pytest.raises(
+        InputError, match=r"conv1, layer1.0.conv2, layer1.1.conv2 go together, but are asked for \[0.25, 0.5\]"
+    ):
+        prune(resnet, score(resnet, scorer="random"), shares, X)
+
+
+class OptionA(nn.Module):
+    """A residual sum of 4 and 8 channels: the shortcut is padded with zeros (He et al. 2016, option A)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.out = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 8, 1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        y = self.out(torch.relu(self.inner(x))) + nn.functional.pad(x, (0, 0, 0, 0, 2, 2))
+        return self.head(torch.relu(y).mean((2, 3)))
+
+
+def test_a_padded_shortcut_keeps_what_stands_beside_the_padding() -> None:
+    model = OptionA().eval()
+    pruned = prune(model, score(model, scorer="random"), example=X)
+    assert [(step.layers, step.units, step.count, step.left) for step in pruned.steps] == [
+        (("stem", "out"), 4, 2, None),
+        (("inner",), 6, 3, None),
+        (("out",), 4, 0, "padded with zeros, or added to what is no layer's output"),
+    ]
+    assert {2 + number for number in removed_units(pruned)["stem"]} == set(removed_units(pruned)["out"])
+    with torch.no_grad(), mask(model, find_layers(model, X), removed_units(pruned)):
+        torch.testing.assert_close(pruned.model(X), model(X))
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
+        return self.head(torch.relu(self.c(x)).mean((2, 3)))
+
+
+def test_what_is_tied_to_a_shared_convolution_is_cut_consistently() -> None:
+    model = Shared().eval()
+    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
+        scores = score(model, scorer="random", example=X)
+    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
+        pruned = prune(model, scores, example=X)
+    assert [(step.layers, step.also, step.count) for step in pruned.steps] == [(("a",), ("b",), 2), (("c",), (), 3)]
+    gone = list(removed_units(pruned)["a"])
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        for conv in (silent.a, silent.b):
+            conv.weight[gone], conv.bias[gone] = 0, 0  # type: ignore[index]
+        silent.c.weight[list(removed_units(pruned)["c"])] = 0
+        silent.c.bias[list(removed_units(pruned)["c"])] = 0  # type: ignore[index]
+        torch.testing.assert_close(pruned.model(X), silent(X))
+
+
+def test_gates_that_go_with_a_layer_are_named() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=2)
+    steps = prune(model, score(model, scorer="random", example=X), example=X).steps
+    assert any("fc2" in other for step in steps for other in step.also)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head, self.scale = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 1), nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.a(x))).mean((2, 3)) * self.scale
+
+
+def test_a_scale_behind_the_output_layer_does_not_expose_it() -> None:
+    model = Scaled()
+    assert [step.layers for step in prune(model, score(model, scorer="random"), example=X).steps] == [("a",)]
+
+
+def test_frozen_weights_are_frozen_while_training_between_layers() -> None:
+    model = small()
+    model.features[0].requires_grad_(False)  # type: ignore[index]
+    seen = []
+
+    def after(current: nn.Module, step: object) -> None:
+        seen.append(current.features[0].weight.requires_grad)  # type: ignore[index,union-attr]
+
+    pruned = prune(model, score(model, scorer="random"), example=X, rounds="layers", after=after)
+    assert seen == [False] * 3
+    assert all(step.count for step in pruned.steps)
+
+
+def test_what_is_carried_is_cut_with_the_parameters_in_every_round() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=3)
+    momentum = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    carried, seen = dict(momentum), []
+
+    def after(current: nn.Module, steps: object) -> None:
+        weights = dict(current.named_parameters())
+        seen.append(sum(map(torch.numel, weights.values())))
+        assert all(torch.equal(carried[name], weight) for name, weight in weights.items())
+
+    pruned = prune(model, score(model, scorer="random"), 0.5, X, rounds=3, after=after, carry=carried)
+    assert sorted({*seen}, reverse=True) == seen
+    assert len(seen) == 3
+    assert all(torch.equal(left, carried[name]) for name, left in pruned.surviving(momentum).items())
+    assert all(torch.equal(weight, momentum[name]) for name, weight in model.named_parameters())
+
+
+def test_what_is_carried_may_be_replaced_between_the_rounds() -> None:
+    model, carried = small(), dict[str, Tensor]()
+
+    def after(current: nn.Module, steps: object) -> None:
+        carried["features.3.weight"] = 2 * current.get_parameter("features.3.weight").detach()
+
+    scores = score(model, scorer="l1-filter")
+    pruned = prune(model, scores, 0.5, X, rounds="layers", after=after, carry=carried).model
+    assert torch.equal(carried["features.3.weight"], 2 * pruned.get_parameter("features.3.weight"))
+
+    def spoil(current: nn.Module, steps: object) -> None:
+        carried["features.3.weight"] = torch.ones(6, 1)
+
+    before = carried["features.3.weight"] = torch.ones(6, 6, 3, 3)
+    with pytest.raises(InputError, match=r"carry of parameter 'features.3.weight' is \(6, 1\), .* \(6, 3, 3, 3\)"):
+        prune(model, scores, 0.5, X, rounds="layers", after=spoil, carry=carried)
+    assert carried["features.3.weight"] is before
+
+
+def test_computed_weights_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 2, 1), nn.Flatten())
+    with pytest.raises(InputError, match="layer '0': its weight is computed .weight_norm or the like"):
+        prune(model, score(model, scorer="random"), example=X)
+    with pytest.raises(InputError, match="scores is a dict; prune.. needs what prune_fe.score returns"):
+        prune(small(), {}, example=X)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("goal", "share"), [("target_macs", 0.5), ("target_macs", 0.31), ("target_params", 0.4)])
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_a_budget_is_met_within_one_percent(name: str, ranking: str, goal: str, share: float) -> None:
+    model = torchvision.models.get_model(name, num_classes=5)
+    pruned = prune(model, score(model, scorer="l1-filter"), example=X[:1], ranking=ranking, **{goal: share})  # type: ignore[arg-type]
+    before, after = cost(model, X), cost(pruned.model, X)
+    reached = after.macs / before.macs if goal == "target_macs" else after.parameters / before.parameters
+    assert abs(reached - share) < 0.01
+    assert pruned.notes == ()
+    assert all(step.asked == step.count for step in pruned.steps)
+
+
+def test_a_budget_that_the_widths_do_not_allow_is_met_as_nearly_as_they_do_and_said() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X, target_params=0.01)
+    (note,) = pruned.notes
+    assert note == f"{pruned.parameters:.1%} of the parameters are left, not 1.0%: what can go allows nothing nearer"
+    assert [step.units - step.count for step in pruned.steps] == [1, 1, 1]
+
+
+def test_with_the_same_budget_criteria_are_compared_at_the_same_cost() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    first, second = (
+        prune(model, score(model, scorer=scorer), example=X[:1], target_macs=0.5) for scorer in ("l1-filter", "random")
+    )
+    assert first.macs == second.macs
+
+
+def test_a_global_ranking_takes_the_weakest_of_all_layers_and_ties_do_not_overshoot() -> None:
+    model = small()
+    flat = Scores("ties", {layer.name: np.zeros(layer.units) for layer in find_layers(model, X)})
+    steps = prune(model, flat, 0.25, X, ranking="global").steps
+    assert [step.count for step in steps] == [5, 0, 0]  # of 20; at most 90 % of the first
+    keep = {"features.0": np.arange(6.0), "features.3": 100 * np.arange(6.0), "features.7": np.array([-9.0] + [0] * 7)}
+    steps = prune(model, Scores("by hand", keep), 0.25, X, ranking="global").steps
+    assert {layer: numbers for step in steps for layer, numbers in step.removed.items()} == {
+        "features.0": (0, 1), "features.3": (0, 1), "features.7": (0,),
+    }  # fmt: skip
+
+
+def test_widths_are_rounded_to_a_multiple_and_it_is_said() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    pruned = prune(model, score(model, scorer="random"), 0.3, X[:1], round_to=8)
+    widths = [module.out_channels for module in pruned.model.modules() if isinstance(module, nn.Conv2d)]
+    assert set(widths) == {48, 96, 184, 360}
+    stem = pruned.steps[0]
+    assert (stem.asked, stem.count, stem.left) == (20, 16, "widths are multiples of 8")
+    near = prune(model, score(model, scorer="random"), example=X[:1], target_macs=0.5, round_to=8)
+    assert all(step.count % 8 == 0 for step in near.steps)
+    assert abs(near.macs - 0.5) < 0.01
+
+
+def test_protected_outputs_stay_and_what_changes_at_their_inputs_is_said() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X, protect=["features.3"])
+    assert [(step.count, step.left) for step in pruned.steps] == [(3, None), (0, "protected"), (4, None)]
+    assert pruned.notes == (
+        "layer 'features.3' is protected: its outputs stay, 3 of its inputs went with what makes them",
+    )
+
+
+def test_a_ratio_by_pattern_and_by_name() -> None:
+    model = torchvision.models.vgg11(num_classes=2)
+    ratio = {"features.1*": 0.5, "features.16": 0.25, "features.0": 0.75}
+    steps = prune(model, score(model, scorer="random"), ratio, X[:1]).steps
+    shares = {step.layers[0]: step.count / step.units for step in steps}
+    assert [shares[f"features.{n}"] for n in (0, 3, 6, 8, 11, 13, 16, 18)] == [0.75, 0, 0, 0, 0.5, 0.5, 0.25, 0.5]
+
+
+def test_surviving_parts_of_what_is_shaped_like_the_parameters() -> None:
+    model = small()
+    pruned = prune(model, score(model, scorer="random"), example=X)
+    names = dict(model.named_parameters())
+    survived = pruned.surviving({name: weight.detach().clone() for name, weight in names.items()})
+    assert all(torch.equal(survived[name], weight) for name, weight in pruned.model.named_parameters())
+
+
+def test_what_does_not_survive_is_refused_by_name() -> None:
+    pruned = prune(small(), score(small(), scorer="random"), example=X)
+    with pytest.raises(InputError, match="'features.0.weight' is .2, 3., the original's is .6, 3, 3, 3."):
+        pruned.surviving({"features.0.weight": torch.zeros(2, 3)})
+    with pytest.raises(InputError, match="'nothing' is .2,., the original has none"):
+        pruned.surviving({"nothing": torch.zeros(2)})
+    with pytest.raises(InputError, match="protect is .0,., it must be a list of names or patterns"):
+        prune(small(), score(small(), scorer="random"), example=X, protect=[0])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="ratio: its keys must be names of layers or patterns"):
+        prune(small(), score(small(), scorer="random"), {0: 0.5}, X)  # type: ignore[dict-item]
+
+
+def test_a_finished_cut_can_be_cut_again() -> None:
+    model = torchvision.models.resnet18(num_classes=5)
+    for _ in range(2):
+        model = prune(model, score(model, scorer="l1-filter"), 0.5, X[:1]).model
+    assert model.layer4[1].conv2.out_channels == 128
+    assert model(X).shape == (2, 5)

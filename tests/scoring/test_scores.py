@@ -1,0 +1,71 @@
+"""Scores come back from disk as they were, and say who is weakest."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.scoring.scores import Scores, load_scores
+
+SCORES = Scores(
+    "feature-entropy",
+    keep={"a": np.array([0.1, -2.5]), "b": np.array([1 / 3])},
+    raw={
+        "h_nats": {"a": np.array([[1.0, np.inf], [2.0, np.inf]]), "b": np.array([[0.5], [np.inf]])},
+        "norm": {"a": np.array([3.0, 4.0]), "b": np.array([5.0])},
+    },
+    classes=("cat", "<dog>"),
+    images=7,
+    seconds=0.25,
+    settings={"p": 0.1},
+)
+
+
+def test_saved_scores_come_back_to_the_bit(tmp_path: Path) -> None:
+    SCORES.save(tmp_path / "s")
+    loaded = load_scores(tmp_path / "s")
+    for name in ("scorer", "classes", "images", "seconds", "settings"):
+        assert getattr(loaded, name) == getattr(SCORES, name)
+    for layer in ("a", "b"):
+        assert np.array_equal(loaded.keep[layer], SCORES.keep[layer])
+        for quantity in ("h_nats", "norm"):
+            assert np.array_equal(loaded.raw[quantity][layer], SCORES.raw[quantity][layer])
+
+
+def test_the_table_has_a_row_a_unit_and_the_mean_of_the_finite_classes(tmp_path: Path) -> None:
+    SCORES.save(tmp_path)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layer"], row["unit"], row["h_nats"], row["norm"]) for row in rows] == [
+        ("a", "0", "1.5", "3.0"),
+        ("a", "1", "inf", "4.0"),
+        ("b", "0", "0.5", "5.0"),
+    ]
+    assert float(rows[2]["keep"]) == 1 / 3
+
+
+def test_a_layer_has_the_mean_of_its_finite_units_and_classes(tmp_path: Path) -> None:
+    SCORES.save(tmp_path)
+    with (tmp_path / "layers.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows == [["layer", "units", "h_nats", "norm"], ["a", "2", "1.5", "3.5"], ["b", "1", "0.5", "5.0"]]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "scores.npz").write_bytes(content)
+    with pytest.raises(CheckpointError, match="scores.npz: not a scores file that can be read"):
+        load_scores(tmp_path)
+
+
+def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "scores.npz", about=np.array([{"scorer": "x"}], dtype=object))
+    with pytest.raises(CheckpointError, match="not a scores file"):
+        load_scores(tmp_path)
+
+
+def test_the_weakest_of_a_layer_without_scores_is_refused() -> None:
+    with pytest.raises(InputError, match="layer 'c' has no scores; scored are a, b"):
+        SCORES.weakest("c", 1)

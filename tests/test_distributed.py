@@ -1,0 +1,123 @@
+"""Several processes of torch.distributed do what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import distributed, nn
+from torch.utils.data import TensorDataset
+
+from prune_fe.distributed import average, gather, joined, of_first
+from prune_fe.errors import InputError
+from prune_fe.report.findings import load_findings
+from prune_fe.training.loop import finetune
+
+IMAGES = 70
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def images() -> TensorDataset:
+    generator = torch.Generator().manual_seed(2)
+    return TensorDataset(
+        torch.randn(IMAGES, 1, 8, 8, generator=generator), torch.randint(3, (IMAGES,), generator=generator)
+    )
+
+
+def trained(batch_size: int) -> tuple[nn.Module, list[Any]]:
+    model, data = network(), images()
+    options: dict[str, Any] = {"schedule": "cosine", "epochs": 2, "batch_size": batch_size, "seed": 3}
+    history = finetune(model, data, data, lr=0.05, **options)
+    return model, history
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model, history = trained(14)
+    losses = [(epoch.train_loss, epoch.validation_loss) for epoch in history]
+    torch.save((model.state_dict(), losses), f"{folder}/{rank}")
+    with pytest.raises(InputError, match="batch_size=15 cannot be shared evenly by 2 processes"):
+        trained(15)
+    norm = nn.BatchNorm1d(2)
+    assert norm.running_mean is not None
+    norm.running_mean += rank
+    average(norm.buffers())
+    assert norm.running_mean.tolist() == [0.5, 0.5]
+    distributed.destroy_process_group()
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    alone, history = trained(14)
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        state, losses = torch.load(tmp_path / str(rank), weights_only=True)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
+        expected = [(epoch.train_loss, epoch.validation_loss) for epoch in history[1:]]
+        assert losses[1:] == [pytest.approx(pair, rel=1e-4) for pair in expected]
+    assert not torch.equal(next(alone.parameters()), next(network().parameters()))
+
+
+def threads() -> list[str]:
+    return [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+
+
+def leaving(rank: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    with joined():
+        torch.optim.SGD(network().parameters(), lr=0.1)  # what torch loads for it takes hold of the group
+        assert gather(rank) == [0, 1]
+        assert any("gloo" in name for name in threads())
+        with pytest.raises(InputError if rank == 0 else SystemExit, match="no good" if rank == 0 else "2"):
+            of_first(fails)
+    assert not any("gloo" in name for name in threads())
+
+
+def fails() -> None:
+    raise InputError("no good")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the threads of a process from /proc")
+def test_nothing_of_the_group_is_left_behind() -> None:
+    torch.multiprocessing.spawn(leaving, (_port(),), nprocs=2)
+
+
+def test_torchrun_serves_a_comparison(tmp_path: Path) -> None:
+    content = {
+        "name": "t", "data": {"source": "digits", "size": 12}, "scorers": ["apoz"], "score": {"samples": 10},
+        "model": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+        "train": {"lr": 0.05, "schedule": "cosine", "epochs": 1, "batch_size": 64},
+        "compare": {"ratios": [0.5], "scratch": []},
+    }  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    words = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=localhost:{_port()}", "-m", "prune_fe", "compare", "r.yaml",
+    ]  # fmt: skip
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder: ") == 1  # the second process says nothing
+    found = load_findings(tmp_path / "runs/t-1")
+    assert (found.scorers, found.missing) == (["apoz", "random", "l1-filter"], [])
+    for cell in found.cells:
+        assert cell.correct.mean() == pytest.approx(cell.row.accuracy)
+        assert len(cell.correct) == len(found.labels) == 360
+
+
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,285 @@
+"""Units are found in any network that runs, read where they are consumed, and masked there."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prune_fe.errors import InputError
+from prune_fe.tracing.feature_maps import Layer, convolutions, find_layers, mask, observe
+
+
+class Awkward(nn.Module):
+    """A functional, an in-place and a shared activation, and a residual sum that writes over its operand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(4))
+        self.norm = nn.BatchNorm2d(4)
+        self.shared = nn.ReLU(inplace=True)
+        self.unused = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.a(x)))
+        x = self.shared(self.b(x))
+        y = self.shared(self.c(x))
+        z = self.d(y)
+        z += x
+        return self.head(F.max_pool2d(z, 2).mean((2, 3)))
+
+
+def awkward_by_hand(net: Awkward, x: Tensor) -> dict[str, Tensor]:
+    a = net.norm(net.a(x)).clamp(min=0)
+    b = net.b(a).clamp(min=0)
+    c = net.c(b).clamp(min=0)
+    return {"a": a, "b": b, "c": c, "d": net.d(c)}
+
+
+@pytest.fixture
+def awkward() -> Awkward:
+    return Awkward().eval()
+
+
+def read_maps(model: nn.Module, layers: tuple[Layer, ...], x: Tensor) -> dict[str, Tensor]:
+    maps: dict[str, Tensor] = {}
+    with torch.no_grad(), observe(model, layers, lambda layer, values: maps.__setitem__(layer.name, values.clone())):
+        model(x)
+    return maps
+
+
+def found(model: nn.Module, x: Tensor) -> tuple[Layer, ...]:
+    with pytest.warns(UserWarning, match="layer 'unused' does not run in a forward pass"):
+        return find_layers(model, x)
+
+
+def test_maps_are_read_after_the_norm_and_activation_whatever_form_they_have(awkward: Awkward) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    layers = found(awkward, x)
+    maps = read_maps(awkward, layers, x)
+    assert [layer.name for layer in layers] == ["a", "b", "c", "d"]
+    assert [layer.steps for layer in layers] == [2, 1, 1, 0]
+    for name, expected in awkward_by_hand(awkward, x).items():
+        torch.testing.assert_close(maps[name], expected)
+
+
+def test_a_masked_unit_is_zero_for_everything_behind_it(awkward: Awkward) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    layers = found(awkward, x)
+    with torch.no_grad():
+        a = awkward_by_hand(awkward, x)["a"].index_fill(1, torch.tensor([1, 3]), 0)
+        b = awkward.b(a).clamp(min=0).index_fill(1, torch.tensor([0]), 0)
+        d = awkward.d(awkward.c(b).clamp(min=0))
+        expected = awkward.head(F.max_pool2d(d + b, 2).mean((2, 3)))
+        with mask(awkward, layers, {"a": [1, 3], "b": [0]}):
+            torch.testing.assert_close(awkward(x), expected)
+
+
+def test_masks_let_gradients_through(awkward: Awkward) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    layers = found(awkward, x)
+    with mask(awkward, layers, {"a": [1], "d": [2]}):
+        awkward(x).sum().backward()
+    assert awkward.a.weight.grad is not None
+    assert awkward.a.weight.grad[1].abs().max() == 0
+    assert awkward.a.weight.grad[0].abs().max() > 0
+
+
+class Swish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.after = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.after(x * torch.sigmoid(x)).mean((2, 3))
+
+
+def test_a_map_that_two_functions_consume_is_read_before_both() -> None:
+    layers = find_layers(Swish(), torch.randn(1, 3, 8, 8))
+    assert layers[0] == Layer("conv", 4, (6, 6), steps=0)
+
+
+def test_the_convolutions_of_a_gate_on_pooled_features_have_no_maps() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=3)
+    names = [layer.name for layer in find_layers(model, torch.randn(1, 3, 64, 64))]
+    gates = [name for name, module in model.named_modules() if name.endswith(("fc1", "fc2"))]
+    assert gates
+    assert not set(gates) & set(names)
+
+
+@pytest.mark.parametrize(
+    ("model", "steps"),
+    [
+        (torchvision.models.vgg16, [1] * 13),
+        (torchvision.models.vgg16_bn, [2] * 13),
+        # in a residual block the second convolution's map is the norm's output, before the sum
+        (torchvision.models.resnet18, [2] + [2, 1] * 2 + ([2, 1, 1] + [2, 1]) * 3),
+    ],
+)
+def test_the_layers_of_the_papers_networks(model, steps) -> None:  # type: ignore[no-untyped-def]
+    assert [layer.steps for layer in find_layers(model(num_classes=2), torch.randn(1, 3, 32, 32))] == steps
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "cspresnet50", "nfnet_l0", "repvgg_a2", "ghostnet_100"])
+def test_timm_networks_are_read_and_masked_without_changing_what_they_compute(name: str) -> None:
+    model = timm.create_model(name, num_classes=3).eval()
+    x = torch.randn(1, 3, 64, 64)
+    layers = find_layers(model, x)
+    with torch.no_grad():
+        plain = model(x)
+        assert set(read_maps(model, layers, x)) == {layer.name for layer in layers}
+        with mask(model, layers, {layer.name: [] for layer in layers}):
+            assert torch.equal(model(x), plain)
+
+
+def test_named_modules_that_are_no_convolutions_are_read_at_their_output() -> None:
+    model = torchvision.models.resnet18(num_classes=2).eval()
+    x = torch.randn(2, 3, 32, 32)
+    (layer,) = find_layers(model, x, ["layer1.1"])
+    expected: list[Tensor] = []
+    with model.layer1[1].register_forward_hook(lambda *seen: expected.append(seen[2].clone())):
+        maps = read_maps(model, (layer,), x)
+    assert layer == Layer("layer1.1", 64, (8, 8), 0)
+    assert torch.equal(maps["layer1.1"], expected[0])
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x)).mean((2, 3))
+
+
+def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="layer 'conv' runs 2 times in a forward pass"):
+        find_layers(Twice(), torch.randn(1, 3, 8, 8), ["conv"])
+    with pytest.warns(UserWarning, match="layer 'conv' runs 2 times"):
+        assert find_layers(Twice(), torch.randn(1, 3, 8, 8)) == ()
+
+
+def test_wrong_names_get_the_nearest_ones() -> None:
+    model = torchvision.models.resnet18(num_classes=2)
+    x = torch.randn(1, 3, 32, 32)
+    with pytest.raises(InputError, match=r"layer 'layer1.0.conv3': .* did you mean 'layer1.0.conv2'"):
+        find_layers(model, x, ["layer1.0.conv3"])
+    with pytest.raises(InputError, match=r"layers is \[\]; it must be a list of names"):
+        find_layers(model, x, [])
+    with pytest.raises(InputError, match="layer 'fc' gives no maps"):
+        find_layers(model, x, ["fc"])
+    with pytest.raises(InputError, match="Linear has no nn.Conv2d"):
+        find_layers(nn.Linear(2, 2), torch.zeros(1, 2))
+    with pytest.raises(InputError, match="layer 'fc': the model has no such convolution"):
+        convolutions(model, ["fc"])
+    layers = find_layers(model, x)
+    with pytest.raises(InputError, match="layer 'conv1': no unit 64, it has 64"):
+        mask(model, layers, {"conv1": [64]})
+    with pytest.raises(InputError, match="layer 'conv9': not among the layers given; did you mean 'conv1'"):
+        mask(model, layers, {"conv9": [0]})
+
+
+def test_nothing_is_left_on_the_model_even_when_the_body_raises(awkward: Awkward) -> None:
+    awkward.train()
+    awkward.norm.eval()
+    x = torch.randn(2, 3, 8, 8)
+    layers = found(awkward, x)
+    modes = [module.training for module in awkward.modules()]
+    for context in (observe(awkward, layers, lambda *_: None), mask(awkward, layers, {"a": [0]})):
+        with pytest.raises(KeyError), context:
+            awkward(x)
+            raise KeyError
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in awkward.modules())
+    assert [module.training for module in awkward.modules()] == modes
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_small_maps_do_not_make_a_convolution_a_gate() -> None:
+    model = torchvision.models.resnet50(num_classes=2)  # layer4 sees maps of 1×1
+    assert len(find_layers(model, torch.randn(1, 3, 32, 32))) == 53
+
+
+def test_an_input_that_the_network_cannot_take_is_said_with_its_shape() -> None:
+    with pytest.raises(InputError, match=r"Awkward does not run on an input of \(1, 2, 8, 8\): "):
+        find_layers(Awkward(), torch.randn(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_0", 32), ("densenet121", 32), ("googlenet", 32)])
+def test_a_local_pooling_that_leaves_one_pixel_makes_no_gates(name: str, size: int) -> None:
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, num_classes=3, **options)
+    every = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(find_layers(model, torch.randn(1, 3, size, size))) == len(every)
+
+
+class Detours(nn.Module):
+    """Between convolution and activation: dropout, a copy, a check, a statistic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout2d(self.conv(x), training=self.training).contiguous().float()
+        assert torch.isfinite(y).all()
+        y.std()
+        return self.head(F.relu(self.norm(y)).mean((2, 3)))
+
+
+def test_what_changes_nothing_does_not_hide_the_norm_and_the_activation() -> None:
+    model, x = Detours().eval(), torch.randn(2, 3, 8, 8)
+    maps = read_maps(model, find_layers(model, x), x)
+    torch.testing.assert_close(maps["conv"], model.norm(model.conv(x)).relu())
+
+
+@pytest.mark.parametrize("unit", [1.5, True, "1", None])
+def test_a_unit_is_a_whole_number(awkward: Awkward, unit: object) -> None:
+    layers = found(awkward, torch.randn(1, 3, 8, 8))
+    with pytest.raises(InputError, match="layer 'a': .* is no unit number"):
+        mask(awkward, layers, {"a": [unit]})  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        lambda x: torch.clip(x, min=0),
+        lambda x: x.clip(min=0),
+        lambda x: x.clip_(min=0),
+        lambda x: torch.clamp_(x, min=0),
+        lambda x: torch.clamp_min_(x, 0),
+        lambda x: x.clamp_min_(0),
+    ],
+)
+def test_a_relu_may_be_written_as_a_clip(relu) -> None:  # type: ignore[no-untyped-def]
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return relu(self.conv(x)).sum((2, 3))
+
+    model, found = Clipped(), []
+    layers = find_layers(model, torch.randn(1, 1, 9, 9))
+    with torch.no_grad(), observe(model, layers, lambda layer, maps: found.append(maps.clone())):
+        model(torch.randn(2, 1, 9, 9))
+    assert float(found[0].min()) == 0
+
+
+def test_two_layers_may_be_the_same_tensor_on_the_way() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), nn.ReLU())
+    image = torch.randn(2, 1, 9, 9)
+    found: dict[str, Tensor] = {}
+    layers = find_layers(model, image, ["0.0", "0"])
+    with torch.no_grad(), observe(model, layers, lambda layer, maps: found.__setitem__(layer.name, maps.clone())):
+        out = model(image)
+    assert torch.equal(found["0.0"], out)
+    assert torch.equal(found["0"], out)
+
+
+def test_the_norm_of_a_layer_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SyncBatchNorm(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
+    assert [layer.norm for layer in find_layers(model, torch.randn(2, 1, 9, 9))] == ["1", None]
