@@ -19,20 +19,20 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def gather(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The value of every process, in the order of their ranks, in every process."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
 
 
-def of_first(make: Callable[[], T]) -> T:
+def from_rank_0(make: Callable[[], T]) -> T:
     """In every process what `make` gives in the first one, where alone it is called. Its PruneFEError is raised there,
     and ends the others quietly."""
     made: Any = None
@@ -41,7 +41,7 @@ def of_first(make: Callable[[], T]) -> T:
         made = make() if rank() == 0 else None
     except PruneFEError as error:
         fault = error
-    made, code = gather((made, fault and fault.exit_code))[0]
+    made, code = all_gather((made, fault and fault.exit_code))[0]
     if fault is not None:
         raise fault
     if code is not None:
@@ -50,13 +50,13 @@ def of_first(make: Callable[[], T]) -> T:
 
 
 @torch.no_grad()
-def average(tensors: Iterable[Tensor]) -> None:
+def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
     """Put the mean over the processes in the place of each floating-point tensor."""
-    if world() > 1:
+    if world_size() > 1:
         for tensor in tensors:
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)
-                tensor.div_(world())
+                tensor.div_(world_size())
 
 
 def local_rank() -> int:
@@ -65,7 +65,7 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Inside, the processes that torchrun has started are one; without it there is one process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield

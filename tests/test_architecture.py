@@ -10,7 +10,8 @@ import prune_fe
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
     {"errors"},
-    {"distributed", "topology", "tracing"},
+    {"io"},
+    {"options", "distributed", "topology", "tracing"},
     {"scorers", "data"},
     {"measure"},
     {"scoring"},

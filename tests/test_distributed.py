@@ -13,7 +13,7 @@ import yaml
 from torch import distributed, nn
 from torch.utils.data import TensorDataset
 
-from prune_fe.distributed import average, gather, joined, of_first
+from prune_fe.distributed import all_gather, all_reduce_mean, from_rank_0, process_group
 from prune_fe.errors import InputError
 from prune_fe.report.findings import load_findings
 from prune_fe.training.loop import finetune
@@ -51,7 +51,7 @@ def process(rank: int, folder: str) -> None:
     norm = nn.BatchNorm1d(2)
     assert norm.running_mean is not None
     norm.running_mean += rank
-    average(norm.buffers())
+    all_reduce_mean(norm.buffers())
     assert norm.running_mean.tolist() == [0.5, 0.5]
     distributed.destroy_process_group()
 
@@ -74,12 +74,12 @@ def threads() -> list[str]:
 
 def leaving(rank: int, port: int) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    with joined():
+    with process_group():
         torch.optim.SGD(network().parameters(), lr=0.1)  # what torch loads for it takes hold of the group
-        assert gather(rank) == [0, 1]
+        assert all_gather(rank) == [0, 1]
         assert any("gloo" in name for name in threads())
         with pytest.raises(InputError if rank == 0 else SystemExit, match="no good" if rank == 0 else "2"):
-            of_first(fails)
+            from_rank_0(fails)
     assert not any("gloo" in name for name in threads())
 
 

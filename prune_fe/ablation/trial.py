@@ -25,7 +25,7 @@ from prune_fe.data.images import (
     select,
     targets_of,
 )
-from prune_fe.distributed import world
+from prune_fe.distributed import world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import class_logits
 from prune_fe.scoring.collection import Progress
@@ -276,7 +276,7 @@ class Trial:
         workers: int = 0,
         memory_gib: float = 1.0,
     ) -> None:
-        if world() > 1:
+        if world_size() > 1:
             raise InputError("ablation runs in one process")
         if memory_gib <= 0:
             raise InputError(f"memory_gib is {memory_gib}; allowed: more than 0")

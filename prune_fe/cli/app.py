@@ -395,9 +395,9 @@ def compare(
     the folder it shares the cells with them. Started by torchrun (torchrun -m prune_fe compare ...) several processes
     work on each cell together.
     """
-    from prune_fe.distributed import joined, of_first, rank
+    from prune_fe.distributed import from_rank_0, process_group, rank
 
-    with joined():
+    with process_group():
         console.quiet = rank() > 0
         begun: list[tuple[Recipe, RunFolder]] = []
 
@@ -405,7 +405,7 @@ def compare(
             begun.append(_recipe_and_folder(recipe, options, seed, shared=True))
             return str(begun[0][1].path)
 
-        path = of_first(begin)
+        path = from_rank_0(begin)
         if rank() > 0:
             options = dataclasses.replace(options, resume=path)
             begun.append(_recipe_and_folder(recipe, options, seed, shared=True))
@@ -931,7 +931,7 @@ def _discarded_if_empty(folder: RunFolder, resume: str | None) -> Iterator[None]
 
 def _require_scorers(names: Sequence[str]) -> None:
     """A misspelt one is said before torch is loaded."""
-    from prune_fe.experiment.recipe import nearest
+    from prune_fe.io import nearest
 
     if not names:
         raise InputError("--scorer: name at least one")
@@ -952,7 +952,8 @@ def _require_own(output: Path) -> None:
 def _folder_of_scores(output: Path, asked: Mapping[str, Any], judges: Mapping[str, Scorer]) -> Iterator[None]:
     """Inside, `output` is there and nobody else's. It holds scores of one network on one choice of images, which
     score.json says; a new one is taken away again when nothing could be done."""
-    from prune_fe.experiment.run_folder import environment, locked, write_json
+    from prune_fe.experiment.run_folder import environment, locked
+    from prune_fe.io import write_json
 
     about, new = output / ABOUT_SCORES, not output.exists()
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
@@ -1033,7 +1034,7 @@ def _chosen_classes(words: Sequence[str] | None, splits: Splits | None) -> int |
     if len(words) == 1 and words[0].isdigit():
         return int(words[0])
     if unknown := [word for word in words if word not in splits.classes]:
-        from prune_fe.experiment.recipe import nearest
+        from prune_fe.io import nearest
 
         raise InputError(f"--classes {unknown[0]}: no such class; {nearest(unknown[0], splits.classes[:20])}")
     return [splits.classes.index(word) for word in words]
@@ -1064,7 +1065,7 @@ def _score_series(
 ) -> list[dict[str, Any]]:
     """A row for every checkpoint, scorer, layer and quantity, with the network's accuracy and loss on val/; in
     OUTPUT/training.csv as well, as far as it has come."""
-    from prune_fe.experiment.run_folder import write_table
+    from prune_fe.io import write_csv
     from prune_fe.measure.evaluate import evaluate as measure
     from prune_fe.models.networks import load_weights
 
@@ -1084,7 +1085,7 @@ def _score_series(
                     mean = scores.layer_mean(quantity, layer)
                     row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
                     rows.append(row | quality)
-        write_table(output / "training.csv", [*others, *rows])
+        write_csv(output / "training.csv", [*others, *rows])
     return rows
 
 
@@ -1098,10 +1099,10 @@ def _rows_of_others(table: Path, judges: Collection[str]) -> list[dict[str, Any]
 
 def _write_images(output: Path, found: Mapping[str, Scores]) -> None:
     """The list of the images that were read, for --images."""
-    from prune_fe.experiment.run_folder import write_table
+    from prune_fe.io import write_csv
 
     if read := next((each.provenance["images"] for each in found.values() if each.images), None):
-        write_table(output / "images.csv", ({"image": name, "class": of} for name, of in read))
+        write_csv(output / "images.csv", ({"image": name, "class": of} for name, of in read))
 
 
 def _latest(output: Path, name: str, shared: bool) -> Path:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from prune_fe.distributed import rank, world
+from prune_fe.distributed import rank, world_size
 from prune_fe.errors import DataError, EnvironmentFault, InputError
 
 Batch = tuple[Tensor, Tensor]
@@ -222,7 +222,7 @@ def select(
 ) -> Batches:
     """Batches of `data`: of a data set `samples` images of each of `classes`, of ready batches all of them.
 
-    Under torch.distributed each process gets every world-th image of the selection, and none twice; `skip` leaves out
+    Under torch.distributed each process gets an equal share of the selection; `skip` leaves out
     as many of its first ones.
     """
     if not isinstance(data, Dataset):
@@ -230,15 +230,15 @@ def select(
             raise InputError("data is a generator and can be read only once: pass a data set, a DataLoader or a list")
         if classes is not None or samples is not None:
             raise InputError("classes= and samples= need a data set; a DataLoader or a list is used as it is")
-        if world() > 1:
+        if world_size() > 1:
             raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
         return data
     numbers = choose(data, classes, samples, seed)
     if not numbers:
         raise DataError("no images: the data set is empty")
-    if len(numbers) < world():
-        raise DataError(f"{len(numbers)} images cannot be shared by {world()} processes")
-    numbers = numbers[rank() :: world()][skip:]
+    if len(numbers) < world_size():
+        raise DataError(f"{len(numbers)} images cannot be shared by {world_size()} processes")
+    numbers = numbers[rank() :: world_size()][skip:]
     return loader(Subset(data, numbers), batch_size, workers)
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.images import Splits, held_out
-from prune_fe.distributed import gather, of_first, rank, world
+from prune_fe.distributed import all_gather, from_rank_0, rank, world_size
 from prune_fe.errors import DataError, InputError, PruneFEError
 from prune_fe.experiment.claims import Claims
 from prune_fe.experiment.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
-from prune_fe.experiment.results import UNPRUNED, Cell, Row, load_cell
+from prune_fe.experiment.results import SCRATCH, UNPRUNED, Cell, Row, load_cell
 from prune_fe.experiment.run import (
     Compressed,
     Reporter,
@@ -40,9 +40,9 @@ from prune_fe.experiment.run import (
     untrained,
     write_test,
 )
-from prune_fe.experiment.run_folder import NETWORKS, RunFolder, write_json
+from prune_fe.experiment.run_folder import NETWORKS, RunFolder
+from prune_fe.io import write_json
 from prune_fe.pruning.prune import prune
-from prune_fe.report.findings import SCRATCH
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
 from prune_fe.training.loop import epochs_of
@@ -120,7 +120,7 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
     while True:
         with ExitStack() as claim:
             # What to do is the first process's to say: others may see another state of the folder.
-            number, left = of_first(lambda: _next(grid.tasks, failed, claims, claim))
+            number, left = from_rank_0(lambda: _next(grid.tasks, failed, claims, claim))
             bar(len(grid.tasks) - left, len(grid.tasks))
             if number is not None:
                 waiting = False
@@ -128,7 +128,7 @@ def compare(recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
                     grid.tasks[number].do()
                 except (InputError, DataError) as error:  # of this cell; the others can be done
                     task = grid.tasks[number]
-                    if world() > 1:  # a fault of one process would leave the others waiting for it
+                    if world_size() > 1:  # a fault of one process would leave the others waiting for it
                         raise type(error)(f"{task.name}: {error}") from error
                     failed[number] = str(error)
                     result = task.result.relative_to(folder.path).as_posix()
@@ -285,7 +285,7 @@ class Grid:
         }  # fmt: skip
         if rank() == 0:
             write_json(path, known)
-        gather(None)
+        all_gather(None)
 
     def _prune(self, network: str, seed: int, label: str, point: float, path: Path) -> None:
         begun, start = time.perf_counter(), self.start(network, seed)
@@ -331,7 +331,7 @@ class Grid:
             found.cell(network, recipe, time.perf_counter() - begun).save(path)
             of = "" if row.accuracy_pruned is None else f", {row.accuracy_pruned:.2%} right after pruning"
             self.report.say(f"{path.stem}: {row.accuracy:.2%} of the test images{of}")
-        gather(None)  # nobody looks for the cell before it is there
+        all_gather(None)  # nobody looks for the cell before it is there
 
 
 def budget_of(recipe: Recipe, control: Cell) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections import Counter
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from prune_fe.errors import InputError
+from prune_fe.io import nearest
 from prune_fe.scorers import SCORERS
 
 MAX_BYTES = 2**16
@@ -311,12 +311,6 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def parse_value(text: str) -> Any:
     """A value as it would stand in the file."""
     return _parse(text, text)
-
-
-def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """A hint for a word that is not known."""
-    close = difflib.get_close_matches(word, list(known), n=2)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"allowed are {', '.join(known)}"
 
 
 class _Strict(yaml.SafeLoader):

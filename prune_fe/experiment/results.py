@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from prune_fe.errors import CheckpointError
-from prune_fe.experiment.run_folder import write_json
+from prune_fe.io import write_json
 from prune_fe.scoring.scores import Array
 
 UNPRUNED = "(unpruned)"
 """The scorer of the rows that say what every other row starts from."""
 
+
+SCRATCH = "scratch#"
+"""Begins the labels of architectures that were trained from scratch; the number behind it is their budget."""
 
 BY_LAYER = "by layer"
 """The goal of a network whose layers have ratios of their own."""

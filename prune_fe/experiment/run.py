@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prune_fe.data import images
 from prune_fe.data.images import Splits
-from prune_fe.distributed import gather, local_rank, of_first, rank, world
+from prune_fe.distributed import all_gather, from_rank_0, local_rank, rank, world_size
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment import recipe as recipes
 from prune_fe.experiment.recipe import Recipe, Train
@@ -138,7 +138,7 @@ def trained(
 ) -> nn.Module:
     """The network that every scorer of this seed starts from; trained once, then read from the run folder."""
     path, about = folder.path / f"seed-{seed}" / "trained", recipe.model
-    if of_first(path.exists):
+    if from_rank_0(path.exists):
         try:
             # Some networks can only be rebuilt with the recipe's arguments.
             named = models.read_manifest(path)["factory"] is not None
@@ -159,7 +159,7 @@ def trained(
             folder.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
     if rank() == 0:
         models.save(network, path, {"recipe": recipe.name, "seed": seed} | splits.about, overwrite=True)
-    gather(None)  # nobody looks for it before it is there
+    all_gather(None)  # nobody looks for it before it is there
     return network
 
 
@@ -264,7 +264,7 @@ def compress(
 def measured(label: str, seed: int, model: nn.Module, splits: Splits, example: Tensor, recipe: Recipe) -> Compressed:
     """What the test images and the clock say of a network."""
     result = evaluate(model, splits.test, workers=recipe.workers)
-    price, pace = cost(model, example), of_first(lambda: speed(model, example))
+    price, pace = cost(model, example), from_rank_0(lambda: speed(model, example))
     row = Row(
         label, seed, result.accuracy, None, None, result.balanced_accuracy, result.loss, price.parameters, price.macs,
         pace.images_per_second, pace.low, pace.high, str(pace), None,
@@ -365,7 +365,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     if device == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    if device == "cuda" and world() > 1:
+    if device == "cuda" and world_size() > 1:
         device = f"cuda:{local_rank()}"
     try:
         return torch.empty(0, device=device).device

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import json
-import math
 import os
 import platform
 import re
@@ -22,7 +19,7 @@ from typing import Any, TextIO
 import yaml
 
 from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.scoring.scores import safe_cell
+from prune_fe.io import finite_json, write_csv, write_json, write_text
 
 PACKAGES = (
     "prune-fe",
@@ -115,7 +112,7 @@ class RunFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with (self.path / self.log_name).open("a") as file:
-                file.write(json.dumps(_plain({"event": event, "time": now} | values), allow_nan=False) + "\n")
+                file.write(json.dumps(finite_json({"event": event, "time": now} | values), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -136,7 +133,7 @@ class RunFolder:
         return [key for key in here if here[key] != began.get(key)]
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        write_table(self.path / name, rows)
+        write_csv(self.path / name, rows)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_json(self.path / name, content)
@@ -185,39 +182,6 @@ def locked(folder: Path) -> TextIO:
     return lock
 
 
-def file_name(text: str) -> str:
-    """Of letters, digits, dots and dashes: for the name of a layer in that of a file."""
-    return re.sub(r"[^A-Za-z0-9.]", "-", text)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(_plain(content), indent=1) + "\n")
-
-
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A CSV file with a line a row, and the first row's keys as its heading."""
-    rows = list(rows)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # its own: several processes may write the same
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not name its file
-
-
 def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
     """The keys in which the recipe of a run folder is not this one; `but`: keys that may be others."""
     try:
@@ -233,20 +197,11 @@ def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) 
     return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
 
 
-def _plain(value: Any) -> Any:
-    """NaN and infinite numbers, which JSON has no words for, become null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def environment() -> dict[str, Any]:
     """Versions, hardware and the commit of the source; no host name, no path."""
     import torch
 
-    from prune_fe.distributed import world
+    from prune_fe.distributed import world_size
 
     return {
         "python": platform.python_version(),
@@ -257,7 +212,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "processes": world(),
+        "processes": world_size(),
     }
 
 

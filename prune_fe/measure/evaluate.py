@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.images import Images, checked, images_in, select
-from prune_fe.distributed import gather, rank, world
+from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.tracing.feature_maps import evaluating
 
@@ -61,7 +61,7 @@ def evaluate(
     batches = select(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in checked(batches):
-            numbers = range(done * world() + rank(), (done + len(labels)) * world() + rank(), world())
+            numbers = range(done * world_size() + rank(), (done + len(labels)) * world_size() + rank(), world_size())
             logits = class_logits(model(images.to(device, non_blocking=True)), labels, numbers)
             classes = logits.shape[1]
             if done == 0:
@@ -76,10 +76,10 @@ def evaluate(
                 progress(done, images_in(batches))
     if done == 0:
         raise DataError("no images to evaluate on")
-    shares = gather((confusion, loss, torch.cat(right)))
+    shares = all_gather((confusion, loss, torch.cat(right)))
     total = sum(len(share[2]) for share in shares)
     correct = torch.zeros(total, dtype=torch.bool)
-    for process, share in enumerate(shares):  # each had every world-th image
+    for process, share in enumerate(shares):  # each had every world_size-th image
         correct[process :: len(shares)] = share[2]
     return Evaluation(
         torch.stack([share[0] for share in shares]).sum(dim=0), sum(share[1] for share in shares) / total, correct

@@ -14,16 +14,13 @@ import yaml
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
-from prune_fe.experiment.results import UNPRUNED, Cell, load_cell
+from prune_fe.experiment.results import SCRATCH, UNPRUNED, Cell, load_cell
 from prune_fe.experiment.run_folder import NETWORKS, events_of, is_comparison
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
 from prune_fe.scoring.scores import Array, Scores, load_scores
 
 RESAMPLES = 2_000
 """Of the test images, for each difference."""
-
-SCRATCH = "scratch#"
-"""Begins the labels of architectures that were trained from scratch; the number behind it is their budget."""
 
 CONTROL, FILTER_NORM = CONTROLS
 

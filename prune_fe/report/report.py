@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Cell
-from prune_fe.experiment.run_folder import write_json, write_table, write_text
+from prune_fe.experiment.results import BY_LAYER, SCRATCH, UNPRUNED, Cell
+from prune_fe.io import write_csv, write_json, write_text
 from prune_fe.measure.statistics import kendall, spearman
-from prune_fe.report.findings import CONTROL, FILTER_NORM, SCRATCH, Difference, Findings, load_findings
+from prune_fe.report.findings import CONTROL, FILTER_NORM, Difference, Findings, load_findings
 from prune_fe.report.html import (
     Bars,
     Block,
@@ -49,10 +49,10 @@ def write_report(folder: Path) -> Path:
     title, subtitle, sections = f"prune_fe: {found.recipe.name}", subtitle_of(found), list(sections_of(found))
     write_text(folder / "report.html", page(title, subtitle, sections))
     write_text(folder / "report.md", markdown(title, subtitle, sections))
-    write_table(folder / "cells.csv", [_flat(cell) for cell in found.cells])
+    write_csv(folder / "cells.csv", [_flat(cell) for cell in found.cells])
     for name, rows in (("classes.csv", class_accuracies(found)), ("agreement.csv", agreements(found))):
         if known := list(rows):
-            write_table(folder / name, known)
+            write_csv(folder / name, known)
     write_json(folder / "report.json", {"recipe": found.recipe.model_dump(mode="json"), **numbers(found)})
     return folder / "report.html"
 

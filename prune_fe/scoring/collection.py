@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.images import Batches, checked, images_in
-from prune_fe.distributed import gather, rank
+from prune_fe.distributed import all_gather, rank
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.meter import Meter
 from prune_fe.scorers.base import Rows, Scorer, Sums
@@ -137,7 +137,7 @@ class Collection:
             for name, sums in layers.items():
                 if not sums:
                     raise InputError(f"layer {name!r}: its maps were not reached in any forward pass")
-        shares = gather((mine, self.counts))
+        shares = all_gather((mine, self.counts))
         every = {
             label: {name: reduce(add, (share[label][name] for share, _ in shares)) for name in layers}
             for label, layers in mine.items()

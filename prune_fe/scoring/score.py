@@ -29,7 +29,7 @@ from prune_fe.data.images import (
     select,
     targets_of,
 )
-from prune_fe.distributed import gather, rank, world
+from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
 from prune_fe.scorers import SCORERS
@@ -140,7 +140,7 @@ def _scored(
     readers = {label: judge for label, judge in pending.items() if judge.needs_data}
     names = (names or task.outputs()) if readers else ()
     collection = Collection(readers, {label: task.observed(readers[label]) for label in readers}, names, task.device)
-    work = json.dumps([batch_size, world(), names, {label: keys[label] for label in readers}])
+    work = json.dumps([batch_size, world_size(), names, {label: keys[label] for label in readers}])
     state = State(folder, work) if folder is not None else None
     if task.read is not None and readers:
         collection.run(task.model, task.read, progress, state)
@@ -337,7 +337,7 @@ def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
             fault = fault or CheckpointError(f"{error}; delete {path}, and it is made again")
         except PruneFEError as error:
             fault = fault or error
-    found, fault = gather((found, fault))[0]
+    found, fault = all_gather((found, fault))[0]
     if fault is not None:
         raise fault
     return found

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.io import safe_cell
 
 Array = NDArray[Any]
 
@@ -113,11 +114,6 @@ class Scores:
                 for number, name in enumerate(self.classes):
                     values = (repr(float(self.raw[quantity][layer][number, unit])) for quantity in quantities)
                     yield [layer, unit, safe_cell(name), *values]
-
-
-def safe_cell(value: Any) -> Any:
-    """A spreadsheet takes a text that begins like a formula for one; an apostrophe keeps it a text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def architecture(model: Any) -> str:

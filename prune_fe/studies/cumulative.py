@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from prune_fe.ablation.trial import SHARES, Ablation, Trial, counts_of, join, refuse_absent, without_first
 from prune_fe.data.images import Rescaled, Splits, held_out, targets_of
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.recipe import Recipe, nearest
+from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.recipe import Scorer as Entry
 from prune_fe.experiment.run import Reporter, load_data, placed, prepare, scorer_for, trained, untrained, write_figure
-from prune_fe.experiment.run_folder import RunFolder, file_name
+from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.io import nearest, safe_file_name
 from prune_fe.report.tables import Table
 from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.random import Random
@@ -129,7 +130,7 @@ def _targets(network: nn.Module, example: Tensor, names: Sequence[str] | None) -
 def _name_of(names: Sequence[str]) -> str:
     """For files: of several layers their number and a hash of their names, which the tables write out."""
     if len(names) == 1:
-        return file_name(names[0])
+        return safe_file_name(names[0])
     return f"{len(names)}-layers-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]}"
 
 

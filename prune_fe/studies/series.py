@@ -37,7 +37,8 @@ from prune_fe.experiment.run import (
     untrained,
     write_figure,
 )
-from prune_fe.experiment.run_folder import RunFolder, file_name, write_json
+from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.io import safe_file_name, write_json
 from prune_fe.measure.statistics import Estimate, spearman
 from prune_fe.report.tables import Table
 from prune_fe.scorers.base import LayerScore
@@ -174,7 +175,7 @@ def samples_study(
         report.progress("birth times"),
     )  # fmt: skip
     samples = [drawn(births, size, draws, seed, report.progress(f"draws of {size}")) for size in possible]
-    name = f"study-samples-seed-{seed}-{file_name(found.name)}"
+    name = f"study-samples-seed-{seed}-{safe_file_name(found.name)}"
     folder.write_table(f"{name}-draws.csv", _of_draws(samples))
     folder.write_table(f"{name}-units.csv", _of_units(samples))
     tables = [_table_of_spread(births, samples), _table_of_agreement(samples)]

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from prune_fe.data.images import Rescaled, Splits, held_out, targets_of
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment import recipe as recipes
-from prune_fe.experiment.recipe import Recipe, nearest
+from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run import Reporter, load_data, placed, prepare, trained, untrained
-from prune_fe.experiment.run_folder import RunFolder, file_name
+from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.io import nearest, safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.report.tables import Table
 from prune_fe.scorers.base import Scorer
@@ -133,7 +134,8 @@ class Subject:
 
     def file_name(self, kind: str) -> str:
         """Of letters, digits, dots and dashes, another one for every subject of a run."""
-        of = f"seed-{self.seed}-{file_name(self.layer.name)}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
+        layer = safe_file_name(self.layer.name)
+        of = f"seed-{self.seed}-{layer}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
         return f"study-{kind}-{of}"
 
     def with_unit(self, unit: int | None) -> Subject:

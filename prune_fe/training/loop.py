@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from prune_fe.data.images import Batches, Images, checked, images_in, loader, select
-from prune_fe.distributed import average, gather, rank, world
+from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.pruning.prune import Pruned, refuse_unlike_weights
@@ -84,8 +84,8 @@ def finetune(
         if momentum == 0:
             raise InputError("momentum_buffers were given, but momentum is 0")
     device = next(iter(weights.values())).device
-    order, batch_size = _Order(images, seed), batch_size // world()
-    average(weights.values())  # they are the same everywhere, to the bit
+    order, batch_size = _Order(images, seed), batch_size // world_size()
+    all_reduce_mean(weights.values())  # they are the same everywhere, to the bit
     # batch norm cannot train on a single image
     batches = loader(train, batch_size, workers, sampler=order, drop_last=len(order) > 1 == len(order) % batch_size)
     optimizer = torch.optim.SGD(weights.values(), lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -107,7 +107,7 @@ def finetune(
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * 100_003 + number + 7919 * rank())
                 loss = _train(model, batches, optimizer, rate, augment, amp, tick)
-            average(model.buffers())
+            all_reduce_mean(model.buffers())
             if not math.isfinite(loss):
                 raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {lr:g})")
             seconds = time.perf_counter() - start
@@ -130,8 +130,8 @@ def _count(train: Dataset[Any], batch_size: int) -> int:
         raise InputError(f"training images come as a map-style data set, not as a {type(train).__name__}")
     if len(train) == 0:
         raise DataError("no images to train on")
-    if batch_size % world():
-        raise InputError(f"batch_size={batch_size} cannot be shared evenly by {world()} processes")
+    if batch_size % world_size():
+        raise InputError(f"batch_size={batch_size} cannot be shared evenly by {world_size()} processes")
     return len(train)
 
 
@@ -170,12 +170,12 @@ def _train(
             loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average(weight.grad for weight in _weights_of(optimizer) if weight.grad is not None)
+        all_reduce_mean(weight.grad for weight in _weights_of(optimizer) if weight.grad is not None)
         optimizer.step()
         losses.append(loss.detach() * len(labels))  # no .item(): a GPU would wait for it in every step
         seen += len(labels)
         tick()
-    shares = gather((torch.stack(losses).cpu().double().sum().item(), seen))
+    shares = all_gather((torch.stack(losses).cpu().double().sum().item(), seen))
     return sum(share[0] for share in shares) / sum(share[1] for share in shares)
 
 
@@ -365,19 +365,19 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class _Order(Sampler[int]):
-    """A permutation of the images that depends on (seed, epoch) alone; of several processes each has every world-th
-    image of it, and some images come twice so that all have equally many."""
+    """A permutation of the images that depends on (seed, epoch) alone; of several processes each has an equal share
+    of it, and some images come twice so that all have equally many."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def __len__(self) -> int:
-        return math.ceil(self.count / world())
+        return math.ceil(self.count / world_size())
 
     def __iter__(self) -> Any:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         numbers = torch.randperm(self.count, generator=generator).tolist()
-        return iter((numbers * world())[rank() : len(self) * world() : world()])
+        return iter((numbers * world_size())[rank() : len(self) * world_size() : world_size()])
 
 
 def epochs_of(schedule: str, lr: float, final_lr: float, epochs: int | None) -> int:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from prune_fe.errors import InputError
-from prune_fe.experiment.recipe import MAX_BYTES, load_recipe, nearest, parse_value
+from prune_fe.experiment.recipe import MAX_BYTES, load_recipe, parse_value
+from prune_fe.io import nearest
 
 MINIMAL = """
 name: mini

@@ -1,0 +1,108 @@
+"""Options: one frozen dataclass for a recipe section, a function's keywords and a command's flags.
+
+A class of options is a standard dataclass whose annotations carry its ranges (pydantic's `Field`). A recipe embeds
+it, `validate_options` builds it from the keywords of a Python call, and the command line flattens it into flags. An
+option is therefore declared once. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import reprlib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter, ValidationError
+
+from prune_fe.errors import InputError
+from prune_fe.io import nearest
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Natural = Annotated[StrictInt, Field(ge=0)]
+Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
+NonNegative = Annotated[StrictFloat, Field(ge=0)]
+Positive = Annotated[StrictFloat, Field(gt=0)]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+
+MAX_ERRORS = 10
+"""At most this many errors are named in one message."""
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def options(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass that pydantic validates strictly.
+
+    Unknown keys, NaN and infinite numbers are errors wherever pydantic builds it: in a recipe and in
+    `validate_options`. Rules that concern several options belong into `__post_init__`, as ValueError.
+    """
+    cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: str = "", **keywords: Any) -> T:
+    """Build and validate an instance of the options class `cls`.
+
+    Args:
+        cls: A class made by `options`.
+        given: An instance of it, or a mapping of option names to values; None stands for the defaults.
+        where: What to name in front of an error, such as the section of a recipe.
+        keywords: Options that replace those of `given`.
+
+    Returns:
+        A new instance.
+
+    Raises:
+        InputError: An option is unknown, of a wrong type or out of range.
+    """
+    if given is None:
+        values: dict[str, Any] = {}
+    elif isinstance(given, cls):
+        values = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}  # type: ignore[arg-type]
+    elif isinstance(given, Mapping):
+        values = dict(given)
+    else:
+        raise InputError(f"options is a {type(given).__name__}; it must be {cls.__name__} or a mapping")
+    try:
+        built: T = _adapter(cls).validate_python(values | keywords)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InputError(explain_errors(error, lambda _: option_names(cls), where)) from None
+    return built
+
+
+def option_names(cls: type[Any]) -> list[str]:
+    """Return the names of the options of an options class or a pydantic model."""
+    return list(getattr(cls, "model_fields", None) or [field.name for field in dataclasses.fields(cls)])
+
+
+def explain_errors(error: ValidationError, names_at: Any, where: str = "") -> str:
+    """Return pydantic's errors as one line: for each the option's path, what is wrong and the value.
+
+    Args:
+        error: What pydantic raised.
+        names_at: Function from the path of a section (a tuple) to the keys that the section has.
+        where: Name of what was validated; it stands for the path where an error concerns the whole.
+    """
+    faults = [_explain(fault, names_at, where) for fault in error.errors(include_url=False)]
+    more = [f"and {len(faults) - MAX_ERRORS} more"] if len(faults) > MAX_ERRORS else []
+    return "; ".join(faults[:MAX_ERRORS] + more)
+
+
+def _explain(fault: Any, names_at: Any, where: str) -> str:
+    # pydantic puts the tags of a discriminated union ("[one]", "[many]") into the path; they are no keys.
+    path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("[")))
+    place = ".".join(map(str, path)) or where or "options"
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{place}: unknown key; {nearest(str(path[-1]), names_at(path[:-1]))}"
+    message = fault["msg"].removeprefix("Value error, ")
+    given = fault.get("input")
+    shown = isinstance(given, str | int | float) and fault["type"] != "value_error"
+    return f"{place}: {message[0].lower()}{message[1:]}" + (f" (got {reprlib.repr(given)})" if shown else "")
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
