@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, StrictFloat, StrictInt, Tag, TypeAdapter, ValidationError
 
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
@@ -25,6 +25,19 @@ ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
 NonNegative = Annotated[StrictFloat, Field(ge=0)]
 Positive = Annotated[StrictFloat, Field(gt=0)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+
+# Pydantic tries every alternative of a plain union and reports each of its errors. A tagged union checks one of them.
+Single, Several = Tag("[one]"), Tag("[many]")
+"""Tags of the two alternatives of an option that is one value or several (or a mapping)."""
+
+SINGLE_OR_SEVERAL = Discriminator(lambda value: "[many]" if isinstance(value, list | tuple | Mapping) else "[one]")
+"""Check a list or a mapping as the alternative tagged `Several`, everything else as the one tagged `Single`."""
+
+Number, Word = Tag("[number]"), Tag("[word]")
+"""Tags of the two alternatives of an option that is a number or one of some words."""
+
+NUMBER_OR_WORD = Discriminator(lambda value: "[word]" if isinstance(value, str) else "[number]")
+"""Check a text as the alternative tagged `Word`, everything else as the one tagged `Number`."""
 
 MAX_ERRORS = 10
 """At most this many errors are named in one message."""
@@ -48,7 +61,7 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
 
     Args:
         cls: A class made by `options`.
-        given: An instance of it, or a mapping of option names to values; None stands for the defaults.
+        given: An instance of it or of a subclass, or a mapping of option names to values; None stands for the defaults.
         where: What to name in front of an error, such as the section of a recipe.
         keywords: Options that replace those of `given`.
 
@@ -61,7 +74,7 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
     if given is None:
         values: dict[str, Any] = {}
     elif isinstance(given, cls):
-        values = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}  # type: ignore[arg-type]
+        values = {name: getattr(given, name) for name in option_names(cls)}
     elif isinstance(given, Mapping):
         values = dict(given)
     else:
@@ -92,7 +105,7 @@ def explain_errors(error: ValidationError, names_at: Any, where: str = "") -> st
 
 
 def _explain(fault: Any, names_at: Any, where: str) -> str:
-    # pydantic puts the tags of a discriminated union ("[one]", "[many]") into the path; they are no keys.
+    # pydantic puts the tags of a tagged union, such as "[one]", into the path; they are no keys.
     path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("[")))
     place = ".".join(map(str, path)) or where or "options"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

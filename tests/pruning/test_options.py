@@ -1,0 +1,91 @@
+"""The options of pruning are checked once, with the same messages in a recipe and in a call."""
+
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+
+from prune_fe.errors import InputError
+from prune_fe.options import options, validate_options
+from prune_fe.pruning.options import PruneOptions
+
+
+@options
+class Longer(PruneOptions):
+    rescore: Literal["once", "each_round"] = "once"
+
+
+def test_the_default_is_half_of_every_layer() -> None:
+    chosen = PruneOptions()
+    assert (chosen.ratio_or_default, chosen.target, chosen.removes_something) == (0.5, None, True)
+    assert chosen.has_ratio_per_layer
+    assert not PruneOptions(ranking="global").has_ratio_per_layer
+
+
+@pytest.mark.parametrize(
+    ("given", "target", "removes_something"),
+    [
+        ({"target_macs": 0.4}, ("macs", 0.4), True),
+        ({"target_params": 1.0}, ("parameters", 1.0), False),
+        ({"ratio": 0.0}, None, False),
+        ({"ratio": {"a": 0.0, "b": 0.1}}, None, True),
+        ({"ratio": {"a": 0.0}}, None, False),
+    ],
+)
+def test_what_is_asked_for(given: dict[str, Any], target: object, removes_something: bool) -> None:
+    chosen = PruneOptions(**given)
+    assert (chosen.target, chosen.removes_something) == (target, removes_something)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ratio": -0.1}, "ratio: input should be greater than or equal to 0 (got -0.1)"),
+        ({"ratio": 1}, "ratio: input should be less than 1 (got 1)"),
+        ({"ratio": float("nan")}, "ratio: input should be a finite number (got nan)"),
+        ({"ratio": True}, "ratio: input should be a valid number (got True)"),
+        ({"ratio": "0.5"}, "ratio: input should be a valid number (got '0.5')"),
+        ({"ratio": {"features.0": 2}}, "ratio.features.0: input should be less than 1 (got 2)"),
+        ({"ratio": {0: 0.5}}, "ratio.0: input should be a valid string (got 0)"),
+        ({"target_params": 0}, "target_params: input should be greater than 0 (got 0)"),
+        ({"scope": "max"}, "scope: input should be 'all' or 'inner' (got 'max')"),
+        ({"reduction": "sum"}, "reduction: input should be 'mean', 'max' or 'min' (got 'sum')"),
+        ({"ranking": "all"}, "ranking: input should be 'layer' or 'global' (got 'all')"),
+        ({"round_to": 0}, "round_to: input should be greater than or equal to 1 (got 0)"),
+        ({"protect": [0]}, "protect.0: input should be a valid string (got 0)"),
+        ({"rounds": "all"}, "rounds: input should be 'layers' (got 'all')"),
+        ({"rounds": 0}, "rounds: input should be greater than or equal to 1 (got 0)"),
+        ({"rounds": True}, "rounds: input should be a valid integer (got True)"),
+        ({"ratios": 0.5}, "ratios: unknown key; did you mean 'ratio'?"),
+        (
+            {"ratio": 0.5, "target_macs": 0.5},
+            "prune(): ratio and target_macs were given; a network is pruned by one of them",
+        ),
+        (
+            {"ratio": {"a": 0.5}, "ranking": "global"},
+            "prune(): ranking: global takes one ratio for all layers, not one for each",
+        ),
+    ],
+)
+def test_a_wrong_option_is_refused_with_one_message(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validate_options(PruneOptions, None, "prune()", **given)
+    assert str(caught.value) == message
+
+
+def test_one_pattern_may_be_given_without_a_list() -> None:
+    assert validate_options(PruneOptions, {"protect": "layer1.*"}).protect == ("layer1.*",)
+    assert validate_options(PruneOptions, {"protect": ["a", "b"]}).protect == ("a", "b")
+
+
+def test_keywords_replace_options_and_a_subclass_may_be_given() -> None:
+    given = validate_options(Longer, {"ratio": 0.3, "rescore": "each_round"})
+    assert validate_options(PruneOptions, given, round_to=8) == PruneOptions(ratio=0.3, round_to=8)
+    with pytest.raises(InputError, match="global takes one ratio"):
+        validate_options(Longer, {"ratio": {"a": 0.5}, "ranking": "global"})
+
+
+def test_the_options_do_not_load_torch() -> None:
+    code = "import sys, prune_fe.pruning.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
