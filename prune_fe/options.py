@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Discriminator, Field, StrictFloat, StrictInt, Tag, TypeAdapter, ValidationError
@@ -76,14 +76,25 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
     elif isinstance(given, cls):
         values = {name: getattr(given, name) for name in option_names(cls)}
     elif isinstance(given, Mapping):
-        values = dict(given)
+        values = _plain(given)
     else:
         raise InputError(f"options is a {type(given).__name__}; it must be {cls.__name__} or a mapping")
     try:
-        built: T = _adapter(cls).validate_python(values | keywords)  # type: ignore[arg-type]
+        built: T = _adapter(cls).validate_python(values | _plain(keywords))  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError(explain_errors(error, lambda _: option_names(cls), where)) from None
     return built
+
+
+def _plain(value: Any) -> Any:
+    """Return ranges, sets, NumPy arrays and NumPy numbers as the lists and numbers that pydantic's strict types take."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        return [_plain(entry) for entry in value]
+    return value
 
 
 def option_names(cls: type[Any]) -> list[str]:

@@ -1,0 +1,39 @@
+"""The options of scoring: which images the units are scored on, and which layers are scored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from prune_fe.options import SINGLE_OR_SEVERAL, Count, Natural, Several, Single, options
+
+Classes = Annotated[
+    Annotated[Count, Single] | Annotated[tuple[Natural, ...], Field(min_length=1), Several], SINGLE_OR_SEVERAL
+]
+LayerNames = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@options
+class ScoreOptions:
+    """Which training images the units are scored on, and which layers are scored.
+
+    Attributes:
+        classes: Number of classes, or the classes' indices; None stands for all classes.
+        samples: Images of each class; None stands for all images.
+        layers: Names of modules; None stands for every convolution that has a feature map.
+        batch_size: Images that go through the network together.
+    """
+
+    classes: Classes | None = None
+    """Number of classes, drawn with the seed, or the indices of the classes. By default all classes."""
+
+    samples: Count | None = None
+    """Training images of each class, drawn with the seed. By default all images."""
+
+    layers: LayerNames | None = None
+    """Names of modules. By default every convolution that has a feature map."""
+
+    batch_size: Annotated[Count, Parameter(name=["--batch-size", "-b"])] = 64
+    """Images that go through the network together."""

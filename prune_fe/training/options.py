@@ -1,0 +1,69 @@
+"""The options of training: the schedule of the learning rate, the update and the batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from pydantic import StrictBool
+
+from prune_fe.errors import InputError
+from prune_fe.options import Count, NonNegative, Positive, Share, options
+
+Schedule = Literal["step", "cosine"]
+
+
+@options
+class TrainOptions:
+    """How a network is trained or fine-tuned with stochastic gradient descent.
+
+    The defaults are those with which the paper fine-tunes pruned networks: three epochs at 1e-3, 1e-4 and 1e-5.
+
+    Attributes:
+        lr: Learning rate of the first epoch.
+        schedule: "step" divides the learning rate by ten after each epoch, "cosine" lowers it to zero in every step.
+        epochs: Number of epochs; None ends the step schedule after `final_lr`.
+        final_lr: Lowest learning rate of the step schedule.
+        momentum: Momentum of the gradients, in [0, 1).
+        weight_decay: L2 penalty of the weights.
+        batch_size: Images in a step, of all processes together.
+        augment: Whether images are flipped and shifted at random.
+        amp: Whether a CUDA device computes in bfloat16.
+    """
+
+    lr: Positive = 1e-3
+    """Learning rate at the start."""
+
+    schedule: Schedule = "step"
+    """step: divide the learning rate by ten after each epoch. cosine: lower it to zero over the epochs."""
+
+    epochs: Count | None = None
+    """Number of epochs. By default the step schedule ends after the final learning rate: three epochs, as in the
+    paper. The cosine schedule needs a number."""
+
+    final_lr: Positive = 1e-5
+    """Lowest learning rate of the step schedule, at which further epochs go on."""
+
+    momentum: Share = 0.9
+    """Momentum of the gradients, in [0, 1)."""
+
+    weight_decay: Annotated[NonNegative, Parameter(name=["--weight-decay", "--wd"])] = 5e-4
+    """L2 penalty of the weights."""
+
+    batch_size: Annotated[Count, Parameter(name=["--batch-size", "-b"])] = 512
+    """Images in a step; several processes share them evenly."""
+
+    augment: StrictBool = False
+    """Flip and shift the training images at random."""
+
+    amp: StrictBool = False
+    """Compute in bfloat16 on CUDA."""
+
+    def __post_init__(self) -> None:
+        """Check the rule that concerns several options.
+
+        Raises:
+            InputError: The schedule is "cosine" and `epochs` is missing.
+        """
+        if self.schedule == "cosine" and self.epochs is None:
+            raise InputError("the cosine schedule needs epochs")
