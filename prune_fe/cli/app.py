@@ -221,9 +221,10 @@ def score(
     series = _checkpoints(from_checkpoints) if from_checkpoints is not None else {}
     settings = _settings_of(scorer, _assignments(set_))
     from prune_fe.data.images import named
-    from prune_fe.scoring.score import score_all, scorer_of
+    from prune_fe.scorers import resolve_scorer
+    from prune_fe.scoring.score import score_all
 
-    judges = {name: scorer_of(name, settings[name])[1] for name in scorer}
+    judges = {name: resolve_scorer(name, settings[name]) for name in scorer}
     if data is None and (readers := [name for name, judge in judges.items() if judge.needs_data]):
         raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
     first = next(iter(series.values()), checkpoint)

@@ -31,8 +31,9 @@ from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models import networks as models
 from prune_fe.pruning.prune import Step, prune
+from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.base import Scorer
-from prune_fe.scoring.score import check_judge, score_all, scorer_of
+from prune_fe.scoring.score import check_judge, score_all
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.feature_maps import find_layers
 from prune_fe.training.loop import Epoch, best_epoch, finetune, recalibrate
@@ -352,10 +353,7 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
 
 def scorer_for(entry: recipes.Scorer, seed: int) -> Scorer:
     """The recipe's scorer; one with a seed of its own gets the run's, unless the recipe says which."""
-    judge = scorer_of(entry.name, entry.settings)[1]
-    if hasattr(judge, "seed") and "seed" not in entry.settings:
-        return scorer_of(entry.name, entry.settings | {"seed": seed})[1]
-    return judge
+    return resolve_scorer(entry.name, entry.settings, seed)
 
 
 def prepare(device: str, threads: int | None) -> torch.device:

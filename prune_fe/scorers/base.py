@@ -52,6 +52,16 @@ class Scorer(ABC):
     needs_example: ClassVar[bool] = False
     """Whether the network must run once, be it on zeros, to know what follows which convolution."""
     needs_gradients: ClassVar[bool] = False
+    compares_classes: ClassVar[bool] = False
+    """Whether a score for one class needs images of the others too; `for_class` then says which class is meant."""
+
+    def for_seed(self, seed: int) -> Self:
+        """Return this scorer with the seed of a run: itself, unless it draws random numbers."""
+        return self
+
+    def for_class(self, label: int) -> Self:
+        """Return this scorer for the study of one class: itself, unless it compares classes."""
+        return self
 
     @classmethod
     def with_settings(cls, name: str, settings: Mapping[str, Any]) -> Self:

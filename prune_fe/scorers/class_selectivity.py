@@ -1,8 +1,8 @@
 """Class selectivity (Morcos et al. 2018, "On the importance of single directions for generalization")."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -28,11 +28,15 @@ class ClassSelectivity(MapScorer):
 
     form: Form = "index"
     of: int | None = None
+    compares_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of("class-selectivity", "form", self.form, get_args(Form))
         if self.of is not None and (type(self.of) is not int or self.of < 0):
             raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
+
+    def for_class(self, label: int) -> Self:
+        return replace(self, of=label)
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         if not labels:

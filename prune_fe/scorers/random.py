@@ -2,8 +2,8 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class Random(Scorer):
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
             raise InputError(f"random: seed is {self.seed!r}, allowed are whole numbers")
+
+    def for_seed(self, seed: int) -> Self:
+        return replace(self, seed=seed)
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -32,7 +31,7 @@ from prune_fe.data.images import (
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
-from prune_fe.scorers import SCORERS
+from prune_fe.scorers import resolve_scorer, scorer_name
 from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.collection import Collection, Progress, State
 from prune_fe.scoring.scores import Scores, architecture, load_scores
@@ -159,18 +158,6 @@ def _scored(
     return {label: found[label] for label in judges}
 
 
-def scorer_of(scorer: str | Scorer, settings: Mapping[str, Any] | None = None) -> tuple[str, Scorer]:
-    """(name, scorer) of a scorer or its name; InputError with the nearest names for an unknown one."""
-    if isinstance(scorer, Scorer):
-        names = [name for name in SCORERS if SCORERS[name] is type(scorer)]
-        return (names[0] if names else type(scorer).__name__), scorer
-    if scorer not in SCORERS:
-        close = difflib.get_close_matches(str(scorer), SCORERS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"unknown scorer {scorer!r}; {hint}there are {', '.join(SCORERS)}")
-    return scorer, SCORERS[scorer].with_settings(scorer, settings or {})
-
-
 def check_judge(
     judge: Scorer, model: nn.Module, layers: Sequence[Layer], example: Tensor, images: int, labels: set[int]
 ) -> None:
@@ -197,8 +184,9 @@ def _labelled(scorers: Scorers) -> dict[str, Scorer]:
     if isinstance(scorers, str) or not scorers:
         raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
     if isinstance(scorers, Mapping):
-        return {label: scorer_of(scorer)[1] for label, scorer in scorers.items()}
-    pairs = [scorer_of(scorer) for scorer in scorers]
+        return {label: resolve_scorer(scorer) for label, scorer in scorers.items()}
+    judges = [resolve_scorer(scorer) for scorer in scorers]
+    pairs = [(scorer_name(judge), judge) for judge in judges]
     if twice := [name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])]:
         raise InputError(f"scorer {twice[0]!r} stands twice: give each a label, {{label: scorer}}")
     return dict(pairs)
@@ -272,7 +260,7 @@ class _Task:
         sees = judge.needs_data or judge.needs_example
         about = self.network | (self.sample if judge.needs_data else {})
         layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
-        whole = [about, layers if sees else list(layers), scorer_of(judge)[0], judge.settings]
+        whole = [about, layers if sees else list(layers), scorer_name(judge), judge.settings]
         said = json.dumps(whole, sort_keys=True)
         return about | {"layers": layers, "key": hashlib.sha256(said.encode()).hexdigest()}
 
@@ -302,7 +290,7 @@ def _judged(
             with meter.measuring():
                 results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
             scores = Scores(
-                scorer=scorer_of(judge)[0],
+                scorer=scorer_name(judge),
                 keep={name: result.keep.cpu().numpy() + 0.0 for name, result in results.items()},  # no −0
                 raw=_by_quantity({name: result.raw for name, result in results.items()}),
                 classes=tuple(name for name, count in of_class.items() if count),

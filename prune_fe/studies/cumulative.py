@@ -225,7 +225,7 @@ def _scored(
         return np.concatenate([scores.keep[name] for name in of_layers])
 
     judges = {entry.label: _of_class(entry, seed) for entry in recipe.scorers if entry.name != CONTROL}
-    plain = {label: judge(0) for label, judge in judges.items() if not _compares_classes(judge(0))}
+    plain = {label: judge(0) for label, judge in judges.items() if not judge(0).compares_classes}
     own = {label: judge for label, judge in plain.items() if judge.needs_data}
     of_weights = {label: judge for label, judge in plain.items() if not judge.needs_data}
     comparing = {f"{label}.{c}": judges[label](c) for label in judges.keys() - plain.keys() for c in classes}
@@ -258,16 +258,7 @@ def _scored(
 
 def _of_class(entry: Entry, seed: int) -> Callable[[int], Scorer]:
     """Class -> the recipe's scorer for a study of it."""
-
-    def judge(label: int) -> Scorer:
-        scorer = scorer_for(entry, seed)
-        return dataclasses.replace(scorer, of=label) if _compares_classes(scorer) else scorer  # type: ignore[type-var]
-
-    return judge
-
-
-def _compares_classes(scorer: Scorer) -> bool:
-    return hasattr(scorer, "of")
+    return scorer_for(entry, seed).for_class
 
 
 def _kept(

@@ -41,9 +41,9 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import safe_file_name, write_json
 from prune_fe.measure.statistics import Estimate, spearman
 from prune_fe.report.tables import Table
+from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
-from prune_fe.scoring.score import scorer_of
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.tracing.feature_maps import Layer, evaluating, find_layers, observe
 
@@ -156,7 +156,7 @@ def samples_study(
         raise InputError(f"sizes={tuple(sizes)}: allowed are numbers of images, 1 or more")
     seed, device, splits = _begun(recipe, report, seed)
     entry = next((entry for entry in recipe.scorers if entry.name == ENTROPY), Entry.model_validate(ENTROPY))
-    judge = scorer_of(ENTROPY, entry.settings)[1]
+    judge = resolve_scorer(ENTROPY, entry.settings)
     assert isinstance(judge, FeatureEntropy)
     chosen = choose(splits.train, recipe.score.classes, None, seed)
     labels = np.array(targets_of(splits.train))[chosen]

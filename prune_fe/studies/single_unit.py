@@ -26,8 +26,9 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.report.tables import Table
+from prune_fe.scorers import SCORERS, resolve_scorer
 from prune_fe.scorers.base import Scorer
-from prune_fe.scoring.score import check_judge, score_all, scorer_of
+from prune_fe.scoring.score import check_judge, score_all
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.tracing.feature_maps import Layer, evaluating, find_layers, follow, observe
 
@@ -52,12 +53,11 @@ class Indicator:
 
     @property
     def compares_classes(self) -> bool:
-        return self.scorer == "class-selectivity"
+        return SCORERS[self.scorer].compares_classes
 
     def judge(self, label: int) -> Scorer:
         """The scorer, for the study of class `label`."""
-        of = {"of": label} if self.compares_classes else {}
-        return scorer_of(self.scorer, {**self.settings, **of})[1]
+        return resolve_scorer(self.scorer, self.settings).for_class(label)
 
 
 H = Indicator("H", "feature-entropy", "feature_entropy_nats", ".2f")
@@ -227,7 +227,7 @@ def study(
         shares_of(chosen)
     elif kind == "characterisation":
         for judge in CHARACTERISTICS.values():
-            scorer_of(H.scorer, judge)[1].check([chosen])
+            resolve_scorer(H.scorer, judge).check([chosen])
     folder.log_environment()
     # The recipe's own scorers judge nothing here, so that their faults are none.
     plain = recipe.model_copy(update={"scorers": [recipes.Scorer.model_validate("random")]})
@@ -311,7 +311,7 @@ def characterisation(subject: Subject, fresh: Fresh | None = None) -> list[Table
     """Table 5 and appendix A.2: H when the Betti curve is characterised by its birth, maximum or integral, and what a
     cubical complex in the place of the clique complex leaves."""
     kinds = CHARACTERISTICS
-    judges = {kind: scorer_of(H.scorer, settings)[1] for kind, settings in kinds.items()}
+    judges = {kind: resolve_scorer(H.scorer, settings) for kind, settings in kinds.items()}
     one, every = subject.scores(judges), subject.scores(judges, every=True)
     name, tables = subject.layer.name, []
     for indicator, title in ((H, "Characterisation: H in nats"), (RATE, "Characterisation: ε")):

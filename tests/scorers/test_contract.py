@@ -230,13 +230,6 @@ def test_settings_are_checked_and_kept(name: str, net: Net, data: TensorDataset)
     assert score(net, data, name).settings == vars(SCORERS[name]())
 
 
-def test_an_unknown_scorer_is_refused_with_the_names_there_are(net: Net) -> None:
-    with pytest.raises(InputError, match=f"unknown scorer 'l1'; there are {', '.join(SCORERS)}"):
-        score(net, scorer="l1")
-    with pytest.raises(InputError, match="unknown scorer 'l1-filtre'; did you mean 'l1-filter'"):
-        score(net, scorer="l1-filtre")
-
-
 def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple[int, int]:
     """(bytes of dense sums, entries of sparse ones) that are held after `times` times the same batch."""
     layers = find_layers(net, batch[0][:1])
