@@ -1,0 +1,238 @@
+"""The look that all charts share, and how a chart becomes a file or a specification."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import altair as alt
+import pandas as pd
+
+from prune_fe.io import write_bytes
+
+HIGHLIGHT = "feature-entropy"
+"""The criterion that is drawn with a thicker line."""
+
+SHADES: Mapping[str, Mapping[str, str]] = {
+    "light": {
+        "page": "#f4f5f7", "surface": "#ffffff", "ink": "#1b1f24", "quiet": "#555d68", "rule": "#d5d9df",
+        "control": "#737b86", "more": "#2060c0", "less": "#b85c00",
+    },
+    "dark": {
+        "page": "#12151a", "surface": "#1a1f27", "ink": "#e8ebef", "quiet": "#a9b2be", "rule": "#39414d",
+        "control": "#98a1ad", "more": "#5e9cf0", "less": "#e08a3c",
+    },
+}  # fmt: skip
+
+SERIES: Mapping[str, Sequence[str]] = {
+    "light": ("#2060c0", "#e00040", "#602040", "#c00080", "#8000e0", "#0020a0", "#a080c0",
+              "#60a000", "#800020", "#a08060", "#e000e0", "#602080", "#c06080", "#804000"),
+    "dark": ("#4080e0", "#e06000", "#c0e0c0", "#e0e000", "#c06060", "#00e0e0", "#c0a0a0",
+             "#e040a0", "#a08040", "#e0c040", "#a0a0e0", "#a0c060", "#60c080", "#6080a0"),
+}  # fmt: skip
+"""Colours of lines and bars. Any two differ with each kind of colour blindness."""
+
+COLOURS: Mapping[str, Mapping[str, str]] = {
+    mode: {**SHADES[mode], **{f"c{number}": colour for number, colour in enumerate(SERIES[mode])}} for mode in SHADES
+}
+"""Mode -> name -> colour. A chart says `var(--name)`, so that a page can change the mode by its style sheet."""
+
+SHAPES = (
+    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down",
+    "M-1-.6L-.6-1L0-.4L.6-1L1-.6L.4 0L1 .6L.6 1L0 .4L-.6 1L-1 .6L-.4 0Z",
+    "triangle-left", "M-1-1L0 0L1-1L1 1L0 0L-1 1Z", "triangle-right", "M-1-1L1-1L0 0L1 1L-1 1L0 0Z",
+    "M0-1L.95-.31L.59.81L-.59.81L-.95-.31Z", "M-1-.35L1-.35L1 .35L-1 .35Z", "M-.35-1L.35-1L.35 1L-.35 1Z",
+)  # fmt: skip
+"""Markers of the series, as many as colours."""
+
+WIDTH, HEIGHT = 420, 280
+"""Size in pixels of a chart, or of one of its panels, in a file."""
+
+LEGEND_COLUMN = 190
+"""Pixels for one column of a legend."""
+
+CONFIG: Mapping[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None, "continuousHeight": HEIGHT},
+    "axis": {
+        "labelColor": "var(--ink)", "titleColor": "var(--quiet)", "titleFontWeight": "normal", "labelFontSize": 12,
+        "titleFontSize": 12, "gridColor": "var(--rule)", "domainColor": "var(--quiet)", "tickColor": "var(--quiet)",
+        "labelOverlap": "greedy", "titlePadding": 8,
+    },
+    "axisX": {"grid": False},
+    "axisY": {"domain": False, "ticks": False},
+    "legend": {
+        "orient": "bottom", "direction": "horizontal", "labelColor": "var(--ink)", "titleColor": "var(--quiet)",
+        "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": LEGEND_COLUMN - 40,
+        "symbolSize": 90, "symbolStrokeWidth": 2, "symbolOpacity": 1, "columnPadding": 16,
+    },
+    "title": {
+        "color": "var(--ink)", "subtitleColor": "var(--quiet)", "fontSize": 13, "fontWeight": "normal",
+        "anchor": "start", "offset": 8,
+    },
+    "header": {"labelColor": "var(--ink)", "titleColor": "var(--quiet)", "labelFontSize": 12},
+    "text": {"color": "var(--ink)"},
+    "rule": {"color": "var(--quiet)"},
+    "range": {"category": [f"var(--c{number})" for number in range(len(SHAPES))]},
+}  # fmt: skip
+
+
+def inline(frame: pd.DataFrame) -> alt.InlineData:
+    """Return the rows of a frame as data of a chart: without a limit of rows, and with null for what is not finite."""
+    return alt.InlineData(values=json.loads(frame.to_json(orient="records", double_precision=15)))
+
+
+def heading(text: str) -> alt.TitleParams:
+    """Return the title of a chart of several panels, which have titles of their own."""
+    return alt.TitleParams(text, fontSize=16, offset=16)
+
+
+@dataclass(frozen=True)
+class SeriesStyle:
+    """The colour, marker and dashes of each series, the same in every panel of a chart.
+
+    Attributes:
+        field: Column that holds the name of the series.
+        names: The series in the order of the legend.
+        controls: Those that are drawn in grey, with dashes.
+        highlight: Those that are drawn with a thicker line.
+        title: Title of the legend.
+        columns: Columns of the legend; None: as many as fit below the chart.
+    """
+
+    field: str
+    names: Sequence[str]
+    controls: Collection[str] = ()
+    highlight: Collection[str] = (HIGHLIGHT,)
+    title: str | None = None
+    columns: int | None = None
+
+    @property
+    def colours(self) -> list[str]:
+        """One colour a series. A control does not use up one of the palette."""
+        free = [name for name in self.names if name not in self.controls]
+        numbers = {name: number % len(SHAPES) for number, name in enumerate(free)}
+        return [f"var(--c{numbers[name]})" if name in numbers else "var(--control)" for name in self.names]
+
+    @property
+    def legend(self) -> alt.Legend:
+        """The legend that the channels share."""
+        fitting = alt.ExprRef(f"max(1, floor(width / {LEGEND_COLUMN}))")
+        return alt.Legend(title=self.title, columns=fitting if self.columns is None else self.columns)
+
+    def color(self) -> alt.Color:
+        """The channel of the colours."""
+        scale = alt.Scale(domain=list(self.names), range=self.colours)
+        return alt.Color(f"{self.field}:N", scale=scale, legend=self.legend)
+
+    def shape(self) -> alt.Shape:
+        """The channel of the markers."""
+        shapes = [SHAPES[number % len(SHAPES)] for number in range(len(self.names))]
+        return alt.Shape(f"{self.field}:N", scale=alt.Scale(domain=list(self.names), range=shapes), legend=self.legend)
+
+    def dash(self) -> alt.StrokeDash:
+        """The channel of the dashes: controls, and what comes after the last colour."""
+        dashes = [
+            [6, 4] if name in self.controls else [2, 3] if number >= len(SHAPES) else [1, 0]
+            for number, name in enumerate(self.names)
+        ]
+        scale = alt.Scale(domain=list(self.names), range=dashes)
+        return alt.StrokeDash(f"{self.field}:N", scale=scale, legend=None)
+
+    def width(self) -> alt.StrokeWidth:
+        """The channel of the lines' widths."""
+        widths = [3 if name in self.highlight else 1.6 for name in self.names]
+        scale = alt.Scale(domain=list(self.names), range=widths)
+        return alt.StrokeWidth(f"{self.field}:N", scale=scale, legend=None)
+
+
+def series_lines(
+    data: alt.InlineData,
+    style: SeriesStyle,
+    x: alt.X,
+    y: Mapping[str, Any],
+    tooltip: Sequence[alt.Tooltip] = (),
+    intervals: Literal["band", "whiskers", "none"] = "none",
+    marked: str | None = None,
+    interactive: bool = False,
+) -> Any:
+    """Return lines with markers, one a series.
+
+    Args:
+        data: Rows with the series, the field of `x`, and `value`, `low` and `high`.
+        style: The look of the series.
+        x: Horizontal axis.
+        y: Options of the vertical axis (`alt.Y`).
+        tooltip: What a marker tells.
+        intervals: What reaches from `low` to `high`.
+        marked: Field that is true for the rows with a marker; None: all rows have one.
+        interactive: A click on an entry of the legend brings out its series. Not for charts of several panels.
+
+    Returns:
+        A layered chart (`alt.LayerChart`), without a size and a title.
+    """
+    base = alt.Chart(data).encode(x=x, color=style.color())
+    layers: list[alt.Chart] = []
+    if intervals != "none":
+        banded = intervals == "band"
+        interval = base.mark_area(aria=False) if banded else base.mark_rule(aria=False)
+        opacity = faded(style, 0.15 if banded else 0.6, interactive)
+        layers.append(interval.encode(y=alt.Y("low:Q", **y), y2="high:Q", opacity=opacity))
+    value, opacity = alt.Y("value:Q", **y), faded(style, 1, interactive)
+    layers.append(
+        base.mark_line(aria=False).encode(y=value, strokeDash=style.dash(), strokeWidth=style.width(), opacity=opacity)
+    )
+    points = base.mark_point(filled=True, size=60).encode(
+        y=value, shape=style.shape(), opacity=opacity, tooltip=list(tooltip)
+    )
+    layers.append(points if marked is None else points.transform_filter(f"datum.{marked}"))
+    if interactive:
+        layers[-1] = layers[-1].add_params(_chosen(style))
+    return alt.layer(*layers)
+
+
+def faded(style: SeriesStyle, opacity: float, interactive: bool) -> Any:
+    """Return the channel of the opacity: of interactive charts lower for what the legend's selection leaves out."""
+    if not interactive:
+        return alt.value(opacity)
+    return alt.when(_chosen(style)).then(alt.value(opacity)).otherwise(alt.value(0.08))
+
+
+def _chosen(style: SeriesStyle) -> alt.Parameter:
+    return alt.selection_point(name="series", fields=[style.field], bind="legend")
+
+
+def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
+    """Return a chart as a Vega-Lite specification with the theme. Its colours are variables of a style sheet."""
+    return {**chart.to_dict(), "config": CONFIG}
+
+
+def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> None:
+    """Draw a chart into a file. The same chart gives the same bytes.
+
+    Args:
+        chart: One of this package's charts.
+        path: Ends with .svg or .png.
+        mode: "light" or "dark"; both have the page's colour behind them.
+
+    Raises:
+        ValueError: `path` ends with something else.
+    """
+    import vl_convert
+
+    colours = COLOURS[mode]
+    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], json.dumps(specification(chart)))
+    content = json.loads(text)
+    content["config"]["background"] = colours["surface"]
+    version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+    if path.suffix == ".svg":
+        write_bytes(path, vl_convert.vegalite_to_svg(content, vl_version=version).encode("utf-8"))
+    elif path.suffix == ".png":
+        write_bytes(path, vl_convert.vegalite_to_png(content, vl_version=version, scale=2))
+    else:
+        raise ValueError(f"{path}: a chart is saved as .svg or .png")
