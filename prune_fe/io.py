@@ -1,39 +1,49 @@
-"""Files and names: atomic writes, JSON, CSV and npz, safe file names, and hints for misspelt words."""
+"""Files and names: atomic writes, JSON, CSV and npz, safe file names, and hints for misspelt words.
+
+Every file and folder that the package writes appears whole or not at all: it is written under a temporary name on the
+same disk, synchronised, and renamed. A program that is killed at any moment leaves the old content or the new.
+"""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import errno
+import fcntl
 import io
 import json
 import math
 import os
 import re
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from zipfile import BadZipFile
 
-from prune_fe.errors import CheckpointError
+from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all: a temporary file beside `path` takes its place once it is on the disk.
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What it will hold.
 
     Raises:
-        OSError: The file cannot be written; it names `path`.
+        OSError: The file cannot be written; the error names `path`.
     """
     # The temporary name is random, since several processes may write the same file.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(partial, content)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -41,18 +51,142 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files, whole or not at all, in the place of a folder that may be there.
+
+    Args:
+        path: The folder; folders above it are made.
+        files: The content of each file by name.
+
+    Raises:
+        EnvironmentFault: It cannot be written; what was there is there still.
+    """
+    needed = sum(map(len, files.values()))
+    with explain_disk_errors(path, needed), temporary_folder(path) as aside:
+        new, old = aside / "new", aside / "old"
+        new.mkdir()
+        for name, content in files.items():
+            _write_synced(new / name, content)
+        # One rename cannot replace a folder that holds files, so the old one makes room first.
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        _sync(path.parent)
+
+
+@contextmanager
+def new_files(path: Path) -> Iterator[Path]:
+    """Yield where to write a new file; it appears at `path` when the block ends without an error.
+
+    Other files that the block writes beside the yielded one appear beside `path`, before it.
+
+    Args:
+        path: The new file; folders above it are made.
+
+    Raises:
+        InputError: A file of one of these names exists.
+        EnvironmentFault: A file cannot be written.
+    """
+    with explain_disk_errors(path), temporary_folder(path) as aside:
+        yield aside / path.name
+        # The file itself is last: once it is there, the files that belong to it are too.
+        for part in sorted(aside.iterdir(), key=lambda part: part.name == path.name):
+            _sync(part)
+            target = path.with_name(part.name)
+            if target.exists():
+                raise InputError(f"{target} exists already; choose another path")
+            os.replace(part, target)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; it appears at `path` when the block ends without an error.
+
+    Where another process has made `path` in the meantime, that folder stays.
+
+    Args:
+        path: The new folder; folders above it are made.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with temporary_folder(path) as aside:
+        new = aside / "new"
+        new.mkdir()
+        yield new
+        try:
+            os.replace(new, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, on the same disk; it is removed when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def explain_disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into an EnvironmentFault that says whether the disk is full.
+
+    Args:
+        path: What the block writes; the error names it.
+        needed: Its size in bytes, where it is known.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            free = shutil.disk_usage(path.parent).free >> 20
+            size = f", {(needed >> 20) + 1} MiB needed" if needed is not None else ""
+            raise EnvironmentFault(f"{path}: no space left, {free} MiB free{size}") from error
+        raise EnvironmentFault(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file that was written before, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file, whole or not at all; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all. NaN and infinite numbers become null."""
+    """Write a JSON file, whole or not at all; NaN and infinite numbers become null. See `write_bytes`."""
     write_text(path, json.dumps(finite_json(content), indent=1) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file, whole or not at all: one line a row, the keys of the first row as the heading."""
+    """Write a CSV file, whole or not at all; see `write_bytes`.
+
+    Args:
+        path: The file.
+        rows: The rows, at least one; the keys of the first one are the heading.
+    """
     rows = list(rows)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
@@ -62,7 +196,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_npz(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays, and `about` as JSON beside them, to one compressed npz file, whole or not at all."""
+    """Write arrays to a compressed npz file, whole or not at all; see `write_bytes`.
+
+    Args:
+        path: The file.
+        about: Anything that JSON can express; it is stored as the array "about".
+        arrays: The arrays by name; none is called "about".
+    """
     import numpy as np
 
     content = io.BytesIO()
@@ -71,10 +211,7 @@ def write_npz(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray
 
 
 def read_npz(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read what `write_npz` wrote.
-
-    Returns:
-        The mapping `about` and the arrays by name.
+    """Return the mapping `about` and the arrays by name that `write_npz` wrote to a file.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds something else.
@@ -87,6 +224,26 @@ def read_npz(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return json.loads(str(arrays.pop("about"))), arrays
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from error
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Lock a folder against other processes until the returned file is closed.
+
+    Raises:
+        EnvironmentFault: Another process has locked it; the text names that process.
+    """
+    lock = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read()
+        lock.close()
+        raise EnvironmentFault(f"{folder} is in use by another run (process {owner})") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def finite_json(value: Any) -> Any:
@@ -109,6 +266,12 @@ def safe_file_name(text: str) -> str:
 
 
 def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """Return a hint for an unknown word: the known words like it, or all of them."""
+    """Return a hint for an unknown word: the known words like it, or all of them.
+
+    >>> nearest("digts", ["digits", "folder"])
+    "did you mean 'digits'?"
+    >>> nearest("x", ["digits", "folder"])
+    'allowed are digits, folder'
+    """
     close = difflib.get_close_matches(word, list(known), n=2)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else f"allowed are {', '.join(known)}"

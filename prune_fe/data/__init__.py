@@ -1,1 +1,1 @@
-"""Images: where they come from, and which of them are read."""
+"""Images: one file for each data source, the registry of sources, splits, samples and batches."""

@@ -1,0 +1,42 @@
+"""prune-fe export: write a network as one file that runs without prune_fe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from prune_fe.cli.inputs import require_new
+from prune_fe.cli.networks import load
+from prune_fe.cli.output import reporter
+from prune_fe.cli.parameters import DataFlags, ModelFlags
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+
+
+def export(
+    *,
+    model: ModelFlags,
+    format: Literal["onnx", "torch-export"] = "onnx",
+    output: Path | None = None,
+) -> None:
+    """Write a network as one file that runs without prune_fe, for batches of any size, and check it.
+
+    The file is read back and run beside the network on random images; the largest difference is printed.
+
+    Args:
+        format: onnx: for onnxruntime and others (pip install 'prune-fe[export]'); torch-export: for torch.export.load.
+        output: A new file; default: the model's name with .onnx or .pt2, in this folder.
+    """
+    output = output or Path(Path(model.model).resolve().name + SUFFIXES[format])
+    require_new(output)
+    from prune_fe.models.export import export as export_network
+
+    loaded = load(model, DataFlags(), "cpu", seed=0)
+    size = loaded.example.shape[-1]
+    exported = export_network(loaded.network, output, loaded.example, format, about=loaded.notes | {"size": size})
+    beside = f" (weights in {exported.weights})" if exported.weights else ""
+    *few, most = exported.batches
+    reporter.say(
+        f"{output}{beside}: {exported.bytes / 2**20:.2f} MiB, batches of {', '.join(map(str, few))} and {most} images: "
+        f"maximum difference {exported.max_difference:.2g}, {exported.relative_difference:.2g} of the largest logit"
+    )

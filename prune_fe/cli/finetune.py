@@ -1,0 +1,74 @@
+"""prune-fe finetune: train a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from prune_fe.cli.inputs import require_data, require_new
+from prune_fe.cli.networks import load
+from prune_fe.cli.output import reporter, say_next
+from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed, Workers
+from prune_fe.errors import InputError
+from prune_fe.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from prune_fe.training.loop import Epoch
+
+
+def finetune(
+    *,
+    model: ModelFlags,
+    data: DataFlags,
+    options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
+    workers: Workers = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    output: NewFolder = Path("finetuned"),
+    checkpoints: Path | None = None,
+) -> None:
+    """Train a network on train/ and keep its best epoch on images held out from train/.
+
+    Args:
+        seed: Draws the held-out images and their order in each epoch.
+        checkpoints: A new folder for the weights before training and after each epoch, to score with
+            `prune-fe score --from-checkpoints`.
+    """
+    if data.data is None:
+        raise InputError("finetune needs images: pass --data PATH")
+    require_new(output)
+    if checkpoints is not None:
+        require_new(checkpoints)
+    require_data(data.data)
+    from prune_fe.models.checkpoints import save_weights
+    from prune_fe.models.saved import save
+    from prune_fe.training.loop import best_epoch
+    from prune_fe.training.loop import finetune as train
+
+    loaded = load(model, data, device, seed)
+    network, splits = loaded.network, loaded.splits
+    assert splits is not None
+    if checkpoints is not None:
+        save_weights(network, checkpoints / "epoch-000.pth")
+    with reporter.showing():
+        update_bar = reporter.progress("fine-tuning")
+
+        def show(epoch: Epoch | None, step: int, total: int) -> None:
+            update_bar(step, total)
+            if epoch is None:
+                return
+            reporter.say(
+                f"epoch {epoch.number}: lr {epoch.learning_rate:.2g}, training loss {epoch.train_loss:.4f}, "
+                f"validation accuracy {epoch.validation_accuracy:.2%}, {epoch.seconds:.1f} s"
+            )
+            if checkpoints is not None:
+                save_weights(network, checkpoints / f"epoch-{epoch.number:03}.pth")
+
+        history = train(
+            network, splits.train, splits.validation, options=options, workers=workers, seed=seed, progress=show
+        )
+    save(network, output, loaded.notes | splits.about)
+    reporter.say(f"epoch {best_epoch(history).number} is kept: {output}")
+    say_next("evaluate", "--model", output, "--data", data.data)

@@ -1,0 +1,145 @@
+"""The network, and the images if there are any, that a command without a recipe works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_fe.cli.output import reporter
+from prune_fe.cli.parameters import DataFlags, ModelFlags
+from prune_fe.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prune_fe.data.splits import Splits
+
+DEFAULT_SIZE = 224
+"""Height and width of the images where neither the user nor a saved model nor the data says them."""
+
+DEFAULT_OUTPUTS = 1000
+"""Outputs of a network built by name without data."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the flags of a command stand for.
+
+    Attributes:
+        network: The network, on its device.
+        splits: The images; None without --data.
+        example: One image (1, channels, height, width) that the network runs on; zeros without --data.
+        notes: What was written down when a saved model was saved, such as its classes; empty for others.
+    """
+
+    network: nn.Module
+    splits: Splits | None
+    example: Tensor
+    notes: dict[str, Any]
+
+
+def load(model: ModelFlags, data: DataFlags, device: str, seed: int) -> Loaded:
+    """Build or load the network, read the images, and try that the one runs on the other.
+
+    Args:
+        model: Which network.
+        data: Which images; none without `data.data`.
+        device: Where the network is put.
+        seed: Draws the held-out images, and the weights of a network that is built without a checkpoint.
+    """
+    from prune_fe.experiment.devices import select_device
+    from prune_fe.models.checkpoints import load_weights
+
+    chosen, saved = select_device(device), is_saved(model.model)
+    if saved and model.num_classes is not None:
+        raise InputError(f"--num-classes is for a model built by name; {model.model} is a saved one")
+    if Path(model.model).is_file():
+        raise InputError(
+            f"{model.model} is a file: say which network it is of with --model, and --checkpoint {model.model}"
+        )
+    notes = read_notes(model.model)
+    network = _load_saved(model.model) if saved else None  # A damaged one is reported before images are read.
+    splits = _read_images(model, data, notes, seed)
+    if network is None:
+        network = _build(model, splits, seed)
+    if model.checkpoint is not None:
+        load_weights(network, model.checkpoint)
+    network = network.to(chosen)
+    size = model.size or int(notes.get("size", DEFAULT_SIZE))
+    example = splits.test[0][0][None] if splits else _zeros(network, size)
+    require_forward(network, example.to(chosen), model.model)
+    return Loaded(network, splits, example, notes)
+
+
+def is_saved(model: str) -> bool:
+    """Return whether --model is a folder that prune_fe saved, and not the name of a network."""
+    path = Path(model)
+    return (path / "manifest.json").exists() or (path.is_dir() and len(path.parts) > 1)
+
+
+def read_notes(model: str) -> dict[str, Any]:
+    """Return what was written down when a model was saved; nothing for one that is built by name."""
+    from prune_fe.models.saved import read_manifest
+
+    notes = read_manifest(model).get("about") if is_saved(model) else None
+    return notes if isinstance(notes, dict) else {}
+
+
+def require_forward(network: nn.Module, example: Tensor, name: str) -> None:
+    """Raise InputError, naming the network, if it does not run on `example`."""
+    import torch
+
+    from prune_fe.tracing.feature_maps import evaluating
+
+    try:
+        with evaluating(network), torch.no_grad():
+            network(example)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # A network's own code raises anything on a wrong input.
+        shape = "×".join(map(str, example.shape[1:]))
+        raise InputError(f"{name} does not run on images of {shape}: {error}") from error
+
+
+def _load_saved(folder: str) -> nn.Module:
+    from prune_fe.models.saved import load as load_saved
+
+    return load_saved(folder)
+
+
+def _read_images(model: ModelFlags, data: DataFlags, notes: dict[str, Any], seed: int) -> Splits | None:
+    if data.data is None:
+        return None
+    from prune_fe.data.options import DataOptions
+    from prune_fe.data.registry import find_source, load_data, parse_data
+    from prune_fe.options import validate_options
+
+    source, path = parse_data(data.data, data.source)
+    size = model.size or int(notes.get("size", find_source(source).default_size))
+    given = {"source": source, "path": path, "size": size, "validation": data.validation}
+    options = validate_options(DataOptions, given, "--data")
+    return load_data(options, seed=seed, progress=reporter.progress("reading images"))
+
+
+def _build(model: ModelFlags, splits: Splits | None, seed: int) -> nn.Module:
+    import torch
+
+    from prune_fe.models.build import build
+
+    outputs = model.num_classes or (len(splits.classes) if splits else DEFAULT_OUTPUTS)
+    torch.manual_seed(seed)  # So that `score` and `prune` see the same weights where there is no checkpoint.
+    network = build(model.model, outputs, in_channels=splits.channels if splits else 3)
+    if model.checkpoint is None:
+        reporter.say(f"note: {model.model} starts with random weights; --checkpoint FILE reads trained ones")
+    return network
+
+
+def _zeros(network: nn.Module, size: int) -> Tensor:
+    """Return an image of zeros with as many channels as the first convolution reads."""
+    import torch
+
+    first = next((m for m in network.modules() if isinstance(m, torch.nn.Conv2d)), None)
+    if first is None:
+        raise InputError(f"{type(network).__name__} has no nn.Conv2d: there are no units to score or to prune")
+    return torch.zeros(1, first.in_channels, size, size)

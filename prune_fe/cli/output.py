@@ -1,0 +1,30 @@
+"""Where the commands print: one console and one reporter for all of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from prune_fe.report.console import ConsoleReporter, study_table
+from prune_fe.report.tables import Table
+
+WIDTH = 100
+"""Columns of a table where the output is no terminal."""
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
+reporter = ConsoleReporter(console)
+
+
+def say_next(*words: object) -> None:
+    """Print the command that a user is likely to want next."""
+    reporter.say("next: " + shlex.join(["prune-fe", *map(str, words)]))
+
+
+def print_tables(tables: Iterable[Table]) -> None:
+    """Print the tables of a study, an empty line behind each."""
+    for table in tables:
+        console.print(study_table(table))
+        console.print()

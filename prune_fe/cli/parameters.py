@@ -1,0 +1,90 @@
+"""Parameters that several commands share: annotated types, and groups of flags as frozen dataclasses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, validators
+
+DATA_HELP = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
+
+
+def _check_device(_: Any, value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+        raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
+
+
+AtLeastOne = validators.Number(gte=1)
+Several = Parameter(consume_multiple=True)
+DataPath = Annotated[str, Parameter(name=["--data", "--data-dir", "--data-path"], help=DATA_HELP)]
+NewFolder = Annotated[Path, Parameter(name=["--output", "--output-dir"], help="A new folder.")]
+BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"], help="Images at a time.", validator=AtLeastOne)]
+Workers = Annotated[
+    int, Parameter(name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0))
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
+RecipePath = Annotated[
+    Path, Parameter(name=["recipe", "--config", "-c"], help="A YAML file, such as recipes/quickstart.yaml.")
+]
+Seeds = Annotated[list[int] | None, Several, Parameter(help="One or more seeds, instead of the recipe's.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RecipeFlags:
+    """Flags of every command that carries out a recipe; they replace keys of the file."""
+
+    data: DataPath | None = None
+
+    output: Annotated[
+        Path, Parameter(name=["--output", "--output-dir"], help="The folder in which the run's own folder is made.")
+    ] = Path("runs")
+
+    resume: str | None = None
+    """A run folder to go on with, or "auto" for the latest one of this recipe in --output."""
+
+    device: Device | None = None
+
+    threads: int | None = None
+    """CPU threads."""
+
+    workers: Workers | None = None
+
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None
+    """KEY=VALUE for any other key of the recipe: --set prune.ratio=0.7."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Flags that say which network a command takes."""
+
+    model: str
+    """vgg-small, a torchvision or timm name, or a folder that prune_fe saved."""
+
+    checkpoint: Path | None = None
+    """A state dict for the model."""
+
+    num_classes: Annotated[int | None, Parameter(validator=AtLeastOne)] = None
+    """Outputs of a model built by name; default: the classes of the data, or 1000."""
+
+    size: Annotated[int | None, Parameter(validator=AtLeastOne)] = None
+    """Height and width of the images; default: the saved model's, or 224 (digits: 32)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DataFlags:
+    """Flags that say which images a command reads. A command decides whether it needs any."""
+
+    data: DataPath | None = None
+
+    source: str | None = None
+    """Format of --data: folder (also a tar file), digits or cifar10; default: folder, or digits for "digits"."""
+
+    validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.1
+    """Share of the training images of each class that is held out from training."""

@@ -1,0 +1,80 @@
+"""prune-fe prune: remove units from a network by scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from prune_fe.cli.inputs import require_data, require_new
+from prune_fe.cli.networks import load
+from prune_fe.cli.output import reporter, say_next
+from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed
+from prune_fe.errors import DataError, InputError
+from prune_fe.pruning.options import PruneOptions
+
+
+def prune(
+    *,
+    model: ModelFlags,
+    scores: Path,
+    options: Annotated[PruneOptions, Parameter(name="*")] = PruneOptions(),
+    data: DataFlags = DataFlags(),
+    recalibrate: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
+    output: NewFolder = Path("pruned"),
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Remove the units with the lowest scores; writes a folder that prune_fe.load reads.
+
+    Images (--data) are needed for --recalibrate only, and for the names of the classes.
+
+    Args:
+        scores: A folder that `prune-fe score` wrote.
+        recalibrate: Let the batch norms of the pruned network see this many training images of --data.
+        seed: Draws the images.
+    """
+    require_new(output)
+    require_data(data.data)
+    if recalibrate is not None and data.data is None:
+        raise InputError("--recalibrate needs training images: pass --data PATH")
+    from prune_fe.data.labels import image_labels
+    from prune_fe.measure.cost import cost
+    from prune_fe.models.saved import save
+    from prune_fe.pruning.prune import prune as prune_units
+    from prune_fe.scoring.score import weights_hash
+    from prune_fe.scoring.scores import load_scores
+    from prune_fe.training.recalibration import recalibrate as recalibrate_norms
+
+    loaded_scores = load_scores(scores)
+    loaded = load(model, data, device, seed)
+    network, splits, example = loaded.network, loaded.splits, loaded.example
+    if splits is not None and recalibrate is not None and recalibrate > len(image_labels(splits.train)):
+        raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(splits.train))} training images")
+    if loaded_scores.provenance.get("model_sha256", "") != weights_hash(network):
+        reporter.say(f"note: {scores} holds scores of other weights than these, or does not say of which")
+    pruned = prune_units(network, loaded_scores, example=example, options=options)
+    for step in pruned.steps:
+        counts = f"{step.asked} asked, {step.count} removed, {step.units - step.count} kept"
+        why = f" ({step.left})" if step.left else f"; with them outputs of {', '.join(step.also)}" if step.also else ""
+        reporter.say(f"{', '.join(step.layers)}: {step.units} units, {counts}{why}")
+    for note in pruned.notes:
+        reporter.say(f"note: {note}")
+    if recalibrate is not None and splits is not None:
+        norms = recalibrate_norms(pruned.model, splits.train, samples=recalibrate, seed=seed)
+        reporter.say(
+            f"{norms} batch norms recalibrated on {recalibrate} training images" if norms else "no batch norms"
+        )
+    asked = dataclasses.asdict(options)
+    del asked["rounds"]  # The command prunes in one step.
+    notes = loaded.notes | (splits.about if splits else {"size": example.shape[-1]})
+    save(pruned.model, output, notes | {"scores": loaded_scores.about, "prune": asked})
+    before, after = cost(network, example), cost(pruned.model, example)
+    reporter.say(
+        f"parameters {before.parameters:,} -> {after.parameters:,} ({after.parameters / before.parameters:.1%} left), "
+        f"multiply-adds {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%} left)"
+    )
+    reporter.say(f"pruned model: {output}")
+    say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")

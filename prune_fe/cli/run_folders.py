@@ -1,0 +1,81 @@
+"""The recipe and the run folder of a command that carries out a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune_fe.cli.inputs import parse_assignments, require_data
+from prune_fe.cli.output import reporter
+from prune_fe.cli.parameters import RecipeFlags
+from prune_fe.errors import InputError, PruneFEError
+
+if TYPE_CHECKING:
+    from prune_fe.experiment.recipe import Recipe
+    from prune_fe.experiment.run_folder import RunFolder
+
+
+def open_run(
+    path: Path, flags: RecipeFlags, seeds: list[int] | None = None, shared: bool = False
+) -> tuple[Recipe, RunFolder]:
+    """Read and check a recipe, and create its run folder or open the one to go on with.
+
+    Args:
+        path: The recipe.
+        flags: What replaces keys of the recipe.
+        seeds: Seeds that replace the recipe's.
+        shared: Whether several processes use the folder (that of a comparison).
+    """
+    from prune_fe.experiment.recipe import load_recipe
+    from prune_fe.experiment.run_folder import RunFolder
+
+    replaced = {
+        "data.path": flags.data,
+        "seeds": seeds,
+        "device": flags.device,
+        "threads": flags.threads,
+        "workers": flags.workers,
+    }
+    given = {key: value for key, value in replaced.items() if value is not None}
+    recipe = load_recipe(path, given | parse_assignments(flags.set_))
+    if recipe.data.source != "digits" and recipe.data.path is None:
+        raise InputError(f"{path} reads a folder of images: pass --data PATH")
+    if recipe.data.source == "folder":
+        require_data(recipe.data.path)
+    content = recipe.model_dump(mode="json")
+    if flags.resume is None:
+        folder = RunFolder.create(flags.output, recipe.name, content, shared)
+    else:
+        latest = flags.resume == "auto"
+        folder = RunFolder.resume(
+            latest_run(flags.output, recipe.name, shared) if latest else Path(flags.resume), content, shared
+        )
+    reporter.say(f"run folder: {folder.path}")
+    return recipe, folder
+
+
+def latest_run(output: Path, name: str, comparison: bool) -> Path:
+    """Return the folder with the highest number that `output` holds of the runs, or comparisons, called `name`."""
+    from prune_fe.experiment.run_folder import is_comparison
+
+    runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
+    runs = [path for path in runs if is_comparison(path) == comparison]
+    if not runs:
+        raise InputError(f"{output}: no {'comparison' if comparison else 'run'} of {name!r} to resume")
+    return max(runs, key=lambda path: int(path.name.removeprefix(f"{name}-")))
+
+
+@contextmanager
+def using(folder: RunFolder, resume: str | None) -> Iterator[None]:
+    """Show progress while the folder is used, and close it; a new one is removed if an error left it empty."""
+    try:
+        with reporter.showing():
+            yield
+    except PruneFEError:
+        if resume is None:
+            folder.discard()
+        raise
+    finally:
+        folder.close()

@@ -1,0 +1,177 @@
+"""prune-fe score: score the units of a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from prune_fe.cli.inputs import parse_assignments, require_data, require_new, require_scorers, scorer_settings
+from prune_fe.cli.networks import Loaded, is_saved, load
+from prune_fe.cli.output import console, reporter, say_next
+from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Seed, Several, Workers
+from prune_fe.errors import DataError, InputError
+from prune_fe.io import nearest
+from prune_fe.report.console import layer_table, training_table
+from prune_fe.scorers import SCORERS
+
+if TYPE_CHECKING:
+    from prune_fe.data.splits import Splits
+    from prune_fe.scoring.scores import Scores
+
+
+def score(
+    *,
+    model: ModelFlags,
+    data: DataFlags = DataFlags(),
+    scorer: Annotated[tuple[str, ...], Several, Parameter(help=f"One or more of {', '.join(SCORERS)}.")] = (
+        "feature-entropy",
+    ),
+    from_checkpoints: Path | None = None,
+    classes: Annotated[list[str] | None, Several] = None,
+    samples: Annotated[int | None, Parameter(validator=AtLeastOne)] = None,
+    images: Path | None = None,
+    layers: Annotated[list[str] | None, Several] = None,
+    except_: Annotated[list[str] | None, Several, Parameter(name="--except")] = None,
+    output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> None:
+    """Score every unit of a network; several scorers share one pass over the images.
+
+    Writes OUTPUT/SCORER/scores.csv (a line a unit), classes.csv (a line a unit and class), layers.csv and scores.npz
+    (prune_fe.load_scores). The same command continues where it was interrupted, and reuses what is finished. Scorers
+    that read weights only need no --data.
+
+    Args:
+        from_checkpoints: A folder of state dicts: each is scored, in the order of their names, into
+            OUTPUT/CHECKPOINT/SCORER.
+        classes: How many classes to score on, drawn with the seed, or the names of two or more; default: all.
+        samples: Training images of each class; default: all.
+        images: A CSV file with a column "image", such as OUTPUT/images.csv: exactly these training images.
+        layers: Names of modules; default: every convolution with a feature map.
+        except_: Patterns of layers to leave out of these: --except 'layer4.*'.
+        output: A new folder, or one to continue.
+        seed: Draws the classes and the images.
+        set_: KEY=VALUE, a setting of the scorer: --set rank=edges; of one of several: --set feature-entropy.rank=edges.
+    """
+    require_scorers(scorer)
+    if from_checkpoints is not None and model.checkpoint is not None:
+        raise InputError("--checkpoint and --from-checkpoints: give one of them")
+    if images is not None and (classes is not None or samples is not None):
+        raise InputError("--images says which images are read; --classes and --samples have no say beside it")
+    require_data(data.data)
+    _require_score_folder(output)
+    settings = scorer_settings(scorer, parse_assignments(set_))
+    from prune_fe.data.sampling import read_image_list, select_by_name
+    from prune_fe.experiment.environment import environment
+    from prune_fe.models.checkpoints import list_checkpoints, load_weights
+    from prune_fe.scorers import resolve_scorer
+    from prune_fe.scoring.checkpoint_series import score_checkpoints
+    from prune_fe.scoring.score import score_all
+    from prune_fe.scoring.score_folder import open_score_folder, write_image_list
+    from prune_fe.tracing.feature_maps import layers_except
+
+    listed = read_image_list(images) if images is not None else None
+    checkpoints = list_checkpoints(from_checkpoints) if from_checkpoints is not None else {}
+    scorers = {name: resolve_scorer(name, settings[name]) for name in scorer}
+    if data.data is None and (readers := [name for name, each in scorers.items() if each.needs_data]):
+        raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
+    loaded = load(_with_first_checkpoint(model, checkpoints), data, device, seed)
+    network, example = loaded.network, loaded.example
+    train = loaded.splits.train if loaded.splits else None
+    if train is not None and listed is not None:
+        try:
+            train = select_by_name(train, listed)
+        except DataError as error:
+            raise DataError(f"{error} (which training images are held out depends on --seed)") from error
+    if except_:
+        layers = layers_except(network, example, layers, except_)
+    request = {
+        "model": model.model,
+        "checkpoint": model.checkpoint or from_checkpoints,
+        "data": Path(data.data) if data.data else None,
+        "size": example.shape[-1],
+        "classes": classes,
+        "samples": samples,
+        "images": images,
+        "seed": seed,
+        "layers": layers,
+    }
+
+    def score_into(folder: Path) -> dict[str, Scores]:
+        for name in scorers:
+            if (folder / name / "scores.npz").exists():
+                reporter.say(f"{folder / name} exists already; it is used again if nothing has changed")
+        return score_all(
+            network,
+            train,
+            scorers,
+            layers=layers,
+            classes=_choose_classes(classes, loaded.splits),
+            samples=samples,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            example=example,
+            progress=reporter.progress(f"scoring {folder}"),
+            folder=folder,
+        )
+
+    with open_score_folder(output, request, scorers, environment, reporter.say), reporter.showing():
+        if checkpoints:
+            loads = {name: functools.partial(load_weights, network, file) for name, file in checkpoints.items()}
+            rows = score_checkpoints(loads, network, loaded.splits, output, scorers, score_into)
+        else:
+            scores_by_name = score_into(output)
+            write_image_list(output, scores_by_name)
+    if checkpoints:
+        console.print(training_table(rows))
+        reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
+    else:
+        _print_scores(scores_by_name, output, model, loaded)
+
+
+def _print_scores(scores_by_name: Mapping[str, Scores], output: Path, model: ModelFlags, loaded: Loaded) -> None:
+    """Print a table for each scorer, and the command that prunes by the first of them."""
+    for name, scores in scores_by_name.items():
+        console.print(layer_table(name, scores))
+        reporter.say(f"{output}/{name}/scores.csv   (in Python: prune_fe.load_scores({str(output / name)!r}))\n")
+    outputs = model.num_classes or (len(loaded.splits.classes) if loaded.splits else None)
+    flags = {
+        "--checkpoint": model.checkpoint,
+        "--num-classes": None if is_saved(model.model) else outputs,
+        "--size": loaded.example.shape[-1],
+    }
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
+    folder = output / next(iter(scores_by_name))
+    say_next("prune", "--model", model.model, *words, "--scores", folder, "--ratio", 0.5, "--output", "pruned")
+
+
+def _require_score_folder(output: Path) -> None:
+    """Raise an error unless `output` is new, empty or a folder of scores."""
+    if not (output / "score.json").is_file() and not (output.is_dir() and not any(output.iterdir())):
+        require_new(output)
+
+
+def _with_first_checkpoint(model: ModelFlags, checkpoints: Mapping[str, Path]) -> ModelFlags:
+    first = next(iter(checkpoints.values()), model.checkpoint)
+    return dataclasses.replace(model, checkpoint=first)
+
+
+def _choose_classes(words: Sequence[str] | None, splits: Splits | None) -> int | list[int] | None:
+    """Return how many classes --classes asks for, or the indices of those that it names."""
+    if words is None or splits is None:
+        return None
+    if len(words) == 1 and words[0].isdigit():
+        return int(words[0])
+    if unknown := [word for word in words if word not in splits.classes]:
+        raise InputError(f"--classes {unknown[0]}: no such class; {nearest(unknown[0], splits.classes[:20])}")
+    return [splits.classes.index(word) for word in words]

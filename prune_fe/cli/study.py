@@ -1,0 +1,170 @@
+"""prune-fe study NAME: the tables and figures of one of the paper's studies, for the network that a recipe trains."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import App, Parameter, validators
+
+from prune_fe.cli.output import print_tables, reporter
+from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, Several
+from prune_fe.cli.run_folders import open_run, using
+
+study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
+
+StudySeed = Annotated[Seed | None, Parameter(help="Which of the recipe's networks, by its seed; default: the first.")]
+LayerName = Annotated[
+    str | None,
+    Parameter(
+        help="A convolution, or any other module with feature maps such as a residual block (layer4.1 of a ResNet, the "
+        "paper's conv5_3_out); default: the last convolution."
+    ),
+]
+Unit = Annotated[
+    int | None,
+    Parameter(
+        validator=validators.Number(gte=0),
+        help="Index of the unit; default: the one with the lowest H/ε for the class, among those with ε of at least "
+        "one half.",
+    ),
+]
+ClassName = Annotated[str | None, Parameter(name="--class", help="Name of the class; default: the first.")]
+Samples = Annotated[
+    int | None,
+    Parameter(validator=AtLeastOne, help="Training images of the class; default: the recipe's number, or all."),
+]
+Share = validators.Number(gte=0, lt=1)
+
+
+@study.command
+def rescaling(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    layer: LayerName = None,
+    unit: Unit = None,
+    class_: ClassName = None,
+    samples: Samples = None,
+    seed: StudySeed = None,
+) -> None:
+    """Compare each indicator of one unit when images, filters or both are halved (tables 1, 6 and 9)."""
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.rescaling import rescaling_study
+
+    with using(folder, flags.resume):
+        tables = rescaling_study(
+            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
+        )
+    print_tables(tables)
+
+
+@study.command
+def randomness(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    layer: LayerName = None,
+    unit: Unit = None,
+    class_: ClassName = None,
+    samples: Samples = None,
+    seed: StudySeed = None,
+) -> None:
+    """Compare a trained unit with 100 units of networks that are not trained (tables 2, 7 and 10)."""
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.randomness import randomness_study
+
+    with using(folder, flags.resume):
+        tables = randomness_study(
+            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
+        )
+    print_tables(tables)
+
+
+@study.command
+def characterisation(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    layer: LayerName = None,
+    unit: Unit = None,
+    class_: ClassName = None,
+    samples: Samples = None,
+    seed: StudySeed = None,
+) -> None:
+    """Compare birth, maximum and integral of the Betti curve, and a cubical complex (table 5 and appendix A.2)."""
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.characterisation import characterisation_study
+
+    with using(folder, flags.resume):
+        tables = characterisation_study(
+            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
+        )
+    print_tables(tables)
+
+
+@study.command
+def samples(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    layer: LayerName = None,
+    samples: Annotated[list[int] | None, Several, Parameter(validator=AtLeastOne)] = None,
+    draws: Annotated[int, Parameter(validator=validators.Number(gte=2))] = 100,
+    seed: StudySeed = None,
+) -> None:
+    """Measure how much H depends on which images are drawn, and how many are enough (figures 7 and 8).
+
+    Args:
+        samples: Numbers of training images of each class; default: 50, 100 and 500.
+        draws: How many times as many images are drawn.
+    """
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.samples import SIZES, samples_study
+
+    with using(folder, flags.resume):
+        tables = samples_study(checked, folder, reporter, seed=seed, layer=layer, sizes=samples or SIZES, draws=draws)
+    print_tables(tables)
+
+
+@study.command
+def classes(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    counts: Annotated[list[int] | None, Several, Parameter(validator=AtLeastOne)] = None,
+    ratio: Annotated[float | None, Parameter(validator=Share)] = None,
+    seed: StudySeed = None,
+) -> None:
+    """Measure accuracy after pruning against the number of classes that units are scored on (figure 13 A).
+
+    Args:
+        counts: Numbers of classes; default: 1, 2, 5, 10, … and all.
+        ratio: Share of the units that is removed; default: what the recipe prunes.
+    """
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.classes import classes_study
+
+    with using(folder, flags.resume):
+        tables = classes_study(checked, folder, reporter, seed=seed, counts=counts, ratio=ratio)
+    print_tables(tables)
+
+
+@study.command
+def ratio(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    ratio: Annotated[list[float] | None, Several, Parameter(validator=Share)] = None,
+    seed: StudySeed = None,
+) -> None:
+    """Measure accuracy after pruning by each scorer of the recipe against the pruning ratio (figure 13 B).
+
+    Args:
+        ratio: Shares of the units that are removed; default: 0.1, 0.2, … 0.9.
+    """
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.ratio import RATIOS, ratio_study
+
+    with using(folder, flags.resume):
+        tables = ratio_study(checked, folder, reporter, seed=seed, ratios=ratio or RATIOS)
+    print_tables(tables)

@@ -1,0 +1,61 @@
+"""CIFAR-10 (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from prune_fe.data.datasets import InMemory
+from prune_fe.data.options import VALIDATION, DataOptions
+from prune_fe.data.registry import Progress
+from prune_fe.data.splits import Splits, hold_out
+from prune_fe.data.transforms import Normalise
+from prune_fe.errors import DataError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
+    """Read the images for `prune_fe.data.registry.load_data`."""
+    assert options.path is not None
+    return cifar10(options.path, options.size, options.validation, seed)
+
+
+def cifar10(path: str | Path, size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Splits:
+    """Return CIFAR-10, read as torchvision keeps it in the folder `path`; it is downloaded once if it is not there.
+
+    Args:
+        path: The folder that holds `cifar-10-batches-py`.
+        size: Height and width of the images, in pixels; other sizes than 32 are resized.
+        validation: Share of the training images of each class that is held out for validation.
+        seed: Decides which images are held out.
+
+    Raises:
+        DataError: The images cannot be read or downloaded.
+    """
+    from torchvision.datasets import CIFAR10
+
+    root = Path(path)
+    download = not (root / CIFAR10.base_folder).exists()
+    try:
+        parts = [CIFAR10(root, train=is_train, download=download) for is_train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{root}: no CIFAR-10 that can be read or downloaded ({reason})") from error
+    train, test = (_decode(part, size) for part in parts)
+    return hold_out(Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed)
+
+
+def _decode(images: CIFAR10, size: int) -> InMemory:
+    """Return torchvision's CIFAR-10 with its images resized to size×size."""
+    from torchvision.transforms.v2 import functional
+
+    pixels = torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous()
+    if size != pixels.shape[-1]:
+        pixels = torch.stack([functional.resize(image, [size, size], antialias=True) for image in pixels])
+    return InMemory(pixels, images.targets, images.classes, Normalise(CIFAR_MEAN, CIFAR_STD))

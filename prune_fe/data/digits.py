@@ -1,0 +1,47 @@
+"""scikit-learn's scanned digits: a data set that needs no file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prune_fe.data.datasets import InMemory
+from prune_fe.data.options import VALIDATION, DataOptions
+from prune_fe.data.registry import Progress
+from prune_fe.data.splits import Splits, hold_out
+from prune_fe.data.transforms import Normalise
+
+NORMALISED = ((0.5,), (0.5,))
+"""Mean and standard deviation that map pixel values from 0 to 1 onto −1 to 1."""
+
+
+def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
+    """Read the images for `prune_fe.data.registry.load_data`."""
+    return digits(options.size, options.validation, seed)
+
+
+def digits(size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Splits:
+    """Return scikit-learn's 1,797 scanned digits (8×8 pixels, one channel), enlarged to size×size.
+
+    Every fifth image is a test image.
+
+    Args:
+        size: Height and width of the images, in pixels.
+        validation: Share of the training images of each class that is held out for validation.
+        seed: Decides which images are held out.
+    """
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    pixels = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)
+    pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
+    pixels, targets = pixels.round().to(torch.uint8), scans.target.tolist()
+    classes = tuple(str(name) for name in scans.target_names)
+
+    def subset(indices: Sequence[int]) -> InMemory:
+        return InMemory(pixels[list(indices)], [targets[i] for i in indices], classes, Normalise(*NORMALISED))
+
+    train = subset([index for index in range(len(targets)) if index % 5])
+    test = subset(range(0, len(targets), 5))
+    return hold_out(Splits(train, train, test, classes, 1, size, NORMALISED), validation, seed)

@@ -1,0 +1,56 @@
+"""The labels and names of the images and classes of any map-style data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset, Subset
+
+
+def image_labels(data: Dataset[Any]) -> list[int]:
+    """Return the label of every image, from the data set's `targets` where it has them.
+
+    Without `targets`, every image is read.
+    """
+    if isinstance(data, Subset):
+        labels = image_labels(data.dataset)
+        return [labels[index] for index in data.indices]
+    if hasattr(data, "targets"):
+        return [int(label) for label in data.targets]
+    return [int(data[index][1]) for index in range(len(data))]  # type: ignore[arg-type]
+
+
+def has_labels(data: Dataset[Any]) -> bool:
+    """Return whether `image_labels` knows the labels without reading the images."""
+    return has_labels(data.dataset) if isinstance(data, Subset) else hasattr(data, "targets")
+
+
+def image_names(data: Dataset[Any], indices: Sequence[int]) -> list[str]:
+    """Return a name that identifies each of some images.
+
+    Args:
+        data: A data set, or a subset of one.
+        indices: Which images, in the order of the result.
+
+    Returns:
+        The image's entry in `data.names`; or its path relative to the root of a torchvision `ImageFolder`; or its
+        index in the underlying data set.
+    """
+    if isinstance(data, Subset):
+        return image_names(data.dataset, [data.indices[index] for index in indices])
+    if names := getattr(data, "names", ()):
+        return [names[index] for index in indices]
+    if hasattr(data, "samples") and hasattr(data, "root"):
+        return [Path(data.samples[index][0]).relative_to(data.root).as_posix() for index in indices]
+    return [str(index) for index in indices]
+
+
+def class_names(data: Any) -> tuple[str, ...]:
+    """Return the names of the classes of a data set, also through `Subset` and `DataLoader`; () if it has none."""
+    while not hasattr(data, "classes"):
+        if not hasattr(data, "dataset"):
+            return ()
+        data = data.dataset
+    return tuple(map(str, data.classes))

@@ -1,0 +1,42 @@
+"""The options that say which images are read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictFloat, StrictInt
+
+from prune_fe.data.registry import PATH_SOURCE, find_source
+from prune_fe.options import NonNegative, options
+
+VALIDATION = 0.1
+"""The share of the training images that is held out for validation unless the user says otherwise."""
+
+MEMORY_GIB = 4.0
+"""Images that take at most this much memory are decoded once, unless the user says otherwise."""
+
+
+@options
+class DataOptions:
+    """Which images are read: the section `data` of a recipe."""
+
+    source: str
+    """Where the images come from: digits, folder or cifar10."""
+
+    path: str | None = None
+    """The folder or file of the images; a source that is part of a package needs none."""
+
+    size: Annotated[StrictInt, Field(ge=4)]
+    """Height and width of the images, in pixels."""
+
+    validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = VALIDATION
+    """Share of the training images that is held out for validation, of each class."""
+
+    memory_gib: NonNegative = MEMORY_GIB
+    """Images that take at most this much memory are decoded once; others each time they are read."""
+
+    def __post_init__(self) -> None:
+        if not find_source(self.source).needs_path and self.path is not None:
+            raise ValueError(
+                f"source {self.source} needs no path, but path is {self.path!r}; source: {PATH_SOURCE} reads a path"
+            )

@@ -1,0 +1,143 @@
+"""Which images of a data set are read: so many of some classes, drawn with a seed, shared by the processes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from prune_fe.data.batches import Batches, Images, make_loader
+from prune_fe.data.labels import class_names, image_labels, image_names
+from prune_fe.distributed import rank, world_size
+from prune_fe.errors import DataError, InputError
+
+
+def select_batches(
+    data: Images,
+    classes: int | Sequence[int] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    workers: int = 0,
+    skip: int = 0,
+) -> Batches:
+    """Return batches of the chosen images of a data set; ready batches are returned as they are.
+
+    Under torch.distributed each process gets an equal share of the chosen images.
+
+    Args:
+        data: A map-style data set of (image, label), or batches that can be read more than once.
+        classes: How many classes, drawn at random, or which; None means all of them. Data sets only.
+        samples: Images of each class, drawn at random; None means all of them. Data sets only.
+        seed: Seed of the draws.
+        batch_size: Images a batch.
+        workers: Processes that read images.
+        skip: How many of this process's first images are left out.
+
+    Raises:
+        InputError: An argument is out of range or does not fit the data.
+        DataError: There are too few images.
+    """
+    if not isinstance(data, Dataset):
+        if isinstance(data, Iterator):
+            raise InputError("data is a generator and can be read only once: pass a data set, a DataLoader or a list")
+        if classes is not None or samples is not None:
+            raise InputError("classes= and samples= need a data set; a DataLoader or a list is used as it is")
+        if world_size() > 1:
+            raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
+        return data
+    indices = choose_images(data, classes, samples, seed)
+    if not indices:
+        raise DataError("no images: the data set is empty")
+    if len(indices) < world_size():
+        raise DataError(f"{len(indices)} images cannot be shared by {world_size()} processes")
+    return make_loader(Subset(data, indices[rank() :: world_size()][skip:]), batch_size, workers)
+
+
+def choose_images(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int) -> list[int]:
+    """Choose images of each class at random.
+
+    Which images of a class are chosen does not depend on the other classes that are chosen.
+
+    Args:
+        data: A map-style data set.
+        classes: How many classes, drawn at random, or which; None means all of them.
+        samples: Images of each class; None means all of them.
+        seed: Seed of the draws.
+
+    Returns:
+        The indices of the chosen images, sorted.
+
+    Raises:
+        InputError: An argument is out of range, or the data set has no length.
+        DataError: A class has fewer images than `samples`.
+    """
+    if not isinstance(data, Sized):
+        raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
+    if samples is not None and samples < 1:
+        raise InputError(f"samples={samples}: at least one image of each class is needed")
+    if classes is None and samples is None:
+        return list(range(len(data)))
+    labels = torch.tensor(image_labels(data))
+    chosen = _choose_classes(labels, classes, seed)
+    names = class_names(data)
+    indices: list[int] = []
+    generator = torch.Generator().manual_seed(seed)
+    for label in sorted({*labels.unique().tolist(), *chosen}):
+        members = (labels == label).nonzero().flatten()
+        # Drawn for the other classes too, so that the draw for this one does not depend on them.
+        order = torch.randperm(len(members), generator=generator)
+        if label not in chosen:
+            continue
+        wanted = max(len(members), 1) if samples is None else samples
+        if wanted > len(members):
+            name = names[label] if names and 0 <= label < len(names) else str(label)
+            raise DataError(f"class {name!r}: {len(members)} images, {wanted} asked for")
+        indices += members[order[:wanted]].tolist()
+    return sorted(indices)
+
+
+def _choose_classes(labels: Tensor, classes: int | Sequence[int] | None, seed: int) -> list[int]:
+    """Return the labels of the chosen classes, sorted; see `choose_images`."""
+    present = labels.unique().tolist()
+    if classes is None:
+        return present
+    if not isinstance(classes, int):
+        return sorted(set(classes))
+    if not 1 <= classes <= len(present):
+        raise InputError(f"classes={classes}: the data has {len(present)} classes")
+    order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
+    return sorted(present[index] for index in order[:classes].tolist())
+
+
+def select_by_name(data: Dataset[Any], names: Sequence[str]) -> Subset[Any]:
+    """Return the images with these names (see `image_names`), each once, in the data set's order.
+
+    Raises:
+        DataError: The data set has no image of a name.
+    """
+    index_of = {name: index for index, name in enumerate(image_names(data, range(len(image_labels(data)))))}
+    if missing := [name for name in names if name not in index_of]:
+        raise DataError(f"image {missing[0]!r}: not among the {len(index_of)} images to choose from")
+    return Subset(data, sorted({index_of[name] for name in names}))
+
+
+def read_image_list(file: Path) -> list[str]:
+    """Return the column "image" of a CSV file, such as the images.csv that `prune-fe score` writes.
+
+    Raises:
+        DataError: The file cannot be read, has no such column or no row.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as content:
+            rows = list(csv.DictReader(content))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: not a list of images that can be read ({error})") from error
+    if not rows or any(row.get("image") is None for row in rows):
+        raise DataError(f"{file}: a list of images has a column 'image' and at least one row")
+    return [row["image"].removeprefix("'") for row in rows]  # io.safe_cell puts the apostrophe there.

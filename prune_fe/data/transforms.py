@@ -1,0 +1,70 @@
+"""From an image file to the network's input: decode, resize, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_fe.errors import DataError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalise:
+    """Turn uint8 (channels, height, width) into float (x / 255 − mean) / std.
+
+    Args:
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Standard deviation of each channel, for values from 0 to 1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.scale = 1 / (255 * torch.tensor(std).view(-1, 1, 1))
+        self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return the normalised image."""
+        return pixels * self.scale - self.shift
+
+
+@dataclass(frozen=True)
+class ResizeToPixels:
+    """Turn a PIL image into uint8 (channels, size, size).
+
+    Attributes:
+        size: Height and width, in pixels.
+    """
+
+    size: int
+
+    def __call__(self, image: Any) -> Tensor:
+        """Return the resized image's pixels."""
+        from torchvision.transforms.v2 import functional
+
+        return functional.pil_to_tensor(functional.resize(image, [self.size, self.size], antialias=True))
+
+
+def read_image(path: str) -> Any:
+    """Return the PIL image of a file, as RGB.
+
+    Raises:
+        DataError: It cannot be decoded to the end, or has more than 8 bits a channel; the message names the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                # convert() would clip these to white.
+                raise DataError(f"{path}: pixels of mode {image.mode!r}; images have 8 bits a channel, convert it")
+            return image.convert("RGB")
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image that can be read") from error
+    except Exception as error:  # Decoders raise nearly everything at a damaged file.
+        raise DataError(f"{path}: not an image that can be read ({error})") from error

@@ -1,0 +1,37 @@
+"""prune-fe prune."""
+
+from pathlib import Path
+
+import torch
+
+from prune_fe.cli.app import main
+from prune_fe.models import networks as models
+from tests.cli.helpers import scored
+
+
+def test_scores_of_another_network_prune_nothing(capsys):
+    assert scored("--scorer", "random") == 0
+    words = ["prune", "--scores", "scores", "--size", "64", "--num-classes", "10"]
+    assert main([*words, "--model", "resnet18"]) == 2
+    assert "scores are of another network (SmallVGG, 6 layers)" in capsys.readouterr().err
+    torch.manual_seed(5)
+    torch.save(models.build("vgg-small", 10, in_channels=1).state_dict(), "other.pth")
+    words = ["prune", "--model", "vgg-small", "--scores", "scores", "--num-classes", "10", "--output", "new"]
+    assert main([*words, "--size", "16", "--checkpoint", "other.pth"]) in (0, 2, 4)
+    assert not Path("new").exists() or "scores of other weights" in capsys.readouterr().out
+
+
+def test_prune_takes_budgets_patterns_and_protection_and_recalibrates(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    assert main(["score", "--model", trained, "--scorer", "l1-filter"]) == 0
+    words = ["prune", "--model", trained, "--scores", "scores"]
+    assert main([*words, "--ratio", "features.[!0]=0.5", "features.0=0.25", "--output", "by-name"]) == 0
+    assert "features.0: 4 units, 1 asked, 1 removed, 3 kept" in capsys.readouterr().out
+    words += ["--protect", "features.0", "--data", "digits", "--recalibrate", "50", "--target-params", "0.6"]
+    assert main([*words, "--output", "protected"]) == 0
+    printed = capsys.readouterr().out
+    assert "features.0: 4 units, 0 asked, 0 removed, 4 kept (protected)" in printed  # of a budget
+    assert "batch norms recalibrated on 50 training images" in printed
+    words[words.index("50")] = "5000"
+    assert main([*words, "--output", "never"]) == 3
+    assert "--recalibrate 5000: there are" in capsys.readouterr().err

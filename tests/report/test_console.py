@@ -1,0 +1,63 @@
+"""What the console shows: tables and progress."""
+
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import prune_fe.experiment.run
+from prune_fe.report.console import ConsoleReporter, WideTable, results_table
+
+
+def row(**fields):
+    known: dict[str, Any] = dict.fromkeys(
+        (field.name for field in dataclasses.fields(prune_fe.experiment.run.Row)), 0.5
+    )
+    return prune_fe.experiment.run.Row(
+        **known | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9, "timed_with": ""} | fields
+    )
+
+
+def printed(rows, width=100):
+    out = io.StringIO()
+    Console(file=out, width=width).print(results_table(rows))
+    return out.getvalue()
+
+
+def test_the_table_shows_the_spread_over_seeds_and_their_number():
+    text = printed([row(seed=0, accuracy_finetuned=0.9), row(seed=1, accuracy_finetuned=0.8)])
+    assert "over 2 seeds" in text
+    assert "85.00 ±7.07%" in text
+    assert "one seed" in printed([row(accuracy_finetuned=None)])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_a_wide_table_is_printed_in_parts_and_never_cut(width):
+    out = io.StringIO()
+    columns = {f"class selectivity {i}, index": ["2.081e-05", "-1.1", "0.5 (0.2)"] for i in range(7)}
+    rows = ["×, ×", "half scale, half scale", "a" * 40]
+    Console(file=out, width=width).print(WideTable("title", "caption", rows, columns))
+    printed = out.getvalue()
+    assert printed.count("2.081e-05") == printed.count("0.5 (0.2)") == 7
+    assert (printed.count("title"), printed.count("caption"), printed.count("…")) == (1, 1, 0)
+    assert max(map(len, printed.splitlines())) <= width
+
+
+def test_the_table_fits_into_80_columns_without_a_word_lost():
+    text = printed([row(scorer="class-selectivity", images_per_second=123456.0)], width=80)
+    assert "…" not in text
+    for word in ("class-selectivity", "123,456", "1.23k", "5.00G", "50.00%"):
+        assert word in text
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    tick = ConsoleReporter(Console(file=out, width=80)).progress("scoring")
+    for step in range(60):
+        now[0] += 1.0
+        tick(step + 1, 60)
+    assert out.getvalue().splitlines() == [f"  scoring: {n} of 60" for n in (15, 30, 45, 60)]
