@@ -10,8 +10,7 @@ from cyclopts import Parameter
 from prune_fe.cli.inputs import require_data, require_new
 from prune_fe.cli.networks import load
 from prune_fe.cli.output import reporter, say_next
-from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed, Workers
-from prune_fe.errors import InputError
+from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Workers
 from prune_fe.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def finetune(
     *,
     model: ModelFlags,
-    data: DataFlags,
+    data: RequiredDataFlags,
     options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
     workers: Workers = 0,
     device: Device = "auto",
@@ -36,8 +35,6 @@ def finetune(
         checkpoints: A new folder for the weights before training and after each epoch, to score with
             `prune-fe score --from-checkpoints`.
     """
-    if data.data is None:
-        raise InputError("finetune needs images: pass --data PATH")
     require_new(output)
     if checkpoints is not None:
         require_new(checkpoints)

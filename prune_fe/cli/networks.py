@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_fe.cli.output import reporter
-from prune_fe.cli.parameters import DataFlags, ModelFlags
+from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
 from prune_fe.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Loaded:
     notes: dict[str, Any]
 
 
-def load(model: ModelFlags, data: DataFlags, device: str, seed: int) -> Loaded:
+def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> Loaded:
     """Build or load the network, read the images, and try that the one runs on the other.
 
     Args:
@@ -48,10 +48,10 @@ def load(model: ModelFlags, data: DataFlags, device: str, seed: int) -> Loaded:
         device: Where the network is put.
         seed: Draws the held-out images, and the weights of a network that is built without a checkpoint.
     """
-    from prune_fe.experiment.devices import select_device
+    from prune_fe.experiment.experiment import prepare_device
     from prune_fe.models.checkpoints import load_weights
 
-    chosen, saved = select_device(device), is_saved(model.model)
+    chosen, saved = prepare_device(device, None), is_saved(model.model)
     if saved and model.num_classes is not None:
         raise InputError(f"--num-classes is for a model built by name; {model.model} is a saved one")
     if Path(model.model).is_file():
@@ -108,7 +108,7 @@ def _load_saved(folder: str) -> nn.Module:
     return load_saved(folder)
 
 
-def _read_images(model: ModelFlags, data: DataFlags, notes: dict[str, Any], seed: int) -> Splits | None:
+def _read_images(model: ModelFlags, data: RequiredDataFlags, notes: dict[str, Any], seed: int) -> Splits | None:
     if data.data is None:
         return None
     from prune_fe.data.options import DataOptions

@@ -78,13 +78,21 @@ class ModelFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class DataFlags:
-    """Flags that say which images a command reads. A command decides whether it needs any."""
+class RequiredDataFlags:
+    """Flags that say which images a command reads."""
 
-    data: DataPath | None = None
+    data: DataPath
 
     source: str | None = None
     """Format of --data: folder (also a tar file), digits or cifar10; default: folder, or digits for "digits"."""
 
     validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.1
     """Share of the training images of each class that is held out from training."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(RequiredDataFlags):
+    """Flags that say which images a command reads, for a command that does not always need any."""
+
+    data: DataPath | None = None  # type: ignore[assignment]

@@ -71,7 +71,7 @@ def score(
     _require_score_folder(output)
     settings = scorer_settings(scorer, parse_assignments(set_))
     from prune_fe.data.sampling import read_image_list, select_by_name
-    from prune_fe.experiment.environment import environment
+    from prune_fe.experiment.run_folder import environment
     from prune_fe.models.checkpoints import list_checkpoints, load_weights
     from prune_fe.scorers import resolve_scorer
     from prune_fe.scoring.checkpoint_series import score_checkpoints

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter, Token
 from pydantic import BeforeValidator
 
 from prune_fe.errors import InputError
@@ -37,23 +39,28 @@ Rounds = Annotated[Annotated[Count, Number] | Annotated[Literal["layers"], Word]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
+def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
+    """Return the value of `--ratio 0.5`, or of `--ratio LAYER=SHARE ...` for some layers."""
+    shares: dict[str, float] = {}
+    for token in tokens:
+        layer, _, share = token.value.rpartition("=")
+        try:
+            shares[layer] = float(share)
+        except ValueError:
+            raise ValueError(f"{token.value}: write a share such as 0.5, or LAYER=SHARE") from None
+    if "" in shares and len(tokens) > 1:
+        raise ValueError("one share for all layers, or LAYER=SHARE for each, not both")
+    return shares.get("", shares)
+
+
 @options
 class PruneOptions:
-    """How many units are removed (`ratio`, or one of the targets), which ones, and in how many rounds.
+    """How many units are removed (`ratio`, or one of the targets), which ones, and in how many rounds."""
 
-    Attributes:
-        ratio: Share of the units that is removed, in [0, 1), from every layer or by layer name or pattern.
-        target_macs: Share of the multiply-adds that is left, in (0, 1].
-        target_params: Share of the parameters that is left, in (0, 1].
-        ranking: Where the lowest scores are looked for: in each layer, or in all layers together.
-        scope: Whether layers that residual sums tie are pruned too.
-        reduction: How the scores of units that are tied together become one.
-        round_to: Number that the width of every pruned layer is a multiple of.
-        protect: Names or patterns of layers whose units all stay.
-        rounds: Number of steps towards the goal, or "layers" for one step for each group of layers.
-    """
-
-    ratio: Ratio | None = None
+    ratio: Annotated[
+        Ratio | None,
+        Parameter(name=["--ratio", "--pruning-ratio"], converter=_parse_ratio, n_tokens=-1, consume_multiple=True),
+    ] = None
     """Share of the units to remove from every layer, in [0, 1), or a share for each layer name or pattern; a name wins
     over a pattern, and layers that nothing matches keep all units. A layer of n units keeps floor((1 - ratio) n), at
     least one. The default is 0.5."""
@@ -79,10 +86,10 @@ class PruneOptions:
     """Leave a multiple of this number of units in every layer, such as 8, for which many kernels are fast. Fewer units
     are removed where that is needed."""
 
-    protect: Patterns = ()
+    protect: Annotated[Patterns, Parameter(consume_multiple=True)] = ()
     """Names or patterns of layers whose units all stay."""
 
-    rounds: Rounds = 1
+    rounds: Annotated[Rounds, Parameter(parse=False)] = 1  # Rounds need a callback, which no command has.
     """Number of steps in which the units are removed, or "layers" for one step for each group of layers, from the
     first layer to the last."""
 

@@ -17,14 +17,7 @@ LayerNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
 @options
 class ScoreOptions:
-    """Which training images the units are scored on, and which layers are scored.
-
-    Attributes:
-        classes: Number of classes, or the classes' indices; None stands for all classes.
-        samples: Images of each class; None stands for all images.
-        layers: Names of modules; None stands for every convolution that has a feature map.
-        batch_size: Images that go through the network together.
-    """
+    """Which training images the units are scored on, and which layers are scored."""
 
     classes: Classes | None = None
     """Number of classes, drawn with the seed, or the indices of the classes. By default all classes."""

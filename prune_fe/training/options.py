@@ -19,16 +19,6 @@ class TrainOptions:
 
     The defaults are those with which the paper fine-tunes pruned networks: three epochs at 1e-3, 1e-4 and 1e-5.
 
-    Attributes:
-        lr: Learning rate of the first epoch.
-        schedule: "step" divides the learning rate by ten after each epoch, "cosine" lowers it to zero in every step.
-        epochs: Number of epochs; None ends the step schedule after `final_lr`.
-        final_lr: Lowest learning rate of the step schedule.
-        momentum: Momentum of the gradients, in [0, 1).
-        weight_decay: L2 penalty of the weights.
-        batch_size: Images in a step, of all processes together.
-        augment: Whether images are flipped and shifted at random.
-        amp: Whether a CUDA device computes in bfloat16.
     """
 
     lr: Positive = 1e-3
