@@ -1,118 +1,151 @@
-"""How many units of each group go: by a ratio, by a ranking over all groups, or within a budget.
+"""How many units each group loses: by a ratio, by a ranking over all groups, or for a target cost.
 
-Pure arithmetic; which units these are is decided by the scores inside each group.
+This is arithmetic on counts; which units these are is decided by the scores inside each group (`plan.py`).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
-MOST = 0.9
-"""The largest share of a group that a ranking over all groups may take."""
+MAX_GLOBAL_SHARE = 0.9
+"""The largest share of one group that a ranking over all groups may remove."""
+
+REFINEMENTS = 20
+"""At most this many changes of a single group bring the cost closer to a target."""
+
+TARGET_PRECISION = 1e-3
+"""A cost that is this close to its target, as a share of the whole network's, is not refined further."""
 
 
 @dataclass(frozen=True)
-class Stock:
-    """What one group can give. levels: how many units can be gone, ascending, from 0. weakness: (units,) normalised
-    score of the weakest unit, the second weakest and so on, where a ranking over all groups is asked for."""
+class Capacity:
+    """How many units one group can lose.
+
+    Attributes:
+        units: Number of units of the group.
+        feasible_counts: How many of them can be removed, ascending, from 0.
+        removed: How many are removed already; it is one of the feasible counts.
+        weakest: (feasible_counts[-1] or more,) normalised scores of the units in the order in which they are removed;
+            needed for a ranking over all groups only.
+    """
 
     units: int
-    levels: tuple[int, ...]
-    gone: int = 0
-    weakness: tuple[float, ...] = ()
+    feasible_counts: tuple[int, ...]
+    removed: int = 0
+    weakest: tuple[float, ...] = ()
 
 
-def levels(units: int, blocks: int, round_to: int) -> tuple[int, ...]:
-    """How many of `units` can be gone when `blocks` equal parts lose equally many and keep at least one, and the
-    number that is left is a multiple of `round_to`.
+def feasible_counts(units: int, blocks: int, divisor: int) -> tuple[int, ...]:
+    """Return how many units can be removed from equal blocks.
 
-    >>> levels(6, 2, 1), levels(20, 1, 8)
+    All blocks lose equally many and keep at least one, and the number that is left is a multiple of `divisor`.
+
+    >>> feasible_counts(6, 2, 1), feasible_counts(20, 1, 8)
     ((0, 2, 4), (0, 4, 12))
     """
     size = units // blocks
-    return (0, *(k * blocks for k in range(1, size) if (size - k) * blocks % round_to == 0))
+    return (0, *(k * blocks for k in range(1, size) if (size - k) * blocks % divisor == 0))
 
 
-def kept_units(units: int, ratio: float, blocks: int = 1) -> int:
-    """floor((1 − ratio) · units), at least one; with blocks, that of each block.
+def kept_count(units: int, ratio: float, blocks: int = 1) -> int:
+    """Return how many of `units` a ratio leaves: floor((1 - ratio) · size) of each block, at least one.
 
-    The ratio is the decimal that it is written as: 0.9 of 10 leaves 1, although (1 − 0.9) · 10 < 1 in binary.
+    The ratio is the decimal that it is written as: 0.9 of 10 leaves 1, although (1 - 0.9) · 10 < 1 in binary.
 
-    >>> kept_units(64, 0.4), kept_units(10, 0.9), kept_units(3, 0.99), kept_units(8, 0)
+    >>> kept_count(64, 0.4), kept_count(10, 0.9), kept_count(3, 0.99), kept_count(8, 0)
     (38, 1, 1, 8)
     """
     return blocks * max(math.floor((1 - Fraction(str(ratio))) * (units // blocks)), 1)
 
 
-def by_ratio(stocks: Sequence[Stock], due: Sequence[Fraction]) -> list[int]:
-    """The highest level that is not above what is due of each."""
-    return [max(level for level in stock.levels if level <= count) for stock, count in zip(stocks, due, strict=True)]
+def counts_for_ratio(capacities: Sequence[Capacity], asked: Sequence[int]) -> list[int]:
+    """Return for each group its largest feasible count that is not above the number asked of it."""
+    return [
+        max(count for count in capacity.feasible_counts if count <= limit)
+        for capacity, limit in zip(capacities, asked, strict=True)
+    ]
 
 
-def by_rank(stocks: Sequence[Stock], total: int) -> list[int]:
-    """The weakest units of all groups, `total` of them or a few less; equal ones in the order of the groups."""
-    counts = [stock.gone for stock in stocks]
-    for _, number, level in sorted(_events(stocks, ranked=True)):
-        if sum(counts) - counts[number] + level > total:
+def counts_for_ranking(capacities: Sequence[Capacity], total: int) -> list[int]:
+    """Return the counts that remove the lowest normalised scores of all groups.
+
+    Args:
+        capacities: One for each group.
+        total: How many units are removed together; a few less where the next feasible count would be too many.
+
+    Returns:
+        One count a group. Equal scores are removed in the order of the groups.
+    """
+    counts = [capacity.removed for capacity in capacities]
+    for _, number, count in sorted(_removals(capacities, ranked=True)):
+        if sum(counts) - counts[number] + count > total:
             break
-        counts[number] = level
+        counts[number] = count
     return counts
 
 
-def by_budget(
-    stocks: Sequence[Stock], left: Callable[[Sequence[int]], float], target: float, *, ranked: bool
+def counts_for_target(
+    capacities: Sequence[Capacity], share_left: Callable[[Sequence[int]], float], target: float, *, ranked: bool
 ) -> list[int]:
-    """The counts for which left(counts), a share that falls with every unit, comes closest to `target`.
+    """Return the counts whose cost comes closest to a target.
 
-    Units go with the same share of every group, or ranked: the weakest of all groups first.
+    Args:
+        capacities: One for each group.
+        share_left: Function from one count a group to the share of the cost that is left. It falls with every unit.
+        target: The share to reach.
+        ranked: Remove the lowest normalised scores of all groups first; otherwise the same share of every group.
     """
-    events = sorted(_events(stocks, ranked))
+    removals = sorted(_removals(capacities, ranked))
 
-    def after(number: int) -> list[int]:
-        counts = [stock.gone for stock in stocks]
-        for _, group, level in events[:number]:
-            counts[group] = level
+    def counts_after(number: int) -> list[int]:
+        counts = [capacity.removed for capacity in capacities]
+        for _, group, count in removals[:number]:
+            counts[group] = count
         return counts
 
-    low, high = 0, len(events)  # the first prefix that is within the budget
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if left(after(middle)) > target else (low, middle)
-    best = min((after(max(low - 1, 0)), after(low)), key=lambda counts: abs(left(counts) - target))
-    return _refined(stocks, best, left, target)
+    first_within = bisect_left(
+        range(len(removals)), True, key=lambda number: share_left(counts_after(number)) <= target
+    )
+    candidates = counts_after(max(first_within - 1, 0)), counts_after(first_within)
+    best = min(candidates, key=lambda counts: abs(share_left(counts) - target))
+    return _refine(capacities, best, share_left, target)
 
 
-def _refined(
-    stocks: Sequence[Stock], counts: list[int], left: Callable[[Sequence[int]], float], target: float
+def _refine(
+    capacities: Sequence[Capacity], counts: list[int], share_left: Callable[[Sequence[int]], float], target: float
 ) -> list[int]:
-    """Single groups a level up or down, as long as that comes closer."""
-    error = abs(left(counts) - target)
-    for _ in range(20):
-        tries = []
-        for number, stock in enumerate(stocks):
-            at = stock.levels.index(counts[number])
-            for level in stock.levels[max(at - 1, 0) : at + 2]:
-                if level != counts[number] and level >= stock.gone:
-                    tries.append([*counts[:number], level, *counts[number + 1 :]])
-        closest = min(tries, key=lambda each: abs(left(each) - target), default=counts)
-        if abs(left(closest) - target) >= error or error < 1e-3:
+    """Move single groups to a neighbouring feasible count as long as that brings the cost closer to the target."""
+    error = abs(share_left(counts) - target)
+    for _ in range(REFINEMENTS):
+        if error < TARGET_PRECISION:
             break
-        counts, error = closest, abs(left(closest) - target)
+        candidates = []
+        for number, capacity in enumerate(capacities):
+            index = capacity.feasible_counts.index(counts[number])
+            for count in capacity.feasible_counts[max(index - 1, 0) : index + 2]:
+                if count != counts[number] and count >= capacity.removed:
+                    candidates.append([*counts[:number], count, *counts[number + 1 :]])
+        errors = [abs(share_left(candidate) - target) for candidate in candidates]
+        if min(errors, default=error) >= error:
+            break
+        counts, error = candidates[int(np.argmin(errors))], min(errors)
     return counts
 
 
-def _events(stocks: Sequence[Stock], ranked: bool) -> Iterator[tuple[float, int, int]]:
-    """(when, group, how many are gone then)."""
-    for number, stock in enumerate(stocks):
-        for before, level in zip(stock.levels, stock.levels[1:], strict=False):
-            if level <= stock.gone:
+def _removals(capacities: Sequence[Capacity], ranked: bool) -> Iterator[tuple[float, int, int]]:
+    """Yield (priority, group, feasible count) for every count above what is removed; the lowest priority is first."""
+    for number, capacity in enumerate(capacities):
+        for before, count in pairwise(capacity.feasible_counts):
+            if count <= capacity.removed:
                 continue
             if not ranked:
-                yield level / stock.units, number, level
-            elif level <= MOST * stock.units:
-                yield float(np.mean(stock.weakness[before:level])), number, level
+                yield count / capacity.units, number, count
+            elif count <= MAX_GLOBAL_SHARE * capacity.units:
+                yield float(np.mean(capacity.weakest[before:count])), number, count

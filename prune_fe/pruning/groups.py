@@ -1,175 +1,254 @@
-"""Units that can only go together: several layers tied unit by unit, and cells that must lose equally many."""
+"""Groups: units of one or several layers that can only be removed together."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NewType
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from prune_fe.tracing.dependency_graph import OUTPUT, Channels
+from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, SetId
+
+GroupId = NewType("GroupId", int)
+"""Position of a group in the order in which the layers run."""
+
+Blocks = Sequence[NDArray[np.int64]]
+"""A balance constraint: arrays of coupled sets, each of which has to lose equally many."""
+
+UNEQUAL_BLOCKS = "a split, shuffle or group norm demands equal parts that its units cannot keep"
+"""The reason why a group stays whose balance constraints cannot all be met."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one convolution, or of several that a residual sum, a gate or a depthwise convolution ties.
+    """Coupled sets that occur in the same layers, and are therefore ranked against each other.
 
-    members: layer, in the order they run -> for each unit of the group its number, or numbers, in that layer (none
-    where a concatenation or a split leaves the layer out). cells: for each unit the number of its cell: a split, a
-    grouped convolution or a group norm demands that every cell loses equally many. units: their numbers in
-    Channels.unit. residual: more than one of the layers mixes channels. fault: why nothing can go, or None. also:
-    modules without scores whose outputs go too, such as the gates of squeeze-and-excite blocks. parts: lists of places
-    in the group that are all that some module is given, or all of a piece of a split: one of each has to stay.
+    A coupled set is a unit of one convolution, or the units of several that a residual sum, a gate or a depthwise
+    convolution ties together. An index into the tuples below is called a position of the group.
+
+    Attributes:
+        layer_units: Layer, in the order in which they run -> for each position, the unit numbers of that layer. There
+            are none where a concatenation or a split leaves the layer out, and several where it repeats a unit.
+        block_ids: The block of each position. A split, a grouped convolution or a group norm demands that all blocks
+            lose equally many units.
+        sets: The coupled set at each position.
+        is_residual: Whether a coupled set has units of several layers that mix channels, as in a residual sum.
+        reason: Why no unit can be removed; None where units can.
+        other_modules: Modules without scores that lose the same outputs, such as the gates of squeeze-and-excite
+            blocks.
+        keep_one_of: Tuples of positions of which one has to stay: they are the whole input of some module, or one
+            piece of a split.
     """
 
-    members: Mapping[str, tuple[tuple[int, ...], ...]]
-    cells: tuple[int, ...]
-    units: tuple[int, ...]
-    residual: bool = False
-    fault: str | None = None
-    also: tuple[str, ...] = ()
-    parts: tuple[tuple[int, ...], ...] = ()
+    layer_units: Mapping[str, tuple[tuple[int, ...], ...]]
+    block_ids: tuple[int, ...]
+    sets: tuple[SetId, ...]
+    is_residual: bool = False
+    reason: str | None = None
+    other_modules: tuple[str, ...] = ()
+    keep_one_of: tuple[tuple[int, ...], ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(self.members)
+        """The names of the layers, in the order in which they run."""
+        return tuple(self.layer_units)
 
     @property
-    def blocks(self) -> int:
-        """The number of cells."""
-        return len(set(self.cells))
+    def block_count(self) -> int:
+        """The number of blocks."""
+        return len(set(self.block_ids))
 
-    def ranked(self, keep: Sequence[float] | np.ndarray, gone: Iterable[int] = ()) -> list[list[int]]:
-        """For each cell the places that may go: first what is gone, then from the lowest `keep` (one a place) to the
-        highest, equal ones by their number. The best that is left of each part has to stay and is in no list."""
-        away = set(gone)
-        stay = {max(set(part) - away, key=lambda place: (keep[place], place)) for part in self.parts}
-        order = sorted(range(len(keep)), key=lambda place: (place not in away, keep[place], place))
-        free = [place for place in order if place not in stay]
-        return [[place for place in free if self.cells[place] == cell] for cell in sorted(set(self.cells))]
+    def removal_order(
+        self, scores: Sequence[float] | NDArray[np.float64], removed: Iterable[int] = ()
+    ) -> list[list[int]]:
+        """Return for each block its positions in the order in which they are removed.
 
-    def numbers(self, places: Iterable[int]) -> dict[str, tuple[int, ...]]:
-        """Layer -> the unit numbers, ascending, that these places of the group have there."""
-        chosen = list(places)
-        return {layer: tuple(sorted(n for place in chosen for n in of[place])) for layer, of in self.members.items()}
+        Args:
+            scores: One number a position, higher = keep.
+            removed: Positions that are removed already; they come first.
+
+        Returns:
+            Removed positions, then those that stay from the lowest score to the highest, equal scores by position.
+            The highest score of each tuple in `keep_one_of` has to stay and is in no list.
+        """
+        away = set(removed)
+        stay = {
+            max(set(positions) - away, key=lambda position: (scores[position], position))
+            for positions in self.keep_one_of
+        }
+        order = sorted(range(len(scores)), key=lambda position: (position not in away, scores[position], position))
+        free = [position for position in order if position not in stay]
+        blocks = sorted(set(self.block_ids))
+        return [[position for position in free if self.block_ids[position] == block] for block in blocks]
+
+    def units_at(self, positions: Iterable[int]) -> dict[str, tuple[int, ...]]:
+        """Return the unit numbers, ascending, that these positions stand for in each layer."""
+        chosen = list(positions)
+        return {
+            layer: tuple(sorted(unit for position in chosen for unit in units[position]))
+            for layer, units in self.layer_units.items()
+        }
 
 
-def find_groups(model: nn.Module, channels: Channels, layers: Sequence[str]) -> tuple[Group, ...]:
-    """The groups of these convolutions, in the order the layers are given. Units that make the network's outputs are
-    in no group."""
+def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str]) -> tuple[Group, ...]:
+    """Return the groups of some convolutions, in the order in which the layers are given.
+
+    Args:
+        model: The network.
+        graph: Its dependency graph.
+        layers: Names of the convolutions whose units are scored.
+
+    Returns:
+        Every unit of the layers is in one group, except for those that make the network's outputs.
+    """
     modules = dict(model.named_modules())
-    outputs = {key[0]: channels.unit[axis.names] for key, axis in channels.axes.items() if key[1] in ("out", "both")}
-    own = [_of_own_code(modules[layer], layer) for layer in layers if layer not in outputs]
-    order, layers = list(layers), [layer for layer in layers if layer in outputs]
+    outputs = {
+        module: graph.coupled_set[axis.channels]
+        for (module, side), axis in graph.axes.items()
+        if side in ("out", "both")
+    }
+    traced = [layer for layer in layers if layer in outputs]
+    opaque = [_opaque_group(modules[layer], layer) for layer in layers if layer not in outputs]
+    listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
     weighted = [name for name in outputs if isinstance(modules[name], nn.modules.conv._ConvNd | nn.Linear)]
-    listed = {unit for layer in layers for unit in outputs[layer].tolist() if channels.fixed.get(unit) != OUTPUT}
-    places: dict[int, dict[str, list[int]]] = {
-        unit: {} for unit in sorted(listed)
-    }  # unit -> module -> its numbers there
-    for name in [*layers, *(name for name in weighted if name not in layers)]:
-        for number, unit in enumerate(outputs[name].tolist()):
-            if unit in places:
-                places[unit].setdefault(name, []).append(number)
-    alike: dict[object, list[int]] = {}
-    for unit, found in places.items():
-        key = (channels.fixed.get(unit), *((name, len(numbers)) for name, numbers in found.items()))
-        alike.setdefault(key, []).append(unit)
-    balanced = [blocks for blocks in channels.balanced if not _always_equal(blocks)]
-    joined = [_group(units, places, layers, modules, balanced, channels) for units in _joined(alike.values(), balanced)]
-    groups = [replace(group, parts=parts) for group, parts in zip(joined, _parts(joined, channels), strict=True)]
-    return tuple(sorted([*groups, *own], key=lambda group: (order.index(group.layers[0]), group.units)))
+    units_of: dict[SetId, dict[str, list[int]]] = {set_id: {} for set_id in sorted(listed)}
+    for name in [*traced, *(name for name in weighted if name not in traced)]:
+        for unit, set_id in enumerate(outputs[name].tolist()):
+            if set_id in units_of:
+                units_of[set_id].setdefault(name, []).append(unit)
+
+    alike: dict[object, list[SetId]] = {}
+    for set_id, units in units_of.items():
+        key = (graph.fixed_sets.get(set_id), *((name, len(numbers)) for name, numbers in units.items()))
+        alike.setdefault(key, []).append(set_id)
+    constraints = [blocks for blocks in graph.balance_constraints if not _is_always_balanced(blocks)]
+    groups = [
+        _make_group(sets, units_of, traced, modules, constraints, graph)
+        for sets in _merge_constrained(list(alike.values()), constraints)
+    ]
+    groups = [
+        replace(group, keep_one_of=positions)
+        for group, positions in zip(groups, _indispensable(groups, graph), strict=True)
+    ]
+    order = list(layers)
+    return tuple(sorted([*groups, *opaque], key=lambda group: (order.index(group.layers[0]), group.sets)))
 
 
-def _of_own_code(module: nn.Module, layer: str) -> Group:
+def _opaque_group(module: nn.Module, layer: str) -> Group:
+    """Return the group of a convolution whose forward pass is not PyTorch's and was not followed."""
     width = int(module.out_channels)  # type: ignore[arg-type]
-    fault = f"layer {layer!r} is a {type(module).__name__}, whose code is not torch's"
-    return Group({layer: tuple((n,) for n in range(width))}, (0,) * width, tuple(range(-width, 0)), fault=fault)
+    return Group(
+        layer_units={layer: tuple((unit,) for unit in range(width))},
+        block_ids=(0,) * width,
+        sets=tuple(map(SetId, range(-width, 0))),
+        reason=f"layer {layer!r} is a {type(module).__name__}, whose code is not torch's",
+    )
 
 
-def _group(
-    units: list[int],
-    places: Mapping[int, Mapping[str, list[int]]],
+def _make_group(
+    sets: Sequence[SetId],
+    units_of: Mapping[SetId, Mapping[str, list[int]]],
     layers: Sequence[str],
     modules: Mapping[str, nn.Module],
-    balanced: Sequence[Sequence[np.ndarray]],
-    channels: Channels,
+    constraints: Sequence[Blocks],
+    graph: DependencyGraph,
 ) -> Group:
-    names = {name for unit in units for name in places[unit]}
-    members = {layer: tuple(tuple(places[unit].get(layer, ())) for unit in units) for layer in layers if layer in names}
-    first = next(iter(members))
-    order = sorted(range(len(units)), key=lambda place: (members[first][place] or (len(units),), units[place]))
-    units, members = [units[p] for p in order], {name: tuple(of[p] for p in order) for name, of in members.items()}
-    mixing = [layer for layer in members if not _is_depthwise(modules[layer])]
-    cells, fault = _cells(units, balanced)
+    """Return the group of some coupled sets, ordered by their units in the first layer.
+
+    Args:
+        sets: The coupled sets.
+        units_of: Coupled set -> module -> its unit numbers there.
+        layers: The layers that have scores, in the order in which they run.
+        modules: The network's modules by name.
+        constraints: The network's balance constraints.
+        graph: The dependency graph.
+    """
+    names = {name for set_id in sets for name in units_of[set_id]}
+    scored = [layer for layer in layers if layer in names]
+    # Sets that the first layer does not have come last.
+    ordered = sorted(sets, key=lambda set_id: (units_of[set_id].get(scored[0]) or [len(sets)], set_id))
+    layer_units = {layer: tuple(tuple(units_of[s].get(layer, ())) for s in ordered) for layer in scored}
+    mixing = [layer for layer in scored if not _is_depthwise(modules[layer])]
+    block_ids, reason = _find_blocks(ordered, constraints)
     return Group(
-        members, cells, tuple(units),
-        residual=any(sum(bool(members[layer][place]) for layer in mixing) > 1 for place in range(len(units))),
-        fault=channels.fixed.get(units[0], fault),
-        also=tuple(sorted(names - members.keys())),
-    )  # fmt: skip
+        layer_units=layer_units,
+        block_ids=block_ids,
+        sets=tuple(ordered),
+        is_residual=any(sum(layer in units_of[set_id] for layer in mixing) > 1 for set_id in ordered),
+        reason=graph.fixed_sets.get(ordered[0], reason),
+        other_modules=tuple(sorted(names - layer_units.keys())),
+    )
 
 
-def _parts(groups: Sequence[Group], channels: Channels) -> list[tuple[tuple[int, ...], ...]]:
-    """Group.parts of each group."""
-    home = {unit: (number, place) for number, group in enumerate(groups) for place, unit in enumerate(group.units)}
-    parts: list[set[tuple[int, ...]]] = [set() for _ in groups]
-    sides = [channels.unit[axis.names] for axis in channels.axes.values()]
-    for units in [*sides, *(units for _, units in channels.sizes)]:
-        homes = {home.get(unit, (-1, -1)) for unit in units.tolist()}
-        number = next(iter(homes))[0]
-        if number >= 0 and len({of for of, _ in homes}) == 1 and len(homes) < len(groups[number].units):
-            parts[number].add(tuple(sorted(place for _, place in homes)))
-    return [tuple(sorted(found)) for found in parts]
+def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tuple[tuple[int, ...], ...]]:
+    """Return `keep_one_of` of each group: the channels of every axis and every counted size within one group."""
+    position_of = {
+        set_id: (number, position) for number, group in enumerate(groups) for position, set_id in enumerate(group.sets)
+    }
+    found: list[set[tuple[int, ...]]] = [set() for _ in groups]
+    axes = [graph.coupled_set[axis.channels] for axis in graph.axes.values()]
+    for sets in [*axes, *(counted for _, counted in graph.counted_sets)]:
+        places = {position_of.get(set_id, (-1, -1)) for set_id in sets.tolist()}
+        numbers = {number for number, _ in places}
+        number = min(numbers)
+        if number >= 0 and len(numbers) == 1 and len(places) < len(groups[number].sets):
+            found[number].add(tuple(sorted(position for _, position in places)))
+    return [tuple(sorted(positions)) for positions in found]
 
 
 def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
-def _always_equal(blocks: Sequence[np.ndarray]) -> bool:
-    """Every unit is in every block, equally often: whatever goes, the blocks lose equally many."""
+def _is_always_balanced(blocks: Blocks) -> bool:
+    """Return whether all blocks have the same sets equally often, so that they lose equally many in any case."""
     first = np.sort(blocks[0])
     return all(np.array_equal(np.sort(block), first) for block in blocks[1:])
 
 
-def _joined(alike: Iterable[list[int]], balanced: Sequence[Sequence[np.ndarray]]) -> list[list[int]]:
-    """Lists of units, those that some demand of balance concerns together in one; fixed ones stay apart."""
-    lists = [list(units) for units in alike]
-    home = {unit: number for number, units in enumerate(lists) for unit in units}
-    parent = list(range(len(lists)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            number = parent[number]
-        return number
-
-    for blocks in balanced:
-        met = sorted({root(home[unit]) for block in blocks for unit in block.tolist() if unit in home})
-        for number in met[1:]:
-            parent[root(number)] = root(met[0])
-    joined: dict[int, list[int]] = {}
-    for number, units in enumerate(lists):
-        joined.setdefault(root(number), []).extend(units)
-    return list(joined.values())
+def _merge_constrained(lists: Sequence[list[SetId]], constraints: Sequence[Blocks]) -> list[list[SetId]]:
+    """Concatenate those lists of coupled sets that a balance constraint concerns together."""
+    list_of = {set_id: number for number, sets in enumerate(lists) for set_id in sets}
+    links = [(number, number) for number in range(len(lists))]
+    for blocks in constraints:
+        together = sorted({list_of[set_id] for set_id in np.concatenate(blocks).tolist() if set_id in list_of})
+        links += [(together[0], number) for number in together[1:]]
+    if not links:
+        return []
+    rows, columns = np.array(links).T
+    labels = connected_components(coo_array((np.ones(len(links)), (rows, columns))), directed=False)[1]
+    merged: dict[int, list[SetId]] = {}
+    for sets, label in zip(lists, labels.tolist(), strict=True):
+        merged.setdefault(label, []).extend(sets)
+    return list(merged.values())
 
 
-def _cells(units: Sequence[int], balanced: Sequence[Sequence[np.ndarray]]) -> tuple[tuple[int, ...], str | None]:
-    """For each unit its cell: units of one cell stand in the same blocks of every demand. Equal losses of all cells
-    meet every demand when each block is made of equally many cells; the fault says when they are not."""
-    own = set(units)
-    demands = [blocks for blocks in balanced if any(not own.isdisjoint(block.tolist()) for block in blocks)]
-    profiles: dict[int, list[tuple[int, int]]] = {unit: [] for unit in units}
-    for number, blocks in enumerate(demands):
-        for at, block in enumerate(blocks):
-            for unit in block.tolist():
-                if unit in own:
-                    profiles[unit].append((number, at))
-    kinds = {profile: number for number, profile in enumerate(dict.fromkeys(map(tuple, profiles.values())))}
-    cells = tuple(kinds[tuple(profiles[unit])] for unit in units)
-    touched = Counter(place for profile in kinds for place in profile)
-    even = all(len({touched[number, at] for at in range(len(blocks))}) == 1 for number, blocks in enumerate(demands))
-    if even and len(set(Counter(cells).values())) == 1:
-        return cells, None
-    return tuple(0 for _ in units), "a split, shuffle or group norm demands equal parts that its units cannot keep"
+def _find_blocks(sets: Sequence[SetId], constraints: Sequence[Blocks]) -> tuple[tuple[int, ...], str | None]:
+    """Return the block of each coupled set, and the reason where not all constraints can be met.
+
+    Sets of one block are in the same blocks of every constraint. Equal losses of all blocks meet every constraint when
+    each of its blocks consists of equally many of them.
+    """
+    own = set(sets)
+    relevant = [blocks for blocks in constraints if not own.isdisjoint(np.concatenate(blocks).tolist())]
+    memberships: dict[SetId, list[tuple[int, int]]] = {set_id: [] for set_id in sets}
+    for number, blocks in enumerate(relevant):
+        for index, block in enumerate(blocks):
+            for set_id in block.tolist():
+                if set_id in own:
+                    memberships[set_id].append((number, index))
+    profiles = {profile: number for number, profile in enumerate(dict.fromkeys(map(tuple, memberships.values())))}
+    block_ids = tuple(profiles[tuple(memberships[set_id])] for set_id in sets)
+    parts = Counter(place for profile in profiles for place in profile)
+    is_even = all(
+        len({parts[number, index] for index in range(len(blocks))}) == 1 for number, blocks in enumerate(relevant)
+    )
+    if is_even and len(set(Counter(block_ids).values())) == 1:
+        return block_ids, None
+    return (0,) * len(sets), UNEQUAL_BLOCKS

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 import torch
@@ -68,6 +68,12 @@ OUTPUT = "the network's outputs"
 ZERO = 0
 """The name of values that belong to no channel: padding, constants."""
 
+ChannelId = NewType("ChannelId", int)
+"""Identifies one channel of one axis in the whole network."""
+
+SetId = NewType("SetId", int)
+"""Identifies a set of coupled channels, which can only be removed together."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -80,27 +86,34 @@ class Axis:
 
     module: str
     side: str
-    names: np.ndarray
+    channels: np.ndarray
     blocks: int = 1
     dim: int = 0
 
 
 @dataclass(frozen=True)
-class Channels:
-    """axes: of every module that ran. unit: name -> the number of the set of channels that it is tied to. fixed: such
-    a set -> why it cannot go. balanced: lists of blocks, each a list of sets; every block must lose equally many.
-    sizes: (module, the sets of channels whose number its code may know). positions: module -> at how many places it is
-    applied to one image."""
+class DependencyGraph:
+    """Which channels of a network can only be removed together, and what else binds their removal.
+
+    Attributes:
+        axes: (module, side) -> the axis, for every module that ran.
+        coupled_set: Array indexed by channel id: the id of the coupled set that the channel belongs to.
+        fixed_sets: Coupled set -> the reason why it cannot be removed.
+        balance_constraints: Each is a list of blocks, a block an array of coupled sets; every block of a constraint
+            must lose equally many.
+        counted_sets: (module, the coupled sets of channels whose number the module's code may know).
+        output_positions: Module -> the number of positions at which it is applied to one image.
+    """
 
     axes: Mapping[tuple[str, str], Axis]
-    unit: np.ndarray
-    fixed: Mapping[int, str]
-    balanced: Sequence[Sequence[np.ndarray]]
-    sizes: Sequence[tuple[str, np.ndarray]]
-    positions: Mapping[str, int]
+    coupled_set: np.ndarray
+    fixed_sets: Mapping[SetId, str]
+    balance_constraints: Sequence[Sequence[np.ndarray]]
+    counted_sets: Sequence[tuple[str, np.ndarray]]
+    output_positions: Mapping[str, int]
 
 
-def trace(model: nn.Module, example: Tensor) -> Channels:
+def build_dependency_graph(model: nn.Module, example: Tensor) -> DependencyGraph:
     """Run `model` on `example` (images, channels, height, width) and follow its channels.
 
     Raises InputError when the model does not return one tensor.
@@ -187,12 +200,14 @@ class _Tracer(TorchFunctionMode):
             blocks = groups if ins > groups else 1
             first, last = self.axis(name, "in", ins, blocks, back), self.axis(name, "out", outs, blocks, back)
             if blocks < groups:  # one input channel a group: its outputs go with it
-                self.tie(np.repeat(first.names, outs // groups), last.names)
+                self.tie(np.repeat(first.channels, outs // groups), last.channels)
             elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
-                self.fix(_tensor(np.concatenate([first.names, last.names])), f"{name!r} is transposed and grouped")
+                self.fix(
+                    _tensor(np.concatenate([first.channels, last.channels])), f"{name!r} is transposed and grouped"
+                )
         if names is not None:
             self.meet(first, names, dim, f"layer {name!r} convolves over the channels")
-        self.names[output] = _along(last.names, dim, output.shape)
+        self.names[output] = _along(last.channels, dim, output.shape)
 
     def _multiply(self, name: str, linear: nn.Linear, names: Tensor | None, output: Tensor) -> None:
         self.positions[name] = self.positions.get(name, 0) + output[..., 0].numel()
@@ -204,7 +219,7 @@ class _Tracer(TorchFunctionMode):
             return
         if names is not None:
             self.meet(first, names, dim, "")
-        self.names[output] = _along(last.names, dim, output.shape)
+        self.names[output] = _along(last.channels, dim, output.shape)
 
     def _channelwise(self, name: str, module: nn.Module, names: Tensor, output: Tensor) -> None:
         varying = _varying(names)
@@ -411,7 +426,7 @@ class _Tracer(TorchFunctionMode):
             wide = [dim for dim in varying if _size_at(value, dim, output.ndim) > 1]
             if wide and value in self.raw and len(wide) == 1:
                 axis = self.raw_axis(value, output.shape[wide[0]], wide[0] - output.ndim + value.ndim)
-                every.append(_along(axis.names, wide[0], output.shape))
+                every.append(_along(axis.channels, wide[0], output.shape))
             elif wide:
                 for names in every:
                     self.fix(names, f"meets {value.shape[wide[0] - output.ndim]} numbers of no layer in {self.here}")
@@ -452,9 +467,9 @@ class _Tracer(TorchFunctionMode):
         varying = _varying(names)
         if varying and dim not in varying and otherwise:
             self.fix(names, otherwise)
-        elif varying and names.shape[dim] == len(axis.names):
+        elif varying and names.shape[dim] == len(axis.channels):
             for row in _channels(names, dim):
-                self.tie(axis.names, row)
+                self.tie(axis.channels, row)
 
     def tie(self, a: np.ndarray, b: np.ndarray) -> None:
         for names, others in ((a, b), (b, a)):
@@ -475,7 +490,7 @@ class _Tracer(TorchFunctionMode):
         if len(wide) != 1:
             return False
         axis = self.raw_axis(value, value.shape[wide[0]], wide[0])
-        self.names[value] = _along(axis.names, wide[0], value.shape)
+        self.names[value] = _along(axis.channels, wide[0], value.shape)
         return True
 
     def _as_names(self, value: Any) -> Any:
@@ -488,21 +503,21 @@ class _Tracer(TorchFunctionMode):
             return {key: self._as_names(entry) for key, entry in value.items()}
         return type(value)(map(self._as_names, value)) if type(value) in (tuple, list) else value
 
-    def result(self, images: int) -> Channels:
+    def result(self, images: int) -> DependencyGraph:
         pairs = [np.concatenate(side) for side in zip(*self.ties, strict=True)] if self.ties else [np.zeros(0, int)] * 2
         graph = coo_array((np.ones(len(pairs[0]), bool), (pairs[0], pairs[1])), (self.count, self.count))
         unit = connected_components(graph, directed=False)[1]
-        fixed: dict[int, str] = {}
+        fixed: dict[SetId, str] = {}
         for name, reason in self.reasons.items():
             if name != ZERO and fixed.get(unit[name]) != OUTPUT:
-                fixed[int(unit[name])] = reason if reason == OUTPUT else fixed.get(unit[name], reason)
+                fixed[SetId(int(unit[name]))] = reason if reason == OUTPUT else fixed.get(unit[name], reason)
         balanced = [[unit[block] for block in blocks] for blocks in self.balanced if ZERO not in np.concatenate(blocks)]
         sizes = [(module, unit[names]) for module, names in self.sizes if ZERO not in names]
         places = {
             name: count // (images if isinstance(self.modules[name], nn.Linear) else 1)
             for name, count in self.positions.items()
         }
-        return Channels(self.axes, unit, fixed, balanced, sizes, places)
+        return DependencyGraph(self.axes, unit, fixed, balanced, sizes, places)
 
 
 def _is_whole(module: nn.Module) -> bool:

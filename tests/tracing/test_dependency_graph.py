@@ -15,8 +15,9 @@ import torchvision
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.cut import randomise
-from prune_fe.pruning.prune import Surgery, prune
+from prune_fe.pruning.analysis import analyse
+from prune_fe.pruning.prune import prune
+from prune_fe.pruning.verify import randomise
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.feature_maps import find_layers, mask
@@ -263,14 +264,14 @@ def test_every_group_is_cut_and_removing_is_masking(kind: type[Net]) -> None:
 
 def groups_of(kind: type[Net]) -> list[tuple[tuple[str, ...], int, int]]:
     """(layers, units, cells) of each group."""
-    return [(group.layers, len(group.units), group.blocks) for group in Surgery(kind().eval(), X).groups]
+    return [(group.layers, len(group.sets), group.block_count) for group in analyse(kind().eval(), X).groups]
 
 
 def test_what_is_added_goes_together_and_halves_lose_equally_many() -> None:
     assert groups_of(Chunks) == [(("stem", "conv"), 8, 2)]
-    (group,) = Surgery(Chunks().eval(), X).groups
-    assert group.members["conv"] == ((0,), (1,), (2,), (3,), (), (), (), ())  # tied to the first half of the stem
-    assert group.numbers([1, 6]) == {"stem": (1, 6), "conv": (1,)}
+    (group,) = analyse(Chunks().eval(), X).groups
+    assert group.layer_units["conv"] == ((0,), (1,), (2,), (3,), (), (), (), ())  # tied to the first half of the stem
+    assert group.units_at([1, 6]) == {"stem": (1, 6), "conv": (1,)}
 
 
 def test_what_is_interleaved_goes_together() -> None:
@@ -286,7 +287,7 @@ def test_channels_that_become_pixels_go_together() -> None:
 
 
 def test_a_gate_goes_with_what_it_gates() -> None:
-    assert [group.also for group in Surgery(Gate().eval(), X).groups] == [(), ("up",)]
+    assert [group.other_modules for group in analyse(Gate().eval(), X).groups] == [(), ("up",)]
 
 
 class Einsum(Net):
@@ -429,9 +430,9 @@ class Unfolded(Net):
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_what_cannot_be_cut_stays_and_the_reason_is_said(kind: type[Net], reason: str) -> None:
-    surgery = Surgery(kind().eval(), X)
-    assert surgery.groups[0].layers[0] == "stem"
-    assert str(surgery.groups[0].fault).startswith(reason)
+    groups = analyse(kind().eval(), X).groups
+    assert groups[0].layers[0] == "stem"
+    assert str(groups[0].reason).startswith(reason)
 
 
 def test_a_part_of_a_split_keeps_a_unit() -> None:
@@ -576,9 +577,9 @@ def test_what_cannot_be_copied_is_refused_by_name() -> None:
     model = Gate()
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(InputError, match="Gate cannot be copied: cannot pickle '_thread.lock' object"):
-        Surgery(model, X)
+        analyse(model, X)
     with pytest.raises(InputError, match=r"example is empty: \(0, 3, 16, 16\); it is one image"):
-        Surgery(Gate(), X[:0])
+        analyse(Gate(), X[:0])
 
 
 def test_wrong_answers_of_rescore_are_refused() -> None:
@@ -608,7 +609,7 @@ def test_weights_that_two_modules_share_are_refused() -> None:
     with pytest.raises(
         Exception, match="parameter 'conv.weight' is also 'stem.weight'; shared weights cannot be pruned"
     ):
-        Surgery(model, torch.randn(1, 8, 8, 8))
+        analyse(model, torch.randn(1, 8, 8, 8))
 
 
 class Two(Net):
@@ -618,13 +619,13 @@ class Two(Net):
 
 def test_a_model_that_returns_no_tensor_is_refused() -> None:
     with pytest.raises(InputError, match="the model returns a tuple; prune.. needs one that returns a tensor"):
-        Surgery(Two(), X)
+        analyse(Two(), X)
 
 
 def test_following_leaves_the_network_as_it_was() -> None:
     model = Concatenation().train()
     before = copy.deepcopy(model.state_dict())
-    Surgery(model, X)
+    analyse(model, X)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(
         module.training and not module._forward_hooks and not module._forward_pre_hooks for module in model.modules()

@@ -1,0 +1,122 @@
+"""Analyse a network before it is pruned: its groups, the index mapping of its tensors, and what can be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.cut import Cutter, find_code_sizes
+from prune_fe.pruning.groups import Group, GroupId, find_groups
+from prune_fe.pruning.remaining_cost import RemainingCost
+from prune_fe.pruning.verify import Verifier, randomise, verification_copy
+from prune_fe.tracing.dependency_graph import SetId, build_dependency_graph
+from prune_fe.tracing.feature_maps import find_convolutions
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What pruning knows about the architecture of a network.
+
+    Attributes:
+        layers: Names of the convolutions whose units are scored, in the order in which they run.
+        widths: Layer -> number of its units.
+        groups: The groups, in the order in which they run; a GroupId is an index of it. A group of which no half,
+            drawn at random, could be removed has a reason.
+        cutter: The index mapping of the tensors.
+        cost: What is left of the multiply-adds and parameters.
+        verifier: Checks removals on a copy of the network.
+    """
+
+    layers: tuple[str, ...]
+    widths: Mapping[str, int]
+    groups: tuple[Group, ...]
+    cutter: Cutter
+    cost: RemainingCost
+    verifier: Verifier
+
+
+def analyse(model: nn.Module, example: Tensor) -> Analysis:
+    """Find the groups of a network and try out which of them can be pruned. The network is not changed.
+
+    Args:
+        model: A network that returns one tensor.
+        example: (images, channels, height, width), an input of the network.
+
+    Raises:
+        InputError: The network cannot be copied, run or followed, or its weights are computed.
+    """
+    if not example.numel():
+        raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
+    _refuse_computed_weights(model)
+    twin, images = verification_copy(model, example)
+    layers = tuple(layer.name for layer in find_convolutions(twin, images)[0])
+    graph = build_dependency_graph(twin, images)
+    randomise(twin)
+    verifier, cutter = Verifier(twin, images), Cutter(twin, graph)
+    groups, cutter = _try_groups(verifier, cutter, find_groups(twin, graph, layers))
+    modules = dict(model.named_modules())
+    widths = {layer: int(modules[layer].out_channels) for layer in layers}  # type: ignore[arg-type]
+    return Analysis(layers, widths, groups, cutter, RemainingCost(twin, cutter), verifier)
+
+
+def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:
+    """Remove a random half of every group.
+
+    Returns:
+        The groups, with a reason for those that failed, and a cutter that changes the sizes in the network's code that
+        have to change.
+    """
+    halves = {
+        GroupId(number): _random_half(group, seed=number) for number, group in enumerate(groups) if group.reason is None
+    }
+    if verifier.find_fault(cutter, [set_id for sets in halves.values() for set_id in sets]) is None:
+        return tuple(groups), cutter
+    cutter = cutter.with_code_sizes(find_code_sizes(verifier.model, cutter.graph))
+    failing = verifier.find_failing_groups(cutter, halves)
+    sound = [set_id for number, sets in halves.items() if number not in failing for set_id in sets]
+    tried = [replace(group, reason=failing.get(GroupId(number), group.reason)) for number, group in enumerate(groups)]
+    return tuple(tried), _without_needless_sizes(verifier, cutter, sound)
+
+
+def _random_half(group: Group, seed: int) -> list[SetId]:
+    """Draw half of the coupled sets of a group, equally many from each block."""
+    scores = np.random.default_rng(seed).permutation(len(group.sets))
+    order = group.removal_order(scores)
+    half = min(len(group.sets) // group.block_count // 2, *map(len, order))
+    return [group.sets[position] for block in order for position in block[:half]]
+
+
+def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequence[SetId]) -> Cutter:
+    """Return a cutter that leaves those attributes as they are without which the coupled sets can be removed, too.
+
+    An attribute is tried together with those of the same name in modules of the same class.
+    """
+    modules = dict(verifier.model.named_modules())
+    kind_of = {(name, attribute): (type(modules[name]), attribute) for name, attribute in cutter.code_sizes}
+    for kind in dict.fromkeys(kind_of.values()):
+        parts = [
+            part
+            for key, counted in cutter.code_sizes.items()
+            if kind_of[key] == kind
+            for part in counted
+            if not isinstance(part, int)
+        ]
+        if set(removed).isdisjoint(set_id for part in parts for set_id in part.tolist()):
+            continue  # Nothing that these attributes count is removed, so that a trial would show nothing.
+        others = {key: counted for key, counted in cutter.code_sizes.items() if kind_of[key] != kind}
+        without = cutter.with_code_sizes(others)
+        if verifier.find_fault(without, removed) is None:
+            cutter = without
+    return cutter
+
+
+def _refuse_computed_weights(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):
+            raise InputError(f"layer {name!r}: its weight is computed (weight_norm or the like); remove that first")

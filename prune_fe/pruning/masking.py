@@ -1,0 +1,136 @@
+"""Mask channels of a whole network: the definition of what a pruned network has to compute.
+
+A network without some channels must return what the whole network returns with these channels masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
+from prune_fe.tracing.dependency_graph import Axis
+from prune_fe.tracing.feature_maps import evaluating
+
+PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers of which each output is a sum over the inputs; a class derived from one may do more than that."""
+
+
+@contextmanager
+def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], kept: KeptChannels) -> Iterator[None]:
+    """Mask the channels that are not kept, for the duration of a context.
+
+    Channels are set to zero at the outputs and at the inputs of every layer: an activation between two layers may turn
+    a zero into something else, and masking a unit is defined on what the next layer reads.
+
+    Layers that compute one channel from several (layer and group norms, standardised weights, gates over neighbouring
+    channels) are replaced by those of the pruned network, whose statistics are those of the kept channels.
+
+    Args:
+        model: The whole network.
+        pruned: The network without the channels.
+        axes: The axes of the whole network's dependency graph.
+        kept: The channels that stay.
+    """
+    twins, state = dict(pruned.named_modules()), named_tensors(model)
+    saved: dict[str, Tensor] = {}
+    with ExitStack() as stack, torch.no_grad():
+        for (name, side), axis in axes.items():
+            removed = np.setdiff1d(np.arange(len(axis.channels)), kept[name, side])
+            module = model.get_submodule(name)
+            if side in ("out", "both") and _has_channel_mixing(module):
+                inputs = kept.get((name, "in"), kept[name, side])
+                substitute = _Substitute(twins[name], axis.dim, inputs, kept[name, side])
+                stack.callback(module.register_forward_hook(substitute, with_kwargs=True).remove)
+            elif side in ("out", "both") and len(removed):
+                stack.callback(module.register_forward_hook(_Zeros(axis.dim, removed).in_output).remove)
+            elif side == "in" and len(removed):
+                zeros = _Zeros(axis.dim, removed)
+                stack.callback(module.register_forward_pre_hook(zeros.in_input, with_kwargs=True).remove)
+            elif side not in ("in", "out", "both") and len(removed):
+                tensor = f"{name}.{side}".lstrip(".")
+                saved[tensor] = state[tensor].detach().clone()
+                state[tensor].index_fill_(axis.dim, torch.from_numpy(removed).to(state[tensor].device), 0)
+        try:
+            yield
+        finally:
+            for tensor, old in saved.items():
+                state[tensor].copy_(old)
+
+
+def largest_difference(
+    model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], kept: KeptChannels, images: Tensor
+) -> tuple[float, float]:
+    """Compare the outputs of a pruned network with those of the masked one.
+
+    Args:
+        model: The whole network.
+        pruned: The network without the channels that are not kept.
+        axes: The axes of the whole network's dependency graph.
+        kept: The channels that the pruned network has.
+        images: (images, channels, height, width).
+
+    Returns:
+        The largest absolute difference and the largest absolute output: removing equals masking where the first is
+        small beside the second.
+
+    Raises:
+        InputError: The shapes of the outputs differ.
+    """
+    with evaluating(model), evaluating(pruned), torch.no_grad():
+        output = pruned(images)
+        with masked(model, pruned, axes, kept):
+            expected = model(images)
+    if output.shape != expected.shape:
+        raise InputError(f"the pruned model returns {tuple(output.shape)}, the original {tuple(expected.shape)}")
+    return float((output - expected).abs().max()), float(expected.abs().max())
+
+
+class _Zeros:
+    """Forward hooks that set channels to zero."""
+
+    def __init__(self, dim: int, channels: NDArray[np.int64]) -> None:
+        self.dim, self.channels = dim, torch.from_numpy(channels)
+
+    def _fill(self, value: Tensor) -> Tensor:
+        return value.index_fill(self.dim, self.channels.to(value.device), 0)
+
+    def in_input(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return _with_input(args, kwargs, self._fill)
+
+    def in_output(self, _: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return self._fill(output)
+
+
+class _Substitute:
+    """A forward hook that returns the output of a pruned layer, with zeros for the removed channels."""
+
+    def __init__(self, twin: nn.Module, dim: int, inputs: NDArray[np.int64], outputs: NDArray[np.int64]) -> None:
+        self.twin, self.dim = twin, dim
+        self.inputs, self.outputs = torch.from_numpy(inputs), torch.from_numpy(outputs)
+
+    def __call__(self, _: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        args, kwargs = _with_input(args, kwargs, lambda v: v.index_select(self.dim, self.inputs.to(v.device)))
+        value = self.twin(*args, **kwargs)
+        return torch.zeros_like(output).index_copy(self.dim, self.outputs.to(output.device), value)
+
+
+def _with_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
+    """Return the arguments of a layer with its first one changed, whether it is named or not."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    first = next(iter(kwargs))
+    return args, kwargs | {first: change(kwargs[first])}
+
+
+def _has_channel_mixing(module: nn.Module) -> bool:
+    """Return whether an output of a layer depends on removed channels in other ways than by a sum over its inputs."""
+    return type(module) not in PLAIN and not isinstance(module, _NormBase | nn.PReLU)

@@ -1,0 +1,308 @@
+"""Plan which units each group loses, and say why it keeps the others. No model is touched here."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.budget import (
+    Capacity,
+    counts_for_ranking,
+    counts_for_ratio,
+    counts_for_target,
+    feasible_counts,
+    kept_count,
+)
+from prune_fe.pruning.groups import Group, GroupId
+from prune_fe.pruning.options import PruneOptions
+from prune_fe.pruning.ranking import Array, group_scores, normalise_scores
+from prune_fe.pruning.remaining_cost import Resource
+from prune_fe.tracing.dependency_graph import SetId
+
+CostShare = Callable[[Resource, Iterable[SetId]], float]
+"""Function from a resource and the coupled sets that are removed to the share that is left, as RemainingCost.share."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many units a group is to have lost by the end of a round.
+
+    Attributes:
+        asked: The number that the options ask for.
+        count: The largest feasible count that is not above it.
+    """
+
+    asked: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """A group in the course of pruning.
+
+    Attributes:
+        group: The group.
+        ratio: Share of its units that the ratio asks for.
+        scores: (positions,) scores, higher = keep; empty for a group that is not pruned.
+        existing: (positions,) whether the units of a position existed when the scores were computed.
+        quota: What the group is to have lost by the end of the current round.
+        removed: The positions that are removed.
+        reason: Why the group loses no more units; None while it can.
+    """
+
+    group: Group
+    ratio: float
+    scores: Array
+    existing: NDArray[np.bool_]
+    quota: Quota = Quota()
+    removed: tuple[int, ...] = ()
+    reason: str | None = None
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The positions that are not removed."""
+        removed = set(self.removed)
+        return tuple(position for position in range(len(self.group.sets)) if position not in removed)
+
+    def removal_order(self) -> list[list[int]]:
+        """Return for each block its positions in the order in which they are removed."""
+        return self.group.removal_order(self.scores, self.removed)
+
+    def capacity(self, round_to: int) -> Capacity:
+        """Return how many units the group can lose when a multiple of `round_to` is left."""
+        units, blocks, order = len(self.group.sets), self.group.block_count, self.removal_order()
+        free = min(map(len, order))
+        normalised = normalise_scores(self.scores, self.existing)
+        weakest = np.repeat(np.mean([normalised[block[:free]] for block in order], axis=0), blocks)
+        return Capacity(
+            units=units,
+            feasible_counts=tuple(n for n in feasible_counts(units, blocks, round_to) if n <= free * blocks),
+            removed=len(self.removed),
+            # A unit cannot be removed before the weaker ones of its group.
+            weakest=tuple(np.maximum.accumulate(weakest)),
+        )
+
+    def fill_quota(self) -> GroupState:
+        """Return the state with so many units removed as the quota says."""
+        per_block = self.quota.count // self.group.block_count
+        chosen = [position for block in self.removal_order() for position in block[:per_block]]
+        removed = set(self.removed)
+        return replace(self, removed=(*self.removed, *(p for p in chosen if p not in removed)))
+
+    def total_asked(self, options: PruneOptions) -> int:
+        """Return how many units the group is to lose in all rounds, as far as that is known."""
+        if not options.has_ratio_per_layer:
+            return self.quota.asked
+        units = len(self.group.sets)
+        return units - kept_count(units, self.ratio, self.group.block_count)
+
+    def explain(self, options: PruneOptions, asked: int) -> str | None:
+        """Return why fewer units than asked for, or none, are removed; None where nothing needs a reason."""
+        if self.reason is not None:
+            return self.reason
+        if len(self.removed) < asked:
+            several = options.round_to > 1
+            return f"widths are multiples of {options.round_to}" if several else "each of its parts keeps a unit"
+        if self.removed:
+            return None
+        what = "the budget" if options.target is not None else "the ranking"
+        what = f"ratio {self.ratio:g}" if options.has_ratio_per_layer else what
+        blocks = f" in {self.group.block_count} blocks" if self.group.block_count > 1 else ""
+        return f"{what} removes none of {len(self.group.sets)} units{blocks}"
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units of every group are removed; `states` are in the order of the groups."""
+
+    states: tuple[GroupState, ...]
+
+    @property
+    def open_groups(self) -> list[GroupId]:
+        """The groups that can lose more units."""
+        return [GroupId(number) for number, state in enumerate(self.states) if state.reason is None]
+
+    @property
+    def removed_sets(self) -> list[SetId]:
+        """The coupled sets that are removed."""
+        return [state.group.sets[position] for state in self.states for position in state.removed]
+
+    def with_quotas(self, quotas: Mapping[GroupId, Quota]) -> PruningPlan:
+        """Return the plan with these quotas."""
+        return self._replacing({group: replace(self.states[group], quota=quota) for group, quota in quotas.items()})
+
+    def with_scores(
+        self,
+        groups: Iterable[GroupId],
+        layer_scores: Mapping[str, Array],
+        widths: Mapping[str, int],
+        options: PruneOptions,
+    ) -> PruningPlan:
+        """Return the plan with new scores of some groups.
+
+        Args:
+            groups: The groups.
+            layer_scores: Layer -> (units,) scores in the unit numbers of the whole network, NaN for removed units.
+            widths: Layer -> number of its units in the whole network.
+            options: The options of pruning.
+        """
+        changed = {}
+        for group in groups:
+            state = self.states[group]
+            existing = np.ones(len(state.group.sets), bool)
+            existing[list(state.removed)] = False
+            scores = group_scores(state.group, layer_scores, widths, options.reduction)
+            changed[group] = replace(state, scores=scores, existing=existing)
+        return self._replacing(changed)
+
+    def filling_quotas(self, groups: Iterable[GroupId]) -> PruningPlan:
+        """Return the plan in which these groups have lost what their quotas say."""
+        return self._replacing({group: self.states[group].fill_quota() for group in groups})
+
+    def sets_added_since(self, earlier: PruningPlan) -> dict[GroupId, list[SetId]]:
+        """Return the coupled sets that are removed here and not in an earlier plan, for every group that has some."""
+        added = {}
+        for number, (state, before) in enumerate(zip(self.states, earlier.states, strict=True)):
+            if sets := [state.group.sets[position] for position in state.removed[len(before.removed) :]]:
+                added[GroupId(number)] = sets
+        return added
+
+    def stopping(self, reasons: Mapping[GroupId, str]) -> PruningPlan:
+        """Return the plan in which some groups lose no more units, each for a reason."""
+        return self._replacing({group: replace(self.states[group], reason=why) for group, why in reasons.items()})
+
+    def _replacing(self, changed: Mapping[GroupId, GroupState]) -> PruningPlan:
+        return PruningPlan(tuple(changed.get(GroupId(number), state) for number, state in enumerate(self.states)))
+
+
+def start_plan(
+    groups: Sequence[Group], widths: Mapping[str, int], layer_scores: Mapping[str, Array], options: PruneOptions
+) -> PruningPlan:
+    """Return a plan that removes nothing, with a reason for every group that loses none.
+
+    Args:
+        groups: The groups of the network.
+        widths: Layer -> number of its units, for all scored layers in the order in which they run.
+        layer_scores: Layer -> (units,) scores, higher = keep.
+        options: The options of pruning.
+
+    Raises:
+        InputError: A name or pattern in the options matches no layer, layers that can only be pruned together have
+            different ratios, or the scores belong to another model.
+    """
+    protected = match_layers(options.protect, list(widths))
+    states = []
+    for group, ratio in zip(groups, _ratios_of(groups, options.ratio_or_default), strict=True):
+        reason = _reason_to_keep_all(group, protected, layer_scores, options)
+        scores = group_scores(group, layer_scores, widths, options.reduction) if reason is None else np.zeros(0)
+        states.append(GroupState(group, ratio, scores, np.ones(len(group.sets), bool), reason=reason))
+    return PruningPlan(tuple(states))
+
+
+def plan_quotas(
+    plan: PruningPlan, options: PruneOptions, progress: Fraction, cost_share: CostShare
+) -> dict[GroupId, Quota]:
+    """Return how many units each open group is to have lost at some point of the schedule.
+
+    Args:
+        plan: What is removed so far.
+        options: The options of pruning.
+        progress: How much of the schedule is then completed, in (0, 1].
+        cost_share: The cost of the network without some coupled sets.
+    """
+    open_groups = plan.open_groups
+    states = [plan.states[group] for group in open_groups]
+    capacities = [state.capacity(options.round_to) for state in states]
+    if options.target is not None:
+        counts = _counts_for_target(plan, capacities, options, progress, cost_share)
+    elif options.ranking == "global":
+        total = Fraction(str(options.ratio_or_default)) * progress * sum(capacity.units for capacity in capacities)
+        counts = counts_for_ranking(capacities, math.floor(total))
+    else:
+        asked = [_asked_so_far(state, options, progress) for state in states]
+        counts = counts_for_ratio(capacities, asked)
+        return {group: Quota(*pair) for group, *pair in zip(open_groups, asked, counts, strict=True)}
+    return {group: Quota(count, count) for group, count in zip(open_groups, counts, strict=True)}
+
+
+def _counts_for_target(
+    plan: PruningPlan, capacities: Sequence[Capacity], options: PruneOptions, progress: Fraction, cost_share: CostShare
+) -> list[int]:
+    """Return the counts of the open groups whose cost comes closest to the target at some point of the schedule."""
+    assert options.target is not None
+    resource, target = options.target
+    # A number of units is taken from the blocks of a group in turn.
+    orders = []
+    for group in plan.open_groups:
+        state = plan.states[group]
+        in_turn = zip(*state.removal_order(), strict=False)
+        orders.append([state.group.sets[position] for positions in in_turn for position in positions])
+    closed = [
+        state.group.sets[position] for state in plan.states if state.reason is not None for position in state.removed
+    ]
+
+    def share_left(counts: Sequence[int]) -> float:
+        removed = [set_id for sets, count in zip(orders, counts, strict=True) for set_id in sets[:count]]
+        return cost_share(resource, closed + removed)
+
+    target_now = 1 - (1 - target) * float(progress)
+    return counts_for_target(capacities, share_left, target_now, ranked=options.ranking == "global")
+
+
+def _asked_so_far(state: GroupState, options: PruneOptions, progress: Fraction) -> int:
+    """Return how many units a ratio asks of a group at some point of the schedule, equally many of each block."""
+    blocks = state.group.block_count
+    return blocks * math.floor(progress * (state.total_asked(options) // blocks))
+
+
+def _reason_to_keep_all(
+    group: Group, protected: set[str], layer_scores: Mapping[str, Any], options: PruneOptions
+) -> str | None:
+    if group.reason is not None:
+        return group.reason
+    if not protected.isdisjoint(group.layers):
+        return "protected"
+    if options.scope == "inner" and group.is_residual:
+        return "coupled by a residual sum"
+    return None if any(layer in layer_scores for layer in group.layers) else "not scored"
+
+
+def _ratios_of(groups: Sequence[Group], ratio: float | Mapping[str, float]) -> list[float]:
+    """Return the ratio of each group; names win over patterns, and a group that nothing matches has 0."""
+    if not isinstance(ratio, Mapping):
+        return [float(ratio)] * len(groups)
+    match_layers(ratio, [layer for group in groups for layer in group.layers], "ratio: nothing to prune is called")
+    ratios = []
+    for group in groups:
+        asked = {ratio[layer] for layer in group.layers if layer in ratio} or {
+            share for pattern, share in ratio.items() if fnmatch.filter(group.layers, pattern)
+        }
+        if len(asked) > 1:
+            raise InputError(f"ratio: {', '.join(group.layers)} go together, but are asked for {sorted(asked)}")
+        ratios.append(float(asked.pop()) if asked else 0.0)
+    return ratios
+
+
+def match_layers(
+    patterns: Iterable[str], layers: Sequence[str], complaint: str = "protect: no layer is called"
+) -> set[str]:
+    """Return the layers that match a pattern.
+
+    Raises:
+        InputError: A pattern matches no layer; the message starts with `complaint`.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            close = difflib.get_close_matches(pattern, layers, n=3)
+            hint = f"near it are {', '.join(close)}" if close else f"there are {', '.join(layers[:5])} and others"
+            raise InputError(f"{complaint} {pattern!r}; {hint}")
+    return {layer for layer in layers for pattern in patterns if fnmatch.fnmatchcase(layer, pattern)}

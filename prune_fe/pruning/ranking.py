@@ -1,0 +1,84 @@
+"""From the scores of layers to the scores of a group."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.groups import Group
+from prune_fe.pruning.options import Reduction
+
+Array = NDArray[np.float64]
+
+REDUCTIONS: Mapping[Reduction, Any] = {"mean": np.nanmean, "max": np.nanmax, "min": np.nanmin}
+
+
+def group_scores(
+    group: Group, layer_scores: Mapping[str, Array], widths: Mapping[str, int], reduction: Reduction
+) -> Array:
+    """Return one score for each position of a group.
+
+    Args:
+        group: The group.
+        layer_scores: Layer -> (units,) scores, higher = keep; NaN for a unit that has none.
+        widths: Layer -> number of its units in the whole network.
+        reduction: How the scores of the layers that a position has units in become one.
+
+    Returns:
+        (positions,) scores. A position without a score gets the highest of the others, so that it stays.
+
+    Raises:
+        InputError: The scores of a layer are not as many as its units.
+    """
+    rows = []
+    for layer, units_of in group.layer_units.items():
+        if layer not in layer_scores:
+            continue
+        scores = np.asarray(layer_scores[layer], float)
+        if scores.shape != (widths[layer],):
+            got = f"{len(scores)} units" if scores.ndim == 1 else f"shape {scores.shape}"
+            raise InputError(
+                f"layer {layer!r}: scores of {got}, the model has {widths[layer]}; they belong to another model"
+            )
+        rows.append([np.mean(scores[list(units)]) if units else np.nan for units in units_of])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of positions that are NaN in every layer
+        reduced: Array = REDUCTIONS[reduction](np.array(rows), axis=0)
+    return np.where(np.isnan(reduced), np.nanmax(reduced), reduced)
+
+
+def normalise_scores(scores: Array, existing: NDArray[np.bool_]) -> Array:
+    """Return scores with mean 0 and standard deviation 1 over the existing positions.
+
+    Args:
+        scores: (positions,) scores of a group.
+        existing: (positions,) whether the network that was scored still had the units of a position. Removed units
+            would pull the mean down, and with it spare the groups that lost many before.
+
+    Returns:
+        (positions,) normalised scores; zeros where all scores are equal, and -inf for positions that do not exist.
+    """
+    deviation = scores[existing].std()
+    normalised = (scores - scores[existing].mean()) / deviation if deviation > 0 else np.zeros(len(scores))
+    return np.where(existing, normalised, -np.inf)
+
+
+def with_removed_units(scores: Array, kept: NDArray[np.int64], width: int) -> Array:
+    """Return scores of a pruned layer in the unit numbers of the whole network.
+
+    Args:
+        scores: (kept units,) scores.
+        kept: (kept units,) their numbers in the whole network, ascending.
+        width: Number of units in the whole network.
+
+    Returns:
+        (width,) scores, NaN for removed units.
+    """
+    expanded = np.full(width, np.nan)
+    expanded[kept] = scores
+    return expanded

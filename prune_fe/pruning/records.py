@@ -1,0 +1,110 @@
+"""What pruning reports: a step for each group, and the pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.cut import Cutter, KeptChannels
+from prune_fe.pruning.masking import largest_difference
+from prune_fe.pruning.options import PruneOptions
+from prune_fe.pruning.plan import GroupState
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was asked of one group of layers, and what was removed.
+
+    Attributes:
+        layers: The layers of the group, in the order in which they run.
+        units: Number of units of the group; a layer may have more units, in other groups.
+        asked: How many of them were to be removed; in a step that `after` gets, by the end of that round.
+        count: How many are removed.
+        removed: Layer -> the removed units, in the numbers of the network that prune() was given, ascending.
+        kept: Layer -> the kept units, likewise.
+        left: Why fewer units were removed than asked for, or none; None where nothing needs a reason.
+        also: Modules without scores that lost the same outputs, such as the gates of squeeze-and-excite blocks.
+    """
+
+    layers: tuple[str, ...]
+    units: int
+    asked: int
+    count: int
+    removed: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, tuple[int, ...]] = field(repr=False)
+    left: str | None = None
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network and what was removed from it.
+
+    Attributes:
+        model: The pruned network.
+        steps: One for each group, in the order in which the layers run.
+        macs: Share of the multiply-adds of convolutions and linear layers that is left.
+        parameters: Share of the parameters that is left.
+        notes: What else the user should know.
+        cutter: The index mapping of the tensors of the network that was pruned.
+        kept: The channels that the pruned network has.
+    """
+
+    model: nn.Module = field(repr=False)
+    steps: tuple[Step, ...]
+    macs: float
+    parameters: float
+    notes: tuple[str, ...]
+    cutter: Cutter = field(repr=False)
+    kept: KeptChannels = field(repr=False)
+
+    def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is kept of tensors that belong to weights, such as momentum, moving averages or masks.
+
+        Args:
+            tensors: Name of a parameter or buffer of the original network -> a tensor of its shape.
+
+        Raises:
+            InputError: The original has no such parameter or buffer, or one of another shape.
+        """
+        shapes, whole = self.cutter.shapes, self.cutter.all_channels()
+        for name, tensor in tensors.items():
+            if name not in shapes or tensor.shape != shapes[name]:
+                expected = f"the original's is {tuple(shapes[name])}" if name in shapes else "the original has none"
+                raise InputError(f"{name!r} is {tuple(tensor.shape)}, {expected}")
+        return {name: self.cutter.select(name, tensor, whole, self.kept) for name, tensor in tensors.items()}
+
+    def difference(self, model: nn.Module, images: Tensor) -> tuple[float, float]:
+        """Compare the pruned network with the original in which the removed units are masked.
+
+        Args:
+            model: The original network.
+            images: (images, channels, height, width).
+
+        Returns:
+            The largest absolute difference between their outputs, and the largest absolute output.
+        """
+        return largest_difference(model, self.model, self.cutter.axes, self.kept, images)
+
+
+def make_step(state: GroupState, options: PruneOptions, asked: int) -> Step:
+    """Return the step of a group.
+
+    Args:
+        state: The group and what is removed of it.
+        options: The options of pruning.
+        asked: How many units were to be removed.
+    """
+    return Step(
+        layers=state.group.layers,
+        units=len(state.group.sets),
+        asked=asked,
+        count=len(state.removed),
+        removed=state.group.units_at(state.removed),
+        kept=state.group.units_at(state.kept),
+        left=state.explain(options, asked),
+        also=state.group.other_modules,
+    )

@@ -1,0 +1,54 @@
+"""What a network costs without some of its channels, calculated without removing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from prune_fe.pruning.cut import Cutter
+from prune_fe.tracing.dependency_graph import SetId
+
+Resource = Literal["macs", "parameters"]
+
+
+class RemainingCost:
+    """The multiply-adds and the parameters of a network as functions of the coupled sets that are removed.
+
+    Multiply-adds are those of convolutions and linear layers; matrix products in the network's code are not counted.
+    """
+
+    def __init__(self, model: nn.Module, cutter: Cutter) -> None:
+        axis_sets = list(cutter.axis_sets.values())
+        self._sets = np.concatenate(axis_sets)
+        self._lengths = np.array([len(sets) for sets in axis_sets])
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._set_count = cutter.set_count
+        axis_numbers = {key: number for number, key in enumerate(cutter.axis_sets)}
+        axes_of = {name: [axis_numbers[key] for key, _ in axes] for name, axes in cutter.tensor_axes.items()}
+        weights = {name: weight.numel() for name, weight in model.named_parameters()}
+        positions = cutter.graph.output_positions
+        products = {}
+        for name, size in weights.items():
+            module, _, attribute = name.rpartition(".")
+            if module in positions and attribute == "weight":
+                products[name] = size * positions[module]
+        self._terms = {"macs": self._as_arrays(products, axes_of), "parameters": self._as_arrays(weights, axes_of)}
+
+    def _as_arrays(
+        self, costs: Mapping[str, int], axes_of: Mapping[str, Sequence[int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) the cost of each tensor and (n, 2) the axes it shrinks with; one more axis never shrinks."""
+        constant = len(self._lengths)
+        axes = [([*axes_of.get(name, ()), constant, constant])[:2] for name in costs]
+        return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
+
+    def share(self, resource: Resource, removed: Iterable[SetId]) -> float:
+        """Return the share of a resource that is left without these coupled sets, in [0, 1]."""
+        kept = np.ones(self._set_count)
+        kept[list(removed)] = 0
+        shares = np.append(np.add.reduceat(kept[self._sets], self._starts) / self._lengths, 1.0)
+        costs, axes = self._terms[resource]
+        return float(costs @ shares[axes].prod(axis=1) / costs.sum())
