@@ -112,7 +112,7 @@ def test_torchrun_serves_a_comparison(tmp_path: Path) -> None:
     assert done.stdout.count("run folder: ") == 1  # the second process says nothing
     found = load_findings(tmp_path / "runs/t-1")
     assert (found.scorers, found.missing) == (["apoz", "random", "l1-filter"], [])
-    for cell in found.cells:
+    for cell in found.results:
         assert cell.correct.mean() == pytest.approx(cell.row.accuracy)
         assert len(cell.correct) == len(found.labels) == 360
 

@@ -1,7 +1,8 @@
-"""What the cells of a run or a comparison show: means and spreads, intervals, agreement, and what was not measured."""
+"""What a run or a comparison has measured, as data frames: accuracies, differences with intervals, agreement."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,25 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
-from prune_fe.experiment.results import SCRATCH, UNPRUNED, Cell, load_cell
+from prune_fe.experiment.results import SCRATCH, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, events_of, is_comparison
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
 from prune_fe.scoring.scores import Array, Scores, load_scores
 
 RESAMPLES = 2_000
-"""Of the test images, for each difference."""
+"""Bootstrap samples of the test images for each difference."""
 
 CONTROL, FILTER_NORM = CONTROLS
+
+COLUMNS = ["network", "goal", "point", *(entry.name for entry in dataclasses.fields(Row)), "seconds", "commit"]
+"""Columns of cells.csv."""
+
+TEXTS = ("network", "goal", "scorer", "timed_with", "commit")
+COUNTS = ("seed", "parameters", "macs")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The accuracy of a scorer less another one's, paired over the test images, by networks of the same seeds; the
-    interval holds for all that are compared at once."""
+    """The accuracy of a scorer minus that of another, paired over the test images.
+
+    Attributes:
+        scorer: Label of the first scorer.
+        other: Label of the scorer that it is compared with.
+        estimate: Mean difference (a share) and its interval, which holds for all pairs of the operating point at once.
+        seeds: Number of seeds; both scorers' networks have the same ones.
+    """
 
     scorer: str
     other: str
@@ -36,14 +50,14 @@ class Difference:
     seeds: int
 
     @property
-    def turned(self) -> Difference:
-        """The other one less this one."""
+    def reversed(self) -> Difference:
+        """The accuracy of the other scorer minus that of the first."""
         mean, low, high, n = -self.estimate.mean, -self.estimate.high, -self.estimate.low, self.estimate.n
         return Difference(self.other, self.scorer, Estimate(mean, low, high, n), self.seeds)
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """What the interval says of the first scorer: "better", "worse" or "not told apart"."""
         if self.estimate.low > 0:
             return "better"
         return "worse" if self.estimate.high < 0 else "not told apart"
@@ -51,14 +65,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Findings:
-    """The cells of one folder, the scores beside them, and what was asked for.
+    """The results in a folder, the scores beside them, and what the recipe asks for.
 
-    classes, labels: of the test images. scores: (network, seed, label) -> scores. is_comparison: a grid, not a run.
-    failed: what of a grid could not be done, and why.
+    A network's results are selected by its label, the scorer's label and the operating point, which is None for the
+    unpruned network.
+
+    Attributes:
+        recipe: The recipe, with the controls that a comparison adds.
+        results: One for each measured network.
+        scores: (network, seed, scorer) -> scores.
+        classes: Names of the classes.
+        labels: Class of each test image, (images,).
+        environment: Versions and hardware.
+        is_comparison: Whether the folder holds a comparison rather than a run.
+        failed: Task of a comparison that failed -> its error.
     """
 
     recipe: Recipe
-    cells: Sequence[Cell]
+    results: Sequence[Result]
     scores: Mapping[tuple[str, int, str], Scores]
     classes: Sequence[str]
     labels: Array
@@ -67,182 +91,218 @@ class Findings:
     failed: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a result, in the order of `results`: the columns of cells.csv, and accuracy.
+
+        What was not measured is NaN or None.
+        """
+        rows = [
+            {"network": result.network, "goal": result.goal, "point": result.point}
+            | dataclasses.asdict(result.row)
+            | {"seconds": result.seconds, "commit": result.environment.get("commit"), "accuracy": result.row.accuracy}
+            for result in self.results
+        ]
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, "accuracy"], dtype="object")
+        types = {name: float for name in frame.columns if name not in (*TEXTS, *COUNTS)}
+        return frame.astype(types | dict.fromkeys(COUNTS, "int64") | dict.fromkeys(TEXTS, "object"))
+
+    @functools.cached_property
     def networks(self) -> list[str]:
-        asked = self.recipe.compare.networks if self.is_comparison else {}
-        return list(dict.fromkeys([*asked, *(cell.network for cell in self.cells)]))
+        """Labels of the networks, those of the recipe first."""
+        requested = self.recipe.compare.networks if self.is_comparison else {}
+        return list(dict.fromkeys([*requested, *self.frame["network"]]))
 
     @property
     def seeds(self) -> list[int]:
+        """Seeds of the recipe."""
         return self.recipe.seeds
 
     @functools.cached_property
     def points(self) -> list[float]:
-        """The operating points, those that were asked for and those that there are, the mildest first."""
-        found = {cell.point for cell in self.cells if cell.point is not None}
-        asked = self.recipe.compare.points[1] if self.is_comparison else []
-        return sorted(found | set(asked), reverse=self.goal.startswith("target"))
+        """The operating points, requested or measured, the mildest first."""
+        measured = set(self.frame["point"].dropna().tolist())
+        requested = self.recipe.compare.points[1] if self.is_comparison else []
+        return sorted(measured | set(requested), reverse=self.goal.startswith("target"))
 
     @property
     def goal(self) -> str:
+        """What the operating points are: "ratio", "target_macs", "target_params" or "by layer"."""
         if self.is_comparison:
             return self.recipe.compare.points[0]
-        return next((cell.goal for cell in self.cells if cell.goal is not None), "ratio")
+        return next((goal for goal in self.frame["goal"] if goal is not None), "ratio")
 
     @functools.cached_property
     def scorers(self) -> list[str]:
-        """The labels of the criteria, in the recipe's order, controls included; nothing from scratch."""
-        known = [entry.label for entry in self.recipe.scorers]
-        found = {cell.row.scorer for cell in self.cells}
-        return [label for label in known if label in found or self.is_comparison]
+        """Labels of the criteria in the recipe's order, controls included, without those trained from scratch."""
+        measured = set(self.frame["scorer"])
+        labels = [entry.label for entry in self.recipe.scorers]
+        return [label for label in labels if label in measured or self.is_comparison]
 
     @functools.cached_property
     def scratch(self) -> list[str]:
-        asked = self.recipe.compare.scratch if self.is_comparison else []
+        """Labels of the architectures that are trained from scratch, one a budget."""
+        requested = self.recipe.compare.scratch if self.is_comparison else []
         possible = self.recipe.train is not None or self.recipe.finetune is not None
-        return [f"{SCRATCH}{budget}" for budget in asked] if possible else []
+        return [f"{SCRATCH}{budget}" for budget in requested] if possible else []
 
     @functools.cached_property
-    def _by_place(self) -> dict[tuple[str, str, float | None, int], Cell]:
-        return {(cell.network, cell.row.scorer, cell.point, cell.row.seed): cell for cell in self.cells}
+    def _by_key(self) -> dict[tuple[str, str, float | None, int], Result]:
+        return {(result.network, result.row.scorer, result.point, result.row.seed): result for result in self.results}
 
-    def at(self, network: str, scorer: str, point: float | None = None) -> list[Cell]:
-        """The cells of all seeds."""
-        found = (self._by_place.get((network, scorer, point, seed)) for seed in self.seeds)
-        return [cell for cell in found if cell is not None]
+    def select(self, network: str, scorer: str, point: float | None = None) -> list[Result]:
+        """Return the results of the recipe's seeds, in their order, without those that are missing."""
+        results = (self._by_key.get((network, scorer, point, seed)) for seed in self.seeds)
+        return [result for result in results if result is not None]
 
     def control(self, name: str) -> str | None:
-        """The label of a control among the scorers."""
+        """Return the label of a control among the scorers, if it is there.
+
+        Args:
+            name: Name of the scorer, which the recipe may have given another label.
+        """
         labels = [entry.label for entry in self.recipe.scorers if entry.name == name]
         return next((label for label in [*labels, name] if label in self.scorers), None)
 
     def accuracies(self, network: str, scorer: str, point: float | None = None) -> list[float]:
-        return [cell.row.accuracy for cell in self.at(network, scorer, point)]
+        """Return the accuracy (a share) of each seed."""
+        return [result.row.accuracy for result in self.select(network, scorer, point)]
 
-    def compared(self, network: str, point: float) -> tuple[tuple[int, ...], list[str]]:
-        """(The seeds by which scorers are compared there, those that have all of them.) They are the seeds with which
-        most cells are compared: a scorer that has more of them than the others does not stand alone."""
-        seeds = {s: {cell.row.seed for cell in self.at(network, s, point)} for s in [*self.scorers, *self.scratch]}
+    def comparable(self, network: str, point: float) -> tuple[tuple[int, ...], list[str]]:
+        """Return the seeds by which scorers are compared at an operating point, and the scorers that have all of them.
+
+        The seeds are those with which most results can be compared, so that a scorer with more seeds than the others
+        is not left without any other to compare it with.
+        """
+        seeds = {s: {each.row.seed for each in self.select(network, s, point)} for s in [*self.scorers, *self.scratch]}
         shared = max(
             seeds.values(), key=lambda some: len(some) * sum(some <= own for own in seeds.values()), default=set()
         )
-        known = [scorer for scorer, own in seeds.items() if shared and own.issuperset(shared)]
-        return tuple(sorted(shared)), known
+        return tuple(sorted(shared)), [scorer for scorer, own in seeds.items() if shared and own.issuperset(shared)]
 
-    def _right(self, network: str, scorer: str, point: float, seeds: Sequence[int]) -> Array:
-        """(test images,): how often each was called what it is, the mean over these seeds."""
-        cells = [cell.correct for cell in self.at(network, scorer, point) if cell.row.seed in seeds]
-        right: Array = np.mean(cells, axis=0)
-        return right
+    def _correct(self, network: str, scorer: str, point: float, seeds: Sequence[int]) -> Array:
+        """Return the share of these seeds whose network classifies each test image correctly, (images,)."""
+        correct = [each.correct for each in self.select(network, scorer, point) if each.row.seed in seeds]
+        mean: Array = np.mean(correct, axis=0)
+        return mean
 
     def best(self, network: str, point: float) -> str | None:
-        """The scorer with the highest mean accuracy by the seeds that are compared."""
-        seeds, known = self.compared(network, point)
-        criteria = [scorer for scorer in known if scorer in self.scorers]
-        return max(criteria, key=lambda s: float(self._right(network, s, point, seeds).mean()), default=None)
+        """Return the scorer with the highest mean accuracy over the seeds that are compared."""
+        seeds, comparable = self.comparable(network, point)
+        criteria = [scorer for scorer in comparable if scorer in self.scorers]
+        return max(criteria, key=lambda s: float(self._correct(network, s, point, seeds).mean()), default=None)
 
     def drop(self, network: str, scorer: str, point: float) -> float | None:
-        """The accuracy lost, of the seeds that there are."""
-        cells = self.at(network, scorer, point)
-        return float(np.mean([cell.row.accuracy_before - cell.row.accuracy for cell in cells])) if cells else None
+        """Return the accuracy lost (a share), the mean over the seeds that are there; None without a result."""
+        lost = [each.row.accuracy_before - each.row.accuracy for each in self.select(network, scorer, point)]
+        return float(np.mean(lost)) if lost else None
 
-    def to_random(self, network: str, point: float) -> dict[str, Difference]:
-        """Scorer -> how it differs from random units."""
-        return self._to(network, point, self.control(CONTROL))
+    def differences_to_random(self, network: str, point: float) -> dict[str, Difference]:
+        """Return scorer -> its difference to random units."""
+        return self._differences_to(network, point, self.control(CONTROL))
 
-    def to_best(self, network: str, point: float) -> dict[str, Difference]:
-        """Scorer -> how it differs from the best one."""
-        return self._to(network, point, self.best(network, point))
+    def differences_to_best(self, network: str, point: float) -> dict[str, Difference]:
+        """Return scorer -> its difference to the best scorer."""
+        return self._differences_to(network, point, self.best(network, point))
 
-    def _to(self, network: str, point: float, other: str | None) -> dict[str, Difference]:
-        found = {}
+    def _differences_to(self, network: str, point: float, reference: str | None) -> dict[str, Difference]:
+        differences = {}
         for each in self._differences(network, point):
-            if each.other == other:
-                found[each.scorer] = each
-            elif each.scorer == other:
-                found[each.other] = each.turned
-        return found
+            if each.other == reference:
+                differences[each.scorer] = each
+            elif each.scorer == reference:
+                differences[each.other] = each.reversed
+        return differences
 
     def _differences(self, network: str, point: float) -> list[Difference]:
-        """Of all pairs, with intervals that hold for all at once: which is best is seen on the same images, and what is
-        said of two of them does not depend on why they are looked at."""
-        if (network, point) not in self._known:
-            seeds, known = self.compared(network, point)
-            pairs = [(i, j) for i in range(len(known)) for j in range(i)]
-            right = np.array([self._right(network, scorer, point, seeds) for scorer in known]).T
-            estimates = simultaneous(right, pairs, RESAMPLES) if pairs else []
-            self._known[network, point] = [
-                Difference(known[i], known[j], estimate, len(seeds))
+        """Return the differences of all pairs.
+
+        Their intervals hold for all pairs at once: the best scorer is chosen by the same images, and what is said of
+        two scorers does not depend on why they are compared.
+        """
+        if (network, point) not in self._known_differences:
+            seeds, names = self.comparable(network, point)
+            pairs = [(i, j) for i in range(len(names)) for j in range(i)]
+            correct = np.array([self._correct(network, scorer, point, seeds) for scorer in names]).T
+            estimates = simultaneous(correct, pairs, RESAMPLES) if pairs else []
+            self._known_differences[network, point] = [
+                Difference(names[i], names[j], estimate, len(seeds))
                 for (i, j), estimate in zip(pairs, estimates, strict=True)
             ]
-        return self._known[network, point]
+        return self._known_differences[network, point]
 
     @functools.cached_property
-    def _known(self) -> dict[tuple[str, float], list[Difference]]:
+    def _known_differences(self) -> dict[tuple[str, float], list[Difference]]:
         return {}
 
-    def class_accuracies(self, network: str, scorer: str, point: float) -> tuple[Array, Array] | None:
-        """((classes,), (classes,)): before pruning and after it, the mean over the seeds that have both; None without
-        cells, NaN without test images."""
-        cells = {cell.row.seed: cell for cell in self.at(network, scorer, point)}
-        unpruned = {cell.row.seed: cell for cell in self.at(network, UNPRUNED)}
-        both = sorted(cells.keys() & unpruned.keys())
-        if not both:
-            return None
-        return self._by_class([unpruned[seed] for seed in both]), self._by_class([cells[seed] for seed in both])
+    def class_accuracies(self, network: str, scorer: str, point: float) -> pd.DataFrame | None:
+        """Return the accuracy of each class before and after pruning, the mean over the seeds that have both.
 
-    def _by_class(self, cells: Sequence[Cell]) -> Array:
+        Returns:
+            Columns class, before and after (shares; NaN for a class without test images); None without a result.
+        """
+        results = {each.row.seed: each for each in self.select(network, scorer, point)}
+        unpruned = {each.row.seed: each for each in self.select(network, UNPRUNED)}
+        seeds = sorted(results.keys() & unpruned.keys())
+        if not seeds:
+            return None
+        before, after = (self._mean_by_class([of_seed[seed] for seed in seeds]) for of_seed in (unpruned, results))
+        return pd.DataFrame({"class": self.classes, "before": before, "after": after})
+
+    def _mean_by_class(self, results: Sequence[Result]) -> Array:
         images = np.bincount(self.labels, minlength=len(self.classes))
-        right = np.mean(
-            [np.bincount(self.labels, weights=cell.correct, minlength=len(self.classes)) for cell in cells], axis=0
+        correct = np.mean(
+            [np.bincount(self.labels, weights=each.correct, minlength=len(self.classes)) for each in results], axis=0
         )
         with np.errstate(invalid="ignore"):
-            return right / images
+            return correct / images
 
-    def ranked(self, network: str) -> dict[str, dict[int, Scores]]:
-        """Label -> seed -> its scores."""
-        found: dict[str, dict[int, Scores]] = {}
+    def scores_of(self, network: str) -> dict[str, dict[int, Scores]]:
+        """Return scorer -> seed -> scores, of the scores that are kept in the folder."""
+        scores: dict[str, dict[int, Scores]] = {}
         for label in self.scorers:
             for seed in self.seeds:
                 if (key := (network, seed, label)) in self.scores:
-                    found.setdefault(label, {})[seed] = self.scores[key]
-        return found
+                    scores.setdefault(label, {})[seed] = self.scores[key]
+        return scores
 
-    def agreement(self, network: str, one: str, other: str, of: Any = spearman) -> dict[str, float]:
-        """Layer -> how far two scorers rank its units alike: `of`, the mean over the seeds that both have."""
-        ranked = self.ranked(network)
-        pairs = [(ranked[one][seed], ranked[other][seed]) for seed in ranked[one] if seed in ranked[other]]
+    def agreement(
+        self, network: str, one: str, other: str, correlation: Callable[[Any, Any], float] = spearman
+    ) -> dict[str, float]:
+        """Return layer -> rank correlation of two scorers' scores, the mean over the seeds that both have."""
+        scores = self.scores_of(network)
+        pairs = [(scores[one][seed], scores[other][seed]) for seed in scores[one] if seed in scores[other]]
         layers = [layer for layer in pairs[0][0].keep if layer in pairs[0][1].keep] if pairs else []
-        return {layer: float(np.mean([of(a.keep[layer], b.keep[layer]) for a, b in pairs])) for layer in layers}
+        return {
+            layer: float(np.mean([correlation(a.keep[layer], b.keep[layer]) for a, b in pairs])) for layer in layers
+        }
 
     def overlap(self, network: str, point: float, one: str, other: str) -> dict[str, float]:
-        """Layer -> the Jaccard index of the units that two scorers remove from it, the mean over the seeds."""
-        seeds = {s: {cell.row.seed: cell for cell in self.at(network, s, point)} for s in (one, other)}
-        found: dict[str, list[float]] = {}
-        for seed in sorted(seeds[one].keys() & seeds[other].keys()):
-            a, b = seeds[one][seed].removed, seeds[other][seed].removed
+        """Return layer -> Jaccard index of the units that two scorers remove from it, the mean over the seeds."""
+        by_seed = {s: {each.row.seed: each for each in self.select(network, s, point)} for s in (one, other)}
+        indices: dict[str, list[float]] = {}
+        for seed in sorted(by_seed[one].keys() & by_seed[other].keys()):
+            a, b = by_seed[one][seed].removed, by_seed[other][seed].removed
             for layer in (layer for layer in a if layer in b):
-                if both := set(a[layer]) | set(b[layer]):
-                    found.setdefault(layer, []).append(len(set(a[layer]) & set(b[layer])) / len(both))
-        return {layer: float(np.mean(values)) for layer, values in found.items()}
+                if union := set(a[layer]) | set(b[layer]):
+                    indices.setdefault(layer, []).append(len(set(a[layer]) & set(b[layer])) / len(union))
+        return {layer: float(np.mean(values)) for layer, values in indices.items()}
 
-    def matrix(self, names: Sequence[str], by_layer: Callable[[str, str], Mapping[str, float]]) -> list[list[Any]]:
-        """(names, names): the means over the layers of by_layer(one, other); None where there is no layer."""
-        found = [[by_layer(one, other) for other in names] for one in names]
-        return [[float(np.mean(list(values.values()))) if values else None for values in row] for row in found]
+    def matrix(self, names: Sequence[str], by_layer: Callable[[str, str], Mapping[str, float]]) -> pd.DataFrame:
+        """Return the mean over the layers of by_layer(row, column); NaN where no layer has a value."""
+        values = [[list(by_layer(one, other).values()) for other in names] for one in names]
+        means = [[float(np.mean(entry)) if entry else np.nan for entry in row] for row in values]
+        return pd.DataFrame(means, index=list(names), columns=list(names))
 
     def same_cost(self) -> bool:
-        """Whether all scorers had the same parameters and multiply-adds at each point of each network and seed."""
-        found: dict[tuple[str, float | None, int], set[tuple[int, int]]] = {}
-        for cell in self.cells:
-            if cell.point is not None:
-                place = (cell.network, cell.point, cell.row.seed)
-                found.setdefault(place, set()).add((cell.row.parameters, cell.row.macs))
-        return all(len(costs) == 1 for costs in found.values())
+        """Return whether all scorers have the same parameters and multiply-adds at each point, network and seed."""
+        pruned = self.frame.dropna(subset="point")
+        costs = pruned.groupby(["network", "point", "seed"])[["parameters", "macs"]].nunique()
+        return bool((costs == 1).all(axis=None))
 
-    def covers(self, scorer: str) -> bool:
-        """Whether every cell of a scorer is there: of each network, seed and point."""
+    def is_complete(self, scorer: str) -> bool:
+        """Return whether a scorer has a result for each network, seed and operating point."""
         counts = [
-            len(self.at(network, scorer, point))
+            len(self.select(network, scorer, point))
             for network in self.networks
             for point in ([None] if scorer == UNPRUNED else self.points)
         ]
@@ -250,20 +310,51 @@ class Findings:
 
     @functools.cached_property
     def missing(self) -> list[str]:
-        """What was asked for and has no cell, in words."""
+        """What the recipe asks for and has no result, in words."""
         gaps = []
         for network in self.networks:
             for scorer in [UNPRUNED, *(entry.label for entry in self.recipe.scorers), *self.scratch]:
                 for point in [None] if scorer == UNPRUNED else self.points:
-                    there = len(self.at(network, scorer, point))
-                    if there < len(self.seeds):
-                        of = "" if point is None else f" at {self.goal} {point:g}"
-                        gaps.append(f"{network}: {scorer}{of}: {there} of {len(self.seeds)} seeds")
+                    count = len(self.select(network, scorer, point))
+                    if count < len(self.seeds):
+                        where = "" if point is None else f" at {self.goal} {point:g}"
+                        gaps.append(f"{network}: {scorer}{where}: {count} of {len(self.seeds)} seeds")
         return gaps
 
 
+def load_results(folder: Path | str) -> pd.DataFrame:
+    """Load what a run or a comparison has measured, finished or not.
+
+    Args:
+        folder: The folder that `prune-fe run` or `prune-fe compare` has written.
+
+    Returns:
+        One row for each measured network:
+
+        - network: its label; scorer: label of the criterion, "(unpruned)" or "scratch#BUDGET"; seed.
+        - goal, point: the operating point, such as "ratio" and 0.5; None and NaN for an unpruned network.
+        - accuracy: on the test images (a share), of the final network; accuracy_before, accuracy_pruned and
+          accuracy_finetuned: before pruning, right after it and after fine-tuning; balanced_accuracy; loss (nats).
+        - parameters, macs (multiply-adds of an image), images_per_second with its quartiles
+          images_per_second_low and images_per_second_high, timed_with (the setting of that measurement).
+        - scoring_seconds: for the scores; seconds: for all of the result; commit: of the source.
+
+        What was not measured is NaN or None.
+
+    Raises:
+        InputError: The folder holds no run or comparison, or nothing has been measured yet.
+        CheckpointError: A file is damaged.
+    """
+    return load_findings(Path(folder)).frame
+
+
 def load_findings(folder: Path) -> Findings:
-    """What lies in the folder of a run or a comparison, finished or not."""
+    """Load the results and scores of a run or a comparison, finished or not.
+
+    Raises:
+        InputError: The folder holds no run or comparison, or nothing has been measured yet.
+        CheckpointError: A file is damaged.
+    """
     try:
         content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(content)
@@ -278,30 +369,30 @@ def load_findings(folder: Path) -> Findings:
     comparison = is_comparison(folder)
     if comparison:
         recipe = with_controls(recipe)
-    # A name with a dot is of a file that was being written when its process ended.
+    # A file whose name begins with a dot was being written when its process ended.
     paths = sorted((folder / "cells").glob("[!.]*.json"))
-    cells = [load_cell(path) for path in paths]
-    if not cells:
+    results = [load_result(path) for path in paths]
+    if not results:
         raise InputError(f"{folder}: no network has been measured yet")
-    for path, cell in zip(paths, cells, strict=True):
-        if len(cell.correct) != len(test["labels"]):
-            raise CheckpointError(f"{path}: of {len(cell.correct)} test images, there are {len(test['labels'])}")
+    for path, result in zip(paths, results, strict=True):
+        if len(result.correct) != len(test["labels"]):
+            raise CheckpointError(f"{path}: has {len(result.correct)} test images, test.json has {len(test['labels'])}")
     scores = {}
     for network in recipe.compare.networks if comparison else [recipe.model.name]:
         for seed in recipe.seeds:
-            of_seed = f"{NETWORKS}/{network}/seed-{seed}/scores" if comparison else f"seed-{seed}"
+            scores_folder = folder / (f"{NETWORKS}/{network}/seed-{seed}/scores" if comparison else f"seed-{seed}")
             for entry in recipe.scorers:
-                if (folder / of_seed / entry.label / "scores.npz").exists():
-                    scores[network, seed, entry.label] = load_scores(folder / of_seed / entry.label)
-    labels, failed = np.array(test["labels"]), _failed(folder)
-    return Findings(recipe, cells, scores, test["classes"], labels, environment, comparison, failed)
+                if (scores_folder / entry.label / "scores.npz").exists():
+                    scores[network, seed, entry.label] = load_scores(scores_folder / entry.label)
+    labels, failed = np.array(test["labels"]), _failed_tasks(folder)
+    return Findings(recipe, results, scores, test["classes"], labels, environment, comparison, failed)
 
 
-def _failed(folder: Path) -> dict[str, str]:
-    """What the logs of a comparison say of tasks that have no result until now."""
-    found = {}
+def _failed_tasks(folder: Path) -> dict[str, str]:
+    """Return task -> error, of the tasks in the logs of a comparison that still have no result."""
+    failed = {}
     for log in sorted(folder.glob("log-*.jsonl"), key=lambda path: path.stat().st_mtime):
         for event in events_of(log, "failed"):
             if not (folder / event["result"]).exists():
-                found[event["task"]] = event["error"]
-    return found
+                failed[event["task"]] = event["error"]
+    return failed

@@ -21,13 +21,14 @@ import yaml
 
 import prune_fe
 from prune_fe.cli.app import main
+from prune_fe.data.splits import hold_out
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment import compare
 from prune_fe.experiment.recipe import Recipe, with_controls
-from prune_fe.experiment.results import UNPRUNED, load_cell
+from prune_fe.experiment.results import UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.measure.statistics import spearman
-from prune_fe.report import report
+from prune_fe.report import checklist, report
 from prune_fe.report.findings import Findings, load_findings
 from prune_fe.training.loop import epochs_of
 
@@ -95,7 +96,7 @@ def found(filled: Path) -> Findings:
 
 
 def test_every_cell_of_the_grid_is_there_with_its_controls(filled: Path, found: Findings) -> None:
-    assert len(list((filled / "cells").glob("*.json"))) == CELLS == len(found.cells)
+    assert len(list((filled / "cells").glob("*.json"))) == CELLS == len(found.results)
     assert found.networks == ["one", "two"]
     assert found.scorers == SCORERS
     assert found.scratch == ["scratch#1", "scratch#2"]
@@ -107,24 +108,24 @@ def test_every_cell_of_the_grid_is_there_with_its_controls(filled: Path, found: 
 def test_pruned_networks_start_from_one_network_and_scratch_has_the_whole_budget(found: Findings) -> None:
     for network in found.networks:
         for seed in (0, 1):
-            before = found.at(network, UNPRUNED)[seed].row.accuracy
+            before = found.select(network, UNPRUNED)[seed].row.accuracy
             for scorer in (*found.scorers, *found.scratch):
-                cells = [found.at(network, scorer, point)[seed] for point in found.points]
+                cells = [found.select(network, scorer, point)[seed] for point in found.points]
                 assert {cell.row.accuracy_before for cell in cells} == {before}
                 epochs = {"scratch#1": 2, "scratch#2": 4}.get(scorer, 1)
                 assert [len(cell.epochs) - 1 for cell in cells] == [epochs] * 2
-    one = found.at("one", "random", 0.75)[0]
+    one = found.select("one", "random", 0.75)[0]
     assert {layer: len(units) for layer, units in one.removed.items()} == {"features.0": 3, "features.4": 6}
-    assert one.removed != found.at("one", "random", 0.75)[1].removed
+    assert one.removed != found.select("one", "random", 0.75)[1].removed
 
 
 def test_a_cell_is_what_the_steps_give_by_hand(filled: Path, found: Findings) -> None:
     network = prune_fe.load(filled / "networks/one/seed-3/trained")
-    splits = prune_fe.data.images.held_out(prune_fe.digits(12), RECIPE.data.validation, 3)
+    splits = hold_out(prune_fe.digits(12), RECIPE.data.validation, 3)
     scores = prune_fe.score(network, splits.train, "apoz", samples=10, seed=3)
     example = splits.test[0][0][None]
     pruned = prune_fe.prune(network, scores, ratio=0.75, example=example)
-    cell = found.at("one", "zeros", 0.75)[1]
+    cell = found.select("one", "zeros", 0.75)[1]
     assert {k: list(v) for step in pruned.steps for k, v in step.removed.items()} == cell.removed
     assert cell.row.accuracy_pruned == pytest.approx(prune_fe.evaluate(pruned.model, splits.test).accuracy, abs=0.003)
     assert cell.row.parameters == prune_fe.cost(pruned.model, example).parameters
@@ -157,7 +158,7 @@ def test_a_killed_comparison_loses_its_current_cell_and_no_more(
     monkeypatch.setattr(compare, "compress", real)
     assert [text.split(":")[0] for text in fill(folder) if "of the test images" in text] == [n[:-5] for n in gone]
     for name in gone:
-        old, new = (load_cell(where / "cells" / name) for where in (filled, folder))
+        old, new = (load_result(where / "cells" / name) for where in (filled, folder))
         assert old.row.accuracy == new.row.accuracy
         np.testing.assert_array_equal(old.correct, new.correct)
 
@@ -177,7 +178,7 @@ def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, m
 
 
 def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
-    to_random = found.to_random("one", 0.25)
+    to_random = found.differences_to_random("one", 0.25)
     assert set(to_random) == {*SCORERS, "scratch#1", "scratch#2"} - {"random"}
     each, accuracy = to_random["zeros"], {s: np.mean(found.accuracies("one", s, 0.25)) for s in SCORERS}
     assert (each.other, each.seeds) == ("random", 2)
@@ -185,13 +186,13 @@ def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
     best = found.best("one", 0.25)
     assert best is not None
     assert accuracy[best] == pytest.approx(max(accuracy.values()))
-    to_best = found.to_best("one", 0.25)
+    to_best = found.differences_to_best("one", 0.25)
     assert best not in to_best
     for scorer in set(SCORERS) - {best}:
         assert to_best[scorer].estimate.mean == pytest.approx(accuracy[scorer] - accuracy[best])
         assert to_best[scorer].other == best
     if best != "random":  # what is said of two does not depend on why they are looked at
-        assert to_random[best] == to_best["random"].turned
+        assert to_random[best] == to_best["random"].reversed
 
 
 def test_what_lacks_a_seed_is_not_compared(filled: Path, tmp_path: Path) -> None:
@@ -199,34 +200,34 @@ def test_what_lacks_a_seed_is_not_compared(filled: Path, tmp_path: Path) -> None
     shutil.copytree(filled, folder)
     (folder / "cells/one.seed-3.zeros.ratio-0.25.json").unlink()
     part = load_findings(folder)
-    assert "zeros" not in part.compared("one", 0.25)[1]
-    assert "zeros" in part.compared("one", 0.75)[1]
-    assert "zeros" not in part.to_best("one", 0.25).keys() | part.to_random("one", 0.25).keys()
-    cell = part.at("one", "zeros", 0.25)[0]
+    assert "zeros" not in part.comparable("one", 0.25)[1]
+    assert "zeros" in part.comparable("one", 0.75)[1]
+    assert "zeros" not in part.differences_to_best("one", 0.25).keys() | part.differences_to_random("one", 0.25).keys()
+    cell = part.select("one", "zeros", 0.25)[0]
     assert part.drop("one", "zeros", 0.25) == pytest.approx(cell.row.accuracy_before - cell.row.accuracy)
     report.write_report(folder)
     text = (folder / "report.md").read_text()
-    assert "Not compared, for lack of seeds: zeros" in text
+    assert "Not compared, because seeds are missing: zeros" in text
     assert "(1 of 2 seeds)" in text
     assert part.missing == ["one: zeros at ratio 0.25: 1 of 2 seeds"]
 
 
 def test_one_that_is_ahead_by_a_seed_does_not_stand_alone(found: Findings) -> None:
     ahead = dataclasses.replace(
-        found, cells=[cell for cell in found.cells if cell.row.seed == 0 or cell.row.scorer in (UNPRUNED, "zeros")]
+        found, results=[cell for cell in found.results if cell.row.seed == 0 or cell.row.scorer in (UNPRUNED, "zeros")]
     )
-    seeds, known = ahead.compared("one", 0.25)
+    seeds, known = ahead.comparable("one", 0.25)
     assert (seeds, set(known)) == ((0,), {*SCORERS, "scratch#1", "scratch#2"})
-    accuracy = {s: ahead.at("one", s, 0.25)[0].row.accuracy for s in SCORERS}  # of seed 0
+    accuracy = {s: ahead.select("one", s, 0.25)[0].row.accuracy for s in SCORERS}  # of seed 0
     best = ahead.best("one", 0.25)
     assert accuracy[str(best)] == max(accuracy.values())
-    for scorer, each in ahead.to_random("one", 0.25).items():
+    for scorer, each in ahead.differences_to_random("one", 0.25).items():
         if scorer in SCORERS:
             assert each.estimate.mean == pytest.approx(accuracy[scorer] - accuracy["random"])
-    text = report.markdown("", "", list(report.sections_of(ahead)))
-    assert "one, share removed 0.25, by 1 seed of 2: " in text
-    alone = dataclasses.replace(found, cells=found.at("one", "zeros", 0.25))
-    text = report.markdown("", "", list(report.sections_of(alone)))
+    text = report.report_markdown("", "", list(report.report_sections(ahead)))
+    assert "one, share removed 0.25 (1 of 2 seeds): " in text
+    alone = dataclasses.replace(found, results=found.select("one", "zeros", 0.25))
+    text = report.report_markdown("", "", list(report.report_sections(alone)))
     assert "and there is no other criterion to compare it with" in text
     assert "highest mean accuracy" not in text
 
@@ -238,10 +239,10 @@ def test_a_control_with_a_label_of_its_own_counts(found: Findings) -> None:
     cells = [
         dataclasses.replace(cell, row=dataclasses.replace(cell.row, scorer="norm"))
         if cell.row.scorer == "l1-filter" else cell
-        for cell in found.cells
+        for cell in found.results
     ]  # fmt: skip
-    named = dataclasses.replace(found, recipe=Recipe.model_validate(content), cells=cells)
-    assert "- yes: Filter L1, in every cell" in report.markdown("", "", list(report.sections_of(named)))
+    named = dataclasses.replace(found, recipe=Recipe.model_validate(content), results=cells)
+    assert "- yes: Filter L1 norm, at every operating point" in report.report_markdown("", "", list(report.report_sections(named)))
 
 
 def test_scores_are_compared_by_seed(filled: Path, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_agreement_is_of_the_scores_and_of_what_is_removed(filled: Path, found: 
     assert found.overlap("one", 0.25, "random", "random") == {"features.0": 1, "features.4": 1}
     each = []
     for seed in (0, 1):
-        a, b = (set(found.at("one", scorer, 0.75)[seed].removed["features.4"]) for scorer in ("random", "zeros"))
+        a, b = (set(found.select("one", scorer, 0.75)[seed].removed["features.4"]) for scorer in ("random", "zeros"))
         each.append(len(a & b) / len(a | b))
     overlap = found.overlap("one", 0.75, "random", "zeros")["features.4"]
     assert overlap == pytest.approx(np.mean(each))
@@ -279,7 +280,7 @@ def test_agreement_is_of_the_scores_and_of_what_is_removed(filled: Path, found: 
 def test_classes_pay_what_the_images_say(filled: Path, found: Findings) -> None:
     known = found.class_accuracies("two", "l1-filter", 0.75)
     assert known is not None
-    before, accuracy = known
+    before, accuracy = known["before"].to_numpy(), known["after"].to_numpy()
     images = np.bincount(found.labels)
     for values, mean in (
         (accuracy, found.accuracies("two", "l1-filter", 0.75)),
@@ -294,13 +295,13 @@ def test_classes_pay_what_the_images_say(filled: Path, found: Findings) -> None:
 
 
 def test_before_and_after_are_of_the_same_seeds(found: Findings) -> None:
-    gone = [cell for cell in found.cells if (cell.network, cell.row.scorer, cell.row.seed) == ("two", "zeros", 3)]
-    part = dataclasses.replace(found, cells=[cell for cell in found.cells if cell not in gone])
+    gone = [cell for cell in found.results if (cell.network, cell.row.scorer, cell.row.seed) == ("two", "zeros", 3)]
+    part = dataclasses.replace(found, results=[cell for cell in found.results if cell not in gone])
     known = part.class_accuracies("two", "zeros", 0.75)
     assert known is not None
-    images, unpruned = np.bincount(found.labels), found.at("two", UNPRUNED)[0]
+    images, unpruned = np.bincount(found.labels), found.select("two", UNPRUNED)[0]
     assert unpruned.row.seed == 0
-    assert (known[0] * images).sum() / images.sum() == pytest.approx(unpruned.row.accuracy)
+    assert (known["before"].to_numpy() * images).sum() / images.sum() == pytest.approx(unpruned.row.accuracy)
 
 
 def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> None:
@@ -311,7 +312,7 @@ def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> No
         assert said in page
         assert said in text
     for words in ("Trade-off: one", "Which classes pay: two", "Jaccard", "Kendall", "from scratch, 2× budget",
-                  "measured time", "data.validation", "Commits of the cells"):  # fmt: skip
+                  "measured time", "data.validation", "Commits of the results"):  # fmt: skip
         assert words in page
     assert not re.search(r"(src|href)=\"(?!#)", page)
     content = json.loads((filled / "report.json").read_text())
@@ -333,12 +334,12 @@ def test_what_is_missing_is_marked_as_missing(filled: Path, tmp_path: Path) -> N
     listed = {line.split(":")[0]: line for line in lines if line.startswith("- ")}
     assert listed
     missing = [line for line in lines if line.startswith("- **missing**")]
-    for what in ("At least 5 operating points", "seeds of every cell", "The same with twice the budget",
-                 "Everything that was asked for", "Random units of the same widths"):  # fmt: skip
+    for what in ("At least 5 operating points", "seeds of every result", "The same with twice the budget",
+                 "Everything that the recipe asks for", "Random units of the same widths"):  # fmt: skip
         assert any(what in line for line in missing), what
-    assert any("from scratch, same budget" in line for line in lines if line.startswith("- yes"))
+    assert any("trained from scratch with the same budget" in line for line in lines if line.startswith("- yes"))
     whole = [line for line in (filled / "report.md").read_text().splitlines() if line.startswith("- yes")]
-    assert any("Everything that was asked for" in line for line in whole)
+    assert any("Everything that the recipe asks for" in line for line in whole)
 
 
 def test_a_folder_without_a_comparison_or_with_a_damaged_cell_is_named(filled: Path, tmp_path: Path) -> None:
@@ -384,15 +385,15 @@ def test_targets_are_operating_points_too(tmp_path: Path) -> None:
     fill(tmp_path / "c", recipe)
     part = load_findings(tmp_path / "c")
     assert (part.goal, part.points, part.networks) == ("target_macs", [0.5], ["vgg-small"])
-    cell = part.at("vgg-small", "random", 0.5)[0]
-    assert cell.row.macs < 0.7 * part.at("vgg-small", UNPRUNED)[0].row.macs
+    cell = part.select("vgg-small", "random", 0.5)[0]
+    assert cell.row.macs < 0.7 * part.select("vgg-small", UNPRUNED)[0].row.macs
     assert "multiply-adds left 0.5" in " ".join(
-        text for text in report.markdown("", "", list(report.sections_of(part))).splitlines()
+        text for text in report.report_markdown("", "", list(report.report_sections(part))).splitlines()
     )
 
 
 def test_nothing_of_what_was_asked_for_can_hide(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "FEW_POINTS", 2)
+    monkeypatch.setattr(checklist, "FEW_POINTS", 2)
     folder = tmp_path / "c"
     shutil.copytree(filled, folder)
     for path in (folder / "cells").iterdir():
@@ -405,7 +406,8 @@ def test_nothing_of_what_was_asked_for_can_hide(filled: Path, tmp_path: Path, mo
     assert "one: l1-filter at ratio 0.75: 0 of 2 seeds" in part.missing
     report.write_report(folder)
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("- yes")]
-    for what in ("Random units", "Filter L1", "from scratch", "Everything", "operating points", "Raw", "The same cost"):
+    for what in ("Random units", "Filter L1", "from scratch", "Everything", "operating points", "Accuracy before",
+                 "The same cost"):  # fmt: skip
         assert not any(what in line for line in lines), what
 
 
@@ -414,7 +416,7 @@ def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
     fill(tmp_path / "c", Recipe.model_validate(CONTENT | {"compare": compared, "seeds": [0], "scorers": ["random"]}))
     part = load_findings(tmp_path / "c")
     assert part.points == [0.0, 0.5]
-    unpruned, none, half = (part.at("vgg-small", s, p)[0].row for s, p in
+    unpruned, none, half = (part.select("vgg-small", s, p)[0].row for s, p in
                             ((UNPRUNED, None), ("random", 0.0), ("random", 0.5)))  # fmt: skip
     assert none.parameters == unpruned.parameters > half.parameters
     assert none.accuracy_pruned == pytest.approx(unpruned.accuracy)
@@ -433,9 +435,9 @@ def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: F
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "fit", fit)
         grid._from_scratch("one", 0, "scratch#1", 0.75, tmp_path / "x.json")
-    cell = load_cell(tmp_path / "x.json")
-    assert cell.removed == found.at("one", "random", 0.75)[0].removed
-    assert cell.row.parameters == found.at("one", "random", 0.75)[0].row.parameters
+    cell = load_result(tmp_path / "x.json")
+    assert cell.removed == found.select("one", "random", 0.75)[0].removed
+    assert cell.row.parameters == found.select("one", "random", 0.75)[0].row.parameters
     torch.manual_seed(0 + compare.FRESH)
     fresh = dict(grid.build("one").named_parameters())["features.4.weight"]
     outs, ins = ([u for u in range(n) if u not in cell.removed[f"features.{i}"]] for i, n in ((4, 8), (0, 4)))
@@ -443,7 +445,7 @@ def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: F
 
 
 def test_the_budget_is_what_the_control_was_trained_for(found: Findings) -> None:
-    control = found.at("one", "random", 0.25)[0]
+    control = found.select("one", "random", 0.25)[0]
     assert compare.budget_of(RECIPE, control) == 1 + 1
     epochs = [{"number": number} for number in (0, 1, 2, 0, 1, 2)]  # two rounds of two epochs
     rounds = dataclasses.replace(control, epochs=epochs)
@@ -477,7 +479,7 @@ def test_a_cell_that_fails_stops_no_other(
     assert "**missing**: Failed: cells.vgg-small.seed-0.random.ratio-0.5 (the loss is nan in epoch 1" in page
     part = load_findings(tmp_path / "runs/t-1")
     assert part.missing == [f"vgg-small: {scorer} at ratio 0.5: 0 of 1 seeds" for scorer in ("random", "scratch#1")]
-    assert len(part.at("vgg-small", "l1-filter", 0.5)) == 1
+    assert len(part.select("vgg-small", "l1-filter", 0.5)) == 1
     monkeypatch.setattr(compare, "world", lambda: 2)  # the others would wait for a process that goes on alone
     words = ["compare", str(recipe), "--output", str(tmp_path / "runs"), "--resume", "auto"]
     assert main(words) == 2

@@ -20,17 +20,17 @@ HIGHLIGHT = "feature-entropy"
 SHADES: Mapping[str, Mapping[str, str]] = {
     "light": {
         "page": "#f4f5f7", "surface": "#ffffff", "ink": "#1b1f24", "quiet": "#555d68", "rule": "#d5d9df",
-        "control": "#737b86", "more": "#2060c0", "less": "#b85c00",
+        "control": "#737b86", "more": "#74a9e8", "less": "#f0a35e",
     },
     "dark": {
         "page": "#12151a", "surface": "#1a1f27", "ink": "#e8ebef", "quiet": "#a9b2be", "rule": "#39414d",
-        "control": "#98a1ad", "more": "#5e9cf0", "less": "#e08a3c",
+        "control": "#98a1ad", "more": "#2560ad", "less": "#9a4d12",
     },
 }  # fmt: skip
 
 SERIES: Mapping[str, Sequence[str]] = {
-    "light": ("#2060c0", "#e00040", "#602040", "#c00080", "#8000e0", "#0020a0", "#a080c0",
-              "#60a000", "#800020", "#a08060", "#e000e0", "#602080", "#c06080", "#804000"),
+    "light": ("#2060c0", "#e00040", "#60a000", "#8000e0", "#804000", "#c06080", "#0020a0",
+              "#602040", "#a08060", "#e000e0", "#a080c0", "#c00080", "#602080", "#800020"),
     "dark": ("#4080e0", "#e06000", "#c0e0c0", "#e0e000", "#c06060", "#00e0e0", "#c0a0a0",
              "#e040a0", "#a08040", "#e0c040", "#a0a0e0", "#a0c060", "#60c080", "#6080a0"),
 }  # fmt: skip
@@ -48,6 +48,9 @@ SHAPES = (
     "M0-1L.95-.31L.59.81L-.59.81L-.95-.31Z", "M-1-.35L1-.35L1 .35L-1 .35Z", "M-.35-1L.35-1L.35 1L-.35 1Z",
 )  # fmt: skip
 """Markers of the series, as many as colours."""
+
+MOST_BANDS = 4
+"""More series than these would hide one another's bands; they have whiskers."""
 
 WIDTH, HEIGHT = 420, 280
 """Size in pixels of a chart, or of one of its panels, in a file."""
@@ -68,7 +71,7 @@ CONFIG: Mapping[str, Any] = {
     "axisY": {"domain": False, "ticks": False},
     "legend": {
         "orient": "bottom", "direction": "horizontal", "labelColor": "var(--ink)", "titleColor": "var(--quiet)",
-        "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": LEGEND_COLUMN - 40,
+        "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 220,
         "symbolSize": 90, "symbolStrokeWidth": 2, "symbolOpacity": 1, "columnPadding": 16,
     },
     "title": {
@@ -103,6 +106,8 @@ class SeriesStyle:
         highlight: Those that are drawn with a thicker line.
         title: Title of the legend.
         columns: Columns of the legend; None: as many as fit below the chart.
+        palette: Names in the order of the colours and markers, where other charts show other ones of them; the series
+            by default.
     """
 
     field: str
@@ -111,11 +116,17 @@ class SeriesStyle:
     highlight: Collection[str] = (HIGHLIGHT,)
     title: str | None = None
     columns: int | None = None
+    palette: Sequence[str] = ()
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        """Name -> its number in the palette."""
+        return {name: number for number, name in enumerate(dict.fromkeys([*self.palette, *self.names]))}
 
     @property
     def colours(self) -> list[str]:
         """One colour a series. A control does not use up one of the palette."""
-        free = [name for name in self.names if name not in self.controls]
+        free = [name for name in self._numbers if name not in self.controls]
         numbers = {name: number % len(SHAPES) for number, name in enumerate(free)}
         return [f"var(--c{numbers[name]})" if name in numbers else "var(--control)" for name in self.names]
 
@@ -132,23 +143,21 @@ class SeriesStyle:
 
     def shape(self) -> alt.Shape:
         """The channel of the markers."""
-        shapes = [SHAPES[number % len(SHAPES)] for number in range(len(self.names))]
+        shapes = [SHAPES[self._numbers[name] % len(SHAPES)] for name in self.names]
         return alt.Shape(f"{self.field}:N", scale=alt.Scale(domain=list(self.names), range=shapes), legend=self.legend)
 
-    def dash(self) -> alt.StrokeDash:
+    def dash(self) -> Any:
         """The channel of the dashes: controls, and what comes after the last colour."""
-        dashes = [
-            [6, 4] if name in self.controls else [2, 3] if number >= len(SHAPES) else [1, 0]
-            for number, name in enumerate(self.names)
-        ]
-        scale = alt.Scale(domain=list(self.names), range=dashes)
-        return alt.StrokeDash(f"{self.field}:N", scale=scale, legend=None)
+        repeated = [name for name in list(self._numbers)[len(SHAPES) :] if name not in self.controls]
+        dashes = alt.when(self._one_of(self.controls)).then(alt.value([6, 4]))
+        return dashes.when(self._one_of(repeated)).then(alt.value([2, 3])).otherwise(alt.value([1, 0]))
 
-    def width(self) -> alt.StrokeWidth:
+    def width(self) -> Any:
         """The channel of the lines' widths."""
-        widths = [3 if name in self.highlight else 1.6 for name in self.names]
-        scale = alt.Scale(domain=list(self.names), range=widths)
-        return alt.StrokeWidth(f"{self.field}:N", scale=scale, legend=None)
+        return alt.when(self._one_of(self.highlight)).then(alt.value(3)).otherwise(alt.value(1.6))
+
+    def _one_of(self, names: Collection[str]) -> alt.FieldOneOfPredicate:
+        return alt.FieldOneOfPredicate(field=self.field, oneOf=list(names))
 
 
 def series_lines(
@@ -158,6 +167,7 @@ def series_lines(
     y: Mapping[str, Any],
     tooltip: Sequence[alt.Tooltip] = (),
     intervals: Literal["band", "whiskers", "none"] = "none",
+    order: str | None = None,
     marked: str | None = None,
     interactive: bool = False,
 ) -> Any:
@@ -170,6 +180,7 @@ def series_lines(
         y: Options of the vertical axis (`alt.Y`).
         tooltip: What a marker tells.
         intervals: What reaches from `low` to `high`.
+        order: Field by which the points of a line are connected; None: the field of `x`.
         marked: Field that is true for the rows with a marker; None: all rows have one.
         interactive: A click on an entry of the legend brings out its series. Not for charts of several panels.
 
@@ -184,9 +195,10 @@ def series_lines(
         opacity = faded(style, 0.15 if banded else 0.6, interactive)
         layers.append(interval.encode(y=alt.Y("low:Q", **y), y2="high:Q", opacity=opacity))
     value, opacity = alt.Y("value:Q", **y), faded(style, 1, interactive)
-    layers.append(
-        base.mark_line(aria=False).encode(y=value, strokeDash=style.dash(), strokeWidth=style.width(), opacity=opacity)
+    line = base.mark_line(aria=False).encode(
+        y=value, strokeDash=style.dash(), strokeWidth=style.width(), opacity=opacity
     )
+    layers.append(line if order is None else line.encode(order=alt.Order(f"{order}:Q")))
     points = base.mark_point(filled=True, size=60).encode(
         y=value, shape=style.shape(), opacity=opacity, tooltip=list(tooltip)
     )
@@ -226,7 +238,10 @@ def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> Non
     import vl_convert
 
     colours = COLOURS[mode]
-    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], json.dumps(specification(chart)))
+    drawn = specification(chart)
+    # There is no container whose width a file could take.
+    drawn |= {"width": WIDTH} if drawn.get("width") == "container" else {}
+    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], json.dumps(drawn))
     content = json.loads(text)
     content["config"]["background"] = colours["surface"]
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])

@@ -1,0 +1,420 @@
+"""The sections of a report, in the order in which a person wants to read them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prune_fe.experiment.results import UNPRUNED, Result
+from prune_fe.measure.statistics import kendall, spearman
+from prune_fe.report.charts import criterion_bars, histogram, layer_profile, trade_off
+from prune_fe.report.checklist import comparison_checklist
+from prune_fe.report.findings import CONTROL, Findings
+from prune_fe.report.numbers import format_count, format_number
+from prune_fe.report.page import Block, Charts, PageTable, Section, Text
+from prune_fe.report.verdicts import verdicts
+from prune_fe.report.wording import (
+    POINT_NAMES,
+    controls_of,
+    describe_accuracy,
+    describe_difference,
+    describe_missing_seeds,
+    describe_point,
+    describe_scorer,
+)
+from prune_fe.scoring.scores import Scores
+
+FEATURE_ENTROPY = "feature-entropy"
+SHOWN_CLASSES = 20
+MOST_BINS = 24
+COSTS: Mapping[str, tuple[str, Callable[[Result], float]]] = {
+    "multiply-adds": ("multiply-adds of an image", lambda result: result.row.macs),
+    "parameters": ("parameters", lambda result: result.row.parameters),
+    "measured time": ("milliseconds an image", lambda result: 1000 / result.row.images_per_second),
+}
+"""Name of a cost -> (title of its axis, its value for a result)."""
+
+QUANTITIES = {"feature_entropy_nats": "H, nats", "selective_rate": "ε", "entropy_per_rate_nats": "H/ε, nats"}
+
+
+def report_sections(findings: Findings) -> Iterator[Section]:
+    """Yield the whole report."""
+    yield Section("What came out", [Text(text) for text in verdicts(findings)])
+    for network in findings.networks:
+        suffix = f": {network}" if len(findings.networks) > 1 else ""
+        at_points = [_point_table(findings, network, point) for point in findings.points]
+        yield Section(f"Trade-off{suffix}", [_trade_off(findings, network, cost) for cost in COSTS])
+        yield Section(f"Accuracy{suffix}", [_accuracy_table(findings, network), *at_points])
+        yield Section(f"Which classes pay{suffix}", _classes(findings, network))
+        yield Section(f"Layers{suffix}", _layers(findings, network))
+        yield Section(f"Scores{suffix}", [_score_histograms(findings, network)])
+        yield Section(f"Agreement{suffix}", _agreement(findings, network))
+        yield Section(f"Cost of each criterion{suffix}", [_scoring_cost(findings, network)])
+    yield Section("What a comparison must report", [comparison_checklist(findings)])
+    yield Section("Settings and environment", [_settings(findings), _environment(findings)])
+
+
+def _trade_off(findings: Findings, network: str, cost: str) -> Block:
+    """Return the accuracy against a cost; each criterion's line begins at the unpruned network."""
+    axis, cost_of = COSTS[cost]
+    rows: list[dict[str, Any]] = []
+    for scorer in [*findings.scorers, *findings.scratch]:
+        for point in [None, *findings.points] if scorer in findings.scorers else findings.points:
+            results = findings.select(network, UNPRUNED if point is None else scorer, point)
+            if results:
+                accuracies = [result.row.accuracy for result in results]
+                detail = "unpruned" if point is None else describe_point(findings, point)
+                rows.append(
+                    {
+                        "criterion": describe_scorer(scorer),
+                        "x": statistics.mean(cost_of(result) for result in results),
+                        "accuracy": statistics.mean(accuracies),
+                        "low": min(accuracies),
+                        "high": max(accuracies),
+                        "detail": detail + describe_missing_seeds(findings, len(results)),
+                    }
+                )
+    title = f"Accuracy against {cost}"
+    timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
+    notes = {
+        "multiply-adds": "Points are means over the seeds; the intervals reach from the lowest to the highest seed.",
+        "measured time": f"Medians; {timed_with}. Timings vary on a machine that does other work too.",
+    }
+    numbers = PageTable(
+        title,
+        ["criterion", axis, "test accuracy", "lowest", "highest", "network"],
+        [
+            [row["criterion"], format_number(row["x"]), *(format_number(row[name], percent=True) for name in
+                                                           ("accuracy", "low", "high")), row["detail"]]
+            for row in rows
+        ],
+        notes.get(cost, ""),
+    )  # fmt: skip
+    controls = [describe_scorer(name) for name in controls_of(findings)]
+    if not rows:
+        return Charts(numbers)
+    return Charts(numbers, {"": trade_off(pd.DataFrame(rows), axis, title, controls, findings.scorers)})
+
+
+def _accuracy_table(findings: Findings, network: str) -> PageTable:
+    """Return a row a scorer and a column an operating point."""
+    signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
+    differences = {point: findings.differences_to_random(network, point) for point in findings.points}
+    names = [*findings.scorers, *findings.scratch]
+    rows = [[UNPRUNED, *(describe_accuracy(findings, network, UNPRUNED, None) for _ in findings.points)]]
+    for scorer in names:
+        signed = [
+            describe_accuracy(findings, network, scorer, point)
+            + (signs[differences[point][scorer].verdict] if scorer in differences[point] else "")
+            for point in findings.points
+        ]
+        rows.append([describe_scorer(scorer), *signed])
+    note = (
+        f"Test accuracy: mean ± standard deviation over the seeds. ▲ better, ▼ worse than {CONTROL} by the interval. "
+        f"{_about_scratch(findings)}"
+    )
+    columns = ["criterion", *(f"{point:g}" for point in findings.points)]
+    highlight = [number for number, name in enumerate(names, 1) if name in controls_of(findings)]
+    return PageTable(f"Accuracy by {POINT_NAMES[findings.goal]}", columns, rows, note, highlight)
+
+
+def _about_scratch(findings: Findings) -> str:
+    if not findings.scratch:
+        return ""
+    text = (
+        "From scratch: a new network with the pruned architecture, trained for as many epochs as the pruned networks "
+        "in all (training and fine-tuning), or for a multiple of them."
+    )
+    options = findings.recipe.train or findings.recipe.finetune
+    if options is not None and options.schedule == "step":
+        text += (
+            " Its learning rate follows a cosine, because the recipe's schedule, a step an epoch, would reach zero "
+            "before the end of such a budget."
+        )
+    return text
+
+
+def _point_table(findings: Findings, network: str, point: float) -> PageTable:
+    """Return the columns of the paper's table 12, with intervals."""
+    to_best, to_random = (f(network, point) for f in (findings.differences_to_best, findings.differences_to_random))
+    names = [*findings.scorers, *findings.scratch]
+    rows = []
+    for scorer in names:
+        results = findings.select(network, scorer, point)
+        if not results:
+            rows.append([describe_scorer(scorer), "missing", *[""] * 8])
+            continue
+        pruned = [each.row.accuracy_pruned for each in results if each.row.accuracy_pruned is not None]
+        drop = findings.drop(network, scorer, point)
+        rows.append(
+            [
+                describe_scorer(scorer),
+                describe_accuracy(findings, network, scorer, point),
+                " ".join(f"{100 * value:.2f}" for value in findings.accuracies(network, scorer, point)),
+                "" if drop is None else f"{100 * drop:+.2f}",
+                f"{100 * statistics.mean(pruned):.2f}" if pruned else "",
+                format_count(results[0].row.parameters),
+                format_count(results[0].row.macs),
+                f"{statistics.mean(each.row.images_per_second for each in results):,.0f}",
+                describe_difference(to_best.get(scorer)),
+                describe_difference(to_random.get(scorer)),
+            ]
+        )
+    columns = [
+        "criterion", "accuracy", "each seed", "drop, points", "right after pruning", "parameters", "multiply-adds",
+        "images/s", "minus the best", f"minus {CONTROL}",
+    ]  # fmt: skip
+    note = (
+        "Accuracies in percent. The last two columns are differences in points, paired over the test images, with "
+        "intervals of 95 % that hold for all pairs at once."
+    )
+    highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]
+    return PageTable(f"At {describe_point(findings, point)}", columns, rows, note, highlight)
+
+
+def _classes(findings: Findings, network: str) -> list[Block]:
+    """Return how the accuracy of each class changes at the middle operating point."""
+    if not findings.points:
+        return [Text("No network has been pruned.")]
+    point = findings.points[len(findings.points) // 2]
+    tables = {s: findings.class_accuracies(network, s, point) for s in findings.scorers}
+    known = {scorer: table for scorer, table in tables.items() if table is not None}
+    if not known:
+        return [Text(f"No network has been pruned at {describe_point(findings, point)}.")]
+    # Rows are numbered: two classes may have the same name.
+    changes = pd.DataFrame({scorer: 100 * (table["after"] - table["before"]) for scorer, table in known.items()})
+    before = 100 * pd.DataFrame({scorer: table["before"] for scorer, table in known.items()}).mean(axis=1)
+    return [_class_bars(findings, changes, point), _class_table(findings, changes, before, point)]
+
+
+def _class_bars(findings: Findings, changes: pd.DataFrame, point: float) -> Block:
+    unevenness = pd.DataFrame(
+        {"standard deviation over the classes": changes.std(ddof=0), "largest loss": -changes.min()}
+    )
+    title = f"How unevenly the classes pay at {describe_point(findings, point)}"
+    rows = [[str(name), *map(format_number, values)] for name, values in zip(unevenness.index, unevenness.to_numpy(),
+                                                                             strict=True)]  # fmt: skip
+    long = unevenness.rename_axis("criterion").reset_index().melt("criterion", var_name="quantity")
+    return Charts(
+        PageTable(title, ["criterion", *unevenness], rows, "Points of accuracy."),
+        {"": criterion_bars(long, "points", title)},
+    )
+
+
+def _class_table(findings: Findings, changes: pd.DataFrame, before: pd.Series, point: float) -> PageTable:
+    mean = changes.mean(axis=1)
+    order = mean.dropna().sort_values(kind="stable").index.tolist()
+    half = SHOWN_CLASSES // 2
+    shown = order if len(order) <= SHOWN_CLASSES else [*order[:half], *order[-half:]]
+    rows = [
+        [
+            findings.classes[number],
+            f"{before[number]:.0f}",
+            f"{mean[number]:+.1f}",
+            *(f"{change:+.1f}" for change in changes.loc[number]),
+        ]
+        for number in shown
+    ]
+    omitted = "" if shown == order else f" Shown are the {half} that lose most and the {half} that lose least."
+    return PageTable(
+        f"Change of each class's accuracy at {describe_point(findings, point)}",
+        ["class", "before, %", "mean change, points", *changes],
+        rows,
+        f"Points, mean over the seeds.{omitted} With few test images a class, these numbers are coarse.",
+    )
+
+
+def _layers(findings: Findings, network: str) -> list[Block]:
+    """Return H, ε and H/ε by depth, and the removed share of each layer."""
+    blocks: list[Block] = []
+    entropies = {
+        label: list(by_seed.values())
+        for label, by_seed in findings.scores_of(network).items()
+        if all("selective_rate" in scores.raw for scores in by_seed.values())
+    }
+    for quantity, name in QUANTITIES.items():
+        rows = [row for label, scores in entropies.items() for row in _profile(label, scores, quantity)]
+        if rows:
+            note = "Means over the units, classes and seeds; the intervals reach from the lowest to the highest seed."
+            blocks.append(_profile_chart(findings, pd.DataFrame(rows), f"{name} by depth", name, note))
+    if not entropies:
+        blocks.append(Text(f"{FEATURE_ENTROPY} is not among the criteria: there is no profile of H and ε."))
+    for point in findings.points[len(findings.points) // 2 :][:1]:
+        removed = [row for scorer in findings.scorers for row in _removed_shares(findings, network, scorer, point)]
+        title = f"Removed share of each layer at {describe_point(findings, point)}"
+        blocks.append(_profile_chart(findings, pd.DataFrame(removed), title, "share of the units", percent=True))
+    reasons = sorted({f"{layers}: {why}" for result in findings.results for layers, why in result.left.items()})
+    if reasons:
+        blocks.append(Text("Fewer units were removed than requested: " + "; ".join(reasons)))
+    return blocks
+
+
+def _profile(label: str, scores: list[Scores], quantity: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each layer with the mean of a quantity over its units and the seeds."""
+    layers = [layer for layer in scores[0].keep if layer in scores[0].raw.get(quantity, {})]
+    for depth, layer in enumerate(layers, 1):
+        values = [each.layer_mean(quantity, layer) for each in scores]
+        yield {
+            "criterion": label, "depth": depth, "layer": layer, "value": statistics.mean(values), "low": min(values),
+            "high": max(values),
+        }  # fmt: skip
+
+
+def _removed_shares(findings: Findings, network: str, scorer: str, point: float) -> Iterator[dict[str, Any]]:
+    """Yield a row for each layer with the share of its units that a scorer removes, the mean over the seeds."""
+    results, scores = findings.select(network, scorer, point), findings.scores_of(network).get(scorer)
+    if not results or scores is None:
+        return
+    for depth, (layer, keep) in enumerate(next(iter(scores.values())).keep.items(), 1):
+        share = statistics.mean(len(result.removed.get(layer, ())) / len(keep) for result in results)
+        yield {
+            "criterion": scorer, "depth": depth, "layer": layer, "value": share, "low": share, "high": share,
+        }  # fmt: skip
+
+
+def _profile_chart(
+    findings: Findings, points: pd.DataFrame, title: str, y_title: str, note: str = "", percent: bool = False
+) -> Block:
+    """Return a chart by layer with its numbers."""
+    if points.empty:
+        return Charts(PageTable(title, [], [], note))
+    ends = ["value", "low", "high"] if (points["low"] < points["high"]).any() else ["value"]
+    rows = [
+        [row["criterion"], str(row["depth"]), row["layer"], *(format_number(row[end], percent) for end in ends)]
+        for row in points.to_dict("records")
+    ]
+    columns = ["criterion", "depth", "layer", *(y_title if end == "value" else f"{end}est seed" for end in ends)]
+    form = ".2%" if percent else ".4~g"
+    chart = layer_profile(points, y_title, title, controls_of(findings), findings.scorers, form)
+    return Charts(PageTable(title, columns, rows, note), {"": chart})
+
+
+def _score_histograms(findings: Findings, network: str) -> Block:
+    """Return a histogram of each criterion's scores, with the same number of bins for all."""
+    groups = {label: _standardised(next(iter(each.values()))) for label, each in findings.scores_of(network).items()}
+    finite = {label: values[np.isfinite(values)] for label, values in groups.items()}
+    most = max(map(len, finite.values()), default=0)
+    bins = int(np.clip(np.ceil(np.sqrt(most)), 5, MOST_BINS))
+    title, x_title = "Distribution of the scores", "standardised score"
+    charts, rows = {}, []
+    for label, values in finite.items():
+        if len(values) == 0:
+            continue
+        counts, edges = np.histogram(values, bins)
+        omitted = len(groups[label]) - len(values)
+        caption = f"{label}: {len(values)} units" + (f", {omitted} not finite" if omitted else "")
+        frame = pd.DataFrame({"start": edges[:-1], "end": edges[1:], "count": counts})
+        charts[caption] = histogram(frame, x_title, f"{title}: {label}")
+        ends = [format_number(edge) for edge in (edges[0], edges[-1])]
+        rows.append([label, str(len(values)), str(omitted), *ends, *map(str, counts)])
+    note = (
+        "Scores of the first seed, standardised within each layer: minus the layer's mean, divided by its standard "
+        "deviation. Units with higher scores are kept."
+    )
+    columns = ["criterion", "units", "not finite", "from", "to", *(f"bin {number}" for number in range(1, bins + 1))]
+    return Charts(PageTable(title, columns, rows, note), charts)
+
+
+def _standardised(scores: Scores) -> np.ndarray:
+    """Return the scores of all layers, each layer with mean 0 and standard deviation 1."""
+    layers = [(keep - keep.mean()) / (keep.std() or 1) for keep in scores.keep.values()]
+    return np.concatenate(layers) if layers else np.empty(0)
+
+
+def _agreement(findings: Findings, network: str) -> list[Block]:
+    """Return the agreement of each pair of criteria, and of one with all others by layer.
+
+    Every pair by layer is in agreement.csv.
+    """
+    names = list(findings.scores_of(network))
+    if len(names) < 2 or not findings.points:
+        return [Text("There are no two criteria whose agreement could be measured.")]
+    middle = findings.points[len(findings.points) // 2]
+    reference = FEATURE_ENTROPY if FEATURE_ENTROPY in names else names[0]
+    overlap_note = " Units that both criteria remove, divided by the units that at least one of them removes."
+    measures: dict[str, tuple[str, Callable[[str, str], Mapping[str, float]]]] = {
+        "Spearman's ρ of the scores": ("", lambda one, other: findings.agreement(network, one, other, spearman)),
+        "Kendall's τ of the scores": ("", lambda one, other: findings.agreement(network, one, other, kendall)),
+        f"Jaccard index of the removed units at {describe_point(findings, middle)}": (
+            overlap_note,
+            lambda one, other: findings.overlap(network, middle, one, other),
+        ),
+    }
+    blocks: list[Block] = []
+    for title, (note, by_layer) in measures.items():
+        blocks.append(_heatmap(title, findings.matrix(names, by_layer), f"Mean over the layers and seeds.{note}"))
+        rows = [
+            {
+                "criterion": other, "depth": depth, "layer": layer, "value": value, "low": value, "high": value,
+            }
+            for other in names
+            if other != reference
+            for depth, (layer, value) in enumerate(by_layer(reference, other).items(), 1)
+        ]  # fmt: skip
+        measure = title.partition(" of")[0]
+        by_layer_title = f"{title}: {reference} and others, by layer"
+        blocks.append(_profile_chart(findings, pd.DataFrame(rows), by_layer_title, measure))
+    return blocks
+
+
+def _heatmap(title: str, values: pd.DataFrame, note: str) -> PageTable:
+    """Return a table whose cells are shaded, so that its numbers are read where they stand."""
+    rows = [
+        [str(name), *("–" if np.isnan(value) else f"{value:.2f}" for value in row)] for name, row in values.iterrows()
+    ]
+    shades = [[None if np.isnan(value) else float(value) for value in row] for row in values.to_numpy()]
+    return PageTable(title, ["", *values.columns], rows, note, shades=shades)
+
+
+def _scoring_cost(findings: Findings, network: str) -> PageTable:
+    rows = []
+    for label, by_seed in findings.scores_of(network).items():
+        scores = list(by_seed.values())
+        peaks = [each.peak_bytes for each in scores if each.peak_bytes is not None]
+        rows.append(
+            [
+                label,
+                str(scores[0].images),
+                f"{statistics.mean(each.seconds for each in scores):.2f}",
+                f"{statistics.mean(each.own_seconds for each in scores):.2f}",
+                f"{max(peaks) / 2**20:,.0f}" if peaks else "not known",
+            ]
+        )
+    note = (
+        "Seconds: with the passes of the images through the network, which all criteria share. Its own seconds and "
+        "memory: of the criterion alone."
+    )
+    columns = ["criterion", "images", "seconds", "its own seconds", "its own memory, MiB"]
+    return PageTable("What scoring costs", columns, rows, note)
+
+
+def _settings(findings: Findings) -> PageTable:
+    rows = [[key, value] for key, value in _flatten(findings.recipe.model_dump(mode="json"))]
+    return PageTable("The recipe, every key", ["key", "value"], rows)
+
+
+def _environment(findings: Findings) -> PageTable:
+    commits = sorted({str(commit) for commit in findings.frame["commit"]})
+    machines = {
+        f"{result.environment.get('processor')}, {result.environment.get('gpu') or 'no GPU'}"
+        for result in findings.results
+    }
+    rows = [[key, value] for key, value in _flatten(findings.environment)]
+    note = f"Commits of the results: {', '.join(commits)}. Measured on: {'; '.join(sorted(machines))}."
+    return PageTable("Where it was measured", ["key", "value"], rows, note)
+
+
+def _flatten(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each value in nested mappings and lists of mappings."""
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _flatten(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, list) and content and isinstance(content[0], Mapping):
+        for number, value in enumerate(content):
+            yield from _flatten(value, f"{path}[{number}]")
+    else:
+        yield path, str(content)
