@@ -170,7 +170,7 @@ def undecided(maps: Tensor) -> float:
         return births.has_hole(above, equal)
 
     some = maps.flatten(0, 1)[:: max(1, maps.shape[0] * maps.shape[1] * maps.shape[-1] ** 3 // 100_000_000)]
-    portable.AT_ONCE = some[0].numel()  # one map after the other: each is counted once
+    portable.MAX_ELEMENTS = some[0].numel()  # one map at a time, so that each is counted once
     for values in some:
         before = n
         portable.first_births(values[None], False, counting)

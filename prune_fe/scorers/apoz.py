@@ -5,21 +5,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_positions
 
 
 @dataclass(frozen=True)
 class APoZ(MapScorer):
-    """keep = −(share of zeros among all N·H·W activations after the ReLU).
+    """APoZ: the score is −(the share of zeros among all N·H·W activations after the ReLU).
 
-    Counted is a ≤ 0, which behind a ReLU is a = 0. Where there is none (the last convolution of a residual branch,
-    GELU, SiLU) it is the share that a ReLU would set to zero.
+    Activations a ≤ 0 are counted, which after a ReLU means a = 0. Where no ReLU follows (the last convolution of a
+    residual branch, GELU, SiLU), the score is −(the share of activations that a ReLU would set to zero).
     """
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        map_totals(maps)  # NaN ≤ 0 is false: a broken map must not count as an active one
+        """Return `zeros` (units,), the number of activations a ≤ 0, and `values`, the number of activations a unit."""
+        sum_over_positions(maps)  # refuses NaN, which would count as an active value because NaN ≤ 0 is false
         return {"zeros": (maps <= 0).sum(dim=(0, 2, 3)).cpu(), "values": torch.tensor(maps[:, 0].numel())}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        """Return −(share of zeros) of each unit."""
         share = sums["zeros"].double() / sums["values"]
         return LayerScore(-share, {"zero_share": share})

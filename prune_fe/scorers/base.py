@@ -1,4 +1,16 @@
-"""What every scorer is: settings, a measurement that adds up, and a score."""
+"""The interface of a scorer: its settings, a measurement that adds up over batches, and a score per unit.
+
+To write a scorer, subclass `MapScorer`, `GradientScorer`, `WeightScorer` or, for anything else, `Scorer`:
+
+    >>> @dataclass(frozen=True)
+    ... class LargestWeight(WeightScorer):
+    ...     def score_layer(self, layer, weight):
+    ...         return LayerScore(weight.abs().flatten(1).amax(dim=1))
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([-3.0, 2.0]).view(2, 1, 1, 1))
+    >>> LargestWeight().score(net, [Layer("0", 2, (0, 0))], {})["0"].keep.tolist()
+    [3.0, 2.0]
+"""
 
 from __future__ import annotations
 
@@ -17,43 +29,82 @@ from prune_fe.tracing.feature_maps import Layer
 
 @dataclass(frozen=True)
 class Rows:
-    """One row an image; `+` puts rows below rows. The one measurement that grows with the number of images, to no
-    more than `most`."""
+    """A bounded list of rows, one per image; `+` appends the rows of the other.
+
+    The only measurement that grows with the number of images.
+
+    Attributes:
+        values: The rows, shape (images, …).
+        max_rows: How many rows there may be; more are an InputError.
+    """
 
     values: Tensor
-    most: int
+    max_rows: int
 
     def __post_init__(self) -> None:
-        if len(self.values) > self.most:
+        if len(self.values) > self.max_rows:
             raise InputError(
-                f"each image leaves a row, at most {self.most} are kept (setting rows); take fewer samples"
+                f"each image leaves a row, at most {self.max_rows} are kept (setting rows); take fewer samples"
             )
 
     def __add__(self, other: Rows) -> Rows:
-        return Rows(torch.cat([self.values, other.values]), self.most)
+        return Rows(torch.cat([self.values, other.values]), self.max_rows)
 
 
 Sums = dict[str, Tensor | Rows]
-"""Every entry is a sum or a count over images: batches and processes merge with `+` and nothing else."""
+"""A measurement. Every entry is a sum or a count over images: batches and processes merge with `+` and nothing else."""
 
 
 @dataclass(frozen=True)
 class LayerScore:
-    """keep: (units,), higher = keep, finite. raw: quantity -> (units,) or (classes, units)."""
+    """The scores of the units of one layer.
+
+    Attributes:
+        keep: The score of each unit, shape (units,), finite. Units with the lowest scores are pruned first.
+        raw: Quantities that the scores are made of, by name with the unit of measure: (units,) or (classes, units).
+    """
 
     keep: Tensor
     raw: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Scorer(ABC):
-    """A criterion. A subclass is a frozen dataclass of its settings and holds no data."""
+    """A pruning criterion.
+
+    A subclass is a frozen dataclass. Its fields are the settings, and it holds no data: `measure` turns a batch into
+    sums, the caller adds these up, and `score` turns the totals into scores.
+    """
 
     needs_data: ClassVar[bool] = True
+    """Whether the scorer reads images; if not, its sums are empty."""
     needs_example: ClassVar[bool] = False
-    """Whether the network must run once, be it on zeros, to know what follows which convolution."""
+    """Whether the network must run once, on an image or on zeros, to know what follows each convolution."""
     needs_gradients: ClassVar[bool] = False
+    """Whether `measure_gradients` is called for each batch in place of `measure`."""
     compares_classes: ClassVar[bool] = False
     """Whether a score for one class needs images of the others too; `for_class` then says which class is meant."""
+
+    @classmethod
+    def with_settings(cls, name: str, settings: Mapping[str, Any]) -> Self:
+        """Return a scorer with these settings.
+
+        Args:
+            name: What to call the scorer in an error.
+            settings: Values by name of the setting; those left out have their defaults.
+
+        Raises:
+            InputError: The scorer has no such setting, or a value is not allowed.
+        """
+        allowed = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for key in settings:
+            if key not in allowed:
+                raise InputError(f"scorer {name!r} has no setting {key!r}; it has {', '.join(allowed) or 'none'}")
+        return cls(**settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name."""
+        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def for_seed(self, seed: int) -> Self:
         """Return this scorer with the seed of a run: itself, unless it draws random numbers."""
@@ -63,99 +114,134 @@ class Scorer(ABC):
         """Return this scorer for the study of one class: itself, unless it compares classes."""
         return self
 
-    @classmethod
-    def with_settings(cls, name: str, settings: Mapping[str, Any]) -> Self:
-        """The scorer with these settings; InputError for one that it does not have."""
-        allowed = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in settings:
-            if key not in allowed:
-                raise InputError(f"scorer {name!r} has no setting {key!r}; it has {', '.join(allowed) or 'none'}")
-        return cls(**settings)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
-
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:  # noqa: B027
-        """Raise InputError for what this scorer cannot judge, before any image is read. images: how many there will
-        be, labels: of which classes; 0 and () = not known."""
+        """Raise an error for what this scorer cannot score, before any image is read.
 
-    def observed(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
-        """The layers whose maps measure() is to see: those that are judged."""
+        Args:
+            layers: The layers to be scored.
+            images: How many images will be read, 0 if that is not known.
+            labels: The classes of these images, empty if that is not known.
+
+        Raises:
+            InputError: The scorer cannot score these layers on these images.
+            EnvironmentFault: A library that the settings need is not installed.
+        """
+
+    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
+        """Return the layers whose maps `measure` reads: by default those that are scored."""
         return layers
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        """What one batch adds. maps: (images, units, height, width), labels: (images,) int64 in [0, classes)."""
+        """Return what one batch adds to the sums of one layer.
+
+        Args:
+            maps: Feature maps, (images, units, height, width).
+            labels: The class of each image, (images,) int64 in [0, classes).
+            classes: Number of classes.
+        """
         raise TypeError(f"{type(self).__name__} reads no maps")
 
     def measure_gradients(self, gradients: Tensor) -> Sums:
-        """What one batch adds, for a scorer that needs gradients. gradients: (images, units), of each image's own
-        cross-entropy with respect to a factor 1 on the unit's map."""
+        """Return what one batch adds to the sums of one layer, for a scorer that needs gradients.
+
+        Args:
+            gradients: (images, units), the derivative of each image's own cross-entropy with respect to a factor by
+                which the unit's map is multiplied, at factor 1.
+        """
         raise TypeError(f"{type(self).__name__} reads no gradients")
 
     @abstractmethod
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
-        """Layer name -> score. sums: layer name -> the total of measure() over all images. example: one image."""
+        """Return the scores of every layer.
+
+        Args:
+            model: The network.
+            layers: The layers to be scored.
+            sums: For each observed layer, the total of `measure` over all images.
+            example: One image, (1, channels, height, width).
+
+        Returns:
+            Scores by name of the layer.
+        """
 
 
 class SumScorer(Scorer):
-    """Judges each layer by its sums alone."""
+    """A scorer that scores each layer from the sums of this layer alone."""
 
     @abstractmethod
-    def score_layer(self, sums: Any) -> LayerScore: ...
+    def score_layer(self, sums: Any) -> LayerScore:
+        """Return the scores of a layer from its total over all images."""
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
+        """Return the scores of every layer, each from its own sums."""
         return {layer.name: self.score_layer(sums[layer.name]) for layer in layers}
 
 
 class MapScorer(SumScorer):
-    """Judges each layer by its maps alone."""
+    """A scorer that scores each layer from its feature maps alone."""
 
     @abstractmethod
-    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums: ...
+    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+        """Return what one batch adds to the sums of one layer; see `Scorer.measure`."""
 
 
 class GradientScorer(SumScorer):
-    """Judges each layer by the gradients at its units alone."""
+    """A scorer that scores each layer from the gradients at its units alone."""
 
     needs_gradients: ClassVar[bool] = True
 
     @abstractmethod
-    def measure_gradients(self, gradients: Tensor) -> Sums: ...
+    def measure_gradients(self, gradients: Tensor) -> Sums:
+        """Return what one batch adds to the sums of one layer; see `Scorer.measure_gradients`."""
 
 
 class WeightScorer(Scorer):
-    """Judges each layer by its filters alone: (units, channels, height, width)."""
+    """A scorer that scores each layer from its filters alone."""
 
     needs_data: ClassVar[bool] = False
 
     @abstractmethod
-    def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore: ...
+    def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
+        """Return the scores of a layer from its filters, (units, channels, height, width) float64."""
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
+        """Return the scores of every layer, each from its own filters.
+
+        Raises:
+            InputError: A layer is not a `Conv2d`.
+        """
         scores = {}
         for layer in layers:
             module = model.get_submodule(layer.name)
             if not isinstance(module, nn.Conv2d):
                 raise InputError(f"layer {layer.name!r} is a {type(module).__name__} and has no filters of its own")
-            scores[layer.name] = self.score_layer(layer, wide(module.weight))
+            scores[layer.name] = self.score_layer(layer, to_float64(module.weight))
         return scores
 
 
-def map_totals(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Tensor:
-    """Σ over the positions of value(maps), (images, units) float64 on the CPU.
+def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Tensor:
+    """Return the sum of `value(maps)` over the positions of every map.
 
-    Image by image: a float64 copy of all maps would need twice their memory, and no image's total depends on the
-    batch that it came in. InputError names a unit whose map is not finite.
+    Args:
+        maps: Feature maps, (images, units, height, width).
+        value: Elementwise function of one image's maps.
+
+    Returns:
+        (images, units) float64 on the CPU.
+
+    Raises:
+        InputError: A map is not finite; the message names the unit.
     """
     if maps.device.type == "mps":  # which has no float64
         maps = maps.cpu()
+    # Image by image: a float64 copy of all maps would need twice their memory, and no image's total depends on the
+    # batch that it came in.
     totals = torch.stack([value(image).sum(dim=(1, 2), dtype=torch.float64) for image in maps]).cpu()
     finite = totals.isfinite()
     if not finite.all():
@@ -164,13 +250,13 @@ def map_totals(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda pixels: 
     return totals
 
 
-def wide(values: Tensor) -> Tensor:
-    """The values in float64, on their device or, if that is mps, which has none, on the CPU."""
+def to_float64(values: Tensor) -> Tensor:
+    """Return the values in float64, detached, on their device; from mps, which has no float64, on the CPU."""
     values = values.detach()
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-def one_of(scorer: str, setting: str, value: Any, allowed: Sequence[Any]) -> None:
-    """InputError unless the setting's value is one of those allowed."""
+def check_choice(scorer: str, setting: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise InputError unless the value of a setting is one of those allowed."""
     if value not in allowed:
         raise InputError(f"{scorer}: {setting} is {value!r}, allowed are {', '.join(map(str, allowed))}")

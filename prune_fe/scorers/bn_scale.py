@@ -1,5 +1,4 @@
-"""The scale of the batch norm (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming",
-section 3)."""
+"""BN scale (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", section 3)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,18 +7,19 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, Scorer, Sums, wide
+from prune_fe.scorers.base import LayerScore, Scorer, Sums, to_float64
 from prune_fe.tracing.feature_maps import Layer
 
 
 @dataclass(frozen=True)
 class BNScale(Scorer):
-    """keep = |γ| of the batch norm between the convolution and the map."""
+    """BN scale: the score is |γ| of the batch norm between the convolution and its feature map."""
 
     needs_data: ClassVar[bool] = False
     needs_example: ClassVar[bool] = True
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        """Raise InputError if some layer has no batch norm between its convolution and its map."""
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
             names = ", ".join(map(repr, bare[:3])) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
@@ -28,11 +28,16 @@ class BNScale(Scorer):
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
+        """Return |γ| of each unit's batch norm.
+
+        Raises:
+            InputError: A batch norm has no scale.
+        """
         scores = {}
         for layer in layers:
             gamma = model.get_submodule(str(layer.norm)).weight
             if not isinstance(gamma, Tensor):
                 raise InputError(f"layer {layer.name!r}: its batch norm {layer.norm!r} has no scale (affine=False)")
-            scale = wide(gamma).abs()
+            scale = to_float64(gamma).abs()
             scores[layer.name] = LayerScore(scale, {"bn_scale": scale})
         return scores

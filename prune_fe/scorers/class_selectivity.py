@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals, one_of
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, sum_over_positions
 from prune_fe.tracing.feature_maps import Layer
 
 Form = Literal["index", "difference"]
@@ -16,14 +16,16 @@ Form = Literal["index", "difference"]
 
 @dataclass(frozen=True)
 class ClassSelectivity(MapScorer):
-    """keep = (μ_max − μ_rest) / (μ_max + μ_rest): μ_c is the unit's mean activation on class c, μ_max the largest of
-    them and μ_rest the mean of the other classes' means.
+    """Class selectivity: the score is (μ_max − μ_rest) / (μ_max + μ_rest).
 
-    form: "difference" is μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao & Zhang 2022).
-    of: the number of a class whose μ_c takes the place of μ_max, for the study of this one class.
+    μ_c is the mean activation of the unit on class c, μ_max the largest of these, and μ_rest the mean of μ_c over the
+    other classes. A unit that is silent on every class has selectivity 0. Where no ReLU follows and means may be
+    negative, the divisor is |μ_max| + |μ_rest|, so that the index stays in [−1, 1].
 
-    A unit that is silent on every class has selectivity 0. Where maps have no ReLU and means may be negative the
-    index divides by |μ_max| + |μ_rest|, so that it stays in [−1, 1].
+    Attributes:
+        form: "index", or "difference" for μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao &
+            Zhang 2022).
+        of: Number of a class whose μ_c replaces μ_max, for the study of this class.
     """
 
     form: Form = "index"
@@ -31,14 +33,16 @@ class ClassSelectivity(MapScorer):
     compares_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        one_of("class-selectivity", "form", self.form, get_args(Form))
+        check_choice("class-selectivity", "form", self.form, get_args(Form))
         if self.of is not None and (type(self.of) is not int or self.of < 0):
             raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
 
     def for_class(self, label: int) -> Self:
+        """Return the scorer for the study of this class."""
         return replace(self, of=label)
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        """Raise InputError if the images are of one class only, or none is of class `of`."""
         if not labels:
             return
         if len(labels) < 2:
@@ -47,19 +51,24 @@ class ClassSelectivity(MapScorer):
             raise InputError(f"class-selectivity: no images of class {self.of}; choose one of those scored on")
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        """totals: (classes, units), Σ over the images of the mean over the positions; images: (classes,)."""
-        means = map_totals(maps) / maps[0, 0].numel()
+        """Return `totals` (classes, units), the sum of the images' mean activations, and `images` (classes,)."""
+        means = sum_over_positions(maps) / maps[0, 0].numel()
         totals = torch.zeros(classes, maps.shape[1], dtype=torch.float64).index_add_(0, labels, means)
         return {"totals": totals, "images": torch.bincount(labels, minlength=classes)}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        """Return the selectivity of each unit.
+
+        Raises:
+            InputError: The images are of one class only, or none is of class `of`.
+        """
         images = sums["images"]
-        chosen = images > 0
-        self.check((), int(images.sum()), chosen.nonzero().flatten().tolist())
-        mean = sums["totals"][chosen] / images[chosen, None]  # μ (classes, units)
+        has_images = images > 0
+        self.check((), int(images.sum()), has_images.nonzero().flatten().tolist())
+        mean = sums["totals"][has_images] / images[has_images, None]  # μ, (classes, units)
         strongest = mean.argmax(dim=0)
         if self.of is not None:
-            strongest.fill_(int(chosen[: self.of].sum()))
+            strongest.fill_(int(has_images[: self.of].sum()))  # its row among the classes that have images
         top = mean.gather(0, strongest[None])[0]
         others = torch.ones_like(mean).scatter_(0, strongest[None], 0)
         rest = (mean * others).sum(dim=0) / (len(mean) - 1)

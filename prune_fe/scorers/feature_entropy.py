@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, one_of
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
 from prune_fe.topology.persistence import Characteristic, Complex
@@ -23,22 +23,27 @@ By = Literal["entropy_per_rate", "entropy", "rate"]
 
 @dataclass(frozen=True)
 class FeatureEntropy(MapScorer):
-    """keep = −(mean over the classes of H/ε), so that a unit in disorder is pruned first (eq. 15, appendix A.7).
+    """Feature entropy: the score is −(mean over the classes of H/ε) (eq. 15, appendix A.7).
 
-    A class without any birth has H/ε = +∞. A unit with more such classes is worse; among equals the mean of the
-    finite classes decides. `keep` says both in one finite number: an infinite class counts N ln N, which no finite
-    mean reaches (H/ε ≤ (N − 1) ln N, N the images of the largest class).
+    H is the entropy of the birth times of the first hole in the unit's maps over the images of a class, and ε, the
+    selective rate, the share of these images whose map has a hole. A unit in disorder is pruned first.
 
-    rank: how a birth is numbered, by the elements above it (eqs. 3, 7) or by distinct edge weights.
-    normalise: P divides by the number of births, or as eq. 9 is printed by the number of samples.
-    p: below this selective rate H is (1 − ε) ln N (eq. 12).
-    by: what keep is made of: H/ε, or −(mean over the classes of H), or the mean over the classes of ε.
+    A class without any birth has H/ε = +∞. A unit with more such classes scores lower; between units with equally
+    many, the mean of the finite classes decides. Both fit in one finite number: an infinite class counts N ln N,
+    which no finite mean reaches (H/ε ≤ (N − 1) ln N, N the images of the largest class).
 
-    What the paper compares the birth of the first hole with takes its place in H and ε as `topology.characterise`
-    defines it; all but the default is slow and needs `pip install 'prune-fe[topology]'`:
-    characterise: of the Betti curve, its birth, maximum or integral (appendix A.3).
-    dimension: of the holes; 0 = components, of which every map has some (ε = 1), the first at birth 1 (H = 0).
-    complex: of the cliques in the map's graph, or of its pixels (appendix A.2).
+    The last three settings replace the birth time in H and ε by another characteristic, as `topology.characterise`
+    defines it. All but the default are slow and need `pip install 'prune-fe[topology]'`.
+
+    Attributes:
+        rank: How a birth is numbered: by the elements above it (eqs. 3, 7) or by distinct edge weights.
+        normalise: What divides the counts to give P: the number of births, or, as eq. 9 is printed, that of samples.
+        p: Below this selective rate, H is (1 − ε) ln N (eq. 12).
+        by: What the score is: "entropy_per_rate", −(mean over the classes of H/ε); "entropy", −(mean of H); "rate",
+            the mean of ε.
+        characterise: Of the Betti curve: its birth, maximum or integral (appendix A.3).
+        dimension: Of the holes. 0 means components, which every map has (ε = 1), the first at birth 1 (H = 0).
+        complex: Of the cliques in the map's graph, or of its pixels (appendix A.2).
     """
 
     rank: Rank = "elements"
@@ -50,9 +55,9 @@ class FeatureEntropy(MapScorer):
     complex: Complex = "clique"
 
     def __post_init__(self) -> None:
-        kinds = {"rank": Rank, "normalise": Normalise, "by": By, "characterise": Characteristic, "complex": Complex}
-        for name, kind in kinds.items():
-            one_of("feature-entropy", name, getattr(self, name), get_args(kind))
+        choices = {"rank": Rank, "normalise": Normalise, "by": By, "characterise": Characteristic, "complex": Complex}
+        for name, allowed in choices.items():
+            check_choice("feature-entropy", name, getattr(self, name), get_args(allowed))
         if not (isinstance(self.p, int | float) and 0 <= self.p <= 1):
             raise InputError(f"feature-entropy: p is {self.p!r}, allowed are numbers from 0 to 1")
         try:
@@ -61,29 +66,35 @@ class FeatureEntropy(MapScorer):
             raise InputError(f"feature-entropy: {error}") from error
 
     @property
-    def compiled(self) -> bool:
-        """Whether the compiled kernel gives the characteristic; homology gives all others."""
+    def uses_birth_times(self) -> bool:
+        """Whether the characteristic is the birth time, for which there is a fast kernel."""
         return (self.characterise, self.dimension, self.complex) == ("birth", 1, "clique")
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        """Raise an error for what cannot be scored, and compile the kernel so that no measurement includes that.
+
+        Raises:
+            InputError: Maps are too small for a hole, not square, or too large for the counts to be indexed.
+            EnvironmentFault: The library that computes the homology is not installed.
+        """
         faults = [fault for layer in layers if (fault := self.map_size_fault(layer))]
         if faults:
             more = f" (and {len(faults) - 1} more layers: leave all of them out)" if len(faults) > 1 else ""
             raise InputError(f"feature-entropy: {faults[0]}{more}")
         for layer in layers:
             try:
-                self.table(max(labels, default=0) + 1, layer.units, *layer.map_size)
+                self.counts_shape(max(labels, default=0) + 1, layer.units, *layer.map_size)
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
-        if self.compiled:
-            # The kernel is compiled once an installation, for few and for many rows; that is no time of scoring.
+        if self.uses_birth_times:
+            # Two kernels: one for up to 64 rows, one for more. They are compiled once an installation.
             for rows in (4, 65):
                 birth_times(torch.zeros(1, rows, rows))
         else:
-            persistence.library(self.complex)
+            persistence.import_library(self.complex)
 
     def map_size_fault(self, layer: Layer) -> str | None:
-        """What is wrong with maps that are too small for a hole, or that are no adjacency matrix."""
+        """Return why the layer's maps cannot be characterised: they are too small for a hole, or not square."""
         height, width = layer.map_size
         if self.complex == "clique" and height != width:
             return f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
@@ -97,9 +108,13 @@ class FeatureEntropy(MapScorer):
             "use a larger input or leave the layer out"
         )
 
-    def table(self, classes: int, units: int, height: int, width: int) -> tuple[int, int, int]:
-        """The shape of the counts: (classes, units, largest + 1). InputError if int64 cannot number the entries."""
-        shape = (classes, units, self.largest(height, width) + 1)
+    def counts_shape(self, classes: int, units: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape of the counts, (classes, units, largest characteristic + 1).
+
+        Raises:
+            InputError: int64 cannot index that many counts.
+        """
+        shape = (classes, units, self.largest_characteristic(height, width) + 1)
         if math.prod(shape) > torch.iinfo(torch.int64).max:
             raise InputError(
                 f"the {self.characterise} in dimension {self.dimension} of {height}×{width} maps has "
@@ -108,33 +123,42 @@ class FeatureEntropy(MapScorer):
             )
         return shape
 
-    def largest(self, height: int, width: int) -> int:
-        """No map has a larger characteristic: a Betti number is at most the number of simplices, or of pixels."""
+    def largest_characteristic(self, height: int, width: int) -> int:
+        """Return an upper bound of the characteristic: a Betti number is at most the number of simplices or pixels."""
         elements = height * width
         holes = math.comb(height, self.dimension + 1) if self.complex == "clique" else elements
         return {"birth": elements, "maximum": holes, "integral": elements * holes}[self.characterise]
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        """births: (classes, units, largest + 1), sparse counts of (class, unit, characteristic), 0 = no hole."""
+        """Return `births`, sparse counts (classes, units, largest characteristic + 1); entry 0 counts no hole."""
         units, (height, width) = maps.shape[1], maps.shape[2:]
-        births = self.characteristic(maps).cpu().long()  # (images, units)
-        where = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), births)).flatten(1)
-        ones, shape = torch.ones(where.shape[1], dtype=torch.int64), self.table(classes, units, height, width)
-        return {"births": torch.sparse_coo_tensor(where, ones, shape, check_invariants=True).coalesce()}
+        values = self.characteristic(maps).cpu().long()  # (images, units)
+        indices = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), values)).flatten(1)
+        ones = torch.ones(indices.shape[1], dtype=torch.int64)
+        shape = self.counts_shape(classes, units, height, width)
+        return {"births": torch.sparse_coo_tensor(indices, ones, shape, check_invariants=True).coalesce()}
 
     def characteristic(self, maps: Tensor) -> Tensor:
-        """(images, units, height, width) -> (images, units), whole numbers, 0 = no hole."""
-        if self.compiled:
+        """Return the characteristic of each map, a whole number, 0 for no hole.
+
+        Args:
+            maps: (images, units, height, width).
+
+        Returns:
+            (images, units).
+        """
+        if self.uses_birth_times:
             return birth_times(maps, rank=self.rank)
         return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)
 
     def score_layer(self, sums: Mapping[str, Tensor]) -> LayerScore:
+        """Return the feature entropy of each unit."""
         entropy, rate = entropy_and_rate(sums["births"], p=self.p, normalise=self.normalise)
         images = sums["births"].sum(dim=(1, 2)).to_dense() // sums["births"].shape[1]
-        chosen = images > 0  # classes that were left out of the sample
-        entropy, rate = entropy[chosen], rate[chosen]
-        ratio = entropy / rate  # ε = 0: H = ln N, so +∞ (and 0/0 for a single image)
-        ratio[rate == 0] = math.inf
+        has_images = images > 0  # false for classes that are not in the sample
+        entropy, rate = entropy[has_images], rate[has_images]
+        ratio = entropy / rate
+        ratio[rate == 0] = math.inf  # also where H = ln N = 0, of a single image: 0/0
         keep = {
             "entropy_per_rate": -mean_with_infinite(ratio, int(images.max())),
             "entropy": -entropy.mean(dim=0),
@@ -150,9 +174,14 @@ class FeatureEntropy(MapScorer):
 
 
 def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
-    """H/ε (classes, units) -> (units,): the mean of the finite classes, and N ln N more for each infinite one.
+    """Return the mean of H/ε over the finite classes, plus N ln N for each infinite class.
 
-    largest: N, the images of the largest class.
+    Args:
+        ratio: H/ε, (classes, units).
+        largest: N, the number of images of the largest class.
+
+    Returns:
+        (units,), finite.
     """
     infinite = ratio.isinf()
     finite_mean = ratio.masked_fill(infinite, 0).sum(dim=0) / (~infinite).sum(dim=0).clamp(min=1)
@@ -161,24 +190,33 @@ def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
 
 
 def entropy_and_rate(births: Tensor, p: float = 0.1, normalise: Normalise = "births") -> tuple[Tensor, Tensor]:
-    """H in nats and ε, each (classes, units), from counts (classes, units, birth times), 0 = no birth.
+    """Return the entropy H in nats and the selective rate ε of each class and unit (eqs. 9 to 12).
 
-    Equations 9 to 12: H = −Σ P(x) ln P(x) over the birth times x when ε ≥ p, (1 − ε) ln N when ε < p. A class
-    without images has H = ε = 0.
+    H = −Σ P(x) ln P(x) over the birth times x where ε ≥ p, and (1 − ε) ln N where ε < p. A class without images has
+    H = ε = 0.
+
+    Args:
+        births: Counts, (classes, units, birth times), dense or sparse; entry 0 counts the images without a birth.
+        p: The smallest selective rate at which H is the entropy.
+        normalise: What divides the counts to give P.
+
+    Returns:
+        H and ε, each (classes, units) float64.
     """
     births = births.coalesce() if births.is_sparse else births.to_sparse().coalesce()
     classes, units, _ = births.shape
-    where, counts = births.indices(), births.values().double()
-    pairs = where[0] * units + where[1]
+    indices, counts = births.indices(), births.values().double()
+    pairs = indices[0] * units + indices[1]  # the number of each count's class and unit
 
     def total(values: Tensor, entries: Tensor) -> Tensor:
+        """Return the sum of the values for each class and unit."""
         return torch.zeros(classes * units, dtype=torch.float64).index_add_(0, entries, values)
 
-    born = where[2] > 0
-    samples, born_total = total(counts, pairs), total(counts[born], pairs[born])
-    rate = born_total / samples.clamp(min=1)
-    probability = counts[born] / (born_total if normalise == "births" else samples)[pairs[born]]
-    entropy = total(-probability * probability.log(), pairs[born])
+    is_birth = indices[2] > 0
+    samples, born = total(counts, pairs), total(counts[is_birth], pairs[is_birth])
+    rate = born / samples.clamp(min=1)
+    probability = counts[is_birth] / (born if normalise == "births" else samples)[pairs[is_birth]]
+    entropy = total(-probability * probability.log(), pairs[is_birth])
     entropy = torch.where(rate < p, (1 - rate) * samples.clamp(min=1).log(), entropy)
-    # −1 · ln 1 is −0; an entropy is never negative.
+    # abs() makes 0 of −0, which −1 · ln 1 is; an entropy is never negative.
     return entropy.abs().view(classes, units), rate.view(classes, units)

@@ -11,11 +11,14 @@ from prune_fe.tracing.feature_maps import Layer
 
 @dataclass(frozen=True)
 class FPGM(WeightScorer):
-    """keep = g(F_i) = Σ_j ‖F_i − F_j‖₂ over the filters of the layer: a filter near the geometric median is one that
-    the others can replace."""
+    """FPGM: the score is g(F_i) = Σ_j ‖F_i − F_j‖₂ over the filters F_j of the layer.
+
+    The others can replace a filter near their geometric median, so it is pruned first.
+    """
 
     def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
+        """Return the sum of each filter's distances to all filters of the layer."""
         filters = weight.flatten(1)
-        # By differences: the matrix product that cdist takes to be faster loses the small distances.
+        # cdist's faster way, by a matrix product, loses small distances to rounding.
         distance = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1)
         return LayerScore(distance, {"fpgm_distance": distance})

@@ -5,23 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_positions
 
 
 @dataclass(frozen=True)
 class HRank(MapScorer):
-    """keep = the mean over the images of the rank of the unit's map.
+    """HRank: the score is the mean over the images of the rank of the unit's map.
 
-    A singular value counts when it is above max(height, width) · ε · the largest one, ε the precision of the maps.
+    A singular value counts if it is above max(height, width) · ε times the largest one, where ε is the machine
+    precision of the maps.
     """
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        map_totals(maps)  # names a map that is not finite
+        """Return `ranks` (units,), the sum of the ranks, and `images`, the number of images."""
+        sum_over_positions(maps)  # refuses a map that is not finite, by name
         tolerance = max(maps.shape[2:]) * torch.finfo(maps.dtype).eps
         maps = maps if maps.dtype == torch.float64 else maps.float()
         ranks = torch.stack([torch.linalg.matrix_rank(image, rtol=tolerance) for image in maps])
         return {"ranks": ranks.sum(dim=0).cpu(), "images": torch.tensor(len(maps))}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        """Return the mean rank of each unit."""
         rank = sums["ranks"].double() / sums["images"]
         return LayerScore(rank, {"map_rank": rank})

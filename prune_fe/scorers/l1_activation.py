@@ -1,20 +1,22 @@
-"""L1 norm of the activation (Zhao & Zhang 2022, tables 1, 2 and 6): how strongly a unit fires."""
+"""L1 norm of the activation (Zhao & Zhang 2022, tables 1, 2 and 6)."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, map_totals
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_positions
 
 
 @dataclass(frozen=True)
 class L1Activation(MapScorer):
-    """keep = the mean over the images of Σ|a| over the unit's map."""
+    """L1 norm of the activation: the score is the mean over the images of Σ|a| over the unit's map."""
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        return {"norm": map_totals(maps, torch.abs).sum(dim=0), "images": torch.tensor(len(maps))}
+        """Return `norm` (units,), the sum of the norms, and `images`, the number of images."""
+        return {"norm": sum_over_positions(maps, torch.abs).sum(dim=0), "images": torch.tensor(len(maps))}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        """Return the mean L1 norm of each unit."""
         norm = sums["norm"] / sums["images"]
         return LayerScore(norm, {"l1_activation": norm})

@@ -10,8 +10,9 @@ from prune_fe.tracing.feature_maps import Layer
 
 @dataclass(frozen=True)
 class L1Filter(WeightScorer):
-    """keep = Σ|w| over the filter of the unit."""
+    """L1 norm of the filter: the score is Σ|w| over the weights of the unit's filter."""
 
     def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
+        """Return the L1 norm of each filter."""
         norm = weight.abs().flatten(1).sum(dim=1)
         return LayerScore(norm, {"l1_filter": norm})

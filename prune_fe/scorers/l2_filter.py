@@ -10,8 +10,9 @@ from prune_fe.tracing.feature_maps import Layer
 
 @dataclass(frozen=True)
 class L2Filter(WeightScorer):
-    """keep = √Σw² over the filter of the unit."""
+    """L2 norm of the filter: the score is √Σw² over the weights of the unit's filter."""
 
     def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
+        """Return the L2 norm of each filter."""
         norm = weight.flatten(1).norm(dim=1)
         return LayerScore(norm, {"l2_filter": norm})

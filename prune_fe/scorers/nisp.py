@@ -59,7 +59,7 @@ class NISP(Scorer):
         if images == 1:
             raise InputError("nisp compares the responses to several images, there is 1")
 
-    def observed(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
+    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
         response = find_response(model, example)
         if response.units > self.features:
             raise InputError(

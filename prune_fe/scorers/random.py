@@ -1,4 +1,4 @@
-"""A seeded permutation: the control that every comparison needs."""
+"""A random order of the units: the control that every comparison needs."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,13 @@ from prune_fe.tracing.feature_maps import Layer
 
 @dataclass(frozen=True)
 class Random(Scorer):
-    """keep = a random permutation of 0 … units − 1, the same for the same seed, layer name and number of units."""
+    """Random: the scores are a random permutation of 0, …, units − 1.
+
+    It depends on the seed, the name of the layer and its number of units only.
+
+    Attributes:
+        seed: Seed of the permutation.
+    """
 
     seed: int = 0
     needs_data: ClassVar[bool] = False
@@ -25,11 +31,13 @@ class Random(Scorer):
             raise InputError(f"random: seed is {self.seed!r}, allowed are whole numbers")
 
     def for_seed(self, seed: int) -> Self:
+        """Return the scorer with this seed."""
         return replace(self, seed=seed)
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
+        """Return a random permutation for each layer."""
         scores = {}
         for layer in layers:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{layer.name}".encode()))

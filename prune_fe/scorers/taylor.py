@@ -6,27 +6,31 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import GradientScorer, LayerScore, Sums, one_of, wide
+from prune_fe.scorers.base import GradientScorer, LayerScore, Sums, check_choice, to_float64
 
 Square = Literal["total", "image"]
 
 
 @dataclass(frozen=True)
 class Taylor(GradientScorer):
-    """keep = (∂E/∂z)², z = 1 a gate on the unit's map (eq. 8, taken at a gate), E the mean cross-entropy.
+    """Taylor importance: the score is (∂E/∂z)², E the mean cross-entropy and z = 1 a factor on the unit's map (eq. 8).
 
-    square: "total" squares the gradient of E over all images, accumulated over the batches, as the formula says;
-    "image" takes the mean over the images of the squared gradient of each image's own loss, which does not vanish on
-    a converged network. Neither depends on how the images are cut into batches.
+    How the images are divided into batches makes no difference.
+
+    Attributes:
+        square: What is squared. "total": the gradient of E over all images, as in the paper. "image": the gradient of
+            each image's own loss, of which the mean over the images is taken; this does not vanish on a converged
+            network.
     """
 
     square: Square = "total"
 
     def __post_init__(self) -> None:
-        one_of("taylor", "square", self.square, get_args(Square))
+        check_choice("taylor", "square", self.square, get_args(Square))
 
     def measure_gradients(self, gradients: Tensor) -> Sums:
-        gradients = wide(gradients)
+        """Return `total` and `squares` (units,), the sums of the gradients and of their squares, and `images`."""
+        gradients = to_float64(gradients)
         return {
             "total": gradients.sum(dim=0).cpu(),
             "squares": gradients.square().sum(dim=0).cpu(),
@@ -34,6 +38,7 @@ class Taylor(GradientScorer):
         }
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
+        """Return the importance of each unit."""
         per_image = sums["squares"] / sums["images"]
         total = (sums["total"] / sums["images"]).square()
         importance = total if self.square == "total" else per_image

@@ -1,4 +1,4 @@
-"""Feature map -> birth time of its first hole, or another characteristic of its Betti curves."""
+"""The birth time of a feature map's first hole, and other characteristics of its Betti curves."""
 
 from prune_fe.topology.births import birth_times
 from prune_fe.topology.persistence import characterise

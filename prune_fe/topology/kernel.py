@@ -1,6 +1,8 @@
-"""The first birth of many maps, compiled: elements in falling order, groups of equal ones, holes decided exactly.
+"""The birth times of many maps on the CPU, compiled by numba.
 
-Why no homology need be computed. Let Y be a graph whose clique complex has H¹ = 0 (coefficients in GF(2), so H¹ = 0
+The elements of a map enter in falling order, groups of equal ones together, until the graph has a hole.
+
+Why no homology need be computed: let Y be a graph whose clique complex has H¹ = 0 (coefficients in GF(2), so H¹ = 0
 just when H₁ = 0), and let K be Y plus some edges P, each within one component of Y. A cocycle f of K is a coboundary
 on Y; subtract that coboundary, and f is zero on Y. It is then the only such cocycle of its class: Y and K have the
 same components, and a coboundary that is zero on Y comes from a function that is constant on each. Hence
@@ -9,13 +11,14 @@ same components, and a coboundary that is zero on Y comes from a function that i
 
 For a single edge, f is zero if the edge closes a triangle and free if it does not. So an edge with a common neighbour
 leaves H¹ = 0 and joins Y; so does an edge between two components, through which no cycle passes; any other single
-edge is a birth. For several edges of equal value, (1) is a linear system in a few unknowns, of which nearly every
+edge gives a hole. For several edges of equal value, (1) is a linear system in a few unknowns, of which nearly every
 equation says that one unknown is zero or that two are equal.
 
-Once most vertices have met, what is left can be judged without any order (later_hole).
+Once most vertices are connected, the first hole among the remaining elements can be found without sorting them
+(find_later_hole).
 
-All compiled functions are in this one file because numba notices a change only in the file of the function it loads
-from its cache, not in those of the functions that one calls.
+All compiled functions are in this one file because numba compares only the file of the function that it loads from its
+cache: a change in another file, of a function that is called, would go unnoticed.
 """
 
 import math
@@ -25,26 +28,27 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-NOT_FINITE = -1  # in place of a birth time
-NO_HOLE = -1  # in place of a group's position: none in this slice,
-CONE = -2  # and none later either
-UNSURE = -3  # edges of equal value have to enter before it is known
+NOT_FINITE = -1  # in place of a birth time: the map has NaN or an infinite element
+NO_HOLE = -1  # in place of a position in a slice: the slice gives no hole
+CONE = -2  # the slice gives no hole, and no later one will
+UNSURE = -3  # the remaining elements must enter before it is known
 
-SLICE_GROWTH = 3  # each slice of elements wants this many times as many as the one before
-MOST_SAMPLED = 1024  # elements by which a later slice is chosen
-LEAST_SAMPLED = 4  # of them are wanted in the slice: fewer say little
-MOST_TESTS = 3  # pairs a vertex that later_hole tests before it gives up
-MOST_RANKED = 128  # beyond this many items a radix sort is faster than counting the smaller ones
-DIGIT_BITS = 8
+SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
+MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
+MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
+MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
+MAX_RANKED = 128  # beyond this many items a radix sort is faster than rank_sort
+DIGIT_BITS = 8  # of the radix sort
 
 QUOTIENT_BITS = 42
-MOST_ROWS = 1 << QUOTIENT_BITS // 3  # of larger maps the indices could not be divided as vertices() does
+MAX_ROWS = 1 << QUOTIENT_BITS // 3  # up to this size, vertices() divides every index exactly
 
 
-def compiled(function: Callable) -> Callable:
-    """Compile on the first call, for any thread to run; later processes load the machine code from the disk.
+def entry_point(function: Callable) -> Callable:
+    """Compile a function that Python calls, on its first call, to run without the GIL; cache its code on the disk.
 
-    Not numba's `parallel=True`: its OpenMP runtime clashes with torch's and dies in forked data loader workers.
+    numba's `parallel=True` is no option: its OpenMP runtime clashes with torch's and dies in forked data loader
+    workers.
     """
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -52,32 +56,56 @@ def compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True)(function)
 
 
-@compiled
+def compiled(function: Callable) -> Callable:
+    """Compile a function that only compiled functions call.
+
+    Without a wrapper for Python and a cache entry of its own (the entry point's contains it), it compiles faster.
+    """
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+@entry_point
 def slice_size(size):
-    """How many elements to enter at first: about as many as a birth needs on maps of size × size."""
+    """Return how many elements the first slice should have: about as many as a birth needs on size × size maps."""
     return 14 + size // 4
 
 
 class Scratch(NamedTuple):
-    """What one thread needs to work on maps of one size and type; nothing in it outlives a map."""
+    """Arrays that one thread needs to process maps of one size and type; nothing in them outlives a map.
 
-    keys: np.ndarray  # (m²,) the map's elements as integers in their order, if they are not so already
-    tops: np.ndarray  # (columns,) the largest of each column, when the elements are laid out in rows of this length
-    picked: np.ndarray  # (columns + 1,) int32: columns that are being gathered
-    sample: np.ndarray  # (at most MOST_SAMPLED,) every so many-th element
-    order: np.ndarray  # (m²,) int64: elements that enter, in falling order, as items
-    spare: np.ndarray  # (m² + 1,) int64: the same unsorted
-    neighbours: np.ndarray  # (m,) or (m, words) uint64: bit b of row a is set when {a, b} is an edge, or a = b
-    labels: np.ndarray  # (m,) int32: equal for two vertices of one component
-    later_labels: np.ndarray  # (m,) int32: the same, of the graph with later edges
-    reached: np.ndarray  # (words,) uint64: a set of vertices
-    degrees: np.ndarray  # (m,) int32: the number of each vertex's edges
-    pending: np.ndarray  # (m², 2) int32: edges of the current group that may not join yet
-    unknowns: np.ndarray  # (m, m) int32, symmetric: the unknown f(a, b) of eq. 1; 0 = known to be zero
+    Attributes:
+        keys: (m²,), the map's elements as integers in their order, unless they are in order already.
+        tops: (columns,), the largest element of each column, when the elements are laid out in rows of this length.
+        picked: (columns + 1,) int32, the columns that `gather` reads.
+        sample: (at most MAX_SAMPLED,), every n-th element.
+        order: (m²,) int64, the items of a slice, sorted.
+        spare: (m² + 1,) int64, the items of a slice, unsorted.
+        neighbours: (m,) or (m, words) uint64; bit b of row a is set if {a, b} is an edge, or a = b.
+        labels: (m,) int32, equal for two vertices of one component.
+        later_labels: (m,) int32, the same for the graph with later edges.
+        reached: (words,) uint64, a set of vertices.
+        degrees: (m,) int32, the number of each vertex's edges.
+        pending: (m², 2) int32, edges of the current group that may not join yet.
+        unknowns: (m, m) int32, symmetric: the number of the unknown f(a, b) of eq. 1; 0 = known to be zero.
+    """
+
+    keys: np.ndarray
+    tops: np.ndarray
+    picked: np.ndarray
+    sample: np.ndarray
+    order: np.ndarray
+    spare: np.ndarray
+    neighbours: np.ndarray
+    labels: np.ndarray
+    later_labels: np.ndarray
+    reached: np.ndarray
+    degrees: np.ndarray
+    pending: np.ndarray
+    unknowns: np.ndarray
 
 
 def make_scratch(n_elements: int, dtype: np.dtype) -> Scratch:
-    """Room for maps of m² elements that are given as integers of this type."""
+    """Return scratch arrays for maps of m² elements that are given as integers of this type."""
     size = math.isqrt(n_elements)
     n_rows = max(1, round(math.sqrt(n_elements / (1.5 * slice_size(size)))))
     n_columns = -(-n_elements // n_rows)
@@ -99,26 +127,31 @@ def make_scratch(n_elements: int, dtype: np.dtype) -> Scratch:
     )
 
 
-@compiled
+@entry_point
 def fill_births(bits, infinity, by_edges, scratch, births):
-    """Write each map's birth time, 0 for none, NOT_FINITE for a map with NaN or an infinite element.
+    """Write each map's birth time to `births`: 0 for none, NOT_FINITE for a map with NaN or an infinite element.
 
-    bits: (maps, m²) int16 or int32, the bit patterns of IEEE numbers; infinity: the bit pattern of +∞.
+    The elements enter in ever lower slices, each sorted by itself, because a birth usually needs only the first few.
+    The elements of the lowest value never enter: with them the graph is complete, and has no hole.
 
-    A map's elements enter in ever lower slices, sorted slice by slice, for a birth usually needs the first few only.
-    The lowest ones need not enter at all: with them the graph is complete, and has no hole.
+    Args:
+        bits: (maps, m²) int16 or int32, the bit patterns of IEEE numbers.
+        infinity: The bit pattern of +∞.
+        by_edges: Whether births are numbered by the edge weights, not by the elements.
+        scratch: From make_scratch, for maps of this size and type.
+        births: Output, (maps,) int32.
     """
-    # Unpacked once: to take an array out of a tuple, or to hand it over, costs as much as many edges.
+    # Unpacked once: taking an array out of a tuple, or passing it to a function, costs as much as many edges.
     tops, picked, sample, order, spare = scratch.tops, scratch.picked, scratch.sample, scratch.order, scratch.spare
     neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
     pending, unknowns = scratch.pending, scratch.unknowns
     for i in range(len(bits)):
         keys = bits[i]
-        lowest, highest = scan(keys, tops)
+        lowest, highest = fill_tops(keys, tops)
         if lowest < 0:
-            put_in_order(keys, scratch.keys)
+            fill_keys(keys, scratch.keys)
             keys = scratch.keys
-            lowest, highest = scan(keys, tops)
+            lowest, highest = fill_tops(keys, tops)
         births[i] = 0
         if lowest <= -infinity or highest >= infinity:
             births[i] = NOT_FINITE
@@ -135,19 +168,19 @@ def fill_births(bits, infinity, by_edges, scratch, births):
                 if last_floor >= ceiling:
                     break
                 if n_entered >= len(labels):
-                    place = later_hole(keys, scratch, last_floor, ceiling)
-                    if place == NO_HOLE:
+                    position = find_later_hole(keys, scratch, last_floor, ceiling)
+                    if position == NO_HOLE:
                         break
-                    if place >= 0 and not by_edges:
-                        births[i] = 1 + count(keys, 1 - (order[place] >> 32))
+                    if position >= 0 and not by_edges:
+                        births[i] = 1 + count(keys, 1 - (order[position] >> 32))
                         break
-                # Columns in which much is large have but one top: from now on those in between must be told apart.
-                take_sample(keys, sample)
-                n_wanted = max(LEAST_SAMPLED, n_slice * len(sample) // len(keys))
+                # The tops no longer tell how many elements are above a floor: a column may have several of them.
+                fill_sample(keys, sample)
+                n_wanted = max(MIN_SAMPLED, n_slice * len(sample) // len(keys))
                 floor = choose_floor(sample, n_wanted, last_floor, ceiling)
             n = gather(keys, tops, picked, spare, floor, ceiling)
             sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
-            n_new_values, group = enter(order, n, neighbours, labels, degrees, pending, unknowns)
+            n_new_values, group = enter_slice(order, n, neighbours, labels, degrees, pending, unknowns)
             n_values += n_new_values
             if group >= 0:
                 births[i] = n_values if by_edges else n_entered + group + 1
@@ -158,11 +191,15 @@ def fill_births(bits, infinity, by_edges, scratch, births):
             n_slice *= SLICE_GROWTH
 
 
-@compiled
+@entry_point
 def fill_ranks(values, ranks):
-    """Replace each map's values by 0, 1, … in their order, or all by the largest integer if some are not finite.
+    """Write the rank of each value within its map, 0, 1, …; the largest integer throughout a map that is not finite.
 
-    values: (maps, m²) float64; ranks: (maps, m²) int32. Births depend on the order only, so ranks serve as bits.
+    Births depend on the order of the elements only, so ranks can replace bit patterns.
+
+    Args:
+        values: (maps, m²) float64.
+        ranks: Output, (maps, m²) int32.
     """
     for i in range(len(values)):
         order = np.argsort(values[i])
@@ -176,16 +213,22 @@ def fill_ranks(values, ranks):
 
 
 @compiled
-def put_in_order(bits, keys):
-    """An IEEE number is a sign and a magnitude, so as integers ±magnitude has the numbers' order, and −0 = +0."""
+def fill_keys(bits, keys):
+    """Write integers in the order of the IEEE numbers with these bits to `keys`; −0 and +0 give the same.
+
+    An IEEE number is a sign and a magnitude, so ±magnitude has the numbers' order.
+    """
     largest = np.iinfo(bits.dtype).max
     for i in range(len(bits)):
         keys[i] = bits[i] if bits[i] >= 0 else -(bits[i] & largest)
 
 
 @compiled
-def scan(keys, tops):
-    """Fill in the tops; returns the lowest and the highest key. The only reading of all elements, as a rule."""
+def fill_tops(keys, tops):
+    """Write the largest key of each column to `tops`, and return the lowest and the highest key of the map.
+
+    For most maps this is the only pass over all elements.
+    """
     n_columns = len(tops)
     lowest = keys[0]
     for column in range(n_columns):
@@ -193,7 +236,7 @@ def scan(keys, tops):
         lowest = min(lowest, keys[column])
     for start in range(n_columns, len(keys), n_columns):
         for column in range(min(n_columns, len(keys) - start)):
-            key = keys[np.uint64(start + column)]  # an index that may be negative is not vectorised
+            key = keys[np.uint64(start + column)]  # a loop with a signed index is not vectorised
             tops[column] = max(tops[column], key)
             lowest = min(lowest, key)
     highest = tops[0]
@@ -203,20 +246,23 @@ def scan(keys, tops):
 
 
 @compiled
-def later_hole(keys, scratch, last_floor, ceiling):
-    """The first hole among the elements below the ceiling, without entering them: where its item is put in `order`.
+def find_later_hole(keys, scratch, last_floor, ceiling):
+    """Find the first hole among the elements below the ceiling, without entering them.
 
     Let W be the edges' weights. An edge {a, b} closes a triangle when it enters if some c has both W(a, c) and
-    W(b, c) above W(a, b). The others are the relative neighbourhood graph; a maximum spanning tree lies in it, and
-    its first edge that is not in the tree is the first birth. Most pairs are not in it for what entered already.
+    W(b, c) above W(a, b). All other edges form the relative neighbourhood graph, which contains a maximum spanning
+    tree. Its first edge that is not in the tree is the first birth. The edges that have entered already exclude most
+    pairs from it.
 
-    Returns NO_HOLE if there is none, UNSURE if an equality leaves it open or too many pairs would have to be tested.
+    Returns:
+        The position in `order` of the item that gives the hole; NO_HOLE if there is none; UNSURE if equal weights leave
+        it open or too many pairs would have to be tested.
     """
     neighbours, labels, reached = scratch.neighbours, scratch.later_labels, scratch.reached
     size = len(labels)
     n = n_tests = 0
     for a in range(size):
-        reach_twice(neighbours, a, reached)
+        fill_reached(neighbours, a, reached)
         for i in range(a >> 6, len(reached)):
             far = ~reached[i]
             while far != 0:
@@ -226,7 +272,7 @@ def later_hole(keys, scratch, last_floor, ceiling):
                 if weight < last_floor:
                     continue
                 n_tests += 1
-                if n_tests > MOST_TESTS * size:
+                if n_tests > MAX_TESTS * size:
                     return UNSURE
                 closing = closing_weight(keys, size, a, b, weight)
                 if closing == weight:
@@ -236,17 +282,18 @@ def later_hole(keys, scratch, last_floor, ceiling):
                     n += 1
     sort(scratch.spare, scratch.order, n, 1 - ceiling, bit_length(ceiling - last_floor))
     labels[:] = scratch.labels
-    for place in range(n):
-        a, b = vertices(scratch.order[place], size)
+    # As in Kruskal's algorithm: the first edge within one component is not in the spanning tree.
+    for position in range(n):
+        a, b = vertices(scratch.order[position], size)
         if labels[a] == labels[b]:
-            return place
+            return position
         unite(labels, a, b)
     return NO_HOLE
 
 
 @compiled
-def reach_twice(neighbours, a, reached):
-    """Fill in what need not be looked at from a: its neighbours and theirs, what does not come after it."""
+def fill_reached(neighbours, a, reached):
+    """Write the set of vertices b whose pair {a, b} need not be tested: within two edges of a, or b ≤ a."""
     size = len(neighbours)
     for i in range(len(reached)):
         reached[i] = 0
@@ -264,13 +311,16 @@ def reach_twice(neighbours, a, reached):
 
 @compiled
 def weight_of(keys, size, a, b):
-    """The weight of {a, b}."""
+    """Return the weight of the edge {a, b}."""
     return max(keys[a * size + b], keys[b * size + a])
 
 
 @compiled
 def closing_weight(keys, size, a, b, enough):
-    """When the first triangle on {a, b} has its other two edges; some weight above `enough` if that is above it."""
+    """Return the weight at which the first triangle on {a, b} has its other two edges.
+
+    If that is above `enough`, any weight above `enough` is returned.
+    """
     closing = np.iinfo(keys.dtype).min
     for c in range(size):
         if c not in (a, b):
@@ -282,9 +332,10 @@ def closing_weight(keys, size, a, b, enough):
 
 @compiled
 def cone_floor(keys, degrees):
-    """The vertex with most neighbours will have them all: what enters from then on gives no hole.
+    """Return a floor below which no element gives a hole.
 
-    Returns the smallest key above that of its last edge.
+    It is the smallest key above that of the last edge of the vertex with most neighbours: once this vertex has all
+    others as neighbours, the complex is a cone.
     """
     size = len(degrees)
     vertex = np.argmax(degrees)
@@ -295,15 +346,15 @@ def cone_floor(keys, degrees):
     return np.int64(last) + 1
 
 
-@compiled
+@entry_point
 def sample_step(n_elements):
-    """The distance between elements of the sample."""
-    return 1 + n_elements // MOST_SAMPLED
+    """Return the distance between two elements of the sample."""
+    return 1 + n_elements // MAX_SAMPLED
 
 
 @compiled
-def take_sample(keys, sample):
-    """Copy every so many-th element."""
+def fill_sample(keys, sample):
+    """Write every n-th element to `sample`."""
     step = sample_step(len(keys))
     for i in range(len(sample)):
         sample[i] = keys[i * step]
@@ -311,7 +362,10 @@ def take_sample(keys, sample):
 
 @compiled
 def choose_floor(values, n_wanted, lowest, ceiling):
-    """A floor with n_wanted to 2·n_wanted values from it to below the ceiling, or nearly; `lowest` if too few are."""
+    """Return a floor such that about n_wanted to 2·n_wanted values are ≥ it and below the ceiling.
+
+    Returns `lowest` if there are at most 2·n_wanted values between it and the ceiling.
+    """
     n_above = count(values, ceiling)
     if count(values, lowest) - n_above <= 2 * n_wanted:
         return lowest
@@ -330,7 +384,7 @@ def choose_floor(values, n_wanted, lowest, ceiling):
 
 @compiled
 def count(values, floor):
-    """How many values are not below the floor."""
+    """Return how many values are ≥ the floor."""
     floor = values.dtype.type(floor)
     n = 0
     for i in range(len(values)):
@@ -340,11 +394,12 @@ def count(values, floor):
 
 @compiled
 def gather(keys, tops, picked, items, floor, ceiling):
-    """List the elements with floor ≤ key < ceiling as items (−key, index); returns their number.
+    """Write the elements with floor ≤ key < ceiling to `items`, and return their number.
 
-    Without branches: always write, and move on only if what was written is wanted. Unsigned indices, because others
-    might be negative and are looked at for that.
+    An item is −key in the upper 32 bits and the element's index in the lower 32.
     """
+    # Without branches: each element is written, and the position moves on only if it is wanted. The indices are
+    # unsigned because signed ones would be tested for being negative.
     least, most = tops.dtype.type(floor), tops.dtype.type(ceiling - 1)
     n_keys, n_columns = np.uint64(len(keys)), np.uint64(len(tops))
     n_picked = np.uint64(0)
@@ -364,8 +419,16 @@ def gather(keys, tops, picked, items, floor, ceiling):
 
 @compiled
 def sort(items, order, n, base, n_bits):
-    """Write the first n items to `order` in rising order, and overwrite them; −key − base is below 2 to the n_bits."""
-    if n <= MOST_RANKED:
+    """Write the first n items to `order` in rising order, and overwrite them.
+
+    Args:
+        items: The items, unsorted.
+        order: Output.
+        n: Number of items.
+        base: A lower bound of −key.
+        n_bits: −key − base is below 2 to the n_bits.
+    """
+    if n <= MAX_RANKED:
         rank_sort(items, order, n)
         return
     for shift in range(0, n_bits, 2 * DIGIT_BITS):
@@ -376,7 +439,7 @@ def sort(items, order, n, base, n_bits):
 
 @compiled
 def rank_sort(items, order, n):
-    """Each item goes where the number of smaller ones says: n² steps, but vectorised and without branches."""
+    """Write each item to the position given by the number of smaller ones: n² steps, but vectorised, no branches."""
     for i in range(n):
         item = items[i]
         rank = 0
@@ -387,27 +450,27 @@ def rank_sort(items, order, n):
 
 @compiled
 def sort_digit(items, order, n, base, shift):
-    """Sort stably by one digit of −key − base: one pass of a radix sort."""
-    places = np.zeros((1 << DIGIT_BITS) + 1, np.int64)
+    """Sort stably by the digit of −key − base at bit `shift`: one pass of a radix sort."""
+    ends = np.zeros((1 << DIGIT_BITS) + 1, np.int64)
     for i in range(n):
-        places[digit_of(items[i], base, shift) + 1] += 1
+        ends[digit_of(items[i], base, shift) + 1] += 1
     for digit in range(1 << DIGIT_BITS):
-        places[digit + 1] += places[digit]
+        ends[digit + 1] += ends[digit]
     for i in range(n):
         digit = digit_of(items[i], base, shift)
-        order[places[digit]] = items[i]
-        places[digit] += 1
+        order[ends[digit]] = items[i]
+        ends[digit] += 1
 
 
 @compiled
 def digit_of(item, base, shift):
-    """The digit of −key − base at a bit position."""
+    """Return the digit of −key − base at bit `shift`."""
     return ((item >> 32) - base) >> shift & ((1 << DIGIT_BITS) - 1)
 
 
 @compiled
 def bit_length(number):
-    """How many bits a number that is not negative has."""
+    """Return how many bits a number ≥ 0 has."""
     n = 0
     while number >> n:
         n += 1
@@ -415,12 +478,14 @@ def bit_length(number):
 
 
 @compiled
-def enter(order, n, neighbours, labels, degrees, pending, unknowns):
-    """Enter a slice's elements, the groups of equal ones one after the other, until there is a hole after a group.
+def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
+    """Enter the elements of a slice, one group of equal ones after the other, until there is a hole after a group.
 
-    An edge has two elements and enters with the larger one; at the other it is there already.
-    Returns at how many groups a new edge came, and where in the slice the group with the hole begins; in its place
-    NO_HOLE, or CONE when a vertex has all others as neighbours: a cone has no hole, and it stays one.
+    An edge has two elements and enters with the larger one; when the other one enters, the edge exists already.
+
+    Returns:
+        The number of groups that brought a new edge; and the position in the slice at which the group with the hole
+        begins, or NO_HOLE, or CONE if a vertex has all others as neighbours: a cone has no hole, and stays a cone.
     """
     n_values = i = 0
     counted = (order[0] >> 32) - 1
@@ -431,9 +496,9 @@ def enter(order, n, neighbours, labels, degrees, pending, unknowns):
             continue
         n_values += order[i] >> 32 != counted
         counted = order[i] >> 32
-        # Both are looked up whatever the first says: a branch that cannot be predicted costs more.
+        # Both conditions are evaluated (|, not `or`): a branch that cannot be predicted costs more.
         if share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b]):
-            # connect(), written out: to hand over the arrays would cost more than all of this.
+            # connect(), inlined: passing the arrays would cost more than its body.
             add_neighbour(neighbours, a, b)
             add_neighbour(neighbours, b, a)
             degrees[a] += 1
@@ -460,7 +525,7 @@ def enter(order, n, neighbours, labels, degrees, pending, unknowns):
 
 @compiled
 def group_around(order, n, i):
-    """Where the group of items equal to the i-th begins and ends."""
+    """Return where the group of items with the key of the i-th begins and ends."""
     begin, end = i, i + 1
     while begin > 0 and order[begin - 1] >> 32 == order[i] >> 32:
         begin -= 1
@@ -471,19 +536,22 @@ def group_around(order, n, i):
 
 @compiled
 def group_has_hole(order, begin, end, neighbours, labels, degrees, pending, unknowns):
-    """Enter the rest of a group, of which the first edge may not join, and say whether there is a hole then."""
+    """Enter the rest of a group whose first edge may not join, and return whether there is a hole afterwards."""
     n_pending = 0
     for i in range(begin, end):
         a, b = vertices(order[i], len(labels))
-        if not adjacent(neighbours, a, b) and not joins(neighbours, labels, degrees, a, b):
-            n_pending = postpone(pending, n_pending, a, b)
-    n_pending = settle(neighbours, labels, degrees, pending, n_pending)
+        if not adjacent(neighbours, a, b) and not try_to_join(neighbours, labels, degrees, a, b):
+            n_pending = append_pending(pending, n_pending, a, b)
+    n_pending = join_pending(neighbours, labels, degrees, pending, n_pending)
     return n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending)
 
 
 @compiled
 def vertices(item, size):
-    """Row and column of an item's element; a division costs more than all else that is done with most elements."""
+    """Return the row and the column of an item's element.
+
+    By a multiplication: a division costs more than all else that is done with most elements.
+    """
     index = np.uint64(item & 0xFFFFFFFF)
     row = (index * np.uint64((1 << QUOTIENT_BITS) // size + 1)) >> np.uint64(QUOTIENT_BITS)
     return row, index - row * np.uint64(size)
@@ -491,7 +559,7 @@ def vertices(item, size):
 
 @compiled
 def clear(neighbours, labels, degrees):
-    """Remove all edges."""
+    """Remove all edges from the graph."""
     neighbours[:] = 0
     degrees[:] = 0
     for vertex in range(len(labels)):
@@ -501,19 +569,19 @@ def clear(neighbours, labels, degrees):
 
 @compiled
 def n_words(neighbours):
-    """How many words a vertex's set of neighbours has: known to the compiler when it is one."""
+    """Return how many words a vertex's set of neighbours has; if it is one, the compiler knows."""
     return 1 if neighbours.ndim == 1 else neighbours.shape[1]
 
 
 @compiled
 def word(neighbours, vertex, i):
-    """The i-th word of a vertex's set of neighbours."""
+    """Return the i-th word of a vertex's set of neighbours."""
     return neighbours[vertex] if neighbours.ndim == 1 else neighbours[vertex, i]
 
 
 @compiled
 def add_neighbour(neighbours, a, b):
-    """Put b among the neighbours of a."""
+    """Add b to the neighbours of a."""
     if neighbours.ndim == 1:
         neighbours[a] |= np.uint64(1) << np.uint64(b)
     else:
@@ -522,7 +590,7 @@ def add_neighbour(neighbours, a, b):
 
 @compiled
 def adjacent(neighbours, a, b):
-    """Whether {a, b} is an edge, or a = b."""
+    """Return whether {a, b} is an edge, or a = b."""
     return (word(neighbours, a, b >> 6) >> np.uint64(b & 63)) & np.uint64(1) != 0
 
 
@@ -539,7 +607,8 @@ def connect(neighbours, labels, degrees, a, b):
 
 @compiled
 def unite(labels, a, b):
-    """Make the components of a and b one: for few vertices a vectorised pass is faster than a union–find tree."""
+    """Merge the components of a and b."""
+    # For so few vertices a vectorised pass is faster than a union–find tree.
     old, new = labels[b], labels[a]
     for vertex in range(len(labels)):
         labels[vertex] = new if labels[vertex] == old else labels[vertex]
@@ -547,7 +616,7 @@ def unite(labels, a, b):
 
 @compiled
 def share_a_neighbour(neighbours, a, b):
-    """Whether {a, b}, not an edge yet, closes a triangle."""
+    """Return whether {a, b}, which is not an edge yet, would close a triangle."""
     common = np.uint64(0)
     for i in range(n_words(neighbours)):
         common |= word(neighbours, a, i) & word(neighbours, b, i)
@@ -555,8 +624,8 @@ def share_a_neighbour(neighbours, a, b):
 
 
 @compiled
-def joins(neighbours, labels, degrees, a, b):
-    """Add the edge {a, b} if the first cohomology stays zero for certain; says whether it was added."""
+def try_to_join(neighbours, labels, degrees, a, b):
+    """Add the edge {a, b} if H¹ certainly stays zero, and return whether it was added."""
     allowed = share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b])
     if allowed:
         connect(neighbours, labels, degrees, a, b)
@@ -564,46 +633,46 @@ def joins(neighbours, labels, degrees, a, b):
 
 
 @compiled
-def postpone(pending, n_pending, a, b):
-    """Append {a, b} to the pending edges; returns their new number."""
+def append_pending(pending, n_pending, a, b):
+    """Append {a, b} to the pending edges, and return their new number."""
     pending[n_pending, 0] = a
     pending[n_pending, 1] = b
     return n_pending + 1
 
 
 @compiled
-def settle(neighbours, labels, degrees, pending, n_pending):
-    """Join pending edges until none can join any more; returns how many are left.
+def join_pending(neighbours, labels, degrees, pending, n_pending):
+    """Add pending edges until none can join any more, and return how many are still pending.
 
-    An edge that joined may be what another one lacked to close a triangle.
+    Several passes are needed because an edge that has joined may let another one close a triangle.
     """
     before = n_pending + 1
     while 0 < n_pending < before:
         before, n_pending = n_pending, 0
         for i in range(before):
             a, b = pending[i, 0], pending[i, 1]
-            # An edge whose two elements are equal is pending twice.
-            if not adjacent(neighbours, a, b) and not joins(neighbours, labels, degrees, a, b):
-                n_pending = postpone(pending, n_pending, a, b)
+            # An edge whose two elements are equal is pending twice, and may exist already.
+            if not adjacent(neighbours, a, b) and not try_to_join(neighbours, labels, degrees, a, b):
+                n_pending = append_pending(pending, n_pending, a, b)
     return n_pending
 
 
 @compiled
 def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, none of which can join by itself, and say whether there is a hole now."""
-    n_unknowns = name_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
+    """Add the pending edges, none of which can join by itself, and return whether there is a hole afterwards."""
+    n_unknowns = number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
     hole = (
         n_unknowns == 1
         or has_free_edge(neighbours, pending, n_pending)
-        or has_solution(neighbours, unknowns, pending, n_pending, n_unknowns)
+        or has_nonzero_solution(neighbours, unknowns, pending, n_pending, n_unknowns)
     )
-    forget_unknowns(unknowns, pending, n_pending)
+    clear_unknowns(unknowns, pending, n_pending)
     return hole
 
 
 @compiled
-def name_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges and number their unknowns 1, 2, …; returns how many different ones there are."""
+def number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
+    """Add the pending edges, number their unknowns 1, 2, …, and return how many unknowns there are."""
     n_unknowns = 0
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
@@ -615,8 +684,8 @@ def name_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
 
 
 @compiled
-def forget_unknowns(unknowns, pending, n_pending):
-    """Leave the table of unknowns zero again."""
+def clear_unknowns(unknowns, pending, n_pending):
+    """Set the unknowns of the pending edges back to zero."""
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
         unknowns[a, b] = unknowns[b, a] = 0
@@ -624,7 +693,7 @@ def forget_unknowns(unknowns, pending, n_pending):
 
 @compiled
 def has_free_edge(neighbours, pending, n_pending):
-    """Whether some pending edge closes no triangle: its unknown is in no equation."""
+    """Return whether some pending edge closes no triangle: its unknown is in no equation."""
     free = False
     for i in range(n_pending):
         free |= next_common(neighbours, pending[i, 0], pending[i, 1], 0) < 0
@@ -632,44 +701,47 @@ def has_free_edge(neighbours, pending, n_pending):
 
 
 @compiled
-def has_solution(neighbours, unknowns, pending, n_pending, n_unknowns):
-    """Whether eq. 1 has a solution besides zero."""
+def has_nonzero_solution(neighbours, unknowns, pending, n_pending, n_unknowns):
+    """Return whether eq. 1 has a solution other than zero."""
     classes = np.arange(n_unknowns + 1).astype(np.int32)
     while identify(neighbours, unknowns, pending, n_pending, classes):
         pass
-    n_columns = compact(classes)
+    n_columns = renumber(classes)
     return n_columns > 0 and not is_full_rank(neighbours, unknowns, pending, n_pending, classes, n_columns)
 
 
 @compiled
 def identify(neighbours, unknowns, pending, n_pending, classes):
-    """Merge unknowns that one equation shows to be equal, or zero (class 0); says whether it merged any."""
+    """Merge unknowns that one equation shows to be equal, or zero (class 0), and return whether any were merged."""
     merged = False
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
         c = next_common(neighbours, a, b, 0)
         while c >= 0:
             x, y, z = equation(unknowns, classes, a, b, c)
-            merged |= conclude(classes, x, y, z) or conclude(classes, y, z, x) or conclude(classes, z, x, y)
+            merged |= deduce(classes, x, y, z) or deduce(classes, y, z, x) or deduce(classes, z, x, y)
             c = next_common(neighbours, a, b, c + 1)
     return merged
 
 
 @compiled
 def equation(unknowns, classes, a, b, c):
-    """The classes of the three unknowns whose sum over the triangle {a, b, c} is zero."""
-    return root(classes, unknowns[a, b]), root(classes, unknowns[b, c]), root(classes, unknowns[a, c])
+    """Return the classes of the three unknowns of the triangle {a, b, c}, whose sum is zero."""
+    return find_root(classes, unknowns[a, b]), find_root(classes, unknowns[b, c]), find_root(classes, unknowns[a, c])
 
 
 @compiled
-def conclude(classes, x, y, z):
-    """Of x + y + z = 0: if x = 0 then y = z, and if y = z then x = 0. Says whether that was news."""
+def deduce(classes, x, y, z):
+    """Merge what x + y + z = 0 implies, and return whether any were merged.
+
+    Over GF(2), if x = 0 then y = z, and if y = z then x = 0.
+    """
     return (x == 0 or y == z) and (merge(classes, y, z) or merge(classes, x, 0))
 
 
 @compiled
-def root(classes, unknown):
-    """The representative of a class of unknowns, which is its smallest member; halves the path on its way."""
+def find_root(classes, unknown):
+    """Return the smallest member of a class of unknowns, which represents it (union–find with path halving)."""
     while classes[unknown] != unknown:
         classes[unknown] = classes[classes[unknown]]
         unknown = classes[unknown]
@@ -678,15 +750,15 @@ def root(classes, unknown):
 
 @compiled
 def merge(classes, a, b):
-    """Make two classes one; False if they were one already."""
-    a, b = root(classes, a), root(classes, b)
+    """Merge two classes, and return whether they were different."""
+    a, b = find_root(classes, a), find_root(classes, b)
     classes[max(a, b)] = min(a, b)
     return a != b
 
 
 @compiled
-def compact(classes):
-    """Number the classes other than zero 1, 2, …, in place; returns how many there are."""
+def renumber(classes):
+    """Number the classes other than zero 1, 2, …, in place, and return how many there are."""
     n_columns = 0
     for unknown in range(1, len(classes)):
         if classes[unknown] == unknown:
@@ -700,23 +772,31 @@ def compact(classes):
 
 @compiled
 def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
-    """Whether the equations left, each with three different unknowns, allow only zero: Gaussian elimination.
+    """Return whether the remaining equations, in three different unknowns each, allow only zero.
 
-    columns: (unknowns + 1,) int32, the class of each unknown; 0 = zero.
+    By Gaussian elimination over GF(2).
+
+    Args:
+        neighbours: The graph with the pending edges.
+        unknowns: The number of each pending edge's unknown.
+        pending: The pending edges.
+        n_pending: How many there are.
+        columns: (unknowns + 1,) int32, the class of each unknown; 0 = zero.
+        n_columns: How many classes there are besides zero.
     """
-    basis = np.zeros((n_columns + 1, (n_columns >> 6) + 1), np.uint64)  # row c: the vector with first column c
+    basis = np.zeros((n_columns + 1, (n_columns >> 6) + 1), np.uint64)  # row c: the vector whose first column is c
     rank = 0
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
         c = next_common(neighbours, a, b, 0)
         while c >= 0:
             x, y, z = unknowns[a, b], unknowns[b, c], unknowns[a, c]
-            # Each triangle once, and none that has become 0 = 0 or x = x.
+            # Each triangle once, and only if none of its unknowns is known to be zero.
             if x > y and x > z and columns[x] * columns[y] * columns[z] != 0:
-                flip(basis[0], columns[x])
-                flip(basis[0], columns[y])
-                flip(basis[0], columns[z])
-                rank += extend(basis)
+                flip_bit(basis[0], columns[x])
+                flip_bit(basis[0], columns[y])
+                flip_bit(basis[0], columns[z])
+                rank += extend_basis(basis)
                 if rank == n_columns:
                     return True
             c = next_common(neighbours, a, b, c + 1)
@@ -724,14 +804,18 @@ def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
 
 
 @compiled
-def flip(vector, column):
-    """Add 1 in one column."""
+def flip_bit(vector, column):
+    """Add 1 to one column of a vector over GF(2)."""
     vector[column >> 6] ^= np.uint64(1) << np.uint64(column & 63)
 
 
 @compiled
-def extend(basis):
-    """Move row 0 into the basis, reduced by the others; returns 1, or 0 if it was their sum."""
+def extend_basis(basis):
+    """Reduce row 0 by the basis in the other rows and move it there.
+
+    Returns:
+        1, or 0 if it was a sum of basis vectors.
+    """
     vector = basis[0]
     for word in range(len(vector)):
         while vector[word] != 0:
@@ -748,7 +832,7 @@ def extend(basis):
 
 @compiled
 def next_common(neighbours, a, b, start):
-    """The first common neighbour of the neighbours a and b, from vertex `start` on; −1 if there is none."""
+    """Return the first common neighbour ≥ `start` of the neighbours a and b, −1 if there is none."""
     mask = ~np.uint64(0) << np.uint64(start & 63)
     for i in range(start >> 6, n_words(neighbours)):
         common = word(neighbours, a, i) & word(neighbours, b, i) & mask
@@ -763,7 +847,7 @@ def next_common(neighbours, a, b, start):
 
 @compiled
 def trailing_zeros(word):
-    """The position of the lowest set bit."""
+    """Return the position of the lowest set bit."""
     n = 0
     for step in (32, 16, 8, 4, 2, 1):
         if word & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:

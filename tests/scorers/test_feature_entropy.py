@@ -182,7 +182,7 @@ def test_no_map_has_a_larger_characteristic(variant: dict[str, Any], size: int, 
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((size, size)) if levels == 0 else rng.integers(0, levels, (size, size)).astype(float)
     number = int(characterise(values, variant["characterise"], variant["dimension"], variant["complex"]))
-    assert number <= FeatureEntropy(**variant).largest(size, size)
+    assert number <= FeatureEntropy(**variant).largest_characteristic(size, size)
 
 
 def test_the_cubical_complex_takes_maps_that_are_not_square() -> None:
@@ -196,7 +196,7 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
     scorer = FeatureEntropy(characterise="integral", dimension=2)
     layer = Layer("conv", 64, (224, 224))
     scorer.check([layer], labels=range(1000))
-    largest = scorer.largest(224, 224)
+    largest = scorer.largest_characteristic(224, 224)
     assert largest == 224 * 224 * math.comb(224, 3)
     where = torch.tensor([[999, 999, 3], [63, 63, 0], [largest, largest, 7]])
     counts = torch.sparse_coo_tensor(

@@ -15,7 +15,7 @@ from ripser import ripser
 from prune_fe.errors import InputError
 from prune_fe.topology import birth_times
 from prune_fe.topology.births import CHUNK_ELEMENTS, Rank
-from prune_fe.topology.kernel import MOST_ROWS
+from prune_fe.topology.kernel import MAX_ROWS
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
 
@@ -356,8 +356,8 @@ def test_other_objects_are_refused_by_name() -> None:
 
 
 def test_maps_too_large_for_the_kernel_are_refused() -> None:
-    size = MOST_ROWS + 1
-    with pytest.raises(InputError, match=f"maps have {size} rows; allowed: at most {MOST_ROWS}"):
+    size = MAX_ROWS + 1
+    with pytest.raises(InputError, match=f"maps have {size} rows; allowed: at most {MAX_ROWS}"):
         birth_times(torch.zeros(1).expand(1, size, size))
 
 
