@@ -63,8 +63,9 @@ def normalise_scores(scores: Array, existing: NDArray[np.bool_]) -> Array:
     Returns:
         (positions,) normalised scores; zeros where all scores are equal, and -inf for positions that do not exist.
     """
-    deviation = scores[existing].std()
-    normalised = (scores - scores[existing].mean()) / deviation if deviation > 0 else np.zeros(len(scores))
+    own = scores[existing]
+    # The computed deviation of equal scores may be above zero by a rounding error.
+    normalised = (scores - own.mean()) / own.std() if np.ptp(own) > 0 else np.zeros(len(scores))
     return np.where(existing, normalised, -np.inf)
 
 

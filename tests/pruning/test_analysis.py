@@ -1,0 +1,48 @@
+"""What is found out about a network before it is pruned."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.analysis import analyse
+
+X = torch.randn(1, 3, 8, 8)
+
+
+def test_an_analysis_names_layers_widths_and_groups() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1))
+    analysis = analyse(model, X)
+    assert analysis.layers == ("0", "1", "2")
+    assert analysis.widths == {"0": 4, "1": 6, "2": 2}
+    assert [group.layers for group in analysis.groups] == [("0",), ("1",)]
+    assert analysis.cutter.code_sizes == {}
+    assert analysis.verifier.model is not model
+
+
+class HandNorm(nn.Module):
+    """A layer norm by hand behind the first convolution: every channel depends on all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-3).sqrt()
+        return self.head(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def test_a_group_that_fails_has_a_reason_and_the_others_do_not() -> None:
+    first, second = analyse(HandNorm(), X).groups
+    assert str(first.reason).startswith("removing its units is not masking them")
+    assert second.reason is None
+
+
+def test_what_cannot_be_analysed_is_refused() -> None:
+    with pytest.raises(InputError, match=r"example is empty: \(0, 3, 8, 8\)"):
+        analyse(HandNorm(), X[:0])
+    with pytest.raises(InputError, match="layer '0': its weight is computed"):
+        analyse(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 1))), X)
+    with pytest.raises(InputError, match="HandNorm does not run on an input of"):
+        analyse(HandNorm(), torch.randn(1, 4, 8, 8))

@@ -1,0 +1,175 @@
+"""Plans are made from groups, scores and options alone."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prune_fe.errors import InputError
+from prune_fe.pruning.groups import Group, GroupId
+from prune_fe.pruning.options import PruneOptions
+from prune_fe.pruning.plan import PruningPlan, Quota, match_layers, plan_quotas, start_plan
+from prune_fe.tracing.dependency_graph import SetId
+
+WIDTHS = {"a": 4, "b": 6, "c": 10}
+
+
+def group(layer: str, units: int, first: int, **rest: Any) -> Group:
+    return Group(
+        layer_units={layer: tuple((unit,) for unit in range(units))},
+        block_ids=rest.pop("block_ids", (0,) * units),
+        sets=tuple(map(SetId, range(first, first + units))),
+        **rest,
+    )
+
+
+GROUPS = (group("a", 4, 0), group("b", 6, 4, block_ids=(0, 0, 0, 1, 1, 1)), group("c", 10, 10))
+SCORES = {"a": np.arange(4.0), "b": np.array([5.0, 1, 3, 0, 2, 4]), "c": np.arange(10.0)[::-1]}
+
+
+def share_of_units(_: object, removed: Iterable[SetId]) -> float:
+    return 1 - len(set(removed)) / 20
+
+
+def planned(options: PruneOptions, progress: Fraction = Fraction(1), groups: tuple[Group, ...] = GROUPS) -> PruningPlan:
+    plan = start_plan(groups, WIDTHS, SCORES, options)
+    plan = plan.with_quotas(plan_quotas(plan, options, progress, share_of_units))
+    return plan.filling_quotas(plan.open_groups)
+
+
+def test_every_layer_loses_its_share_and_blocks_equally_many() -> None:
+    plan = planned(PruneOptions(ratio=0.5))
+    assert [state.quota for state in plan.states] == [Quota(2, 2), Quota(4, 4), Quota(5, 5)]
+    assert [state.removed for state in plan.states] == [(0, 1), (1, 2, 3, 4), (9, 8, 7, 6, 5)]
+    assert plan.states[1].kept == (0, 5)
+    assert plan.removed_sets == [0, 1, 5, 6, 7, 8, 19, 18, 17, 16, 15]
+
+
+def test_half_of_the_schedule_is_half_of_the_units() -> None:
+    plan = planned(PruneOptions(ratio=0.5), Fraction(1, 2))
+    assert [len(state.removed) for state in plan.states] == [1, 2, 2]
+    assert [state.total_asked(PruneOptions(ratio=0.5)) for state in plan.states] == [2, 4, 5]
+
+
+def test_a_plan_goes_on_from_what_is_removed() -> None:
+    options = PruneOptions(ratio=0.5)
+    half = planned(options, Fraction(1, 2))
+    whole = half.with_quotas(plan_quotas(half, options, Fraction(1), share_of_units)).filling_quotas(half.open_groups)
+    assert sorted(whole.removed_sets) == sorted(planned(options).removed_sets)
+    assert whole.sets_added_since(half) == {0: [1], 1: [6, 8], 2: [17, 16, 15]}
+    assert whole.sets_added_since(whole) == {}
+
+
+def test_planning_changes_no_plan() -> None:
+    options = PruneOptions(ratio=0.5)
+    plan = start_plan(GROUPS, WIDTHS, SCORES, options)
+    plan.with_quotas(plan_quotas(plan, options, Fraction(1), share_of_units)).filling_quotas(plan.open_groups)
+    plan.stopping({GroupId(0): "why"})
+    assert plan.removed_sets == []
+    assert plan.open_groups == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_a_target_is_met(ranking: Any) -> None:
+    plan = planned(PruneOptions(target_params=0.6, ranking=ranking))
+    assert share_of_units("parameters", plan.removed_sets) == pytest.approx(0.6)
+
+
+def test_a_target_counts_what_stopped_groups_have_lost() -> None:
+    options = PruneOptions(target_macs=0.5)
+    plan = start_plan(GROUPS, WIDTHS, SCORES, options).with_quotas({GroupId(2): Quota(4, 4)})
+    plan = plan.filling_quotas([GroupId(2)]).stopping({GroupId(2): "fails"})
+    plan = plan.with_quotas(plan_quotas(plan, options, Fraction(1), share_of_units)).filling_quotas(plan.open_groups)
+    assert [len(state.removed) for state in plan.states] == [2, 4, 4]
+
+
+def test_a_stopped_group_loses_no_more_and_the_others_go_on() -> None:
+    options = PruneOptions(ratio=0.5)
+    plan = start_plan(GROUPS, WIDTHS, SCORES, options).stopping({GroupId(1): "fails"})
+    assert plan.open_groups == [0, 2]
+    assert plan_quotas(plan, options, Fraction(1), share_of_units).keys() == {0, 2}
+    assert plan.states[1].explain(options, asked=4) == "fails"
+
+
+def test_after_new_scores_a_ranking_over_all_groups_compares_the_units_that_are_left() -> None:
+    options = PruneOptions(ratio=0.3, ranking="global")
+    groups, widths = (group("a", 10, 0), group("b", 10, 10)), {"a": 10, "b": 10}
+    first = {"a": np.array([0.0] * 3 + [10] * 7), "b": np.array([0.0] * 5 + [1] * 5)}
+    plan = start_plan(groups, widths, first, options)
+    plan = plan.with_quotas(plan_quotas(plan, options, Fraction(1, 2), share_of_units))
+    plan = plan.filling_quotas(plan.open_groups)
+    assert [state.removed for state in plan.states] == [(0, 1, 2), ()]
+    # The lowest score of a is 2.4 deviations below the mean of its seven units, those of b are 1.5 below.
+    second = {"a": np.array([np.nan] * 3 + [0.0] + [10] * 6), "b": np.array([0.0] * 3 + [1] * 7)}
+    plan = plan.with_scores(plan.open_groups, second, widths, options)
+    plan = plan.with_quotas(plan_quotas(plan, options, Fraction(1), share_of_units))
+    plan = plan.filling_quotas(plan.open_groups)
+    assert [state.removed for state in plan.states] == [(0, 1, 2, 3), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "rest", "reason"),
+    [
+        (PruneOptions(protect=("c*",)), {}, "protected"),
+        (PruneOptions(scope="inner"), {"is_residual": True}, "coupled by a residual sum"),
+        (PruneOptions(), {"is_residual": True}, None),
+        (PruneOptions(), {"reason": "unknown code"}, "unknown code"),
+    ],
+)
+def test_why_a_group_keeps_all_units(options: PruneOptions, rest: dict[str, Any], reason: str | None) -> None:
+    plan = start_plan((group("c", 10, 0, **rest),), WIDTHS, SCORES, options)
+    assert plan.states[0].reason == reason
+
+
+def test_layers_without_scores_keep_all_units() -> None:
+    plan = start_plan(GROUPS, WIDTHS, {"b": SCORES["b"]}, PruneOptions())
+    assert [state.reason for state in plan.states] == ["not scored", None, "not scored"]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "text"),
+    [
+        (PruneOptions(ratio=0.1), 0, "ratio 0.1 removes none of 6 units in 2 blocks"),
+        (PruneOptions(target_macs=0.9), 0, "the budget removes none of 6 units in 2 blocks"),
+        (PruneOptions(ranking="global"), 0, "the ranking removes none of 6 units in 2 blocks"),
+        (PruneOptions(round_to=8), 2, "widths are multiples of 8"),
+        (PruneOptions(), 2, "each of its parts keeps a unit"),
+    ],
+)
+def test_why_fewer_units_are_removed(options: PruneOptions, asked: int, text: str) -> None:
+    state = start_plan(GROUPS, WIDTHS, SCORES, options).states[1]
+    assert state.explain(options, asked) == text
+
+
+def test_nothing_is_explained_where_a_group_lost_what_was_asked() -> None:
+    options = PruneOptions(ratio=0.5)
+    half = planned(options, Fraction(1, 2))
+    assert [state.explain(options, state.quota.asked) for state in half.states] == [None, None, None]
+
+
+def test_the_best_unit_of_each_part_stays() -> None:
+    options = PruneOptions(ratio=0.9)
+    groups = (group("a", 4, 0, keep_one_of=((0, 1),)),)
+    state = planned(options, groups=groups).states[0]
+    assert (state.quota, state.removed) == (Quota(3, 3), (0, 2, 3))
+
+
+def test_names_win_over_patterns() -> None:
+    plan = start_plan(GROUPS, WIDTHS, SCORES, PruneOptions(ratio={"*": 0.25, "b": 0.5}))
+    assert [state.ratio for state in plan.states] == [0.25, 0.5, 0.25]
+
+
+def test_layers_that_are_pruned_together_have_one_ratio() -> None:
+    tied = Group(layer_units={"a": ((0,),), "b": ((0,),)}, block_ids=(0,), sets=(SetId(0),))
+    with pytest.raises(InputError, match=r"ratio: a, b go together, but are asked for \[0.25, 0.5\]"):
+        start_plan((tied,), WIDTHS, SCORES, PruneOptions(ratio={"a": 0.5, "b": 0.25}))
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    assert match_layers(["layer*", "a"], ["layer1", "layer2", "a", "b"]) == {"layer1", "layer2", "a"}
+    with pytest.raises(InputError, match="protect: no layer is called 'layr1'; near it are layer1"):
+        match_layers(["layr1"], ["layer1", "b"])
+    with pytest.raises(InputError, match="ratio: what 'x'; there are layer1, b and others"):
+        match_layers(["x"], ["layer1", "b"], "ratio: what")
