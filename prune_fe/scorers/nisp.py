@@ -1,5 +1,7 @@
-"""NISP (Yu et al. 2018, "NISP: Pruning Networks using Neuron Importance Score Propagation"), with infinite feature
-selection (Roffo et al. 2015) at the final response layer."""
+"""NISP (Yu et al. 2018, "NISP: Pruning Networks using Neuron Importance Score Propagation").
+
+The final scores come from infinite feature selection, "Inf-FS" (Roffo et al. 2015).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,18 +24,22 @@ from prune_fe.tracing.feature_maps import ACTIVATIONS, IDENTITIES, Layer, evalua
 
 @dataclass(frozen=True)
 class NISP(Scorer):
-    """keep = Σ over the positions of the unit's map of s_k, where s_k = |W_{k+1}|ᵀ s_{k+1} (eq. 19) is taken back
-    from the final response layer, what the classifier is given, through every layer behind the unit.
+    """NISP: the score of a unit is the sum of s_k over the positions of its map, s_k = |W_{k+1}|ᵀ s_{k+1} (eq. 19).
 
-    The final scores are Inf-FS's: A_ij = α max(σ_i, σ_j) + (1 − α)(1 − |Spearman_ij|) over the responses to the
-    images, S = (I − rA)⁻¹ − I, and s = the row sums of S, with r = 0.9 / ρ(A), or the number that is given as `r`.
-    r = 0.9 / ρ(A) makes s the same for A and for c·A; only a fixed r lets the scores follow the responses' scale, as
-    they do in table 9 of Zhao & Zhang 2022.
+    The scores are propagated backwards, layer by layer, from the final responses: the features that the linear
+    classifier reads. The scores of these are Inf-FS's: with A_ij = α max(σ_i, σ_j) + (1 − α)(1 − |Spearman_ij|) over
+    the responses to the images and S = (I − rA)⁻¹ − I, they are the row sums of S.
 
-    Inf-FS needs the ranks of all responses, so each image leaves a row: `rows` bounds how many images there may be.
-    It takes some six matrices of features × features float64, so `features` bounds what the classifier may be given.
-    A response that never varies has no rank correlation; it counts as |Spearman| = 1, so that a dead one gains
+    A response that never varies has no rank correlation. It counts as |Spearman| = 1, so that a dead response gains
     nothing (the authors' program takes 0, which makes dead responses the most important ones).
+
+    Attributes:
+        alpha: α, the weight of the standard deviations against the correlations.
+        r: Weight of a path's length; None for 0.9 / ρ(A), which makes the scores the same for A and for c·A. Only a
+            fixed r lets the scores follow the scale of the responses, as in table 9 of Zhao & Zhang 2022.
+        rows: The largest number of images. Inf-FS needs the ranks of all responses, so each image leaves a row.
+        features: The largest number of features of the classifier. Inf-FS holds some six float64 matrices of
+            features × features.
     """
 
     alpha: float = 0.5
@@ -51,6 +58,7 @@ class NISP(Scorer):
                 raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
+        """Raise InputError if there are more images than `rows`, or only one."""
         if images > self.rows:
             raise InputError(
                 f"nisp keeps a row for each image, at most {self.rows}, and there are {images}; score on fewer samples "
@@ -60,6 +68,11 @@ class NISP(Scorer):
             raise InputError("nisp compares the responses to several images, there is 1")
 
     def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
+        """Return the layer of the final responses.
+
+        Raises:
+            InputError: It has more than `features` features, or scores cannot be propagated through the network.
+        """
         response = find_response(model, example)
         if response.units > self.features:
             raise InputError(
@@ -67,10 +80,11 @@ class NISP(Scorer):
                 f"{8 * response.units**2 / 2**30:.1f} GiB; at most {self.features} are allowed "
                 "(setting features)"
             )
-        propagated(model, layers, response, torch.ones(1), example)  # refuses what it cannot go through
+        propagate_scores(model, layers, response, torch.ones(1), example)  # only for its errors
         return (response,)
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+        """Return `responses`, one row of final responses per image."""
         responses = maps.flatten(1)
         if not responses.isfinite().all():
             raise InputError("the final responses hold NaN or infinite values")
@@ -79,6 +93,7 @@ class NISP(Scorer):
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
+        """Return the scores of every layer, propagated from the final responses."""
         assert example is not None
         ((name, total),) = sums.items()
         rows = total["responses"]
@@ -87,14 +102,26 @@ class NISP(Scorer):
             raise InputError("nisp compares the responses to several images, there was 1")
         final = infinite_feature_selection(rows.values, self.alpha, self.r)
         response = Layer(name, len(final), (1, 1), at_input=True)
-        scores = propagated(model, layers, response, final, example)
+        scores = propagate_scores(model, layers, response, final, example)
         return {layer.name: LayerScore(scores[layer.name], {"nisp_score": scores[layer.name]}) for layer in layers}
 
 
 def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None = None) -> Tensor:
-    """Inf-FS scores (features,) float64 of responses (images, features); all 0 where A is 0."""
+    """Return the Inf-FS score of each feature, 0 throughout where A is 0.
+
+    Args:
+        responses: (images, features).
+        alpha: α, see `NISP`.
+        r: See `NISP`.
+
+    Returns:
+        (features,) float64.
+
+    Raises:
+        InputError: The sum over all paths diverges for this r.
+    """
     varies = responses.amax(dim=0) > responses.amin(dim=0)
-    deviation = torch.where(varies, responses.double().std(dim=0), 0)  # of equal values it is not always 0
+    deviation = torch.where(varies, responses.double().std(dim=0), 0)  # rounding may give equal values a deviation
     correlation = torch.where(varies[:, None] & varies, spearman(responses), 1).abs()
     A = alpha * torch.maximum(deviation[:, None], deviation) + (1 - alpha) * (1 - correlation)
     radius = float(torch.linalg.eigvalsh(A).abs().max())
@@ -109,66 +136,84 @@ def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None 
 
 
 def spearman(values: Tensor) -> Tensor:
-    """Rank correlations (features, features) float64 of the columns of values; equal values share their mean rank.
-    A column that is constant gives anything."""
-    # Whole numbers: responses in the same order correlate with exactly 1, whatever the order of the images.
-    centred = torch.stack([_doubled_ranks(column) for column in values.T], dim=1) - (len(values) + 1)
+    """Return the rank correlations of the columns; equal values share their mean rank.
+
+    Args:
+        values: (images, features).
+
+    Returns:
+        (features, features) float64, undefined for constant columns.
+    """
+    # Twice the mean ranks are whole numbers, so the sums are exact: responses in the same order correlate with exactly
+    # 1, whatever the order of the images.
+    doubled = 2 * torch.from_numpy(scipy.stats.rankdata(values.double().numpy(), axis=0))
+    centred = doubled - (len(values) + 1)
     products = centred.T @ centred
     squares = products.diagonal().clamp(min=1)
     return (products / (squares[:, None] * squares).sqrt()).clamp(-1, 1)
 
 
-def _doubled_ranks(column: Tensor) -> Tensor:
-    _, place, counts = column.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0)
-    return (last - counts + 1 + last).double()[place]
-
-
-def propagated(
+def propagate_scores(
     model: nn.Module, layers: Sequence[Layer], response: Layer, final: Tensor, example: Tensor
 ) -> dict[str, Tensor]:
-    """Layer name -> Σ over the positions of s_k, (units,) float64, for the scores `final` (features,) of `response`.
+    """Propagate the scores of the final responses back to the units of every layer.
 
-    s ↦ |W|ᵀ s through all layers is backpropagation in the network whose weights are their absolute values and where
-    all else is linear. InputError for a function that has no such reading.
+    s ↦ |W|ᵀ s through all layers is the backward pass of a network whose weights are replaced by their absolute values
+    and in which everything else is linear.
+
+    Args:
+        model: The network.
+        layers: The layers to be scored.
+        response: The layer whose input the final responses are.
+        final: The scores of the final responses, (features,).
+        example: One image, (1, channels, height, width).
+
+    Returns:
+        By name of the layer, the sum of s_k over the positions of each unit's map, (units,) float64.
+
+    Raises:
+        InputError: The network has an operation through which scores cannot be propagated.
     """
-    shifts: dict[str, Tensor] = {}  # added to every position of a unit: its gradient is the sum over the positions
-    reached: list[Tensor] = []
+    # A shift is added to every position of a unit's map, so its gradient is the sum of s_k over the positions.
+    shifts: dict[str, Tensor] = {}
+    responses: list[Tensor] = []
 
-    def act(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
+    def shift_maps(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
         if layer is response:
-            reached.append(maps.flatten())
-            raise _Reached
+            responses.append(maps.flatten())
+            raise _ResponsesReached
         shift = torch.zeros(layer.units, dtype=maps.dtype, device=maps.device, requires_grad=True)
         shifts[layer.name] = shift
         return maps + shift[:, None, None]
 
-    place = "cpu" if example.device.type == "mps" else example.device  # mps has no float64
+    device = "cpu" if example.device.type == "mps" else example.device  # mps has no float64
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
-        image = torch.zeros(example.shape, dtype=torch.float64, device=place)
-        with suppress(_Reached), _AbsoluteWeights(), follow(model, [*layers, response], act):
+        image = torch.zeros(example.shape, dtype=torch.float64, device=device)
+        with suppress(_ResponsesReached), _AbsoluteWeights(), follow(model, [*layers, response], shift_maps):
             model(image)
-        total = (reached[0] * final.to(reached[0]).clone()).sum()
+        total = (responses[0] * final.to(responses[0]).clone()).sum()
         if not total.requires_grad:
             raise InputError("nisp cannot propagate scores: the maps of no layer reach the final responses")
-        found = torch.autograd.grad(total, list(shifts.values()), allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(total, list(shifts.values()), allow_unused=True, materialize_grads=True)
     zeros = {layer.name: torch.zeros(layer.units, dtype=torch.float64) for layer in layers}
-    return zeros | {name: scores.cpu() for name, scores in zip(shifts, found, strict=True)}
+    return zeros | {name: gradient.cpu() for name, gradient in zip(shifts, gradients, strict=True)}
 
 
-class _Reached(Exception):
-    """The final responses are there: what the network does with them plays no part."""
+class _ResponsesReached(Exception):
+    """Ends the forward pass at the final responses: what the network does with them is irrelevant."""
 
 
 class _AbsoluteWeights(TorchFunctionMode):
-    """Inside, networks compute with the absolute values of their weights, without biases, in float64. Activations
-    pass everything on, a batch norm multiplies by |γ| / √(var + ε), and a pooling takes the mean, so that each value
-    of a window gets an equal share of the score."""
+    """A mode in which networks are linear, in float64, with the absolute values of their weights and without biases.
+
+    Activations are identities, a batch norm multiplies by |γ| / √(var + ε), and a pooling takes the mean, so that each
+    value of a window gets an equal share of the score.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in READINGS:
-            return READINGS[func](*args, **kwargs)
+        if func in LINEARISED:
+            return LINEARISED[func](*args, **kwargs)
         if func in ACTIVATIONS or func in IDENTITIES:
             return args[0]
         if func in LINEAR:
@@ -179,7 +224,7 @@ class _AbsoluteWeights(TorchFunctionMode):
         )
         try:
             output = func(*args, **kwargs)
-        except RuntimeError as error:  # it mixes float64 with weights that were not read as such
+        except RuntimeError as error:  # a function that is not listed mixes float64 maps with float32 weights
             raise fault from error
         if _has_gradient(output) and _has_gradient((args, list(kwargs.values()))):
             raise fault
@@ -195,9 +240,15 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _batch_norm(
-    x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     if var is None:
         raise InputError("nisp cannot propagate scores through a batch norm without running statistics")
     scale = 1 / (var.to(x.device, torch.float64) + eps).sqrt()
@@ -207,9 +258,14 @@ def _batch_norm(
 
 
 def _max_pool2d(
-    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     if dilation not in (1, (1, 1)) or return_indices:
         raise InputError("nisp cannot propagate scores through a dilated max pooling, or one that returns indices")
     return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
@@ -219,48 +275,48 @@ def _adaptive_max_pool2d(x: Tensor, output_size: Any, return_indices: bool = Fal
     return F.adaptive_avg_pool2d(x, output_size)
 
 
-def _mean_over(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+def _mean(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     return x.mean(dim, keepdim)
 
 
-def _times(x: Any, factor: Any) -> Any:
-    """Times a number; times a constant tensor, as in the normalisation of the input."""
+def _mul(x: Any, factor: Any) -> Any:
+    """Multiply by |factor|: a number, or a constant tensor as in the normalisation of the input."""
     if _has_gradient((x, factor)) and isinstance(x, Tensor) and isinstance(factor, Tensor):
         raise InputError("nisp cannot propagate scores through a product of two maps: it is not linear")
     return abs(factor) * x if isinstance(x, Tensor) else abs(x) * factor
 
 
-def _times_in_place(x: Tensor, factor: Any) -> Tensor:
+def _mul_in_place(x: Tensor, factor: Any) -> Tensor:
     if isinstance(factor, Tensor):
         raise InputError("nisp cannot propagate scores through a product of two maps: it is not linear")
     return x.mul_(abs(factor))
 
 
-def _divided(x: Any, divisor: Any) -> Any:
-    return _times(x, 1 / divisor)
+def _div(x: Any, divisor: Any) -> Any:
+    return _mul(x, 1 / divisor)
 
 
-def _shifted(x: Any, constant: Any) -> Any:
-    """x minus a number passes the scores of x on; minus a map would take them off each other."""
+def _sub(x: Any, constant: Any) -> Any:
+    """Return x, whose scores a constant does not change; a difference of maps would subtract scores."""
     if _has_gradient(constant) or not isinstance(x, Tensor):
         raise InputError("nisp cannot propagate scores through a difference of maps")
     return x
 
 
-READINGS: Mapping[Any, Callable[..., Tensor]] = {
+LINEARISED: Mapping[Any, Callable[..., Tensor]] = {
     torch.conv2d: _conv2d,
     F.linear: _linear,
     F.batch_norm: _batch_norm,
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool2d),
     F.adaptive_max_pool2d: _adaptive_max_pool2d,
-    **dict.fromkeys((torch.amax, Tensor.amax), _mean_over),
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _times),
-    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _times_in_place),
-    **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__), _divided),
-    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _shifted),
-    Tensor.contiguous: Tensor.contiguous,  # an identity, but for the views that come after it
+    **dict.fromkeys((torch.amax, Tensor.amax), _mean),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
+    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _mul_in_place),
+    **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__), _div),
+    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _sub),
+    Tensor.contiguous: Tensor.contiguous,  # no plain identity: a view that follows needs contiguous memory
 }
-"""Function -> what takes its place."""
+"""By function, what replaces it."""
 
 LINEAR = frozenset(
     {F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.pad, torch.mean, torch.sum, Tensor.mean, Tensor.sum}
@@ -270,10 +326,11 @@ LINEAR = frozenset(
     | {Tensor.flatten, Tensor.reshape, Tensor.view, Tensor.permute, Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze}
     | {Tensor.expand, Tensor.clone, Tensor.narrow, torch.narrow, torch.channel_shuffle, torch.roll, torch.flip}
 )
-"""Functions that are linear with weights 0 and positive ones, and so stay what they are."""
+"""Functions that are linear with non-negative weights already, and are not replaced."""
 
 
 def _has_gradient(value: Any) -> bool:
+    """Return whether the value is or contains a tensor that depends on some map."""
     if isinstance(value, list | tuple):
         return any(_has_gradient(entry) for entry in value)
     return isinstance(value, Tensor) and value.requires_grad

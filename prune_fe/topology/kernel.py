@@ -61,7 +61,7 @@ def compiled(function: Callable) -> Callable:
 
     Without a wrapper for Python and a cache entry of its own (the entry point's contains it), it compiles faster.
     """
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[call-overload]
 
 
 @entry_point
