@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prune_fe.ablation.trial import Ablation, ablate, ablate_each, ablate_layers
-    from prune_fe.data.images import digits, folder
+    from prune_fe.data.digits import digits
+    from prune_fe.data.image_folder import folder
     from prune_fe.measure.cost import cost, speed
     from prune_fe.measure.evaluate import evaluate
     from prune_fe.measure.latency import compare_latency
     from prune_fe.models.export import export
     from prune_fe.models.networks import build, load, save
     from prune_fe.pruning.prune import prune
+    from prune_fe.report.findings import load_results
     from prune_fe.scorers import SCORERS
     from prune_fe.scoring.score import score, score_all
     from prune_fe.scoring.scores import Scores, load_scores
@@ -33,13 +35,14 @@ _HOME = {
     "carry_over": "training.loop",
     "compare_latency": "measure.latency",
     "cost": "measure.cost",
-    "digits": "data.images",
+    "digits": "data.digits",
     "evaluate": "measure.evaluate",
     "export": "models.export",
     "find_layers": "tracing.feature_maps",
     "finetune": "training.loop",
-    "folder": "data.images",
+    "folder": "data.image_folder",
     "load": "models.networks",
+    "load_results": "report.findings",
     "load_scores": "scoring.scores",
     "mask": "tracing.feature_maps",
     "observe": "tracing.feature_maps",
@@ -54,7 +57,7 @@ _HOME = {
 __all__ = [
     "SCORERS", "Ablation", "Scores", "ablate", "ablate_each", "ablate_layers", "build", "carry_over",
     "compare_latency", "cost", "digits", "evaluate", "export", "find_layers", "finetune", "folder", "load",
-    "load_scores", "mask", "observe", "prune", "recalibrate", "save", "score", "score_all", "speed",
+    "load_results", "load_scores", "mask", "observe", "prune", "recalibrate", "save", "score", "score_all", "speed",
 ]  # fmt: skip
 
 

@@ -1,14 +1,20 @@
-"""The errors a user can meet, and the exit code the command line gives each."""
+"""The errors that a user can cause and mend; the command line ends with an exit code of its own for each."""
 
 
 class PruneFEError(Exception):
-    """Something the user can mend. Its text is one line: what, where, got, allowed."""
+    """Base class of all errors that a user can mend.
+
+    The text is one line: what is wrong, where, what was given and what is allowed.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with this error.
+    """
 
     exit_code = 1
 
 
 class InputError(PruneFEError, ValueError):
-    """A wrong argument, recipe, model or score."""
+    """An argument, a recipe, a model or scores that cannot be used."""
 
     exit_code = 2
 
@@ -20,12 +26,12 @@ class DataError(PruneFEError, ValueError):
 
 
 class CheckpointError(PruneFEError, ValueError):
-    """A model file that is missing, damaged or of another model."""
+    """A saved file that is missing, damaged or does not fit."""
 
     exit_code = 4
 
 
 class EnvironmentFault(PruneFEError, RuntimeError):
-    """The machine refuses: disk, memory, a folder in use."""
+    """Something that the machine does not allow: a full disk, too little memory, a folder in use."""
 
     exit_code = 5

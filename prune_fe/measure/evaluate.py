@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.images import Images, checked, images_in, select
+from prune_fe.data.batches import Images, count_images, validate_batches
+from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.tracing.feature_maps import evaluating
@@ -58,9 +59,9 @@ def evaluate(
     device = next(model.parameters()).device
     confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
     right: list[Tensor] = []
-    batches = select(data, batch_size=batch_size, workers=workers)
+    batches = select_batches(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
-        for images, labels in checked(batches):
+        for images, labels in validate_batches(batches):
             numbers = range(done * world_size() + rank(), (done + len(labels)) * world_size() + rank(), world_size())
             logits = class_logits(model(images.to(device, non_blocking=True)), labels, numbers)
             classes = logits.shape[1]
@@ -73,7 +74,7 @@ def evaluate(
             confusion += torch.bincount(pairs, minlength=classes**2).view_as(confusion)
             done += len(labels)
             if progress is not None:
-                progress(done, images_in(batches))
+                progress(done, count_images(batches))
     if done == 0:
         raise DataError("no images to evaluate on")
     shares = all_gather((confusion, loss, torch.cat(right)))

@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from prune_fe.data.images import Batches, Images, checked, images_in, loader, select
+from prune_fe.data.batches import Batches, Images, count_images, make_loader, validate_batches
+from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.pruning.prune import Pruned, refuse_unlike_weights
+from prune_fe.pruning.cut import refuse_unlike_weights
+from prune_fe.pruning.records import Pruned
 from prune_fe.tracing.feature_maps import evaluating
 
 Schedule = Literal["step", "cosine"]
@@ -87,7 +89,7 @@ def finetune(
     order, batch_size = _Order(images, seed), batch_size // world_size()
     all_reduce_mean(weights.values())  # they are the same everywhere, to the bit
     # batch norm cannot train on a single image
-    batches = loader(train, batch_size, workers, sampler=order, drop_last=len(order) > 1 == len(order) % batch_size)
+    batches = make_loader(train, batch_size, workers, sampler=order, drop_last=len(order) > 1 == len(order) % batch_size)
     optimizer = torch.optim.SGD(weights.values(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     for name, buffer in (momentum_buffers or {}).items():
         if name in weights:
@@ -218,7 +220,7 @@ def recalibrate(
         return 0
     batches, done, used = _drawn(data, samples, seed, batch_size, workers), 0, 0
     with evaluating(model), _collecting(counts), torch.no_grad():
-        for images, _ in checked(batches):
+        for images, _ in validate_batches(batches):
             if len(images) > 1:
                 for count in counts:
                     count.norm.reset_running_stats()
@@ -228,7 +230,7 @@ def recalibrate(
                 used += len(images)
             done += len(images)
             if progress is not None:
-                progress(done, images_in(batches))
+                progress(done, count_images(batches))
         if used == 0:
             raise DataError(f"{done} images, none in a batch of at least 2: too few to recalibrate on")
         return sum(count.finish() for count in counts)
@@ -237,7 +239,7 @@ def recalibrate(
 def _drawn(data: Images, samples: int | None, seed: int, batch_size: int, workers: int) -> Batches:
     """Batches of images in random order: sorted by class, no batch would be like those of training."""
     if not isinstance(data, Dataset):
-        return select(data, samples=samples)
+        return select_batches(data, samples=samples)
     if not isinstance(data, Sized):
         raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
     if samples is not None and samples < 2:
@@ -246,7 +248,7 @@ def _drawn(data: Images, samples: int | None, seed: int, batch_size: int, worker
         raise DataError(f"{len(data)} images, {samples} asked for")
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.randperm(len(data), generator=generator)[:samples].tolist()
-    return loader(Subset(data, numbers), batch_size, workers, generator=generator)
+    return make_loader(Subset(data, numbers), batch_size, workers, generator=generator)
 
 
 class _Recount:
@@ -345,8 +347,8 @@ def carry_over(optimizer: torch.optim.Optimizer, model: nn.Module, pruned: Prune
 def _refuse_other_widths(model: nn.Module, pruned: Pruned) -> None:
     for (layer, side), axis in pruned.cutter.axes.items():
         units = getattr(model.get_submodule(layer), "out_channels", None)
-        if side in ("out", "both") and units not in (None, len(axis.names)):
-            raise InputError(f"layer {layer!r}: {units} units, the model that was pruned had {len(axis.names)}")
+        if side in ("out", "both") and units not in (None, len(axis.channels)):
+            raise InputError(f"layer {layer!r}: {units} units, the model that was pruned had {len(axis.channels)}")
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:

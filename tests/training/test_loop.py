@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from prune_fe.data import images as data
+from prune_fe.data.batches import make_loader
+from prune_fe.data.datasets import InMemory
+from prune_fe.data.digits import digits
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.networks import SmallVGG
-from prune_fe.pruning.prune import Pruned, prune
+from prune_fe.pruning.prune import prune
+from prune_fe.pruning.records import Pruned
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
 from prune_fe.training import loop as training
@@ -283,15 +286,15 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_training_reads_no_test_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[data.InMemory] = []
-    getitem = data.InMemory.__getitem__
+    read: list[InMemory] = []
+    getitem = InMemory.__getitem__
 
-    def recorded(self: data.InMemory, index: int) -> Any:
+    def recorded(self: InMemory, index: int) -> Any:
         read.append(self)
         return getitem(self, index)
 
-    monkeypatch.setattr(data.InMemory, "__getitem__", recorded)
-    splits = data.digits(size=8)
+    monkeypatch.setattr(InMemory, "__getitem__", recorded)
+    splits = digits(size=8)
     finetune(SmallVGG(10, 1, [[2]]), splits.train, splits.validation, epochs=1)
     assert len(read) > len(splits.train)  # type: ignore[arg-type]
     assert not any(dataset is splits.test for dataset in read)
@@ -366,7 +369,7 @@ def test_a_network_that_returns_a_tuple_in_training_is_refused() -> None:
 
 
 def test_batches_instead_of_a_data_set_are_refused() -> None:
-    loader = data.loader(pictures(), 4)
+    loader = make_loader(pictures(), 4)
     with pytest.raises(InputError, match="as a map-style data set, not as a DataLoader"):
         finetune(small(), loader, pictures(6))  # type: ignore[arg-type]
 
@@ -858,7 +861,7 @@ def test_recalibration_tells_its_progress() -> None:
 
 
 def test_a_pruned_network_recovers_by_recalibration() -> None:
-    splits = data.digits(size=8)
+    splits = digits(size=8)
     torch.manual_seed(0)
     model = SmallVGG(10, 1, [[8, 8], [16]])
     finetune(model, splits.train, splits.validation, lr=0.1, schedule="cosine", epochs=4, batch_size=64)

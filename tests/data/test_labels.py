@@ -1,0 +1,37 @@
+"""Labels and names are found through subsets and loaders."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from prune_fe.data.image_folder import folder
+from prune_fe.data.labels import class_names, image_labels, image_names
+from prune_fe.data.sampling import select_by_name
+from prune_fe.errors import DataError
+from tests.data.pictures import Labelled
+
+
+def test_images_are_named_by_their_path_or_their_number(tmp_path):
+    for name in ("b/2.png", "a/1.png", "b/10.png"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name)
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    for memory in (1.0, 0.0):  # decoded, and read from the disk each time
+        test = folder(tmp_path, 8, memory_gib=memory).test
+        assert image_names(test, [0, 2]) == ["a/1.png", "b/2.png"]
+        assert image_names(Subset(test, [2, 1]), [1]) == ["b/10.png"]
+        assert list(select_by_name(test, ["b/2.png", "a/1.png", "b/2.png"]).indices) == [0, 2]
+    assert image_names(TensorDataset(torch.zeros(4)), [3, 1]) == ["3", "1"]
+    with pytest.raises(DataError, match="image 'c': not among the 3 images to choose from"):
+        select_by_name(test, ["c"])
+
+
+def test_names_and_labels_are_found_through_subset_and_loader():
+    subset = Subset(Labelled([0, 1, 1], classes=("a", "b")), [2, 0])
+    assert class_names(DataLoader(subset)) == ("a", "b")
+    assert class_names([]) == ()
+    assert image_labels(subset) == [1, 0]
+    assert image_labels(TensorDataset(torch.zeros(2, 1), torch.tensor([4, 5]))) == [4, 5]

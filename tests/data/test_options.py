@@ -1,0 +1,32 @@
+"""The recipe's section `data`."""
+
+from typing import Any
+
+import pytest
+
+from prune_fe.data.options import DataOptions
+from prune_fe.errors import InputError
+from prune_fe.options import validate_options
+
+
+def test_the_defaults() -> None:
+    chosen = validate_options(DataOptions, None, source="folder", size=32)
+    assert (chosen.path, chosen.validation, chosen.memory_gib) == (None, 0.1, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source": "digts"}, "unknown data source 'digts'; did you mean 'digits'"),
+        ({"path": "photos"}, "source digits needs no path, but path is 'photos'; source: folder reads a path"),
+        ({"size": 3}, r"size: .*greater than or equal to 4 \(got 3\)"),
+        ({"size": 8.0}, r"size: .*valid integer \(got 8.0\)"),
+        ({"validation": 0.0}, r"validation: .*greater than 0"),
+        ({"validation": 1.0}, r"validation: .*less than 1"),
+        ({"memory_gib": -1.0}, "memory_gib: .*greater than or equal to 0"),
+        ({"sise": 8}, "sise: unknown key; did you mean 'size'"),
+    ],
+)
+def test_a_wrong_option_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        validate_options(DataOptions, {"source": "digits", "size": 8} | given)
