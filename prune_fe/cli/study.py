@@ -9,29 +9,14 @@ from cyclopts import App, Parameter, validators
 from prune_fe.cli.output import print_tables, reporter
 from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, Several
 from prune_fe.cli.run_folders import open_run, using
+from prune_fe.studies.options import SubjectOptions
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
 StudySeed = Annotated[Seed | None, Parameter(help="Which of the recipe's networks, by its seed; default: the first.")]
+Subject = Annotated[SubjectOptions, Parameter(name="*")]
 LayerName = Annotated[
-    str | None,
-    Parameter(
-        help="A convolution, or any other module with feature maps such as a residual block (layer4.1 of a ResNet, the "
-        "paper's conv5_3_out); default: the last convolution."
-    ),
-]
-Unit = Annotated[
-    int | None,
-    Parameter(
-        validator=validators.Number(gte=0),
-        help="Index of the unit; default: the one with the lowest H/ε for the class, among those with ε of at least "
-        "one half.",
-    ),
-]
-ClassName = Annotated[str | None, Parameter(name="--class", help="Name of the class; default: the first.")]
-Samples = Annotated[
-    int | None,
-    Parameter(validator=AtLeastOne, help="Training images of the class; default: the recipe's number, or all."),
+    str | None, Parameter(help="A convolution, or any other module with feature maps; default: the last convolution.")
 ]
 Share = validators.Number(gte=0, lt=1)
 
@@ -41,20 +26,14 @@ def rescaling(
     recipe: RecipePath,
     *,
     flags: RecipeFlags = RecipeFlags(),
-    layer: LayerName = None,
-    unit: Unit = None,
-    class_: ClassName = None,
-    samples: Samples = None,
-    seed: StudySeed = None,
+    subject: Subject = SubjectOptions(),
 ) -> None:
     """Compare each indicator of one unit when images, filters or both are halved (tables 1, 6 and 9)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.rescaling import rescaling_study
 
     with using(folder, flags.resume):
-        tables = rescaling_study(
-            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
-        )
+        tables = rescaling_study(checked, folder, reporter, subject)
     print_tables(tables)
 
 
@@ -63,20 +42,14 @@ def randomness(
     recipe: RecipePath,
     *,
     flags: RecipeFlags = RecipeFlags(),
-    layer: LayerName = None,
-    unit: Unit = None,
-    class_: ClassName = None,
-    samples: Samples = None,
-    seed: StudySeed = None,
+    subject: Subject = SubjectOptions(),
 ) -> None:
     """Compare a trained unit with 100 units of networks that are not trained (tables 2, 7 and 10)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.randomness import randomness_study
 
     with using(folder, flags.resume):
-        tables = randomness_study(
-            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
-        )
+        tables = randomness_study(checked, folder, reporter, subject)
     print_tables(tables)
 
 
@@ -85,20 +58,14 @@ def characterisation(
     recipe: RecipePath,
     *,
     flags: RecipeFlags = RecipeFlags(),
-    layer: LayerName = None,
-    unit: Unit = None,
-    class_: ClassName = None,
-    samples: Samples = None,
-    seed: StudySeed = None,
+    subject: Subject = SubjectOptions(),
 ) -> None:
     """Compare birth, maximum and integral of the Betti curve, and a cubical complex (table 5 and appendix A.2)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.characterisation import characterisation_study
 
     with using(folder, flags.resume):
-        tables = characterisation_study(
-            checked, folder, reporter, seed=seed, layer=layer, unit=unit, label=class_, samples=samples
-        )
+        tables = characterisation_study(checked, folder, reporter, subject)
     print_tables(tables)
 
 

@@ -1,0 +1,188 @@
+"""Cumulative ablation of one network as tasks: scores, single units, and the curves of each scorer and order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_fe.ablation.trial import SHARES, Ablation, Trial, counts_of, join, without_first
+from prune_fe.data.datasets import Rescaled
+from prune_fe.errors import InputError
+from prune_fe.experiment.experiment import Experiment
+from prune_fe.experiment.tasks import Task
+from prune_fe.scoring.scores import Array, weakest
+from prune_fe.studies.ablation_files import finished_classes, load_ablations, save_ablations
+from prune_fe.studies.ablation_scores import ClassScores
+from prune_fe.studies.ablation_tables import ORDERS, AblatedNetwork
+from prune_fe.tracing.feature_maps import Layer
+
+SAVE_SECONDS = 30.0
+"""Interval at which the curves of a task with many classes are saved."""
+
+
+@dataclass(frozen=True)
+class AblationTask(Task):
+    """A task whose result holds the ablations of several classes.
+
+    Attributes:
+        classes: Names of the classes that must be in the result.
+    """
+
+    classes: Sequence[str]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all classes are in the file; an earlier call may have written others."""
+        return set(self.classes) <= finished_classes(self.result)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkAblation:
+    """The ablation of some layers of one network, on the test images of some classes.
+
+    Attributes:
+        experiment: The network, and the recipe with the scorers.
+        layers: The layers whose units are masked; of several the same share of each.
+        classes: Numbers of the classes.
+        folder: Where scores and ablations are saved.
+    """
+
+    experiment: Experiment
+    layers: Sequence[Layer]
+    classes: Sequence[int]
+    folder: Path
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the classes."""
+        return [self.experiment.splits.classes[number] for number in self.classes]
+
+    @cached_property
+    def scores(self) -> ClassScores:
+        """The scores of every scorer for each class."""
+        return ClassScores(self.experiment, self.layers, self.classes, self.folder / "scores")
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The network with its test images, whose values are multiplied by random factors as the recipe says."""
+        recipe, seed, images = self.experiment.recipe, self.experiment.seed, self.experiment.splits.test
+        options = recipe.ablate
+        if options.rescale:
+            images = Rescaled.at_random(images, *options.rescale, seed)
+        trial = Trial(
+            self.experiment.network, images, self.layers, workers=recipe.workers, memory_gib=options.memory_gib
+        )
+        if trial.slow:
+            reason = f"the whole network is run for each mask, which is slow: {trial.slow}"
+            self.experiment.reporter.say(f"seed {seed}: {reason}")
+        return trial
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks: scoring, single units of one layer, and the curves of each scorer and order."""
+        yield from self.scores.tasks()
+        if len(self.layers) == 1:
+            path = self.folder / "each.npz"
+            yield AblationTask("single units", path, (), self._make_single_units, self.names)
+        for label in self.scores.labels:
+            for order in ORDERS:
+                path, work = self._curve_path(label, order), partial(self._make_curves, label, order)
+                yield AblationTask(f"{label}.{order}", path, self.scores.needs(label), work, self.names)
+
+    def load(self) -> AblatedNetwork:
+        """Return the finished ablations."""
+        single_units = None
+        if len(self.layers) == 1:
+            single_units = self._read(self.folder / "each.npz", self._no_orders)
+        ablations = {
+            label: {order: self._read(self._curve_path(label, order), self._orders(label, order)) for order in ORDERS}
+            for label in self.scores.labels
+        }
+        scores = {label: self.scores.by_class(label) for label in self.scores.labels}
+        return AblatedNetwork(self.experiment.seed, ablations, scores, single_units)
+
+    def _curve_path(self, label: str, order: str) -> Path:
+        return self.folder / f"{label}.{order}.npz"
+
+    @property
+    def _no_orders(self) -> Array:
+        """The orders of single-unit ablation, shape (classes, 0)."""
+        return np.zeros((len(self.classes), 0), dtype=np.int64)
+
+    @property
+    def _bounds(self) -> Array:
+        """Where the units of each layer but the first begin, in an array of the units of all layers."""
+        return np.cumsum([layer.units for layer in self.layers])[:-1]
+
+    def _orders(self, label: str, order: str) -> Array:
+        """Return the order in which the units of each layer are masked for each class, shape (classes, units)."""
+        step = -1 if order == "ascending" else 1
+        rows = [
+            [weakest(part, len(part))[::step] for part in np.split(row, self._bounds)]
+            for row in self.scores.by_class(label)
+        ]
+        return np.array([np.concatenate(parts) for parts in rows])
+
+    def _make_single_units(self) -> None:
+        units = self.layers[0].units
+        masks = torch.cat([torch.ones(1, units, dtype=torch.bool), ~torch.eye(units, dtype=torch.bool)])
+        self._make(self.folder / "each.npz", self._no_orders, lambda _: [masks])
+
+    def _make_curves(self, label: str, order: str) -> None:
+        self._make(self._curve_path(label, order), self._orders(label, order), self._curve_masks)
+
+    def _curve_masks(self, order: Array) -> list[Tensor]:
+        """Return the masks of each layer, shape (steps, units), in which more and more units of `order` are 0."""
+        if len(self.layers) == 1:
+            units = self.layers[0].units
+            counts = [sorted({*range(0, units, self.experiment.recipe.ablate.every), units})]
+        else:
+            counts = [counts_of(layer.units, SHARES) for layer in self.layers]
+        parts = np.split(order, self._bounds)
+        return [without_first(part.tolist(), steps) for part, steps in zip(parts, counts, strict=True)]
+
+    def _make(self, path: Path, orders: Array, masks: Callable[[Array], list[Tensor]]) -> None:
+        """Run the classes that are not in the file yet, and save them with those that are.
+
+        Args:
+            path: The file.
+            orders: The order of each class, shape (classes, units).
+            masks: Function from an order to the masks of each layer.
+        """
+        known = self._load(path, orders)
+        missing = [n for n, name in enumerate(self.names) if name not in known]
+        # Classes with one order, such as those of a scorer of weights, share one run.
+        is_shared = bool((orders[missing] == orders[missing[0]]).all())
+        parts, saved = list(known.values()), time.monotonic()
+        progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating ({path.stem})")
+        for done, numbers in enumerate([missing] if is_shared else [[n] for n in missing], 1):
+            order, classes = orders[numbers[0]], [self.classes[n] for n in numbers]
+            parts.append(self.trial.run(masks(order), units=order.tolist(), classes=classes))
+            progress(done * len(numbers), len(missing))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save_ablations(path, parts)
+                saved = time.monotonic()
+        save_ablations(path, parts)
+
+    def _load(self, path: Path, orders: Array) -> dict[str, Ablation]:
+        """Return the ablations in a file by class.
+
+        Raises:
+            InputError: The order of one of this study's classes is another one.
+        """
+        known = load_ablations(path, orders.shape[1])
+        for name, order in zip(self.names, orders.tolist(), strict=True):
+            if name in known and known[name].units != tuple(order):
+                raise InputError(f"{path}: is of other scores than these; choose another run folder")
+        return known
+
+    def _read(self, path: Path, orders: Array) -> Ablation:
+        """Return the finished ablation of all classes."""
+        known = self._load(path, orders)
+        return join([known[name] for name in self.names])

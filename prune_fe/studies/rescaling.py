@@ -1,0 +1,132 @@
+"""The study of rescaling (tables 1, 6 and 9): images or filters are halved, and every criterion is measured again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.data.datasets import Rescaled
+from prune_fe.experiment.experiment import Reporter, begin
+from prune_fe.experiment.recipe import Recipe
+from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.measure.evaluate import Evaluation, evaluate
+from prune_fe.report.tables import Table
+from prune_fe.scoring.scores import Array
+from prune_fe.studies.indicators import tables_like_the_papers
+from prune_fe.studies.options import SubjectOptions
+from prune_fe.studies.subject import Subject, choose_subject, train_subject, write_unit_study
+from prune_fe.tracing.feature_maps import Layer, evaluating, follow, observe
+
+ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
+"""Columns of the accuracy on the test images, with their formats."""
+
+
+def rescaling_study(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, options: SubjectOptions | None = None
+) -> list[Table]:
+    """Measure every criterion with the images, the filters of a layer, and both halved (tables 1, 6 and 9).
+
+    The tables are written to the run folder too, as study-rescaling-*.csv and .md. A network that is in the folder is
+    not trained again.
+
+    Args:
+        recipe: Which network and images.
+        folder: The run folder.
+        reporter: Where messages and progress go.
+        options: Which unit, on which images; the defaults where it is None.
+
+    Returns:
+        The paper's tables, and one of the whole layer.
+    """
+    options = options or SubjectOptions()
+    experiment = begin(recipe, folder, reporter, options.seed)
+    subject = train_subject(experiment, choose_subject(experiment, options), options.unit)
+    return write_unit_study(experiment, subject, "rescaling", rescale(subject))
+
+
+def rescale(subject: Subject) -> list[Table]:
+    """Return tables 1, 6 and 9, and one of the whole layer.
+
+    The values of all images are halved, then those of the filters that make the layer's maps, then both. The last
+    table has the mean of |value| over all units of the layer, as a share of the mean with nothing halved.
+
+    Args:
+        subject: The unit, layer and class.
+    """
+    rows: dict[str, dict[str, Sequence[float]]] = {}
+    shares: dict[str, dict[str, Sequence[float]]] = {}
+    originals: dict[str, Array] = {}
+    halved_part = ""
+    for factor, halve_filters in ((1.0, False), (0.5, False), (1.0, True), (0.5, True)):
+        row = f"{'half scale' if factor < 1 else '×'}, {'half scale' if halve_filters else '×'}"
+        network: nn.Module = subject.network
+        halving: AbstractContextManager[Any] = nullcontext()
+        if halve_filters:
+            network, halving, halved_part = halve_layer(subject.network, subject.layer, subject.example)
+        with halving:
+            evaluation = evaluate(network, Rescaled(subject.splits.test, factor), workers=subject.workers)
+            values = subject.indicator_values(network, factor)
+        rows[row] = _accuracy_cells(evaluation, subject.label)
+        rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
+        originals = originals or values
+        for name, units in values.items():
+            original = abs(originals[name]).mean()
+            if original > 0:
+                shares.setdefault(name, {})[row] = [float(abs(units).mean() / original)]
+    note = f"images, filters (halved: {halved_part}): {subject.text}"
+    title = "Rescaling: mean over all units of the layer, share of what it is with nothing halved"
+    of_layer = Table(title, dict.fromkeys(rows, ".2f"), shares)
+    return [*tables_like_the_papers("Rescaling", rows, ACCURACY, note), of_layer]
+
+
+def _accuracy_cells(evaluation: Evaluation, label: int) -> dict[str, Sequence[float]]:
+    """Return the cells of the columns ACCURACY."""
+    of_class = evaluation.confusion[label]
+    recall = int(of_class[label]) / max(int(of_class.sum()), 1)
+    return dict(zip(ACCURACY, ([evaluation.accuracy], [recall]), strict=True))
+
+
+def halve_layer(
+    network: nn.Module, layer: Layer, example: Tensor
+) -> tuple[nn.Module, AbstractContextManager[Any], str]:
+    """Return a copy of a network in which the maps of one layer have half their values.
+
+    The filters of a convolution are halved, together with the constants between them and the map (the bias, and the
+    mean and shift of a batch norm), so that the map is halved and nothing else changes. Where that does not halve the
+    map (a group norm removes the scale, a sigmoid is not proportional), and for modules that are no convolution, such
+    as residual blocks, the map itself is halved.
+
+    Args:
+        network: The network, which stays as it is.
+        layer: The layer.
+        example: One image, with which the result is checked.
+
+    Returns:
+        The copy, a context in which it must be used, and a text that says what was halved.
+    """
+    twin = copy.deepcopy(network)
+    module = twin.get_submodule(layer.name)
+    if isinstance(module, nn.Conv2d):
+        norm = twin.get_submodule(layer.norm) if layer.norm else None
+        constants = [module.bias] if norm is None else [module.bias, norm.running_mean, norm.bias]
+        with torch.no_grad():
+            for value in (module.weight, *constants):
+                if isinstance(value, Tensor):
+                    value.mul_(0.5)
+        whole, half = _layer_map(network, layer, example), _layer_map(twin, layer, example)
+        if torch.allclose(half, whole / 2, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
+            return twin, nullcontext(), "the filters"
+    twin = copy.deepcopy(network)
+    return twin, follow(twin, [layer], lambda layer, maps, in_place: maps * 0.5), "the maps, not the filters"
+
+
+def _layer_map(network: nn.Module, layer: Layer, example: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    with evaluating(network), torch.no_grad(), observe(network, [layer], lambda _, maps: seen.append(maps.clone())):
+        network(example)
+    return seen[0]

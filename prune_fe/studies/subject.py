@@ -1,0 +1,241 @@
+"""What the studies of single units look at: one unit of one layer of a trained network, on the images of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prune_fe.data.datasets import Rescaled
+from prune_fe.data.labels import image_labels
+from prune_fe.data.splits import Splits
+from prune_fe.errors import DataError, InputError
+from prune_fe.experiment.experiment import Experiment, to_device
+from prune_fe.experiment.recipe import ScorerEntry
+from prune_fe.io import nearest, safe_file_name
+from prune_fe.report.tables import Table
+from prune_fe.scorers.base import Scorer
+from prune_fe.scoring.score import check_judge, score_all
+from prune_fe.scoring.scores import Array, Scores
+from prune_fe.studies.indicators import ALL_INDICATORS, RATE, H
+from prune_fe.studies.options import SubjectOptions
+from prune_fe.studies.output import write_study
+from prune_fe.tracing.feature_maps import Layer, find_layers
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One unit of one layer of a network, on the images of one class.
+
+    Attributes:
+        network: The network, on its device.
+        splits: The images.
+        layer: The layer.
+        unit: Number of the unit in the layer.
+        label: Number of the class.
+        samples: Training images of the class; of every class for scorers that compare classes.
+        seed: Seed with which the images are drawn.
+        batch_size: Images that go through the network together.
+        workers: Processes that load images.
+    """
+
+    network: nn.Module
+    splits: Splits
+    layer: Layer
+    unit: int
+    label: int
+    samples: int
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 0
+
+    @property
+    def example(self) -> Tensor:
+        """One image, shape (1, channels, height, width), on the network's device."""
+        return self.splits.test[0][0][None].to(next(self.network.parameters()).device)
+
+    @property
+    def text(self) -> str:
+        """The unit, layer, class and number of images in words."""
+        size = "×".join(map(str, self.layer.map_size))
+        return (
+            f"unit {self.unit} of {self.layer.name!r} ({self.layer.units} units, maps of {size}), "
+            f"class {self.splits.classes[self.label]!r}, {self.samples} training images"
+        )
+
+    def file_name(self, study: str) -> str:
+        """Return a file name without ending that differs for every subject of a run."""
+        layer = safe_file_name(self.layer.name)
+        subject = f"seed-{self.seed}-{layer}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
+        return f"study-{study}-{subject}"
+
+    def with_unit(self, unit: int | None) -> Subject:
+        """Return the same subject with another unit.
+
+        Args:
+            unit: Number of the unit. None takes the unit with the least H/ε among those whose maps have a hole in at
+                least half of the images, or among all where there are none.
+
+        Raises:
+            InputError: The layer has no such unit.
+        """
+        if unit is None:
+            return replace(self, unit=self._most_selective_unit())
+        if not 0 <= unit < self.layer.units:
+            raise InputError(f"layer {self.layer.name!r}: no unit {unit}, it has {self.layer.units}")
+        return replace(self, unit=unit)
+
+    def _most_selective_unit(self) -> int:
+        raw = self.score({H.scorer: H.build_scorer(self.label)})[H.scorer].raw
+        ratio = raw["entropy_per_rate_nats"][self.layer.name][0]
+        rate = raw[RATE.quantity][self.layer.name][0]
+        # Two equal births among 20 images have an entropy of 0 and make no selective unit.
+        frequent = np.where(rate >= 0.5, ratio, np.inf)
+        return int(np.argmin(frequent if np.isfinite(frequent).any() else ratio))
+
+    @cached_property
+    def unavailable(self) -> dict[str, str]:
+        """Name of each indicator that cannot score the layer -> the reason.
+
+        Raises:
+            InputError: Feature entropy is one of them; no study does without it.
+        """
+        reasons = {}
+        labels = set(range(len(self.splits.classes)))
+        for indicator in ALL_INDICATORS:
+            scorer = indicator.build_scorer(self.label)
+            try:
+                check_judge(scorer, self.network, [self.layer], self.example, self.samples, labels)
+            except InputError as error:
+                if indicator.scorer == H.scorer:
+                    raise
+                reasons[indicator.name] = str(error)
+        return reasons
+
+    def score(
+        self,
+        scorers: Mapping[str, Scorer],
+        *,
+        network: nn.Module | None = None,
+        factor: float = 1.0,
+        all_classes: bool = False,
+    ) -> dict[str, Scores]:
+        """Return the scores of the layer by each of the scorers.
+
+        Args:
+            scorers: Label -> scorer.
+            network: The network to score; default the subject's.
+            factor: What the values of all images are multiplied by.
+            all_classes: Use images of all classes instead of the subject's class alone.
+        """
+        return score_all(
+            network or self.network,
+            Rescaled(self.splits.train, factor),
+            scorers,
+            layers=[self.layer.name],
+            classes=None if all_classes else [self.label],
+            samples=self.samples,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        )
+
+    def indicator_values(self, network: nn.Module | None = None, factor: float = 1.0) -> dict[str, Array]:
+        """Return the value of each indicator for every unit of the layer, shape (units,).
+
+        Indicators that cannot score the layer are left out; `unavailable` gives the reasons.
+
+        Args:
+            network: The network to score; default the subject's.
+            factor: What the values of all images are multiplied by.
+        """
+        available = [indicator for indicator in ALL_INDICATORS if indicator.name not in self.unavailable]
+        scores: dict[str, Scores] = {}
+        for all_classes in (False, True):
+            scorers = {
+                indicator.key: indicator.build_scorer(self.label)
+                for indicator in available
+                if indicator.compares_classes == all_classes
+            }
+            scores |= self.score(scorers, network=network, factor=factor, all_classes=all_classes)
+        return {
+            indicator.name: indicator.unit_values(scores[indicator.key], self.layer.name) for indicator in available
+        }
+
+
+def initialise_network(experiment: Experiment, seed: int) -> nn.Module:
+    """Return the experiment's network with the weights that `seed` gives it, on the experiment's device."""
+    torch.manual_seed(seed)
+    return to_device(experiment.build_network(), experiment.device)
+
+
+def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
+    """Return the subject that the options name, with an untrained network, and say which indicators are left out.
+
+    Whatever is wrong with the options is therefore an error before a network is trained. Unit 0 stands for a unit
+    that only the trained network can tell.
+
+    Args:
+        experiment: Whose network and images are studied.
+        options: Which unit, on which images.
+
+    Raises:
+        InputError: There is no such layer, unit or class, or feature entropy cannot score the layer.
+        DataError: A class has fewer training images than are asked for.
+    """
+    recipe, splits, classes = experiment.recipe, experiment.splits, experiment.splits.classes
+    if options.class_name is not None and options.class_name not in classes:
+        hint = nearest(options.class_name, classes[:20])
+        raise InputError(f"class {options.class_name!r}: no such class; {hint}")
+    labels = image_labels(splits.train)
+    available = min(labels.count(label) for label in range(len(classes)))
+    samples = options.samples or recipe.score.samples or available
+    if samples > available:
+        raise DataError(f"{samples} samples asked for, the smallest class has {available} training images")
+    network = initialise_network(experiment, experiment.seed)
+    names = None if options.layer is None else [options.layer]
+    subject = Subject(
+        network=network,
+        splits=splits,
+        layer=find_layers(network, experiment.example.to(experiment.device), names)[-1],
+        unit=0,
+        label=0 if options.class_name is None else classes.index(options.class_name),
+        samples=samples,
+        seed=experiment.seed,
+        batch_size=recipe.score.batch_size,
+        workers=recipe.workers,
+    )
+    if options.unit is not None:
+        subject = subject.with_unit(options.unit)
+    for name, reason in subject.unavailable.items():
+        experiment.reporter.say(f"{name} is left out: {reason}")
+    return subject
+
+
+def train_subject(experiment: Experiment, subject: Subject, unit: int | None) -> Subject:
+    """Return the subject with the experiment's trained network.
+
+    Args:
+        experiment: Whose network is trained, or read from the run folder.
+        subject: The subject with an untrained network.
+        unit: Number of the unit; None chooses it by the trained network, see `Subject.with_unit`.
+    """
+    experiment.folder.log_environment()
+    # The recipe's own scorers score nothing in this study, so they are not checked.
+    recipe = experiment.recipe.model_copy(update={"scorers": [ScorerEntry.model_validate("random")]})
+    subject = replace(subject, network=experiment.with_recipe(recipe).network).with_unit(unit)
+    experiment.reporter.say(f"studying {subject.text}")
+    return subject
+
+
+def write_unit_study(experiment: Experiment, subject: Subject, study: str, tables: list[Table]) -> list[Table]:
+    """Write the tables of a study to files of its own for each subject, and return them."""
+    experiment.log("study", kind=study, seed=subject.seed, subject=subject.text)
+    heading = f"{study}: seed {subject.seed}, {subject.text}"
+    rows = [entry for table in tables for entry in table.entries()]
+    write_study(experiment, subject.file_name(study), heading, tables, rows)
+    return tables

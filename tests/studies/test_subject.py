@@ -1,0 +1,106 @@
+"""Subjects: the unit that is chosen, the indicators that cannot score a layer, and errors before training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from prune_fe.data.datasets import Rescaled
+from prune_fe.data.digits import digits
+from prune_fe.data.splits import Splits
+from prune_fe.errors import DataError, InputError
+from prune_fe.experiment.experiment import Experiment
+from prune_fe.studies.characterisation import characterisation_study
+from prune_fe.studies.options import SubjectOptions
+from prune_fe.studies.randomness import randomness_study
+from prune_fe.studies.rescaling import rescale, rescaling_study
+from prune_fe.studies.subject import Subject
+from prune_fe.tracing.feature_maps import find_layers
+
+
+class Three(Rescaled):
+    """Grey images as three channels."""
+
+    def __init__(self, images: Dataset[Any]) -> None:
+        super().__init__(images, 1.0)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image.expand(3, -1, -1), label
+
+
+def test_indicators_that_cannot_score_the_layer_are_named_and_left_out(block: Callable[[], nn.Module]) -> None:
+    network = nn.Sequential(block(), nn.Flatten(), nn.Linear(3 * 64, 10))
+    grey = digits(8)
+    colour = Rescaled(Three(grey.train), 1.0)
+    splits = Splits(colour, colour, colour, grey.classes, 3, 8)
+    layer = find_layers(network, splits.test[0][0][None], ["0"])[0]
+    subject = Subject(network, splits, layer, 0, 3, samples=4)
+    assert sorted(subject.unavailable) == ["BN scale", "FPGM", "filter L1"]
+    assert "'0' is a Block and has no filters of its own" in subject.unavailable["FPGM"]
+    tables = rescale(subject)
+    assert "FPGM" not in tables[1].rows["×, ×"].keys() | tables[1].forms.keys()
+    assert tables[1].rows["×, half scale"]["NISP, α = 1, r = 1e-6"]
+
+
+def test_the_unit_by_default_has_the_least_ratio_of_those_that_are_often_active(subject: Subject) -> None:
+    values = subject.indicator_values()
+    ratio = np.where(values["ε"] >= 0.5, values["H"] / values["ε"], np.inf)
+    assert subject.with_unit(None).unit == int(np.argmin(ratio))
+    assert subject.with_unit(2).unit == 2
+    with pytest.raises(InputError, match=f"no unit {subject.layer.units}, it has {subject.layer.units}"):
+        subject.with_unit(subject.layer.units)
+
+
+def test_every_subject_of_a_run_has_a_file_of_its_own(subject: Subject) -> None:
+    others = [
+        replace(subject, unit=9),
+        replace(subject, label=4),
+        replace(subject, samples=7),
+        replace(subject, seed=3),
+    ]
+    assert len({each.file_name("rescaling") for each in (subject, *others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("study", "options", "error", "match"),
+    [
+        (rescaling_study, {"layer": "nope"}, InputError, "no such module"),
+        (rescaling_study, {"unit": 8}, InputError, "no unit 8, it has 8"),
+        (rescaling_study, {"class_name": "x"}, InputError, "class 'x': no such class"),
+        (rescaling_study, {"seed": 5}, InputError, "seed 5: the recipe has 1, 4"),
+        (rescaling_study, {"samples": 9999}, DataError, "the smallest class has 1.. training images"),
+        (randomness_study, {}, InputError, "layer 'features.4' has 8 units, 10 of each network are drawn"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_trained(
+    study: Any,
+    options: dict[str, Any],
+    error: type[Exception],
+    match: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_study: Any,
+    recipe_with: Any,
+) -> None:
+    monkeypatch.setattr(Experiment, "network", property(lambda _: pytest.fail("trained")))
+    with pytest.raises(error, match=match):
+        run_study(study, tmp_path, recipe_with(), options=SubjectOptions(**options))
+
+
+def test_the_files_hold_the_tables_and_the_recipes_scorers_are_not_checked(
+    tmp_path: Path, run_study: Any, recipe_with: Any, read_rows: Any
+) -> None:
+    recipe = recipe_with(scorers=[{"name": "class-selectivity", "of": 7}], score={"samples": 5, "classes": [1, 2]})
+    options = SubjectOptions(class_name="3", unit=1, seed=4)
+    tables, said = run_study(characterisation_study, tmp_path, recipe, options=options)
+    name = "study-characterisation-seed-4-features.4-unit-1-class-3-samples-5"
+    rows = read_rows(tmp_path / f"{name}.csv")
+    assert {row["table"] for row in rows} == {table.title for table in tables}
+    assert (tmp_path / f"{name}.md").read_text().startswith("## characterisation: seed 4, unit 1 of 'features.4'")
+    assert any("studying unit 1 of 'features.4'" in text for text in said)
