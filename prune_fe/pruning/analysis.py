@@ -60,7 +60,7 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     verifier, cutter = Verifier(twin, images), Cutter(twin, graph)
     groups, cutter = _try_groups(verifier, cutter, find_groups(twin, graph, layers))
     modules = dict(model.named_modules())
-    widths = {layer: int(modules[layer].out_channels) for layer in layers}  # type: ignore[arg-type]
+    widths = {layer: int(modules[layer].out_channels) for layer in layers}
     return Analysis(layers, widths, groups, cutter, RemainingCost(twin, cutter), verifier)
 
 
@@ -85,7 +85,7 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
 
 def _random_half(group: Group, seed: int) -> list[SetId]:
     """Draw half of the coupled sets of a group, equally many from each block."""
-    scores = np.random.default_rng(seed).permutation(len(group.sets))
+    scores = np.random.default_rng(seed).permutation(len(group.sets)).astype(float)
     order = group.removal_order(scores)
     half = min(len(group.sets) // group.block_count // 2, *map(len, order))
     return [group.sets[position] for block in order for position in block[:half]]

@@ -225,12 +225,15 @@ class _Pruning:
             resource, target = self.options.target
             share, what = shares[resource], {"macs": "multiply-adds", "parameters": "parameters"}[resource]
             if abs(share - target) > TARGET_TOLERANCE * target:
-                yield f"{share:.1%} of the {what} are left, not {target:.1%}: what can go allows nothing nearer"
+                yield f"{share:.1%} of the {what} are left, not {target:.1%}: the network's widths allow nothing closer"
         if changed := [f"{module}.{name}".lstrip(".") for module, name in self.analysis.cutter.code_sizes]:
             yield f"sizes in the network's code were changed too: {', '.join(changed)}"
         for layer in sorted(match_layers(self.options.protect, list(self.analysis.widths))):
             if lost := self._count_removed_inputs(layer):
-                yield f"layer {layer!r} is protected: its outputs stay, {lost} of its inputs went with what makes them"
+                yield (
+                    f"layer {layer!r} is protected: its units stay, but {lost} of its inputs were removed with the "
+                    "units that made them"
+                )
 
     def _count_removed_inputs(self, layer: str) -> int:
         key = (layer, "in") if (layer, "in") in self.kept else (layer, "both")

@@ -39,7 +39,7 @@ def test_weights_biases_statistics_and_counts_follow_the_channels() -> None:
 
 def test_each_block_of_a_grouped_convolution_loses_inputs_of_its_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1, groups=2), nn.Conv2d(4, 2, 1))
-    weight = model[1].weight.detach().clone()  # (4, 3, 1, 1)
+    weight = named_tensors(model)["1.weight"].clone()  # (4, 3, 1, 1)
     cutter = cutter_of(model)
     cutter.cut(model, cutter.all_channels(), cutter.channels_without(sets_of(cutter, "0", 0, 5)))
     assert torch.equal(model[1].weight[:2], weight[:2, [1, 2]])  # type: ignore[index]

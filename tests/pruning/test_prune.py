@@ -9,14 +9,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.measure.cost import cost
 from prune_fe.models.networks import SmallVGG
-from prune_fe.pruning.budget import kept_count
 from prune_fe.pruning.cut import Cutter
 from prune_fe.pruning.groups import find_groups
 from prune_fe.pruning.options import PruneOptions
@@ -106,7 +103,7 @@ def test_masking_units_equals_removing_them(name: str) -> None:
     model = trained_statistics(library(name.removeprefix("timm/"), num_classes=5))
     if name == "vgg16_bn":  # its classifier has nine tenths of the weights
         model.classifier = nn.Sequential(nn.Linear(25088, 16), nn.ReLU(), nn.Linear(16, 5))
-    pruned = prune(model, score(model, scorer="random"), ratio=0.4, example=X)
+    pruned = prune(model, score(model, scorer="random"), ratio=0.4, example=X[:1])
     assert all(step.left is None and step.count == step.asked > 0 for step in pruned.steps)
     with torch.no_grad():
         with mask(model, find_layers(model, X), removed_units(pruned)):
@@ -138,11 +135,6 @@ def test_equal_scores_go_in_the_order_of_their_numbers_and_no_more_than_asked() 
     scores = Scores("ties", {layer.name: np.zeros(layer.units) for layer in find_layers(model, X)})
     removed = removed_units(prune(model, scores, ratio=0.5, example=X))
     assert list(removed.values()) == [(0, 1, 2)] * 2 + [(0, 1, 2, 3)]
-
-
-@given(st.integers(1, 3000), st.integers(0, 99))
-def test_kept_units_is_the_floor_of_the_decimal(units: int, percent: int) -> None:
-    assert kept_count(units, percent / 100) == max((100 - percent) * units // 100, 1)
 
 
 def test_the_blocks_of_a_grouped_convolution_lose_equally_many() -> None:
@@ -180,7 +172,7 @@ def test_how_the_scores_of_tied_layers_are_reduced(reduction: str, weakest: tupl
 
     model = Sum()
     scores = Scores("by hand", {"a": np.array([9.0, 3, 0, 2]), "b": np.array([-1.0, 3, 4, 2.0])})
-    pruned = prune(model, scores, 0.5, X, reduction=reduction)  # type: ignore[arg-type]
+    pruned = prune(model, scores, 0.5, X, reduction=reduction)
     assert removed_units(pruned) == {"a": weakest, "b": weakest}
 
 
@@ -258,9 +250,14 @@ def test_scores_are_asked_for_anew_before_each_layer() -> None:
     seen: list[tuple[str, ...]] = []
     scores = score(model, scorer="random")
     prune(
-        model, scores, 0.5, X, rounds="layers", rescore=rescore,
+        model,
+        scores,
+        0.5,
+        X,
+        rounds="layers",
+        rescore=rescore,
         after=lambda current, steps: seen.append(tuple(step.layers[0] for step in steps)),
-    )  # fmt: skip
+    )
     assert asked == [(("features.3",), 3), (("features.7",), 3)]
     assert seen == [("features.0",), ("features.3",), ("features.7",)]
 
@@ -503,7 +500,10 @@ def test_a_budget_that_the_widths_do_not_allow_is_met_as_nearly_as_they_do_and_s
     model = small()
     pruned = prune(model, score(model, scorer="random"), example=X, target_params=0.01)
     (note,) = pruned.notes
-    assert note == f"{pruned.parameters:.1%} of the parameters are left, not 1.0%: what can go allows nothing nearer"
+    assert (
+        note
+        == f"{pruned.parameters:.1%} of the parameters are left, not 1.0%: the network's widths allow nothing closer"
+    )
     assert [step.units - step.count for step in pruned.steps] == [1, 1, 1]
 
 
@@ -523,8 +523,10 @@ def test_a_global_ranking_takes_the_weakest_of_all_layers_and_ties_do_not_oversh
     keep = {"features.0": np.arange(6.0), "features.3": 100 * np.arange(6.0), "features.7": np.array([-9.0] + [0] * 7)}
     steps = prune(model, Scores("by hand", keep), 0.25, X, ranking="global").steps
     assert {layer: numbers for step in steps for layer, numbers in step.removed.items()} == {
-        "features.0": (0, 1), "features.3": (0, 1), "features.7": (0,),
-    }  # fmt: skip
+        "features.0": (0, 1),
+        "features.3": (0, 1),
+        "features.7": (0,),
+    }
 
 
 def test_widths_are_rounded_to_a_multiple_and_it_is_said() -> None:
@@ -544,7 +546,8 @@ def test_protected_outputs_stay_and_what_changes_at_their_inputs_is_said() -> No
     pruned = prune(model, score(model, scorer="random"), example=X, protect=["features.3"])
     assert [(step.count, step.left) for step in pruned.steps] == [(3, None), (0, "protected"), (4, None)]
     assert pruned.notes == (
-        "layer 'features.3' is protected: its outputs stay, 3 of its inputs went with what makes them",
+        "layer 'features.3' is protected: its units stay, but 3 of its inputs were removed with the units that made "
+        "them",
     )
 
 
@@ -553,9 +556,13 @@ def test_a_ratio_by_pattern_and_by_name() -> None:
     ratio = {"features.1*": 0.5, "features.14": 0.25, "features.0": 0.75}
     steps = prune(model, score(model, scorer="random"), ratio, X).steps
     assert {step.layers[0]: step.count / step.units for step in steps} == {
-        "features.0": 0.75, "features.3": 0, "features.7": 0,
-        "features.10": 0.5, "features.14": 0.25, "features.17": 0.5,
-    }  # fmt: skip
+        "features.0": 0.75,
+        "features.3": 0,
+        "features.7": 0,
+        "features.10": 0.5,
+        "features.14": 0.25,
+        "features.17": 0.5,
+    }
 
 
 def test_a_finished_cut_can_be_cut_again() -> None:
@@ -596,8 +603,8 @@ def test_a_group_that_fails_in_its_round_stops_no_other_group(rounds: int | str)
     up, down = np.arange(8.0), np.arange(8.0)[::-1]
 
     def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
-        widths = {layer: current.get_submodule(layer).out_channels for layer in layers}
-        return Scores("new", {layer: np.arange(float(width))[::-1].copy() for layer, width in widths.items()})
+        widths = {layer: len(current.get_parameter(f"{layer}.weight")) for layer in layers}
+        return Scores("new", {layer: np.arange(width)[::-1] * 1.0 for layer, width in widths.items()})
 
     steps = prune(model, Scores("first", {"a": up, "b": up, "c": up}), 0.5, X, rounds=rounds, rescore=rescore).steps
     assert [step.layers for step in steps] == [("a",), ("b",), ("c",)]
@@ -610,9 +617,14 @@ def test_a_group_that_fails_in_its_round_stops_no_other_group(rounds: int | str)
 
 def test_after_new_scores_the_units_that_are_left_are_compared() -> None:
     net = nn.Sequential(
-        nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 10, 1),
+        nn.ReLU(),
+        nn.Conv2d(10, 10, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(10, 2),
-    )  # fmt: skip
+    )
     first = Scores("first", {"0": np.array([0.0] * 3 + [10] * 7), "2": np.array([0.0] * 5 + [1] * 5)})
 
     def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
@@ -637,7 +649,7 @@ def test_rescore_that_returns_something_else_is_refused() -> None:
     model = small()
     scores = score(model, scorer="random")
     with pytest.raises(InputError, match=r"rescore\(\) returned a NoneType; it is asked for Scores of features.3"):
-        prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: None)  # type: ignore[arg-type, return-value]
+        prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: None)  # type: ignore[arg-type]
     few = Scores("few", {"features.0": np.zeros(3)})
     with pytest.raises(InputError, match=r"rescore\(\) returned no scores of 'features.3'; it is asked for"):
         prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: few)
