@@ -101,7 +101,7 @@ def cut(name: str, size: int) -> dict[str, Any]:
     """Everything the table says of one network."""
     import prune_fe
     from prune_fe.errors import InputError
-    from prune_fe.pruning.cut import randomise
+    from prune_fe.pruning.verify import randomise
 
     torch.manual_seed(0)
     model = built(name).eval()
