@@ -19,22 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.images import Splits, held_out
+from prune_fe.data.splits import Splits, hold_out
 from prune_fe.distributed import all_gather, from_rank_0, rank, world_size
 from prune_fe.errors import DataError, InputError, PruneFEError
 from prune_fe.experiment.claims import Claims
+from prune_fe.experiment.experiment import Reporter, prepare_device, to_device
 from prune_fe.experiment.recipe import CONTROLS, GOALS, Recipe, Train, with_controls
-from prune_fe.experiment.results import SCRATCH, UNPRUNED, Cell, Row, load_cell
+from prune_fe.experiment.results import SCRATCH, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run import (
     Compressed,
-    Reporter,
     check,
     compress,
     fit,
     load_data,
     measured,
-    placed,
-    prepare,
     scored,
     trained,
     untrained,
@@ -176,7 +174,7 @@ class Grid:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, report: Reporter) -> None:
         self.recipe, self.folder, self.report = recipe, folder, report
-        self.device = prepare(recipe.device, recipe.threads)
+        self.device = prepare_device(recipe.device, recipe.threads)
         self.data = load_data(recipe, report)
         self._start: Start | None = None
         self._check()
@@ -190,11 +188,11 @@ class Grid:
 
     def _check(self) -> None:
         """Say what would go wrong with a network, a scorer or the pruning, before any network is trained."""
-        splits = held_out(self.data, self.recipe.data.validation, self.recipe.seeds[0])
+        splits = hold_out(self.data, self.recipe.data.validation, self.recipe.seeds[0])
         example = splits.test[0][0][None]
         for label in self.recipe.compare.networks:
             try:
-                network = placed(self.build(label), self.device)
+                network = to_device(self.build(label), self.device)
                 check(self.recipe, network, splits, self.recipe.seeds[0])
                 scores = score(network, None, CONTROLS[0], layers=self.recipe.score.layers, example=example)
                 prune(network, scores, example=example, **self._pruning(self.recipe.compare.points[1][0]))
@@ -250,7 +248,7 @@ class Grid:
         held = self._start
         if held is None or (held.place.path.name, held.seed) != (network, seed):
             recipe = self.recipe.model_copy(update={"model": self.recipe.compare.networks[network]})
-            splits = held_out(self.data, recipe.data.validation, seed)
+            splits = hold_out(self.data, recipe.data.validation, seed)
             place = Place(self.folder, self.folder.path / NETWORKS / network)
             model = trained(recipe, splits, seed, place, self.report, self.device)
             held = self._start = Start(recipe, seed, splits, place, model, self.report)
@@ -302,12 +300,12 @@ class Grid:
         begun, start = time.perf_counter(), self.start(network, seed)
         recipe = self.at(start, point)
         torch.manual_seed(seed + FRESH)
-        fresh = placed(self.build(network), self.device)
+        fresh = to_device(self.build(network), self.device)
         pruned = prune(fresh, start.scores[self._control], example=start.example, **self._pruning(point))
-        model = placed(pruned.model, self.device)
+        model = to_device(pruned.model, self.device)
         settings = recipe.train or recipe.finetune
         assert settings is not None  # else there are no such tasks
-        control = load_cell(self.cell(network, seed, self._control, point))
+        control = load_result(self.cell(network, seed, self._control, point))
         epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
         # A step an epoch, the other schedule, ends before such a budget does.
         kept = settings.model_dump(exclude={"when", "epochs", "schedule"})
@@ -323,7 +321,7 @@ class Grid:
         self._keep(found, network, recipe, path, begun)
 
     def _before(self, network: str, seed: int) -> Row:
-        return load_cell(self.cell(network, seed, "unpruned")).row
+        return load_result(self.cell(network, seed, "unpruned")).row
 
     def _keep(self, found: Compressed, network: str, recipe: Recipe, path: Path, begun: float) -> None:
         row = found.row
@@ -334,7 +332,7 @@ class Grid:
         all_gather(None)  # nobody looks for the cell before it is there
 
 
-def budget_of(recipe: Recipe, control: Cell) -> int:
+def budget_of(recipe: Recipe, control: Result) -> int:
     """The epochs that the control's network was trained for, before the cut and after it. What a pretrained network was
     trained for elsewhere is not known."""
     tuned = sum(1 for epoch in control.epochs if epoch["number"] > 0)

@@ -127,7 +127,7 @@ class Score(_Part):
     batch_size: Count = 64
 
 
-class Scorer(_Part):
+class ScorerEntry(_Part):
     """One scorer with its settings; `label` tells two settings of one scorer apart."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -235,7 +235,7 @@ class Recipe(_Part):
     model: Model
     train: Train | None = None
     score: Score = Score()
-    scorers: Annotated[list[Scorer], Field(min_length=1)]
+    scorers: Annotated[list[ScorerEntry], Field(min_length=1)]
     prune: Prune = Prune()
     finetune: Finetune | None = None
     ablate: Ablate = Ablate()
@@ -277,7 +277,7 @@ def with_controls(recipe: Recipe) -> Recipe:
         if entry.label in CONTROLS and entry.label != entry.name:
             raise InputError(f"scorers: the label {entry.label!r} is a control's, give {entry.name!r} another one")
     there = {entry.name for entry in recipe.scorers}
-    missing = [Scorer.model_validate(name) for name in CONTROLS if name not in there]
+    missing = [ScorerEntry.model_validate(name) for name in CONTROLS if name not in there]
     networks = recipe.compare.networks or {recipe.model.name.replace("/", "-"): recipe.model}
     about = recipe.compare.model_copy(update={"networks": networks})
     return recipe.model_copy(update={"scorers": [*recipe.scorers, *missing], "compare": about})

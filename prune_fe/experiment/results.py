@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Result:
     """A row, and what a comparison needs beside it.
 
     network: its label. goal, point: such as "ratio", 0.5; None of an unpruned network. correct: (images,) bool, whether
@@ -82,14 +82,14 @@ class Cell:
         write_json(path, content | {"row": dataclasses.asdict(self.row), "correct": correct})
 
 
-def load_cell(path: Path) -> Cell:
-    """What Cell.save wrote; CheckpointError for anything else."""
+def load_result(path: Path) -> Result:
+    """What Result.save wrote; CheckpointError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         correct = content["correct"]
         bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
         told = np.unpackbits(bits, count=correct["images"]).astype(bool)
-        cell = Cell(**content | {"row": Row(**content["row"]), "correct": told})
+        cell = Result(**content | {"row": Row(**content["row"]), "correct": told})
         if len(bits) != -(-len(told) // 8) or not np.isclose(told.mean(), cell.row.accuracy, rtol=0, atol=1e-9):
             raise ValueError("its accuracy is not that of its images")
         return cell

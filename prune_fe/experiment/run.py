@@ -19,18 +19,23 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data import images
-from prune_fe.data.images import Splits
+from prune_fe.data.cifar import cifar10
+from prune_fe.data.digits import digits
+from prune_fe.data.image_folder import folder
+from prune_fe.data.labels import image_labels, image_names
+from prune_fe.data.sampling import choose_images
+from prune_fe.data.splits import Splits, hold_out
 from prune_fe.distributed import all_gather, from_rank_0, local_rank, rank, world_size
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment import recipe as recipes
 from prune_fe.experiment.recipe import Recipe, Train
-from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Cell, Row
+from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Result, Row
 from prune_fe.experiment.run_folder import RunFolder, environment
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models import networks as models
-from prune_fe.pruning.prune import Step, prune
+from prune_fe.pruning.prune import prune
+from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.score import check_judge, score_all
@@ -58,7 +63,7 @@ class Compressed:
     steps: Sequence[Step] = ()
     epochs: Sequence[Epoch] = ()
 
-    def cell(self, network: str, recipe: Recipe, seconds: float) -> Cell:
+    def cell(self, network: str, recipe: Recipe, seconds: float) -> Result:
         """What a comparison needs of it; `recipe` says what was asked for."""
         goal = next((goal for goal in recipes.GOALS if getattr(recipe.prune, goal) is not None), "ratio")
         amount = getattr(recipe.prune, goal)
@@ -71,7 +76,7 @@ class Compressed:
             for layer, units in step.removed.items():
                 removed[layer] = sorted([*removed.get(layer, []), *units])
         pruned = self.row.scorer != UNPRUNED
-        return Cell(
+        return Result(
             network, self.row, self.correct.numpy(), goal if pruned else None,
             amount if pruned else None, removed,
             {", ".join(step.layers): step.left for step in self.steps if step.left},
@@ -103,7 +108,7 @@ def run(recipe: Recipe, folder: RunFolder, report: Reporter) -> list[Row]:
     every = load_data(recipe, report)
     write_test(every, folder)
     for seed in recipe.seeds:
-        splits = images.held_out(every, recipe.data.validation, seed)
+        splits = hold_out(every, recipe.data.validation, seed)
         example = splits.test[0][0][None]
         network = trained(recipe, splits, seed, folder, report, device)
         if not any(row.scorer == UNPRUNED and row.seed == seed for row in done):
@@ -299,8 +304,8 @@ def fit(
 
 def write_test(splits: Splits, folder: RunFolder) -> None:
     """The classes, names and labels of the test images, for a report. InputError where the folder has others."""
-    labels, path = images.targets_of(splits.test), folder.path / "test.json"
-    names = images.image_names(splits.test, range(len(labels)))
+    labels, path = image_labels(splits.test), folder.path / "test.json"
+    names = image_names(splits.test, range(len(labels)))
     digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
     content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
     if not path.exists():
@@ -312,13 +317,13 @@ def write_test(splits: Splits, folder: RunFolder) -> None:
 def load_data(recipe: Recipe, report: Reporter) -> Splits:
     about = recipe.data
     if about.source == "digits":
-        return images.digits(about.size)
+        return digits(about.size)
     if about.path is None:
         raise InputError(f"recipe {recipe.name!r} reads a folder of images: pass --data PATH")
     if about.source == "cifar10":
-        return images.cifar10(about.path, about.size)
+        return cifar10(about.path, about.size)
     tick = report.progress("reading images")
-    return images.folder(about.path, about.size, memory_gib=about.memory_gib, progress=tick)
+    return folder(about.path, about.size, memory_gib=about.memory_gib, progress=tick)
 
 
 def write_figure(folder: RunFolder, name: str, plot: Callable[[Path], None], report: Reporter) -> None:
@@ -339,15 +344,15 @@ def check(recipe: Recipe, network: nn.Module, splits: Splits, seed: int) -> None
     """Say what would go wrong when the units are scored, before the network is trained."""
     example = splits.test[0][0][None].to(next(network.parameters()).device)
     layers = find_layers(network, example, recipe.score.layers)
-    wanted, there = recipe.prune.recalibrate or 0, len(images.targets_of(splits.train))
+    wanted, there = recipe.prune.recalibrate or 0, len(image_labels(splits.train))
     if wanted > there:
         raise DataError(f"prune.recalibrate: {wanted} training images asked for, there are {there}")
     for entry in recipe.scorers:
         judge = scorer_for(entry, seed)
         chosen: list[int] = []
         if judge.needs_data:
-            chosen = images.choose(splits.train, recipe.score.classes, recipe.score.samples, seed)
-        labels = images.targets_of(splits.train)
+            chosen = choose_images(splits.train, recipe.score.classes, recipe.score.samples, seed)
+        labels = image_labels(splits.train)
         check_judge(judge, network, layers, example, len(chosen), {labels[number] for number in chosen})
 
 

@@ -107,6 +107,11 @@ class RunFolder:
             raise InputError(f"{path}: no run to resume there")
         return cls(path, recipe, shared)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes may use the folder at a time."""
+        return self._lock is None
+
     def log(self, event: str, **values: Any) -> None:
         """Append one event and the time; on the disk when this returns."""
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import prune_fe
-from prune_fe.data.images import digits
+from prune_fe.data.digits import digits
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment.recipe import load_recipe
-from prune_fe.experiment.results import load_cell
+from prune_fe.experiment.results import load_result
 from prune_fe.experiment.run import Row, run
 from prune_fe.experiment.run_folder import RunFolder
 
@@ -95,14 +95,14 @@ def test_the_table_is_in_the_folder_and_its_numbers_are_those_of_the_saved_model
 def test_what_each_network_tells_right_is_in_its_cell(finished: tuple[list[Row], RunFolder]) -> None:
     rows, folder = finished
     for row in rows:
-        cell = load_cell(folder.path / "cells" / f"seed-0.{row.scorer}.json")
+        cell = load_result(folder.path / "cells" / f"seed-0.{row.scorer}.json")
         assert cell.row == row
         assert cell.correct.mean() == pytest.approx(row.accuracy)
         assert (cell.goal, cell.point) == (("ratio", 0.5) if row is not rows[0] else (None, None))
         assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row is not rows[0] else [])
         assert len(cell.epochs) == (2 if row is not rows[0] else 0)
     with pytest.raises(CheckpointError, match="damaged.*; delete .*, and it is made again"):
-        load_cell(folder.path / "recipe.yaml")
+        load_result(folder.path / "recipe.yaml")
 
 
 def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None:

@@ -1,0 +1,331 @@
+"""One experiment: a recipe's network with its images, its seed, and the folder that its results go to."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.data.labels import image_labels
+from prune_fe.data.registry import load_data
+from prune_fe.data.sampling import choose_images
+from prune_fe.data.splits import Splits, hold_out
+from prune_fe.distributed import all_gather, from_rank_0, local_rank, rank, world_size
+from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.experiment.recipe import TRAINED, Recipe
+from prune_fe.experiment.results import UNPRUNED, Result, Row, load_result
+from prune_fe.experiment.run_folder import NETWORKS, RunFolder
+from prune_fe.measure.cost import cost, speed
+from prune_fe.measure.evaluate import evaluate
+from prune_fe.models import networks as models
+from prune_fe.scorers import resolve_scorer
+from prune_fe.scoring.score import check_judge
+from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.training.loop import Epoch, best_epoch, finetune
+from prune_fe.training.options import TrainOptions
+
+
+class Reporter(Protocol):
+    """Shows the user messages and progress; the command line's prints them to the console."""
+
+    def say(self, text: str) -> None:
+        """Show one message."""
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        """Begin a progress bar and return the function that moves it: (steps done, steps in all)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One network of a recipe and one seed: everything that a step of the method needs.
+
+    Attributes:
+        recipe: What to do; its `model` is the network of this experiment.
+        splits: The images; which of them are held out for validation depends on the seed.
+        seed: Seed of the weights, the images and the random numbers.
+        device: Where the network runs.
+        folder: The run folder.
+        place: The part of the run folder that is this network's: the run folder itself, or networks/NAME in the
+            folder of a comparison.
+        reporter: Where messages and progress go.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    seed: int
+    device: torch.device
+    folder: RunFolder
+    place: Path
+    reporter: Reporter
+
+    @cached_property
+    def example(self) -> Tensor:
+        """One test image (1, channels, height, width), which the network is traced with."""
+        image: Tensor = self.splits.test[0][0]
+        return image[None]
+
+    @property
+    def seed_folder(self) -> Path:
+        """The folder of this network and seed."""
+        return self.place / f"seed-{self.seed}"
+
+    @property
+    def network_name(self) -> str:
+        """The network's label in a comparison, otherwise the name of its model."""
+        return self.recipe.model.name if self.place == self.folder.path else self.place.name
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network that every pruning starts from: read from `seed_folder`, or trained and saved there."""
+        return _load_or_train(self)
+
+    @cached_property
+    def unpruned(self) -> Row:
+        """Accuracy, cost and speed of `network`: read from its result, or measured."""
+        path = self.result_path(UNPRUNED)
+        return load_result(path).row if from_rank_0(path.exists) else measure(self, self.network, UNPRUNED).row
+
+    def result_path(self, scorer: str, amount: float | None = None) -> Path:
+        """Return the file that the result of a scorer is saved in.
+
+        Args:
+            scorer: A scorer's label, or `UNPRUNED`.
+            amount: In a comparison the operating point: a ratio, or the share of the cost that is left.
+        """
+        if self.place == self.folder.path:
+            name = f"seed-{self.seed}.{scorer}"
+        else:
+            suffix = "" if amount is None else f".{self.recipe.compare.points[0]}-{amount!r}"
+            name = f"{self.place.name}.seed-{self.seed}.{scorer.strip('()')}{suffix}"
+        return self.folder.path / "cells" / f"{name}.json"
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append an event to the log of the run folder, with the network's label in a comparison."""
+        label = {} if self.place == self.folder.path else {"network": self.place.name}
+        self.folder.log(event, **label, **values)
+
+    def build_network(self, pretrained: bool = False) -> nn.Module:
+        """Return the recipe's network for these images as it is built, on the CPU."""
+        model = self.recipe.model
+        n_classes, channels = len(self.splits.classes), self.splits.channels
+        return models.build(model.name, n_classes, in_channels=channels, pretrained=pretrained, **model.arguments)
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """Return this experiment with another recipe for the same network, which is trained once for both.
+
+        A network and measurements that exist already are shared.
+        """
+        other = dataclasses.replace(self, recipe=recipe)
+        known = {name: value for name, value in vars(self).items() if name in ("example", "network", "unpruned")}
+        vars(other).update(known)
+        return other
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the experiment of another seed: other validation images, another network."""
+        return dataclasses.replace(self, seed=seed, splits=hold_out(self.splits, self.recipe.data.validation, seed))
+
+    def with_network(self, label: str) -> Self:
+        """Return the experiment of one network of a comparison.
+
+        Args:
+            label: A key of the recipe's `compare.networks`.
+        """
+        recipe = self.recipe.model_copy(update={"model": self.recipe.compare.networks[label]})
+        return dataclasses.replace(self, recipe=recipe, place=self.folder.path / NETWORKS / label)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A measured network.
+
+    Attributes:
+        model: The network.
+        row: Its accuracy, cost and speed.
+        correct: (images,) bool, whether each test image is classified correctly.
+    """
+
+    model: nn.Module
+    row: Row
+    correct: Tensor
+
+
+def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None = None) -> Experiment:
+    """Set up torch, read the images and return the recipe's experiment.
+
+    Args:
+        recipe: What to do.
+        folder: The run folder.
+        reporter: Where messages and progress go.
+        seed: One of the recipe's seeds; default the first.
+
+    Raises:
+        InputError: The recipe does not have the seed, or the device cannot be used.
+        DataError: Images are missing or unreadable.
+    """
+    device = prepare_device(recipe.device, recipe.threads)
+    seed = recipe.seeds[0] if seed is None else seed
+    if seed not in recipe.seeds:
+        raise InputError(f"seed {seed}: the recipe has {', '.join(map(str, recipe.seeds))}")
+    # The bar appears with the first image: most sources need no time worth showing.
+    bar = functools.cache(lambda: reporter.progress("reading images"))
+    splits = load_data(recipe.data, seed=seed, progress=lambda done, total: bar()(done, total))
+    return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
+
+
+def prepare_device(device: str, threads: int | None) -> torch.device:
+    """Set torch up so that one seed gives the same numbers each time, and return the device.
+
+    Args:
+        device: "auto" for a GPU where there is one, or torch's name of a device.
+        threads: Number of CPU threads; None leaves torch's choice.
+
+    Raises:
+        InputError: The device cannot be used on this machine.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    if device == "auto":
+        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    if device == "cuda" and world_size() > 1:
+        device = f"cuda:{local_rank()}"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to the device, its filters in the memory format in which convolutions are fastest."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check(experiment: Experiment, network: nn.Module | None = None) -> None:
+    """Find the faults of the recipe's layers, scorers and samples without training.
+
+    Args:
+        experiment: The experiment.
+        network: Its network, which need not be trained; default one that is built for the check.
+
+    Raises:
+        InputError: A layer does not exist or a scorer cannot score it, or a setting is wrong.
+        DataError: There are fewer training images than asked for.
+    """
+    recipe, splits, seed = experiment.recipe, experiment.splits, experiment.seed
+    if network is None:
+        network = to_device(experiment.build_network(), experiment.device)
+    example = experiment.example.to(next(network.parameters()).device)
+    layers, labels = find_layers(network, example, recipe.score.layers), image_labels(splits.train)
+    n_wanted = recipe.prune.recalibrate or 0
+    if n_wanted > len(labels):
+        raise DataError(f"prune.recalibrate: {n_wanted} training images asked for, there are {len(labels)}")
+    for entry in recipe.scorers:
+        scorer = resolve_scorer(entry.name, entry.settings, seed)
+        chosen: list[int] = []
+        if scorer.needs_data:
+            chosen = choose_images(splits.train, recipe.score.classes, recipe.score.samples, seed)
+        check_judge(scorer, network, layers, example, len(chosen), {labels[index] for index in chosen})
+
+
+def fit(
+    experiment: Experiment,
+    model: nn.Module,
+    options: TrainOptions,
+    description: str,
+    momentum_buffers: dict[str, Tensor] | None = None,
+) -> list[Epoch]:
+    """Train a network in place on the training images and keep the epoch that is best on the validation images.
+
+    Args:
+        experiment: Whose images, seed and reporter are used.
+        model: The network.
+        options: How to train it.
+        description: What the user is told is being trained.
+        momentum_buffers: Momentum to start with by parameter name; holds the momentum of the best epoch afterwards.
+
+    Returns:
+        The epochs; the first describes the network as it came.
+    """
+    splits, progress = experiment.splits, experiment.reporter.progress(description)
+    history = finetune(
+        model,
+        splits.train,
+        splits.validation,
+        workers=experiment.recipe.workers,
+        seed=experiment.seed,
+        momentum_buffers=momentum_buffers,
+        progress=lambda epoch, done, total: progress(done, total),
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainOptions)},
+    )
+    best = best_epoch(history)
+    experiment.reporter.say(
+        f"{description}: {len(history) - 1} epochs, epoch {best.number} is best on the validation images "
+        f"({best.validation_accuracy:.2%})"
+    )
+    return history
+
+
+def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
+    """Measure a network's accuracy on the test images, its cost and its speed.
+
+    Args:
+        experiment: Whose test images are used.
+        model: The network.
+        label: The scorer that it was pruned by, or `UNPRUNED`.
+    """
+    result = evaluate(model, experiment.splits.test, workers=experiment.recipe.workers)
+    price, pace = cost(model, experiment.example), from_rank_0(lambda: speed(model, experiment.example))
+    row = Row(
+        scorer=label,
+        seed=experiment.seed,
+        accuracy_before=result.accuracy,
+        accuracy_pruned=None,
+        accuracy_finetuned=None,
+        balanced_accuracy=result.balanced_accuracy,
+        loss=result.loss,
+        parameters=price.parameters,
+        macs=price.macs,
+        images_per_second=pace.images_per_second,
+        images_per_second_low=pace.low,
+        images_per_second_high=pace.high,
+        timed_with=str(pace),
+        scoring_seconds=None,
+    )
+    return Outcome(model, row, result.correct)
+
+
+def _load_or_train(experiment: Experiment) -> nn.Module:
+    """Return the network from the experiment's folder, or train it and save it there."""
+    path, model, seed = experiment.seed_folder / TRAINED, experiment.recipe.model, experiment.seed
+    if from_rank_0(path.exists):
+        try:
+            # A network that no factory is known for can only be built again with the recipe's arguments.
+            is_known = models.read_manifest(path)["factory"] is not None
+            network = models.load(path, None if is_known else experiment.build_network())
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; delete {path}, and it is made again") from error
+        return to_device(network, experiment.device)
+    torch.manual_seed(seed)
+    network = experiment.build_network(model.pretrained)
+    if model.checkpoint is not None:
+        models.load_weights(network, model.checkpoint)
+    network = to_device(network, experiment.device)
+    experiment.reporter.say(
+        f"seed {seed}: checking layers and scorers (the first time, kernels are compiled for some 15 seconds)"
+    )
+    check(experiment, network)
+    if experiment.recipe.train is not None:
+        for epoch in fit(experiment, network, experiment.recipe.train, "training"):
+            experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
+    if rank() == 0:
+        about = {"recipe": experiment.recipe.name, "seed": seed} | experiment.splits.about
+        models.save(network, path, about, overwrite=True)
+    all_gather(None)  # no process looks for the network before it is saved
+    return network
