@@ -1,6 +1,5 @@
 """birth_times against persistent homology, on every kind of map it may be given."""
 
-from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
@@ -255,57 +254,6 @@ def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
     torch.testing.assert_close(birth_times(maps), birth_times(maps, threads=1))
 
 
-def glued_discs(words: list[str]) -> np.ndarray:
-    """The graph (n, n) of a complex with one loop a letter and one disc a word, glued along the loops it spells.
-
-    Its first Betti number over GF(2) is the number of letters less the rank of the letters' parities in the words.
-    The graph is that of the barycentric subdivision, whose cliques are exactly its simplices.
-    """
-    triangles = set()
-    n = 1 + 2 * len(set("".join(words)))
-    loops = {letter: [0, 1 + 2 * i, 2 + 2 * i] for i, letter in enumerate(sorted(set("".join(words))))}
-    for word in words:
-        rim = [vertex for letter in word for vertex in loops[letter]]
-        inner = range(n, n + len(rim))
-        centre, n = n + len(rim), n + len(rim) + 1
-        for i, j in zip(range(len(rim)), [*range(1, len(rim)), 0], strict=True):
-            triangles |= {(rim[i], rim[j], inner[i]), (rim[j], inner[i], inner[j]), (inner[i], inner[j], centre)}
-    simplices = sorted({part for corners in triangles for part in faces(corners)}, key=sorted)
-    return np.array([[a < b or b < a for b in simplices] for a in simplices])
-
-
-def faces(corners: tuple[int, ...]) -> set[frozenset[int]]:
-    return {frozenset(part) for k in (1, 2, 3) for part in combinations(corners, k)}
-
-
-@pytest.mark.parametrize(
-    ("words", "has_hole"),
-    [
-        (["xyz", "xyw", "xzw", "yzw"], False),  # no disc by itself makes a letter zero, or two equal: elimination
-        (["xyz", "xyw", "xzw"], True),
-        (["xx"], True),  # the projective plane: a hole for GF(2)
-        (["xxx"], False),  # torsion of order 3: none
-    ],
-)
-def test_a_group_of_equal_edges_is_decided_by_linear_algebra(words: list[str], has_hole: bool) -> None:
-    graph = glued_discs(words)
-    rng = np.random.default_rng(0)
-    orders = [rng.permutation(len(graph)) for _ in range(10)]
-    maps = np.stack([graph[np.ix_(order, order)] for order in orders]).astype(np.float32)
-    assert birth_times(maps).tolist() == [int(has_hole)] * len(maps)
-
-
-def test_an_edge_whose_two_elements_are_equal_is_one_edge() -> None:
-    maps = np.random.default_rng(0).integers(0, 4, (20_000, 8, 8)).astype(np.float32)
-    symmetric = np.maximum(maps, maps.transpose(0, 2, 1))
-    np.testing.assert_array_equal(birth_times(symmetric, "edges"), birth_times(maps, "edges"))
-
-
-def test_maps_before_it_leave_no_trace_in_a_map() -> None:
-    maps = np.random.default_rng(0).integers(0, 4, (200, 20, 20)).astype(np.float32)
-    np.testing.assert_array_equal(birth_times(maps), [int(birth_times(values)) for values in maps])
-
-
 @pytest.mark.parametrize("size", [65, 112, 200])
 def test_maps_of_more_than_64_rows_agree_with_their_upper_corner(size: int) -> None:
     # Rows that enter last, as cones over nothing, change neither number: the larger map's first hole is the smaller's.
@@ -313,13 +261,6 @@ def test_maps_of_more_than_64_rows_agree_with_their_upper_corner(size: int) -> N
     large = np.zeros((size, size), np.float32)
     large[-30:, -30:] = small
     assert both(large) == both(small)
-
-
-@pytest.mark.parametrize("levels", [2, 3, 10, 40])
-def test_large_maps_of_few_values_are_quick(levels: int) -> None:
-    # Thousands of equal elements: one must not list the triangles, of which a map of this size has 1.9 million.
-    maps = np.random.default_rng(levels).integers(0, levels, (2, 224, 224)).astype(np.float32)
-    np.testing.assert_array_equal(both(maps), both(maps.transpose(0, 2, 1)))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])

@@ -1,0 +1,101 @@
+"""The compiled kernel: linear algebra for equal edges, scratch arrays, and what is compiled."""
+
+from itertools import combinations
+from typing import Any, get_args
+
+import numba
+import numpy as np
+import pytest
+
+from prune_fe.topology import birth_times, kernel
+from prune_fe.topology.births import Rank
+
+
+def glued_discs(words: list[str]) -> np.ndarray:
+    """The graph (n, n) of a complex with one loop a letter and one disc a word, glued along the loops it spells.
+
+    Its first Betti number over GF(2) is the number of letters less the rank of the letters' parities in the words.
+    The graph is that of the barycentric subdivision, whose cliques are exactly its simplices.
+    """
+    triangles = set()
+    n = 1 + 2 * len(set("".join(words)))
+    loops = {letter: [0, 1 + 2 * i, 2 + 2 * i] for i, letter in enumerate(sorted(set("".join(words))))}
+    for word in words:
+        rim = [vertex for letter in word for vertex in loops[letter]]
+        inner = range(n, n + len(rim))
+        centre, n = n + len(rim), n + len(rim) + 1
+        for i, j in zip(range(len(rim)), [*range(1, len(rim)), 0], strict=True):
+            triangles |= {(rim[i], rim[j], inner[i]), (rim[j], inner[i], inner[j]), (inner[i], inner[j], centre)}
+    simplices = sorted({part for corners in triangles for part in faces(corners)}, key=sorted)
+    return np.array([[a < b or b < a for b in simplices] for a in simplices])
+
+
+def faces(corners: tuple[int, ...]) -> set[frozenset[int]]:
+    return {frozenset(part) for k in (1, 2, 3) for part in combinations(corners, k)}
+
+
+@pytest.mark.parametrize(
+    ("words", "has_hole"),
+    [
+        (["xyz", "xyw", "xzw", "yzw"], False),  # no disc by itself makes a letter zero, or two equal: elimination
+        (["xyz", "xyw", "xzw"], True),
+        (["xx"], True),  # the projective plane: a hole for GF(2)
+        (["xxx"], False),  # torsion of order 3: none
+    ],
+)
+def test_a_group_of_equal_edges_is_decided_by_linear_algebra(words: list[str], has_hole: bool) -> None:
+    graph = glued_discs(words)
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(graph)) for _ in range(10)]
+    maps = np.stack([graph[np.ix_(order, order)] for order in orders]).astype(np.float32)
+    assert birth_times(maps).tolist() == [int(has_hole)] * len(maps)
+
+
+def test_an_edge_whose_two_elements_are_equal_is_one_edge() -> None:
+    maps = np.random.default_rng(0).integers(0, 4, (20_000, 8, 8)).astype(np.float32)
+    symmetric = np.maximum(maps, maps.transpose(0, 2, 1))
+    np.testing.assert_array_equal(birth_times(symmetric, "edges"), birth_times(maps, "edges"))
+
+
+def test_maps_before_it_leave_no_trace_in_a_map() -> None:
+    maps = np.random.default_rng(0).integers(0, 4, (200, 20, 20)).astype(np.float32)
+    np.testing.assert_array_equal(birth_times(maps), [int(birth_times(values)) for values in maps])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 10, 40])
+def test_large_maps_of_few_values_are_quick(levels: int) -> None:
+    # Thousands of equal elements: one must not list the triangles, of which a map of this size has 1.9 million.
+    maps = np.random.default_rng(levels).integers(0, levels, (2, 224, 224)).astype(np.float32)
+    for rank in get_args(Rank):
+        np.testing.assert_array_equal(birth_times(maps, rank), birth_times(maps.transpose(0, 2, 1), rank))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_read_only_array_needs_no_compilation_of_its_own(kind: type[np.floating]) -> None:
+    maps = np.random.default_rng(0).standard_normal((3, 10, 10)).astype(kind)
+    frozen = maps.copy()
+    frozen.setflags(write=False)
+    births = birth_times(maps)
+    functions: list[Any] = [kernel.fill_births, kernel.fill_ranks]
+    compiled = [len(function.signatures) for function in functions]
+    np.testing.assert_array_equal(birth_times(frozen), births)
+    assert [len(function.signatures) for function in functions] == compiled
+
+
+def test_ranks_number_the_different_values_of_each_map() -> None:
+    values = np.array([[3.0, -1.0, 3.0, 0.0], [np.nan, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
+    ranks = np.empty(values.shape, np.int32)
+    kernel.fill_ranks(values, ranks)
+    assert ranks.tolist() == [[2, 0, 2, 1], [np.iinfo(np.int32).max] * 4, [0] * 4]
+
+
+def test_without_a_folder_for_the_cache_the_kernel_is_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_in_memory: Any = numba.njit
+
+    def njit(cache: bool = False, **options: bool) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_in_memory(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernel.entry_point(lambda x: x + 1)(1) == 2
