@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from prune_fe.measure.cost import cost, speed
     from prune_fe.measure.evaluate import evaluate
     from prune_fe.measure.latency import compare_latency
+    from prune_fe.models.build import build
     from prune_fe.models.export import export
-    from prune_fe.models.networks import build, load, save
+    from prune_fe.models.saved import load, save
     from prune_fe.pruning.prune import prune
     from prune_fe.report.findings import load_results
     from prune_fe.scorers import SCORERS
@@ -31,7 +32,7 @@ _HOME = {
     "ablate": "ablation.trial",
     "ablate_each": "ablation.trial",
     "ablate_layers": "ablation.trial",
-    "build": "models.networks",
+    "build": "models.build",
     "carry_over": "training.loop",
     "compare_latency": "measure.latency",
     "cost": "measure.cost",
@@ -41,14 +42,14 @@ _HOME = {
     "find_layers": "tracing.feature_maps",
     "finetune": "training.loop",
     "folder": "data.image_folder",
-    "load": "models.networks",
+    "load": "models.saved",
     "load_results": "report.findings",
     "load_scores": "scoring.scores",
     "mask": "tracing.feature_maps",
     "observe": "tracing.feature_maps",
     "prune": "pruning.prune",
     "recalibrate": "training.loop",
-    "save": "models.networks",
+    "save": "models.saved",
     "score": "scoring.score",
     "score_all": "scoring.score",
     "speed": "measure.cost",

@@ -17,9 +17,8 @@ from typing import Any
 
 import gph
 import gudhi
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import ripser
 import timm
 import torch
@@ -31,6 +30,8 @@ from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2.functional import normalize
 
 from prune_fe.experiment.run_folder import environment
+from prune_fe.report import charts
+from prune_fe.report.charts import save_chart
 from prune_fe.topology import birth_times, births, portable
 from prune_fe.tracing.feature_maps import find_layers, observe
 
@@ -219,26 +220,13 @@ def share_of_forward_pass(
 
 
 def draw(times: Times, path: Path) -> None:
-    matplotlib.use("Agg")
-    figure, axes = plt.subplots(figsize=(7, 4.6), constrained_layout=True)
-    colours = dict(zip((OURS, *OTHERS), ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True))
-    for (name, kind), row in times.items():
-        style = "-" if kind == "ReLU" else "--"
-        axes.plot(
-            list(row),
-            list(row.values()),
-            style,
-            color=colours[name],
-            marker="o",
-            markersize=4,
-            label=f"{name}, {kind} maps",
-        )
-    axes.set(xscale="log", yscale="log", xlabel="rows of a map", ylabel="µs a map, one thread")
-    axes.set_xticks(list(MAPS), [str(size) for size in MAPS])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    """Draw the times of all programs against the size of the maps."""
+    rows = [
+        {"program": program, "maps": kind, "size": size, "microseconds": microseconds}
+        for (program, kind), row in times.items()
+        for size, microseconds in row.items()
+    ]
+    save_chart(charts.birth_times(pd.DataFrame(rows), "Birth times: the time of each program"), path)
 
 
 def rectified(images: Tensor) -> dict[int, np.ndarray]:

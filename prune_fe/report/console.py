@@ -1,4 +1,4 @@
-"""What the command line shows: progress of long steps, and the table at the end."""
+"""What the command line shows: the progress of long steps, and tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from prune_fe.report.numbers import format_count, format_spread
 
 if TYPE_CHECKING:
     from prune_fe.experiment.results import Row
@@ -22,17 +24,17 @@ if TYPE_CHECKING:
     from prune_fe.scoring.scores import Scores
 
 FIRST_WIDTH = 32
-"""Columns for the name of a row at most; a longer one is folded."""
+"""Characters for the name of a row at most; a longer name is folded."""
 
 GAP = 2
-"""Columns between the cells of a table."""
+"""Characters between two columns of a table."""
 
 PLAIN_SECONDS = 15.0
-"""Without a terminal a long step prints a line this often."""
+"""Without a terminal, a long step prints a line at most this often."""
 
 
 class ConsoleReporter:
-    """Bars on a terminal, now and then a line elsewhere."""
+    """Progress on the console: bars on a terminal, elsewhere a line from time to time."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -40,44 +42,54 @@ class ConsoleReporter:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Inside, progress is shown as bars if there is a terminal."""
+        """Show progress as bars inside the block, if the console is a terminal."""
         if not self.console.is_terminal:
             yield
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as self._bars:
-            yield
-        self._bars = None
+        try:
+            with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as self._bars:
+                yield
+        finally:
+            # Also after an exception: a closed display would swallow the progress of the next step.
+            self._bars = None
 
     def say(self, text: str) -> None:
+        """Print a line as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, task: str) -> Callable[[int, int], None]:
-        if self._bars is None:
-            return self._lines(task)
-        bars, number = self._bars, self._bars.add_task(task, total=None)
+        """Return the function that a long step calls with how many parts are finished, and of how many.
 
-        def update(done: int, total: int) -> None:
-            bars.update(TaskID(number), completed=done, total=total or None)
-            if total and done >= total:
-                bars.update(TaskID(number), visible=False)
+        Args:
+            task: Description of the step.
+
+        Returns:
+            A function of (completed, total); a total of 0 means that it is not known.
+        """
+        if self._bars is None:
+            return self._line_progress(task)
+        bars, bar = self._bars, self._bars.add_task(task, total=None)
+
+        def update(completed: int, total: int) -> None:
+            bars.update(bar, completed=completed, total=total or None, visible=not total or completed < total)
 
         return update
 
-    def _lines(self, task: str) -> Callable[[int, int], None]:
+    def _line_progress(self, task: str) -> Callable[[int, int], None]:
         last = time.monotonic()
 
-        def update(done: int, total: int) -> None:
+        def update(completed: int, total: int) -> None:
             nonlocal last
             if time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
-                self.say(f"  {task}: {done} of {total}" if total else f"  {task}: {done}")
+                self.say(f"  {task}: {completed} of {total}" if total else f"  {task}: {completed}")
 
         return update
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Scorer by scorer; over several seeds the mean ± standard deviation, and n."""
+    """Return the table of a run: one row a scorer; of several seeds the mean ± standard deviation."""
     seeds = {row.seed for row in rows}
     title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
     caption = "images/s: median; " + ", ".join(dict.fromkeys(row.timed_with for row in rows))
@@ -90,21 +102,26 @@ def results_table(rows: Sequence[Row]) -> Table:
         group = [row for row in rows if row.scorer == scorer]
         table.add_row(
             scorer,
-            _spread([row.accuracy_before for row in group], ".2%"),
-            _spread([row.accuracy_pruned for row in group], ".2%"),
-            _spread([row.accuracy_finetuned for row in group], ".2%"),
-            _count(statistics.mean(row.parameters for row in group)),
-            _count(statistics.mean(row.macs for row in group)),
+            format_spread([row.accuracy_before for row in group], ".2%"),
+            format_spread([row.accuracy_pruned for row in group], ".2%"),
+            format_spread([row.accuracy_finetuned for row in group], ".2%"),
+            format_count(statistics.mean(row.parameters for row in group)),
+            format_count(statistics.mean(row.macs for row in group)),
             f"{statistics.mean(row.images_per_second for row in group):,.0f}",
-            _spread([row.scoring_seconds for row in group], ".2f"),
+            format_spread([row.scoring_seconds for row in group], ".2f"),
         )
     return table
 
 
 class WideTable:
-    """A table that is printed in as many parts, one below the other, as the width asks for: no cell is ever cut.
+    """A table that is printed in as many parts, one below the other, as its width requires: no text is ever cut.
 
-    columns: heading -> cells; a heading may be broken between its words, a number may not. what: the rows are.
+    Args:
+        title: Title above the table.
+        caption: A remark below it.
+        rows: Names of the rows.
+        columns: Heading -> texts, one a row. A heading may be broken between its words, a text may not.
+        what: Heading of the names.
     """
 
     def __init__(
@@ -129,7 +146,8 @@ class WideTable:
         for number, part in enumerate(parts):
             table = _plain_table(self.title if number == 0 else "", "")
             table.add_column(self.what, overflow="fold", width=first)
-            for heading in part:  # what room is left saves the longer headings a line
+            for heading in part:
+                # Longer headings share the remaining width, which saves them a line.
                 width = max(widths[heading], min(len(heading), widths[heading] + max(spare[number], 0) // len(part)))
                 table.add_column(heading, justify="right", width=width)
             for index, row in enumerate(self.rows):
@@ -140,13 +158,18 @@ class WideTable:
 
 
 def study_table(study: StudyTable) -> WideTable:
-    """A table as the paper prints it."""
+    """Return a table of a study."""
     columns = {column: [study.text(row, column) for row in study.rows] for column in study.forms}
     return WideTable(study.title, study.note, list(study.rows), columns)
 
 
 def layer_table(label: str, scores: Scores) -> WideTable:
-    """A line a layer: its units, the means of the scorer's quantities, and how far its scores lie apart."""
+    """Return one row a layer: its units, the means of the scorer's quantities, and its lowest and highest score.
+
+    Args:
+        label: Label of the scorer.
+        scores: Its scores.
+    """
     cost = f"{scores.own_seconds:.2f} s for the scorer alone"
     if scores.peak_bytes is not None:
         cost += f", at most {scores.peak_bytes / 2**20:,.0f} MiB of memory on top of the network's"
@@ -159,14 +182,19 @@ def layer_table(label: str, scores: Scores) -> WideTable:
     for quantity in scores.raw:
         heading = quantity.replace("_", " ")
         columns[heading] = [f"{scores.layer_mean(quantity, layer):.4g}" for layer in scores.keep]
-    columns["keep, lowest"] = [f"{keep.min():.4g}" for keep in scores.keep.values()]
-    columns["keep, highest"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
-    means = "means over the units, of what is finite; " if scores.raw else ""
+    columns["lowest score"] = [f"{keep.min():.4g}" for keep in scores.keep.values()]
+    columns["highest score"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
+    means = "means over the units with finite values; " if scores.raw else ""
     return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
 
 
 def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:
-    """A line a checkpoint: accuracy, loss, and the means of each quantity over the units of the last layer."""
+    """Return one row a checkpoint: accuracy, loss, and the means of each quantity over the units of the last layer.
+
+    Args:
+        rows: One for each checkpoint, layer and quantity, with the keys checkpoint, layer, quantity, mean, accuracy
+            and loss; accuracy and loss are None without validation images.
+    """
     layer = rows[-1]["layer"]
     rows = [row for row in rows if row["layer"] == layer]
     checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
@@ -177,20 +205,20 @@ def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:
         columns["loss"] = [f"{first[name]['loss']:.4f}" for name in checkpoints]
     for row in rows:
         columns.setdefault(row["quantity"].replace("_", " "), []).append(f"{row['mean']:.4g}")
-    caption = "means over the units, of what is finite" + ("; accuracy and loss on val/" if "loss" in columns else "")
+    caption = "means over the units with finite values" + ("; accuracy and loss on val/" if "loss" in columns else "")
     return WideTable(f"layer {layer} at every checkpoint", caption, checkpoints, columns)
 
 
-def latency_table(found: Sequence[Comparison]) -> WideTable:
-    """A line a setting, of what differs between them; what all have in common is in the caption."""
-    settings = [dataclasses.asdict(each.setting) for each in found]
+def latency_table(comparisons: Sequence[Comparison]) -> WideTable:
+    """Return one row a setting, named by what differs between them; what they have in common is in the caption."""
+    settings = [dataclasses.asdict(each.setting) for each in comparisons]
     varied = [key for key in settings[0] if len({setting[key] for setting in settings}) > 1] or ["batch_size"]
     common = ", ".join(f"{key.replace('_', ' ')} {settings[0][key]}" for key in settings[0] if key not in varied)
     columns = {
-        "original, ms": [_milliseconds(each.original) for each in found],
-        "pruned, ms": [_milliseconds(each.pruned) for each in found],
-        "original / pruned": [f"{each.ratio:.2f} [{each.ratio_low:.2f}–{each.ratio_high:.2f}]" for each in found],
-        "peak MiB": [f"{each.original.peak_mib:,.1f} → {each.pruned.peak_mib:,.1f}" for each in found],
+        "original, ms": [_milliseconds(each.original) for each in comparisons],
+        "pruned, ms": [_milliseconds(each.pruned) for each in comparisons],
+        "original / pruned": [f"{each.ratio:.2f} [{each.ratio_low:.2f}–{each.ratio_high:.2f}]" for each in comparisons],
+        "peak MiB": [f"{each.original.peak_mib:,.1f} → {each.pruned.peak_mib:,.1f}" for each in comparisons],
     }
     rows = [", ".join(str(setting[key]) for key in varied) for setting in settings]
     what = ", ".join(key.replace("_", " ") for key in varied)
@@ -219,18 +247,3 @@ def _plain_table(title: str, caption: str) -> Table:
         padding=(0, 1, 0, 0),
         title_justify="left",
     )
-
-
-def _spread(values: Sequence[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    mean = f"{statistics.mean(known):{form}}"
-    return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):{form}}".replace("% ±", " ±")
-
-
-def _count(value: float) -> str:
-    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f}{name}"
-    return f"{value:.0f}"

@@ -65,7 +65,7 @@ class Table:
                 if isinstance(values, Estimate):
                     numbers = {"mean": values.mean, "deviation": None, "n": values.n}
                     entries.append(entry | numbers | {"low": values.low, "high": values.high})
-                elif not isinstance(values, str):
+                elif not isinstance(values, str) and len(values):
                     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
                     numbers = {"mean": float(np.mean(values)), "deviation": deviation, "n": len(values)}
                     entries.append(entry | numbers | {"low": None, "high": None})

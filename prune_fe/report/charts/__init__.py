@@ -2,9 +2,11 @@
 
 from prune_fe.report.charts.ablation_curves import ablation_curves
 from prune_fe.report.charts.accuracy_against import accuracy_against
+from prune_fe.report.charts.birth_times import birth_times
 from prune_fe.report.charts.criterion_bars import criterion_bars
 from prune_fe.report.charts.histogram import histogram
 from prune_fe.report.charts.layer_profile import layer_profile
+from prune_fe.report.charts.run_overview import run_overview
 from prune_fe.report.charts.sample_size import sample_size
 from prune_fe.report.charts.theme import save_chart, specification
 from prune_fe.report.charts.trade_off import trade_off
@@ -12,9 +14,11 @@ from prune_fe.report.charts.trade_off import trade_off
 __all__ = [
     "ablation_curves",
     "accuracy_against",
+    "birth_times",
     "criterion_bars",
     "histogram",
     "layer_profile",
+    "run_overview",
     "sample_size",
     "save_chart",
     "specification",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, inline, series_lines
+from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
 
 ORDERS = {"ascending": "ascending: best units first", "descending": "descending: worst units first"}
 QUANTITIES = {"accuracy": "test accuracy", "loss": "test loss (nats)"}
@@ -66,6 +66,6 @@ def _marked(curves: pd.DataFrame, names: list[str]) -> pd.Series:
 def _panel(curves: pd.DataFrame, style: SeriesStyle, quantity: str) -> alt.LayerChart:
     y: dict[str, Any] = {"title": QUANTITIES[quantity], "scale": alt.Scale(zero=quantity == "accuracy")}
     x = alt.X("removed:Q", title="units removed", scale=alt.Scale(nice=False))
-    data = inline(curves.rename(columns={"mean": "value"}))
+    data = curves.rename(columns={"mean": "value"})
     intervals: Literal["band", "none"] = "band" if (curves["low"] < curves["high"]).any() else "none"
     return series_lines(data, style, x, y, intervals=intervals, marked="marked").properties(width=WIDTH, height=HEIGHT)

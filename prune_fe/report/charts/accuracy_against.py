@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, inline, series_lines
+from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
 
 
 def accuracy_against(
@@ -38,10 +38,10 @@ def accuracy_against(
     axis = alt.Axis(values=settings, format="d") if log_x else alt.Axis()
     x = alt.X("x:Q", title=x_title, scale=scale, axis=axis)
     y: dict[str, Any] = {"title": "test accuracy", "scale": alt.Scale(zero=False), "axis": alt.Axis(format="~%")}
-    line = inline(pd.DataFrame({"value": [unpruned], "label": ["unpruned"]}))
+    line = pd.DataFrame({"value": [unpruned], "label": ["unpruned"]})
     panels = []
     for stage in dict.fromkeys(points["stage"]):
-        rows = inline(points[points["stage"] == stage].rename(columns={"accuracy": "value"}))
+        rows = points[points["stage"] == stage].rename(columns={"accuracy": "value"})
         level = alt.Chart(line).mark_rule(color="var(--quiet)", strokeWidth=1).encode(y=alt.Y("value:Q", **y))
         text = alt.Chart(line).mark_text(align="left", dy=-7, x=4, color="var(--quiet)")
         panels.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import SeriesStyle, inline
+from prune_fe.report.charts.theme import SeriesStyle
 
 
 def criterion_bars(values: pd.DataFrame, x_title: str, title: str, form: str = ".1f") -> alt.LayerChart:
@@ -22,7 +22,7 @@ def criterion_bars(values: pd.DataFrame, x_title: str, title: str, form: str = "
     """
     quantities = list(dict.fromkeys(values["quantity"]))
     color = SeriesStyle("quantity", quantities).color()
-    base = alt.Chart(inline(values)).encode(
+    base = alt.Chart(values).encode(
         x=alt.X("value:Q", title=x_title),
         y=alt.Y("criterion:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
         yOffset=alt.YOffset("quantity:N", sort=quantities),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import inline
-
 
 def histogram(bins: pd.DataFrame, x_title: str, title: str) -> alt.Chart:
     """Return a small histogram, as wide as its container.
@@ -21,7 +19,7 @@ def histogram(bins: pd.DataFrame, x_title: str, title: str) -> alt.Chart:
     """
     tooltip = [alt.Tooltip("start:Q", title="from"), alt.Tooltip("end:Q", title="to"), alt.Tooltip("count:Q")]
     return (
-        alt.Chart(inline(bins))
+        alt.Chart(bins)
         .mark_bar(color="var(--c0)", stroke="var(--surface)")
         .encode(
             x=alt.X("start:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4), bin="binned"),

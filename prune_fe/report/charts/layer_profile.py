@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, inline, series_lines
+from prune_fe.report.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, series_lines
 
 
 def layer_profile(
@@ -50,7 +50,7 @@ def layer_profile(
     intervals: Any = "none" if not spread else "band" if len(style.names) <= MOST_BANDS else "whiskers"
     if spread:
         tooltip += [alt.Tooltip(f"{end}:Q", title=f"{end}est seed", format=form) for end in ("low", "high")]
-    chart = series_lines(inline(points), style, x, y, tooltip, intervals=intervals, interactive=True)
+    chart = series_lines(points, style, x, y, tooltip, intervals=intervals, interactive=True)
     return chart.properties(width="container", height=HEIGHT, description=title)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, inline
+from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
 
 AGREED = (0.9, 0.95, 0.99)
 QUANTILES = {"low": 0.025, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.975}
@@ -31,7 +31,7 @@ def sample_size(
     """
     boxes = spread.groupby("images")["spread_nats"].quantile(list(QUANTILES.values())).unstack()
     boxes = boxes.set_axis(list(QUANTILES), axis=1).reset_index()
-    box = alt.Chart(inline(boxes)).encode(x=alt.X("images:O", title="images of a class", axis=alt.Axis(labelAngle=0)))
+    box = alt.Chart(boxes).encode(x=alt.X("images:O", title="images of a class", axis=alt.Axis(labelAngle=0)))
     y: dict[str, Any] = {"title": "spread of a unit's H (nats)", "scale": alt.Scale(zero=True)}
     left = alt.layer(
         box.mark_rule().encode(y=alt.Y("low:Q", **y), y2="high:Q"),
@@ -46,7 +46,7 @@ def sample_size(
 
 
 def _agreed(values: tuple[float, ...]) -> alt.Chart:
-    data = inline(pd.DataFrame({"rho": values}))
+    data = pd.DataFrame({"rho": values})
     return alt.Chart(data).mark_rule(color="var(--quiet)", strokeDash=[1, 3]).encode(y=alt.Y("rho:Q"))
 
 
@@ -59,7 +59,7 @@ def _agreement(agreement: pd.DataFrame) -> list[alt.Chart]:
     means["size"] = means["images"].astype(str) + " images"
     dashes = alt.Scale(domain=draws, range=[[1, 0], [2, 3], [6, 4], [8, 2, 2, 2]][: len(draws)])
     legend = alt.Legend(title=None, columns=2, labelLimit=300, symbolSize=300)
-    base = alt.Chart(inline(means)).encode(
+    base = alt.Chart(means).encode(
         x=alt.X(
             "classes:Q",
             title="number of classes K",

@@ -85,11 +85,6 @@ CONFIG: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def inline(frame: pd.DataFrame) -> alt.InlineData:
-    """Return the rows of a frame as data of a chart: without a limit of rows, and with null for what is not finite."""
-    return alt.InlineData(values=json.loads(frame.to_json(orient="records", double_precision=15)))
-
-
 def heading(text: str) -> alt.TitleParams:
     """Return the title of a chart of several panels, which have titles of their own."""
     return alt.TitleParams(text, fontSize=16, offset=16)
@@ -161,7 +156,7 @@ class SeriesStyle:
 
 
 def series_lines(
-    data: alt.InlineData,
+    data: pd.DataFrame,
     style: SeriesStyle,
     x: alt.X,
     y: Mapping[str, Any],
@@ -221,7 +216,9 @@ def _chosen(style: SeriesStyle) -> alt.Parameter:
 
 def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """Return a chart as a Vega-Lite specification with the theme. Its colours are variables of a style sheet."""
-    return {**chart.to_dict(), "config": CONFIG}
+    # By default, Altair refuses more than 5,000 rows.
+    with alt.data_transformers.enable("default", max_rows=None):
+        return {**chart.to_dict(), "config": CONFIG}
 
 
 def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, inline, series_lines
+from prune_fe.report.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, series_lines
 
 
 def trade_off(
@@ -41,7 +41,7 @@ def trade_off(
         alt.Tooltip("detail:N", title="network"),
     ]
     chart = series_lines(
-        inline(points.assign(step=range(len(points))).rename(columns={"accuracy": "value"})),
+        points.assign(step=range(len(points))).rename(columns={"accuracy": "value"}),
         style,
         x,
         y,
