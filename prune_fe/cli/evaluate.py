@@ -105,8 +105,8 @@ def _load_original(model: str, against: str | None, loaded: Loaded) -> nn.Module
     import torch
 
     from prune_fe.models.build import build
+    from prune_fe.models.saved import build_original
     from prune_fe.models.saved import load as load_saved
-    from prune_fe.models.saved import original as build_original
 
     network = loaded.network
     images = loaded.example.to(next(network.parameters()).device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +82,7 @@ def is_saved(model: str) -> bool:
 
 def read_notes(model: str) -> dict[str, Any]:
     """Return what was written down when a model was saved; nothing for one that is built by name."""
-    from prune_fe.models.saved import read_manifest
+    from prune_fe.models.manifest import read_manifest
 
     notes = read_manifest(model).get("about") if is_saved(model) else None
     return notes if isinstance(notes, dict) else {}
@@ -100,6 +102,27 @@ def require_forward(network: nn.Module, example: Tensor, name: str) -> None:
     except Exception as error:  # A network's own code raises anything on a wrong input.
         shape = "×".join(map(str, example.shape[1:]))
         raise InputError(f"{name} does not run on images of {shape}: {error}") from error
+
+
+def layers_except(loaded: Loaded, layers: Sequence[str] | None, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the network's layers that match none of the patterns.
+
+    Args:
+        loaded: The network.
+        layers: The names to choose from; None stands for every convolution with a feature map.
+        patterns: Shell patterns; each must match a layer.
+    """
+    from prune_fe.tracing.feature_maps import find_layers
+
+    device = next(loaded.network.parameters()).device
+    names = [layer.name for layer in find_layers(loaded.network, loaded.example.to(device), layers)]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f"--except {pattern}: no layer has such a name; there are {', '.join(names)}")
+    kept = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    if not kept:
+        raise InputError("--except: no layer is left")
+    return kept
 
 
 def _load_saved(folder: str) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new, require_scorers, scorer_settings
-from prune_fe.cli.networks import Loaded, is_saved, load
+from prune_fe.cli.networks import Loaded, is_saved, layers_except, load
 from prune_fe.cli.output import console, reporter, say_next
 from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Seed, Several, Workers
 from prune_fe.errors import DataError, InputError
@@ -77,7 +77,6 @@ def score(
     from prune_fe.scoring.checkpoint_series import score_checkpoints
     from prune_fe.scoring.score import score_all
     from prune_fe.scoring.score_folder import open_score_folder, write_image_list
-    from prune_fe.tracing.feature_maps import layers_except
 
     listed = read_image_list(images) if images is not None else None
     checkpoints = list_checkpoints(from_checkpoints) if from_checkpoints is not None else {}
@@ -93,7 +92,7 @@ def score(
         except DataError as error:
             raise DataError(f"{error} (which training images are held out depends on --seed)") from error
     if except_:
-        layers = layers_except(network, example, layers, except_)
+        layers = layers_except(loaded, layers, except_)
     request = {
         "model": model.model,
         "checkpoint": model.checkpoint or from_checkpoints,
