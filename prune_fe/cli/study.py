@@ -14,58 +14,51 @@ from prune_fe.studies.options import SubjectOptions
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
 StudySeed = Annotated[Seed | None, Parameter(help="Which of the recipe's networks, by its seed; default: the first.")]
-Subject = Annotated[SubjectOptions, Parameter(name="*")]
 LayerName = Annotated[
-    str | None, Parameter(help="A convolution, or any other module with feature maps; default: the last convolution.")
+    str | None,
+    Parameter(
+        help="A convolution, or any other module with feature maps such as a residual block (layer4.1 of a ResNet is "
+        "the paper's conv5_3_out); default: the last convolution."
+    ),
 ]
+UnitFlags = Annotated[SubjectOptions, Parameter(name="*")]
 Share = validators.Number(gte=0, lt=1)
 
 
 @study.command
-def rescaling(
-    recipe: RecipePath,
-    *,
-    flags: RecipeFlags = RecipeFlags(),
-    subject: Subject = SubjectOptions(),
-) -> None:
+def rescaling(recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()) -> None:
     """Compare each indicator of one unit when images, filters or both are halved (tables 1, 6 and 9)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.rescaling import rescaling_study
 
     with using(folder, flags.resume):
-        tables = rescaling_study(checked, folder, reporter, subject)
+        tables = rescaling_study(checked, folder, reporter, options)
     print_tables(tables)
 
 
 @study.command
 def randomness(
-    recipe: RecipePath,
-    *,
-    flags: RecipeFlags = RecipeFlags(),
-    subject: Subject = SubjectOptions(),
+    recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()
 ) -> None:
     """Compare a trained unit with 100 units of networks that are not trained (tables 2, 7 and 10)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.randomness import randomness_study
 
     with using(folder, flags.resume):
-        tables = randomness_study(checked, folder, reporter, subject)
+        tables = randomness_study(checked, folder, reporter, options)
     print_tables(tables)
 
 
 @study.command
 def characterisation(
-    recipe: RecipePath,
-    *,
-    flags: RecipeFlags = RecipeFlags(),
-    subject: Subject = SubjectOptions(),
+    recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()
 ) -> None:
     """Compare birth, maximum and integral of the Betti curve, and a cubical complex (table 5 and appendix A.2)."""
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.characterisation import characterisation_study
 
     with using(folder, flags.resume):
-        tables = characterisation_study(checked, folder, reporter, subject)
+        tables = characterisation_study(checked, folder, reporter, options)
     print_tables(tables)
 
 
