@@ -237,8 +237,8 @@ def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple
     collection.run(net, lambda: [batch] * times)
     assert collection.images == times * len(batch[0])
     totals = list(collection.totals[name].values())
-    dense: list[Any] = [value for total in totals for value in total.dense.values()]
-    sparse: list[Any] = [value for total in totals for _, sums in total.parts for value in sums.values()]
+    dense: list[Any] = [value for total in totals for value in total._dense.values()]
+    sparse: list[Any] = [value for total in totals for _, sums in total._parts for value in sums.values()]
     return sum(value.nbytes for value in dense), sum(len(value.values()) for value in sparse)
 
 

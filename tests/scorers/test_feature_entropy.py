@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
-from prune_fe.scoring.collection import add
+from prune_fe.scoring.sums import add_sums
 from prune_fe.topology import birth_times, characterise
 from prune_fe.topology.persistence import Characteristic, Complex
 from prune_fe.tracing.feature_maps import Layer
@@ -135,7 +135,7 @@ def test_sums_of_parts_are_the_sum_of_the_whole_to_the_bit() -> None:
     maps, labels = torch.randn(20, 6, 9, 9), torch.arange(20) % 2
     for scorer in (FeatureEntropy(), FeatureEntropy(characterise="integral", dimension=0)):
         whole = measured(scorer, maps, labels, 2)["births"]
-        parts = add(scorer.measure(maps[13:], labels[13:], 2), scorer.measure(maps[:13], labels[:13], 2))["births"]
+        parts = add_sums(scorer.measure(maps[13:], labels[13:], 2), scorer.measure(maps[:13], labels[:13], 2))["births"]
         assert isinstance(parts, Tensor)
         assert torch.equal(whole.to_dense(), parts.to_dense())
         assert torch.equal(scorer.score_layer({"births": whole}).keep, scorer.score_layer({"births": parts}).keep)
@@ -202,7 +202,7 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
     counts = torch.sparse_coo_tensor(
         where, torch.ones(3, dtype=torch.int64), (1000, 64, largest + 1), check_invariants=True
     )
-    twice = add({"births": counts.coalesce()}, {"births": counts.coalesce()})["births"]
+    twice = add_sums({"births": counts.coalesce()}, {"births": counts.coalesce()})["births"]
     assert isinstance(twice, Tensor)
     rate = entropy_and_rate(twice)[1]
     assert rate[999, 63] == rate[3, 0] == 1

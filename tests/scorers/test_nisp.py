@@ -313,9 +313,9 @@ def test_a_small_densenet_sums_the_scores_of_all_readers() -> None:
 
 
 def cut_down_vgg() -> nn.Module:
-    net = torchvision.models.vgg16_bn(num_classes=10)
-    net.classifier = nn.Sequential(nn.Linear(512 * 49, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
-    return net
+    features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], batch_norm=True)
+    classifier = nn.Sequential(nn.Linear(512 * 49, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(7), nn.Flatten(), classifier)
 
 
 @pytest.mark.parametrize(
