@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.measure.cost import cost
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.pruning.cut import Cutter
 from prune_fe.pruning.groups import find_groups
 from prune_fe.pruning.options import PruneOptions

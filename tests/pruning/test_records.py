@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
 
