@@ -185,7 +185,7 @@ def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
     """
     infinite = ratio.isinf()
     finite_mean = ratio.masked_fill(infinite, 0).sum(dim=0) / (~infinite).sum(dim=0).clamp(min=1)
-    n = max(largest, 2)
+    n = max(largest, 2)  # 1 · ln 1 = 0 would make an infinite class count nothing
     return infinite.sum(dim=0) * (n * math.log(n)) + finite_mean
 
 
@@ -205,6 +205,7 @@ def entropy_and_rate(births: Tensor, p: float = 0.1, normalise: Normalise = "bir
     """
     births = births.coalesce() if births.is_sparse else births.to_sparse().coalesce()
     classes, units, _ = births.shape
+    # Only what occurs is stored: the table of all possible characteristics may be huge.
     indices, counts = births.indices(), births.values().double()
     pairs = indices[0] * units + indices[1]  # the number of each count's class and unit
 

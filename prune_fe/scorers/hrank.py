@@ -20,6 +20,7 @@ class HRank(MapScorer):
         """Return `ranks` (units,), the sum of the ranks, and `images`, the number of images."""
         sum_over_positions(maps)  # refuses a map that is not finite, by name
         tolerance = max(maps.shape[2:]) * torch.finfo(maps.dtype).eps
+        # torch computes no singular values in half precision; the tolerance stays that of the maps' own type.
         maps = maps if maps.dtype == torch.float64 else maps.float()
         ranks = torch.stack([torch.linalg.matrix_rank(image, rtol=tolerance) for image in maps])
         return {"ranks": ranks.sum(dim=0).cpu(), "images": torch.tensor(len(maps))}

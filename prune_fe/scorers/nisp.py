@@ -131,6 +131,7 @@ def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None 
         r = 0.9 / radius
     elif r >= 1 / radius:
         raise InputError(f"nisp: r is {r}; the sum over all paths only exists below 1 / ρ(A) = {1 / radius:.6g}")
+    # The row sums of (I − rA)⁻¹ − I, without the inverse.
     identity, ones = torch.eye(len(A), dtype=torch.float64), torch.ones(len(A), dtype=torch.float64)
     return torch.linalg.solve(identity - r * A, ones) - 1
 
@@ -188,6 +189,7 @@ def propagate_scores(
 
     device = "cpu" if example.device.type == "mps" else example.device  # mps has no float64
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        # The network is linear now, so its input does not matter.
         image = torch.zeros(example.shape, dtype=torch.float64, device=device)
         with suppress(_ResponsesReached), _AbsoluteWeights(), follow(model, [*layers, response], shift_maps):
             model(image)
@@ -226,6 +228,7 @@ class _AbsoluteWeights(TorchFunctionMode):
             output = func(*args, **kwargs)
         except RuntimeError as error:  # a function that is not listed mixes float64 maps with float32 weights
             raise fault from error
+        # Only a function whose output depends on the maps needs a rule.
         if _has_gradient(output) and _has_gradient((args, list(kwargs.values()))):
             raise fault
         return output

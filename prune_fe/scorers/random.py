@@ -40,6 +40,7 @@ class Random(Scorer):
         """Return a random permutation for each layer."""
         scores = {}
         for layer in layers:
+            # A generator for each layer: its order does not depend on which layers are scored beside it.
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{layer.name}".encode()))
             scores[layer.name] = LayerScore(torch.randperm(layer.units, generator=generator).double())
         return scores

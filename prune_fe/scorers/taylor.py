@@ -39,6 +39,7 @@ class Taylor(GradientScorer):
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
         """Return the importance of each unit."""
+        # Both are kept as sums, so that batches of any size add up to the same.
         per_image = sums["squares"] / sums["images"]
         total = (sums["total"] / sums["images"]).square()
         importance = total if self.square == "total" else per_image

@@ -129,6 +129,7 @@ def births_on_device(maps: torch.Tensor, by_edges: bool, use_triton: bool) -> to
         with torch.cuda.device(maps.device) if maps.is_cuda else nullcontext():
             births = gpu.first_births(maps, by_edges, kernel.NOT_FINITE)
         open_maps = births == gpu.UNDECIDED
+    # By plain operations: all finite maps, or those that the Triton kernels left undecided.
     if open_maps.any():
         births[open_maps] = portable.first_births(maps[open_maps], by_edges, has_hole)
     return births
@@ -144,6 +145,7 @@ def has_hole(above: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
     Returns:
         (n,) bool on the same device.
     """
+    # Values 2, 1 and 0: a hole that the edges of value 1 give has birth 2, or 1 if there is no edge of value 2.
     steps = birth_times((2 * above.half() + equal.half()).cpu(), "edges")
     return (steps == 1 + above.flatten(1).any(dim=1).cpu()).to(above.device)
 

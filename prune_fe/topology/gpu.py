@@ -184,6 +184,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - a kernel is one function
     parts = tl.arange(0, PARTS)
     low = tl.min(tl.load(lows + number.to(tl.int64) * n_parts + parts, mask=parts < n_parts, other=0x7FFFFFFF), axis=0)
     value = tl.max(top, axis=0)
+    # The bit patterns of NaN lie beyond those of infinity, so one comparison finds both.
     birth = tl.where((low <= -infinity) | (value >= infinity), NOT_FINITE, 0)
 
     vertices, words = tl.arange(0, ROWS), tl.arange(0, WORDS)
@@ -210,6 +211,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - a kernel is one function
             remaining = tl.where(top == value, strips, STRIPS)
             strip = tl.min(remaining, axis=0)
             while strip < STRIPS:
+                # All elements of one strip that has the value: enter those equal to it, and find its next top.
                 index = strip + along * n_strips
                 exists = index < size * size
                 offset = offset_of(index, size, row_stride, column_stride)
@@ -229,11 +231,13 @@ def fill_births(  # noqa: PLR0912, PLR0915 - a kernel is one function
                         if step == 0:
                             label_a = tl.sum(tl.where(vertices == a, labels, 0), axis=0)
                             label_b = tl.sum(tl.where(vertices == b, labels, 0), axis=0)
+                            # A common neighbour, or two components: the edge gives no hole (kernel.py, eq. 1).
                             shared = tl.max((of_a & of_b != 0).to(tl.int32), axis=0)
                             if (shared == 1) | (label_a != label_b):
                                 neighbours = with_edge(neighbours, ROWS, WORDS, a, b)
                                 labels = tl.where(labels == label_b, label_a, labels)
                                 n_joined += 1
+                                # A vertex with all others as neighbours makes a cone, which never gets a hole.
                                 missing_a = tl.max((row_of(neighbours, ROWS, a) != everyone).to(tl.int32), axis=0)
                                 missing_b = tl.max((row_of(neighbours, ROWS, b) != everyone).to(tl.int32), axis=0)
                                 cone = tl.maximum(cone, 1 - missing_a * missing_b)
@@ -243,6 +247,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - a kernel is one function
                             all_neighbours = with_edge(all_neighbours, ROWS, WORDS, a, b)
                         else:
                             both = row_of(all_neighbours, ROWS, a) & row_of(all_neighbours, ROWS, b)
+                            # Every vertex is its own neighbour: a and b alone are no triangle.
                             themselves = row_of(own, ROWS, a) | row_of(own, ROWS, b)
                             n_free += 1 - tl.max((both != themselves).to(tl.int32), axis=0)
                     equal = tl.where(equal == element, 0x7FFFFFFF, equal)
@@ -297,6 +302,7 @@ def first_births(maps: Tensor, by_edges: bool, not_finite: int) -> Tensor:
     infinity = int(torch.tensor(torch.inf, dtype=maps.dtype).view(BITS[maps.dtype]))
     # Each step of fill_births reads all tops and one strip, so neither may be long.
     n_strips = min(TILE, triton.next_power_of_2(max(1, 4 * size)), size * size)
+    # In channels-last memory the elements of neighbouring units lie side by side.
     together = NEIGHBOURS if bits.stride(1) == 1 and n_units > 1 else 1
     tile = max(1, min(triton.next_power_of_2(n_strips), TILE // together))
     n_parts = triton.cdiv(n_strips, tile)

@@ -148,6 +148,7 @@ def fill_births(bits, infinity, by_edges, scratch, births):
     for i in range(len(bits)):
         keys = bits[i]
         lowest, highest = fill_tops(keys, tops)
+        # Bit patterns of numbers ≥ 0, as after a ReLU, are in the order of the numbers already.
         if lowest < 0:
             fill_keys(keys, scratch.keys)
             keys = scratch.keys
@@ -156,6 +157,7 @@ def fill_births(bits, infinity, by_edges, scratch, births):
         if lowest <= -infinity or highest >= infinity:
             births[i] = NOT_FINITE
             continue
+        # A slice holds the elements with floor ≤ key < ceiling, and none goes below last_floor.
         ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
         n_slice = slice_size(len(labels))
         n_entered = n_values = 0
@@ -167,6 +169,7 @@ def fill_births(bits, infinity, by_edges, scratch, births):
                 last_floor = max(last_floor, cone_floor(keys, degrees))
                 if last_floor >= ceiling:
                     break
+                # After that many elements most vertices are connected, and find_later_hole has few pairs to test.
                 if n_entered >= len(labels):
                     position = find_later_hole(keys, scratch, last_floor, ceiling)
                     if position == NO_HOLE:
@@ -265,6 +268,7 @@ def find_later_hole(keys, scratch, last_floor, ceiling):
         fill_reached(neighbours, a, reached)
         for i in range(a >> 6, len(reached)):
             far = ~reached[i]
+            # For each set bit, from the lowest on.
             while far != 0:
                 b = (i << 6) + trailing_zeros(far)
                 far &= far - np.uint64(1)
@@ -274,6 +278,7 @@ def find_later_hole(keys, scratch, last_floor, ceiling):
                 n_tests += 1
                 if n_tests > MAX_TESTS * size:
                     return UNSURE
+                # Equal weights enter together, so which of them closes a triangle depends on the whole group.
                 closing = closing_weight(keys, size, a, b, weight)
                 if closing == weight:
                     return UNSURE
@@ -304,6 +309,7 @@ def fill_reached(neighbours, a, reached):
             near &= near - np.uint64(1)
             for j in range(len(reached)):
                 reached[j] |= word(neighbours, c, j)
+    # All b ≤ a, and the bits beyond the last vertex.
     reached[a >> 6] |= (np.uint64(2) << np.uint64(a & 63)) - np.uint64(1)
     if size & 63:
         reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
@@ -369,6 +375,7 @@ def choose_floor(values, n_wanted, lowest, ceiling):
     n_above = count(values, ceiling)
     if count(values, lowest) - n_above <= 2 * n_wanted:
         return lowest
+    # Bisection: the number of values ≥ the middle falls as the middle rises.
     floor = lowest
     while ceiling - floor > 1:
         middle = (floor + ceiling) >> 1
@@ -431,6 +438,7 @@ def sort(items, order, n, base, n_bits):
     if n <= MAX_RANKED:
         rank_sort(items, order, n)
         return
+    # Two digits a round, so that the result is in `items` after each.
     for shift in range(0, n_bits, 2 * DIGIT_BITS):
         sort_digit(items, order, n, base, shift)
         sort_digit(order, items, n, base, shift + DIGIT_BITS)
@@ -451,6 +459,7 @@ def rank_sort(items, order, n):
 @compiled
 def sort_digit(items, order, n, base, shift):
     """Sort stably by the digit of −key − base at bit `shift`: one pass of a radix sort."""
+    # Where the next item of each digit goes: after all items of smaller digits.
     ends = np.zeros((1 << DIGIT_BITS) + 1, np.int64)
     for i in range(n):
         ends[digit_of(items[i], base, shift) + 1] += 1
@@ -488,7 +497,7 @@ def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
         begins, or NO_HOLE, or CONE if a vertex has all others as neighbours: a cone has no hole, and stays a cone.
     """
     n_values = i = 0
-    counted = (order[0] >> 32) - 1
+    counted = (order[0] >> 32) - 1  # the last −key that was counted, at first smaller than any
     while i < n:
         a, b = vertices(order[i], len(labels))
         if adjacent(neighbours, a, b):
@@ -504,6 +513,7 @@ def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
             degrees[a] += 1
             degrees[b] += 1
             if labels[a] != labels[b]:
+                # A vertex without other edges is a component by itself: no pass over the labels is needed.
                 if degrees[b] == 1:
                     labels[b] = labels[a]
                 elif degrees[a] == 1:
@@ -514,6 +524,7 @@ def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
                 return n_values, CONE
             i += 1
             continue
+        # The edge closes no triangle within one component: alone it is a hole, otherwise the group decides.
         begin, end = group_around(order, n, i)
         if i + 1 == end or group_has_hole(order, i, end, neighbours, labels, degrees, pending, unknowns):
             return n_values, begin
@@ -661,6 +672,7 @@ def join_pending(neighbours, labels, degrees, pending, n_pending):
 def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
     """Add the pending edges, none of which can join by itself, and return whether there is a hole afterwards."""
     n_unknowns = number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
+    # A single edge that may not join closes no triangle, so its unknown is free.
     hole = (
         n_unknowns == 1
         or has_free_edge(neighbours, pending, n_pending)
@@ -703,6 +715,7 @@ def has_free_edge(neighbours, pending, n_pending):
 @compiled
 def has_nonzero_solution(neighbours, unknowns, pending, n_pending, n_unknowns):
     """Return whether eq. 1 has a solution other than zero."""
+    # Most equations identify two unknowns; only what is left needs elimination.
     classes = np.arange(n_unknowns + 1).astype(np.int32)
     while identify(neighbours, unknowns, pending, n_pending, classes):
         pass
@@ -752,7 +765,7 @@ def find_root(classes, unknown):
 def merge(classes, a, b):
     """Merge two classes, and return whether they were different."""
     a, b = find_root(classes, a), find_root(classes, b)
-    classes[max(a, b)] = min(a, b)
+    classes[max(a, b)] = min(a, b)  # so that class 0, which is zero, keeps its number
     return a != b
 
 
@@ -818,6 +831,7 @@ def extend_basis(basis):
     """
     vector = basis[0]
     for word in range(len(vector)):
+        # Eliminate the columns in rising order until one has no pivot yet.
         while vector[word] != 0:
             column = (word << 6) + trailing_zeros(vector[word])
             pivot = basis[column]
@@ -836,6 +850,7 @@ def next_common(neighbours, a, b, start):
     mask = ~np.uint64(0) << np.uint64(start & 63)
     for i in range(start >> 6, n_words(neighbours)):
         common = word(neighbours, a, i) & word(neighbours, b, i) & mask
+        # a and b are in both sets, since each vertex counts as its own neighbour.
         for end in (a, b):
             if end >> 6 == i:
                 common &= ~(np.uint64(1) << np.uint64(end & 63))
@@ -849,6 +864,7 @@ def next_common(neighbours, a, b, start):
 def trailing_zeros(word):
     """Return the position of the lowest set bit."""
     n = 0
+    # Halve the word as long as its lower half is zero.
     for step in (32, 16, 8, 4, 2, 1):
         if word & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:
             word >>= np.uint64(step)

@@ -42,7 +42,7 @@ def _first_births(maps: Tensor, by_edges: bool, has_hole: HasHole) -> Tensor:
     if size < 4:  # the smallest hole is a 4-cycle
         return torch.zeros(n, dtype=torch.int32, device=maps.device)
     weights = torch.maximum(maps, maps.transpose(1, 2))
-    weights.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    weights.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # the diagonal is no edge
     pairs = torch.ones(size, size, dtype=torch.bool, device=maps.device).triu(1)
     lowest = weights.masked_fill(~pairs, torch.inf).amin(dim=(1, 2))[:, None, None]
     closing = closing_weights(weights)
@@ -50,6 +50,7 @@ def _first_births(maps: Tensor, by_edges: bool, has_hole: HasHole) -> Tensor:
     candidates = pairs & ~spanning_tree(weights) & (weights > lowest)
     births = highest_weight(weights, candidates & (closing < weights))  # the threshold t*, −∞ for none so far
     tied = candidates & (closing == weights)
+    # Ties above the best threshold so far, from the highest down, until none is left that could give a hole earlier.
     while True:
         highest = highest_weight(weights, tied)
         undecided = (highest > births).nonzero()[:, 0]
@@ -76,6 +77,7 @@ def closing_weights(weights: Tensor) -> Tensor:
     Returns:
         (n, m, m).
     """
+    # One vertex at a time: all at once would need m times the memory.
     closing = torch.full_like(weights, -torch.inf)
     for c in range(weights.shape[-1]):
         closing = torch.maximum(closing, torch.minimum(weights[:, :, c, None], weights[:, None, c, :]))
@@ -98,6 +100,7 @@ def spanning_tree(weights: Tensor) -> Tensor:
     reached = torch.zeros(n, size, dtype=torch.bool, device=weights.device)
     reached[:, 0] = True
     for _ in range(size - 1):
+        # The vertex with the heaviest edge to the tree joins it, in every graph at once.
         vertex = best.masked_fill(reached, -torch.inf).argmax(dim=1)
         reached[every, vertex] = True
         tree[every, vertex, parent[every, vertex]] = tree[every, parent[every, vertex], vertex] = True
