@@ -52,6 +52,7 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     """
     if not example.numel():
         raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
+    # Cutting a weight that is computed before each use would have no effect.
     _refuse_computed_weights(model)
     twin, images = verification_copy(model, example)
     layers = tuple(layer.name for layer in find_convolutions(twin, images)[0])
@@ -74,8 +75,10 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
     halves = {
         GroupId(number): _random_half(group, seed=number) for number, group in enumerate(groups) if group.reason is None
     }
+    # In most networks all groups pass at once, so that one forward pass is enough.
     if verifier.find_fault(cutter, [set_id for sets in halves.values() for set_id in sets]) is None:
         return tuple(groups), cutter
+    # All candidates change at first: a group that fails even so fails for another reason.
     cutter = cutter.with_code_sizes(find_code_sizes(verifier.model, cutter.graph))
     failing = verifier.find_failing_groups(cutter, halves)
     sound = [set_id for number, sets in halves.items() if number not in failing for set_id in sets]

@@ -102,6 +102,7 @@ def counts_for_target(
         target: The share to reach.
         ranked: Remove the lowest normalised scores of all groups first; otherwise the same share of every group.
     """
+    # Later prefixes of this list cost less, which allows a binary search.
     removals = sorted(_removals(capacities, ranked))
 
     def counts_after(number: int) -> list[int]:
@@ -145,6 +146,7 @@ def _removals(capacities: Sequence[Capacity], ranked: bool) -> Iterator[tuple[fl
         for before, count in pairwise(capacity.feasible_counts):
             if count <= capacity.removed:
                 continue
+            # With priorities in proportion to the size, every group has lost about the same share at any time.
             if not ranked:
                 yield count / capacity.units, number, count
             elif count <= MAX_GLOBAL_SHARE * capacity.units:

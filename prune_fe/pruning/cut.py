@@ -51,6 +51,7 @@ class Cutter:
         for key, axis in self.axes.items():
             for attribute, dim in _find_tensors(modules[axis.module], axis):
                 self.tensor_axes.setdefault(f"{axis.module}.{attribute}".lstrip("."), []).append((key, dim))
+        # A weight under two names would be cut twice, or for one of two sets of channels only.
         first_names: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             first = first_names.setdefault(id(parameter), name)
@@ -113,6 +114,7 @@ class Cutter:
             owner, _, attribute = name.rpartition(".")
             old = getattr(modules[owner], attribute)
             new = self.select(name, old.detach(), before, after)
+            # A new parameter: gradients and hooks of the old one have its old shape.
             if isinstance(old, nn.Parameter):
                 setattr(modules[owner], attribute, nn.Parameter(new, old.requires_grad))
             else:
@@ -152,6 +154,7 @@ def find_code_sizes(model: nn.Module, graph: DependencyGraph) -> CodeSizes:
             numbers = list(value) if isinstance(value, list | tuple) else [value]
             if not all(type(number) is int for number in numbers) or set(sizes).isdisjoint(numbers):
                 continue
+            # A list is most likely the sizes of one split, which are counted one after the other.
             start = next((i for i in range(len(sizes)) if sizes[i : i + len(numbers)] == numbers), None)
             if start is not None:
                 candidates[name, attribute] = counted[start : start + len(numbers)]
@@ -216,6 +219,7 @@ def _find_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]]:
             if axis.side != "in" or tensor.shape[dim] * axis.blocks == count:
                 yield name, dim
         elif axis.side != "in":
+            # Biases, scales and statistics have one number a channel, perhaps with dimensions of size 1 around it.
             wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
             if len(wide) == 1 and tensor.shape[wide[0]] == count:
                 yield name, wide[0]

@@ -115,7 +115,9 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     }
     traced = [layer for layer in layers if layer in outputs]
     opaque = [_opaque_group(modules[layer], layer) for layer in layers if layer not in outputs]
+    # A residual sum ties units of several layers, so that a set may be listed by any of them.
     listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
+    # Layers without scores, such as gates, lose outputs too.
     weighted = [name for name in outputs if isinstance(modules[name], nn.modules.conv._ConvNd | nn.Linear)]
     units_of: dict[SetId, dict[str, list[int]]] = {set_id: {} for set_id in sorted(listed)}
     for name in [*traced, *(name for name in weighted if name not in traced)]:
@@ -123,6 +125,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
             if set_id in units_of:
                 units_of[set_id].setdefault(name, []).append(unit)
 
+    # Sets that occur equally often in the same layers are ranked against each other.
     alike: dict[object, list[SetId]] = {}
     for set_id, units in units_of.items():
         key = (graph.fixed_sets.get(set_id), *((name, len(numbers)) for name, numbers in units.items()))

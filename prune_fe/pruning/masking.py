@@ -47,6 +47,7 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
             removed = np.setdiff1d(np.arange(len(axis.channels)), kept[name, side])
             module = model.get_submodule(name)
             if side in ("out", "both") and _has_channel_mixing(module):
+                # Norms and depthwise layers have one axis, which is that of their inputs too.
                 inputs = kept.get((name, "in"), kept[name, side])
                 substitute = _Substitute(twins[name], axis.dim, inputs, kept[name, side])
                 stack.callback(module.register_forward_hook(substitute, with_kwargs=True).remove)
@@ -56,6 +57,7 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
                 zeros = _Zeros(axis.dim, removed)
                 stack.callback(module.register_forward_pre_hook(zeros.in_input, with_kwargs=True).remove)
             elif side not in ("in", "out", "both") and len(removed):
+                # A parameter that the module's code uses by itself passes through no hook.
                 tensor = f"{name}.{side}".lstrip(".")
                 saved[tensor] = state[tensor].detach().clone()
                 state[tensor].index_fill_(axis.dim, torch.from_numpy(removed).to(state[tensor].device), 0)

@@ -240,12 +240,13 @@ def _counts_for_target(
     """Return the counts of the open groups whose cost comes closest to the target at some point of the schedule."""
     assert options.target is not None
     resource, target = options.target
-    # A number of units is taken from the blocks of a group in turn.
+    # A number of units is taken from the blocks of a group in turn, so that every prefix is balanced.
     orders = []
     for group in plan.open_groups:
         state = plan.states[group]
         in_turn = zip(*state.removal_order(), strict=False)
         orders.append([state.group.sets[position] for positions in in_turn for position in positions])
+    # What groups have lost that were stopped later is part of the cost as well.
     closed = [
         state.group.sets[position] for state in plan.states if state.reason is not None for position in state.removed
     ]
@@ -260,6 +261,7 @@ def _counts_for_target(
 
 def _asked_so_far(state: GroupState, options: PruneOptions, progress: Fraction) -> int:
     """Return how many units a ratio asks of a group at some point of the schedule, equally many of each block."""
+    # Rounded down inside a block, so that the last round reaches exactly what is asked in all.
     blocks = state.group.block_count
     return blocks * math.floor(progress * (state.total_asked(options) // blocks))
 

@@ -86,6 +86,7 @@ def prune(
     checked = validate_options(PruneOptions, options, "prune()", **settings)
     carry = {} if carry is None else carry
     refuse_unlike_weights(carry, model, "carry")
+    # The dict is the caller's: it is changed in place, and restored where anything fails.
     carried = dict(carry)
     try:
         return _Pruning(model, analyse(model, example), scores, checked, carry).run(rescore, after)
@@ -120,6 +121,7 @@ class _Pruning:
                 break
             if rescore is not None and number > 0:
                 self._update_scores(rescore, groups)
+            # With a round for each group, the quotas of the first scores hold for all rounds.
             if isinstance(self.options.rounds, int):
                 self._set_quotas(Fraction(number + 1, self.options.rounds))
             steps = self._remove(groups)

@@ -24,6 +24,7 @@ class RemainingCost:
         axis_sets = list(cutter.axis_sets.values())
         self._sets = np.concatenate(axis_sets)
         self._lengths = np.array([len(sets) for sets in axis_sets])
+        # All axes in one array, so that one call counts the kept channels of each.
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._set_count = cutter.set_count
         axis_numbers = {key: number for number, key in enumerate(cutter.axis_sets)}
@@ -42,6 +43,7 @@ class RemainingCost:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (n,) the cost of each tensor and (n, 2) the axes it shrinks with; one more axis never shrinks."""
         constant = len(self._lengths)
+        # No tensor has more than two axes: the outputs and the inputs of a layer.
         axes = [([*axes_of.get(name, ()), constant, constant])[:2] for name in costs]
         return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
 

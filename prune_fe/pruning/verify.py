@@ -60,6 +60,7 @@ class Verifier:
         if not difference <= TOLERANCE.get(self.images.dtype, DEFAULT_TOLERANCE) * scale:
             share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
             return f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        # Faults are not remembered: they end the pruning of their group.
         self._verified.add(key)
         return None
 
@@ -80,6 +81,7 @@ class Verifier:
         if self.find_fault(cutter, [*sound, *(set_id for sets in sets_of.values() for set_id in sets)]) is None:
             return {}
         failing = {}
+        # Groups are added one by one to those that passed, so that the ones that remain pass together.
         for group, sets in sets_of.items():
             reason = self.find_fault(cutter, [*sound, *sets])
             if reason is None:
