@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import altair as alt
@@ -22,6 +23,7 @@ def birth_times(times: pd.DataFrame, title: str) -> alt.LayerChart:
         The chart.
     """
     style = SeriesStyle("program", list(dict.fromkeys(times["program"])), highlight=(), columns=4)
+    times = times.assign(maps=times["maps"] + " maps")
     kinds = list(dict.fromkeys(times["maps"]))
     dashes = alt.Scale(domain=kinds, range=[[1, 0], [6, 4], [2, 3]][: len(kinds)])
     sizes = sorted(times["size"].unique().tolist())
@@ -33,13 +35,22 @@ def birth_times(times: pd.DataFrame, title: str) -> alt.LayerChart:
             axis=alt.Axis(values=sizes, format="d"),
         ),
         y=alt.Y(
-            "microseconds:Q", title="µs a map, one thread", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s")
+            "microseconds:Q",
+            title="µs a map, one thread",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(format="~s", values=_decades(times["microseconds"])),
         ),
         color=style.color(),
     )
-    legend = alt.Legend(title="maps", symbolSize=300)
+    legend = alt.Legend(title=None, symbolSize=300)
     layers: list[Any] = [
         base.mark_line().encode(strokeDash=alt.StrokeDash("maps:N", scale=dashes, legend=legend)),
         base.mark_point(filled=True, size=50).encode(shape=style.shape(), detail="maps:N", opacity=alt.value(1)),
     ]
     return alt.LayerChart(layer=layers, width=WIDTH, height=HEIGHT, title=title)
+
+
+def _decades(values: pd.Series) -> list[float]:
+    """Return the powers of 10 from below the least value to above the largest."""
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    return [10.0**power for power in range(low, high + 1)]
