@@ -15,9 +15,6 @@ from prune_fe.errors import CheckpointError
 from prune_fe.io import read_npz, write_npz
 from prune_fe.scoring.scores import Array
 
-PER_MASK = ("hits", "called", "loss")
-"""Arrays of an Ablation of shape (masks, classes)."""
-
 
 def save_ablations(path: Path, parts: Sequence[Ablation]) -> None:
     """Write ablations of different classes to one file, whole or not at all.
@@ -30,7 +27,7 @@ def save_ablations(path: Path, parts: Sequence[Ablation]) -> None:
     units = [part.units for part in parts for _ in part.classes]
     arrays: dict[str, Array] = {"units": np.array(units, dtype=np.int64), "removed": joined.removed}
     for number, half in enumerate(joined.halves):
-        arrays |= {f"{number}/{name}": getattr(half, name) for name in ("images", *PER_MASK)}
+        arrays |= {f"{number}/{name}": getattr(half, name) for name in ("images", "hits", "called", "loss")}
     # Rounding makes the loss of all images differ from what its halves give, so it is kept as well.
     arrays["loss"] = joined.loss
     about = {
@@ -96,7 +93,7 @@ def _class_ablation(
 ) -> Ablation:
     """Return the ablation of class number `number` of a file."""
     columns = slice(number, number + 1)
-    common = {
+    common: dict[str, Any] = {
         "layers": tuple(about["layers"]),
         "removed": arrays["removed"],
         "classes": (about["classes"][number],),
@@ -108,7 +105,9 @@ def _class_ablation(
         Ablation(
             images=arrays[f"{half}/images"][columns],
             all_images=about["all_images"][half],
-            **{name: arrays[f"{half}/{name}"][:, columns] for name in PER_MASK},
+            hits=arrays[f"{half}/hits"][:, columns],
+            called=arrays[f"{half}/called"][:, columns],
+            loss=arrays[f"{half}/loss"][:, columns],
             **common,
         )
         for half in (0, 1)

@@ -77,7 +77,7 @@ class ClassScores:
     def tasks(self) -> Iterator[Task]:
         """Yield one task for each pass."""
         for folder in self.passes:
-            yield Task(f"{self.folder.name}.{folder}", self._result(folder), (), partial(self._load, folder))
+            yield Task(f"{self.folder.name}.{folder}", self._result(folder), (), partial(self._make, folder))
 
     def needs(self, label: str) -> list[Path]:
         """Return the results of the tasks that a scorer's scores come from; the control needs none."""
@@ -88,6 +88,9 @@ class ClassScores:
     def _result(self, folder: str) -> Path:
         """Return the file that is saved last of a pass."""
         return self.folder / folder / list(self.passes[folder])[-1] / "scores.npz"
+
+    def _make(self, folder: str) -> None:
+        self._load(folder)
 
     def _load(self, folder: str) -> Mapping[str, Scores]:
         """Return the scores of one pass: read where they are finished, otherwise computed and saved."""

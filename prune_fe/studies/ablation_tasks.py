@@ -100,7 +100,7 @@ class NetworkAblation:
         single_units = None
         if len(self.layers) == 1:
             single_units = self._read(self.folder / "each.npz", self._no_orders)
-        ablations = {
+        ablations: dict[str, dict[str, Ablation]] = {
             label: {order: self._read(self._curve_path(label, order), self._orders(label, order)) for order in ORDERS}
             for label in self.scores.labels
         }

@@ -103,7 +103,7 @@ def classes_study(
     experiment.log("study", name=name)
     frame = accuracy_frame(by_scorer | {CONTROL: dict.fromkeys(variants, random)})
     x_title = "number of classes K"
-    chart = accuracy_against(frame, unpruned.accuracy_pruned, x_title, f"Accuracy and {x_title}", log_x=True)
+    chart = accuracy_against(frame, experiment.unpruned.accuracy, x_title, f"Accuracy and {x_title}", log_x=True)
     heading = f"classes: seed {experiment.seed}, {amount}"
     write_study(experiment, name, heading, tables, map(asdict, every), chart)
     return tables

@@ -80,7 +80,7 @@ def ratio_study(
     experiment.log("study", name=name)
     x_title = "pruning ratio"
     frame = accuracy_frame(by_scorer)
-    chart = accuracy_against(frame, unpruned.accuracy_pruned, x_title, f"Accuracy and {x_title}")
+    chart = accuracy_against(frame, experiment.unpruned.accuracy, x_title, f"Accuracy and {x_title}")
     write_study(experiment, name, f"ratio: seed {experiment.seed}", tables, map(asdict, every), chart)
     return tables
 

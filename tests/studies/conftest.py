@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prune_fe.data.digits import digits
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.models import networks as models
+from prune_fe.models.build import build
 from prune_fe.studies.subject import Subject
 from prune_fe.tracing.feature_maps import find_layers
 from prune_fe.training.loop import finetune
@@ -41,6 +41,11 @@ class Listener:
 
     def progress(self, task: str) -> Callable[[int, int], None]:
         return lambda done, total: None
+
+
+@pytest.fixture(scope="session")
+def listener() -> type[Listener]:
+    return Listener
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +106,11 @@ def block() -> type[nn.Module]:
 def initialise() -> Callable[[int], nn.Module]:
     """Return the network of `subject` with the weights of a seed."""
 
-    def build(seed: int) -> nn.Module:
+    def initialise_with(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return models.build("vgg-small", 10, in_channels=1, stages=STAGES)
+        return build("vgg-small", 10, in_channels=1, stages=STAGES)
 
-    return build
+    return initialise_with
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from prune_fe.experiment.recipe import Recipe
 from prune_fe.report.tables import Table
 from prune_fe.scorers.class_selectivity import ClassSelectivity
 from prune_fe.studies import ablation_tasks, cumulative_ablation
-from prune_fe.studies.ablation_tables import AblatedNetwork
+from prune_fe.studies.ablation_tables import AblatedNetwork, labels_by_scorer
 from prune_fe.studies.cumulative_ablation import ablation_study
 
 CLASSES = ["3", "7"]
@@ -104,6 +104,25 @@ def test_each_class_goes_by_the_scores_of_its_own_images(done: Any, order: str, 
         np.testing.assert_array_equal(ablation.called[:, number], alone.called[:, 0])
         np.testing.assert_allclose(ablation.loss[:, number], alone.loss[:, 0], rtol=1e-5)
         np.testing.assert_allclose(ablation.peak_held_out[number], alone.peak_held_out[0])
+
+
+def test_the_control_is_random_and_its_seeds_differ(done: Any) -> None:
+    _, _, networks = done
+    scorers = labels_by_scorer(networks)
+    assert scorers["random"] == ["random#0", "random#1"]
+    rows = [network.scores[label][0].tolist() for network in networks for label in scorers["random"]]
+    assert all(sorted(row) == list(range(UNITS)) for row in rows)
+    assert len({tuple(row) for row in rows}) == 4
+
+
+def test_every_unit_is_masked_alone(done: Any) -> None:
+    folder, tables, networks = done
+    model = prune_fe.load(folder / "seed-4/trained")
+    test = Rescaled.at_random(hold_out(digits(12), 0.1, 4).test, 0.5, 1.5, 4)
+    single_units = prune_fe.ablate_each(model, test, "features.4", classes=[3, 7])
+    assert networks[1].single_units.classes == tuple(CLASSES)
+    np.testing.assert_allclose(networks[1].losses_by_unit, single_units.loss[1:] - single_units.loss[0], rtol=1e-5)
+    assert set(tables[-1].rows) == {"l1-filter", "l1-activation", "class-selectivity", "random"}
 
 
 def test_the_files_hold_every_class_and_step(done: Any, read_rows: Any) -> None:
@@ -208,12 +227,13 @@ def test_the_numbers_are_on_the_disk_before_the_tables(
 def test_too_few_test_images_for_table_11_are_said_before_anything_is_trained(
     labels: list[int], match: str, tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_labels = cumulative_ablation.image_labels
-    trained, test = digits(12).train, digits(12).test
-    monkeypatch.setattr(
-        cumulative_ablation, "image_labels", lambda images: labels if len(images) == len(test) else image_labels(images)
-    )
-    assert len(trained) != len(test)
+    image_labels, n_test = cumulative_ablation.image_labels, len(cumulative_ablation.image_labels(digits(12).test))
+
+    def with_few_test_images(images: Any) -> list[int]:
+        known = list(image_labels(images))
+        return labels if len(known) == n_test else known
+
+    monkeypatch.setattr(cumulative_ablation, "image_labels", with_few_test_images)
     monkeypatch.setattr(Experiment, "network", property(lambda _: pytest.fail("trained")))
     classes = ["3"] if Counter(labels)[7] > 1 else CLASSES
     with pytest.raises(DataError, match=match):

@@ -13,7 +13,7 @@ from prune_fe.data.digits import digits
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
 from prune_fe.data.splits import hold_out
-from prune_fe.models.networks import build
+from prune_fe.models.build import build
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.studies.draws import ANEW, SAME, BirthTimes, DrawComparison, compare_draws, ladder, recommend_sizes
 from prune_fe.tracing.feature_maps import find_layers
