@@ -12,8 +12,8 @@ from cyclopts import Parameter, validators
 DATA_HELP = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
 
 
-def _check_device(_: Any, value: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+def _check_device(_: Any, value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
         raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
 
 
