@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from prune_fe.experiment.recipe import Recipe, with_controls
 from prune_fe.experiment.results import SCRATCH, UNPRUNED, Result, Row
@@ -53,7 +54,7 @@ def write_comparison(folder: Path, recipe: Recipe = RECIPE) -> None:
     """Write what `prune-fe compare` leaves in a folder."""
     (folder / NETWORKS).mkdir(parents=True)
     draw = np.random.default_rng(0)
-    (folder / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     labels = [number % (len(CLASSES) - 1) for number in range(IMAGES)]  # the last class has no image
     (folder / "test.json").write_text(json.dumps({"classes": CLASSES, "labels": labels}))
     (folder / "env.json").write_text(json.dumps({"torch": "2.14", "gpu": None, "list": [{"a": 1}]}))

@@ -3,6 +3,8 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -59,7 +61,7 @@ def layers() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-CHARTS = {
+CHARTS: dict[str, Callable[[], Any]] = {
     "ablation_curves": lambda: ablation_curves(
         curves(), {(o, s): 0.5 for o in ("ascending", "descending") for s in SCORERS}, "Ablation of conv"
     ),
@@ -135,11 +137,16 @@ def test_a_png_and_a_dark_svg_can_be_written_and_nothing_else(tmp_path):
         save_chart(chart, tmp_path / "a.pdf")
 
 
+def shapes_of(style: SeriesStyle) -> list[str]:
+    channel: Any = style.shape().to_dict()
+    return channel["scale"]["range"]
+
+
 def test_series_differ_by_colour_and_by_marker():
     names = [str(number) for number in range(14)]
     style = SeriesStyle("f", names)
     assert len(set(style.colours)) == 14
-    assert len(set(style.shape().to_dict()["scale"]["range"])) == 14 == len(SHAPES)
+    assert len(set(shapes_of(style))) == 14 == len(SHAPES)
     assert all(len(set(SERIES[mode])) == 14 for mode in SERIES)
 
 
@@ -156,7 +163,7 @@ def test_controls_are_grey_and_dashed_and_feature_entropy_is_thicker():
 def test_a_criterion_has_its_colour_where_others_are_missing():
     whole, part = SeriesStyle("f", SCORERS), SeriesStyle("f", SCORERS[1:], palette=SCORERS)
     assert part.colours == whole.colours[1:]
-    assert part.shape().to_dict()["scale"]["range"] == whole.shape().to_dict()["scale"]["range"][1:]
+    assert shapes_of(part) == shapes_of(whole)[1:]
 
 
 def test_curves_have_as_many_rows_as_they_need_and_some_markers():

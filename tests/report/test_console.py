@@ -61,3 +61,21 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
         now[0] += 1.0
         tick(step + 1, 60)
     assert out.getvalue().splitlines() == [f"  scoring: {n} of 60" for n in (15, 30, 45, 60)]
+
+
+def test_after_an_exception_progress_is_shown_again():
+    out = io.StringIO()
+    reporter = ConsoleReporter(Console(file=out, width=80, force_terminal=True))
+    with pytest.raises(RuntimeError, match="a fault"), reporter.showing():
+        reporter.progress("scoring")(1, 2)
+        raise RuntimeError("a fault")
+    assert reporter._bars is None
+    with reporter.showing():
+        reporter.progress("training")(1, 2)
+        bars = reporter._bars
+        assert bars is not None
+        assert [task.description for task in bars.tasks] == ["training"]
+        reporter.progress("training")(2, 2)
+        assert not bars.tasks[-1].visible
+    assert "training" in out.getvalue()
+    assert reporter._bars is None

@@ -194,7 +194,8 @@ def test_a_table_has_headings_and_emphasised_rows():
 
 
 def test_cells_are_shaded_by_their_value():
-    rows, shades = [["a", "1.00", "-0.38"], ["b", "–", "0.00"]], [[1.0, -0.375], [None, 0.0]]
+    rows = [["a", "1.00", "-0.38"], ["b", "–", "0.00"]]
+    shades: list[list[float | None]] = [[1.0, -0.375], [None, 0.0]]
     document = read(PageTable("t", ["", "a", "b"], rows, shades=shades))
     styles = [cell.get("style") for cell in document.all("td")]
     assert styles == ["--share:100%;--end:var(--more)", "--share:38%;--end:var(--less)", None,

@@ -1,0 +1,157 @@
+"""The sections of a report: every number of the results, and what is said where there is none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from prune_fe.experiment.results import UNPRUNED
+from prune_fe.report import sections
+from prune_fe.report.findings import Findings
+from prune_fe.report.page import Block, Charts, PageTable, Text
+from prune_fe.report.sections import report_sections
+
+
+def blocks_of(findings: Findings, title: str) -> list[Block]:
+    return list(next(section.blocks for section in report_sections(findings) if section.title == title))
+
+
+def table(findings: Findings, section: str, title: str) -> PageTable:
+    for block in blocks_of(findings, section):
+        known = block.numbers if isinstance(block, Charts) else block
+        if isinstance(known, PageTable) and known.title == title:
+            return known
+    raise KeyError(title)
+
+
+def test_the_sections_come_in_order(findings: Findings) -> None:
+    titles = [section.title for section in report_sections(findings)]
+    each = ["Trade-off", "Accuracy", "Which classes pay", "Layers", "Scores", "Agreement", "Cost of each criterion"]
+    assert titles == [
+        "What came out", *(f"{title}: one" for title in each), *(f"{title}: two" for title in each),
+        "What a comparison must report", "Settings and environment",
+    ]  # fmt: skip
+
+
+def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(findings: Findings) -> None:
+    numbers = table(findings, "Trade-off: one", "Accuracy against parameters")
+    rows = [row for row in numbers.rows if row[0] == "zeros"]
+    assert [row[-1] for row in rows] == ["unpruned", "share removed 0.25", "share removed 0.75"]
+    assert [row[1] for row in rows] == ["50000", "37500", "12500"]
+    accuracies = findings.accuracies("one", "zeros", 0.25)
+    assert rows[1][2:5] == [f"{100 * f(accuracies):.2f} %" for f in (np.mean, min, max)]
+    scratch = [row[-1] for row in numbers.rows if row[0] == "from scratch, 1× budget"]
+    assert scratch == ["share removed 0.25", "share removed 0.75"]
+
+
+def test_the_table_of_a_point_has_every_criterion(findings: Findings) -> None:
+    known = table(findings, "Accuracy: two", "At share removed 0.25")
+    rows = {row[0]: dict(zip(known.columns, row, strict=True)) for row in known.rows}
+    assert list(rows) == [*findings.scorers, "from scratch, 1× budget", "from scratch, 2× budget"]
+    row = rows["zeros"]
+    assert row["each seed"] == " ".join(f"{100 * a:.2f}" for a in findings.accuracies("two", "zeros", 0.25))
+    assert (row["right after pruning"], row["parameters"], row["multiply-adds"]) == ("30.00", "37.50k", "3.00M")
+    assert rows["random"]["minus random"] == ""
+    assert rows[str(findings.best("two", 0.25))]["minus the best"] == ""
+    assert [known.rows[number][0] for number in known.highlight] == [
+        "random", "l1-filter", "from scratch, 1× budget", "from scratch, 2× budget",
+    ]  # fmt: skip
+
+
+def test_a_missing_criterion_is_said_to_be_missing(findings: Findings) -> None:
+    part = dataclasses.replace(findings, results=[r for r in findings.results if r.row.scorer != "zeros"])
+    known = table(part, "Accuracy: one", "At share removed 0.25")
+    assert [row[1] for row in known.rows if row[0] == "zeros"] == ["missing"]
+    assert all(len(row) == len(known.columns) for row in known.rows)
+
+
+def test_the_signs_of_the_accuracies_are_those_of_the_intervals(findings: Findings) -> None:
+    known = table(findings, "Accuracy: one", "Accuracy by share removed")
+    signs = {"better": "▲", "worse": "▼"}
+    for row, scorer in zip(known.rows[1:], [*findings.scorers, *findings.scratch], strict=True):
+        for text, point in zip(row[1:], findings.points, strict=True):
+            difference = findings.differences_to_random("one", point).get(scorer)
+            sign = signs.get(difference.verdict, "%") if difference else "%"
+            assert text.endswith(sign)
+
+
+def test_the_schedule_of_networks_from_scratch_is_explained(findings: Findings) -> None:
+    assert "follows a cosine" in table(findings, "Accuracy: one", "Accuracy by share removed").note
+
+
+def test_classes_are_in_the_order_of_their_loss(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    title = "Change of each class's accuracy at share removed 0.75"
+    known = table(findings, "Which classes pay: one", title)
+    changes = [float(row[2]) for row in known.rows]
+    assert changes == sorted(changes)
+    assert len(known.rows) == 3  # the fourth class has no test image
+    monkeypatch.setattr(sections, "SHOWN_CLASSES", 2)
+    short = table(findings, "Which classes pay: one", title)
+    assert short.rows == [known.rows[0], known.rows[-1]]
+    assert "Shown are the 1 that lose most and the 1 that lose least" in short.note
+
+
+def test_the_classes_pay_unevenly(findings: Findings) -> None:
+    known = table(findings, "Which classes pay: one", "How unevenly the classes pay at share removed 0.75")
+    classes = findings.class_accuracies("one", "zeros", 0.75)
+    assert classes is not None
+    change = 100 * (classes["after"] - classes["before"]).to_numpy()
+    row = next(row for row in known.rows if row[0] == "zeros")
+    assert [float(text) for text in row[1:]] == pytest.approx([np.nanstd(change), -np.nanmin(change)], rel=1e-5)
+
+
+def test_profiles_are_those_of_the_layers(findings: Findings) -> None:
+    known = table(findings, "Layers: one", "H, nats by depth")
+    assert [row[2] for row in known.rows] == ["features.0", "features.4", "features.8"]
+    means = [findings.scores["one", seed, "feature-entropy"].layer_mean("feature_entropy_nats", "features.4")
+             for seed in findings.seeds]  # fmt: skip
+    assert [float(text) for text in known.rows[1][3:]] == pytest.approx(
+        [np.mean(means), min(means), max(means)], rel=1e-5
+    )
+    shares = table(findings, "Layers: one", "Removed share of each layer at share removed 0.75")
+    assert shares.rows[0] == ["feature-entropy", "1", "features.0", "75.00 %"]
+
+
+def test_histograms_count_every_unit(findings: Findings) -> None:
+    known = table(findings, "Scores: one", "Distribution of the scores")
+    assert [row[0] for row in known.rows] == findings.scorers
+    assert all(row[1] == "36" and sum(map(int, row[5:])) == 36 for row in known.rows)
+    block = blocks_of(findings, "Scores: one")[0]
+    assert isinstance(block, Charts)
+    assert next(iter(block.charts)) == "feature-entropy: 36 units"
+
+
+def test_agreement_is_shaded_and_by_layer(findings: Findings) -> None:
+    known = table(findings, "Agreement: one", "Spearman's ρ of the scores")
+    assert [row[number] for number, row in enumerate(known.rows, 1)] == ["1.00"] * 4
+    assert known.shades[0][0] == 1
+    by_layer = table(findings, "Agreement: one", "Spearman's ρ of the scores: feature-entropy and others, by layer")
+    agreement = findings.agreement("one", "feature-entropy", "zeros")
+    values = {row[2]: float(row[3]) for row in by_layer.rows if row[0] == "zeros"}
+    assert values == pytest.approx(agreement, rel=1e-5)
+
+
+def test_what_is_missing_is_said_in_words(findings: Findings) -> None:
+    unpruned = [r for r in findings.results if r.row.scorer == UNPRUNED]
+    bare = dataclasses.replace(findings, results=unpruned, scores={}, is_comparison=False)
+    texts = [b.text for section in report_sections(bare) for b in section.blocks if isinstance(b, Text)]
+    for words in ("No network has been pruned yet.", "No network has been pruned.", "there is no profile of H and ε",
+                  "There are no two criteria whose agreement could be measured."):  # fmt: skip
+        assert any(words in text for text in texts), words
+
+
+def test_why_fewer_units_were_removed_is_said(findings: Findings) -> None:
+    first, *others = findings.results
+    part = dataclasses.replace(findings, results=[dataclasses.replace(first, left={"features.0": "a reason"}), *others])
+    texts = [block.text for block in blocks_of(part, "Layers: one") if isinstance(block, Text)]
+    assert texts == ["Fewer units were removed than requested: features.0: a reason"]
+
+
+def test_settings_and_environment_have_every_key(findings: Findings) -> None:
+    recipe, environment = (block for block in blocks_of(findings, "Settings and environment"))
+    assert isinstance(recipe, PageTable)
+    assert isinstance(environment, PageTable)
+    keys = {row[0]: row[1] for row in recipe.rows}
+    assert (keys["data.source"], keys["scorers[1].label"], keys["seeds"]) == ("digits", "zeros", "[0, 3]")
+    assert environment.rows == [["torch", "2.14"], ["gpu", "None"], ["list[0].a", "1"]]
+    assert "Commits of the results: abc. Measured on: a processor, no GPU." in environment.note
