@@ -41,7 +41,7 @@ class ClassScores:
     layers: Sequence[Layer]
     classes: Sequence[int]
     folder: Path
-    _loaded: dict[str, Mapping[str, Scores]] = field(default_factory=dict)
+    _loaded: dict[str, Mapping[str, Scores]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
@@ -77,7 +77,9 @@ class ClassScores:
     def tasks(self) -> Iterator[Task]:
         """Yield one task for each pass."""
         for folder in self.passes:
-            yield Task(f"{self.folder.name}.{folder}", self._result(folder), (), partial(self._make, folder))
+            yield Task(
+                f"seed-{self.experiment.seed}.scores.{folder}", self._result(folder), (), partial(self._make, folder)
+            )
 
     def needs(self, label: str) -> list[Path]:
         """Return the results of the tasks that a scorer's scores come from; the control needs none."""
@@ -87,6 +89,7 @@ class ClassScores:
 
     def _result(self, folder: str) -> Path:
         """Return the file that is saved last of a pass."""
+        # The scores of a pass are saved in the order of their labels.
         return self.folder / folder / list(self.passes[folder])[-1] / "scores.npz"
 
     def _make(self, folder: str) -> None:
@@ -117,6 +120,7 @@ class ClassScores:
         """Return the scores of all layers one after the other for each class, shape (classes, units); higher = keep."""
         if label not in self.scorers:
             number = self.labels.index(label) - len(self.scorers)
+            # The seeds of one network's orders are apart from those of the next, whose seed is higher by 1 or more.
             random = Random(1000 * self.experiment.seed + number).score(self.experiment.network, self.layers, {})
             values = np.concatenate([random[layer.name].keep.numpy() for layer in self.layers])
             return np.array([values] * len(self.classes))

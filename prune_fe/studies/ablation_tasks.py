@@ -60,7 +60,7 @@ class NetworkAblation:
     folder: Path
 
     @property
-    def names(self) -> list[str]:
+    def class_names(self) -> list[str]:
         """The names of the classes."""
         return [self.experiment.splits.classes[number] for number in self.classes]
 
@@ -87,13 +87,14 @@ class NetworkAblation:
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks: scoring, single units of one layer, and the curves of each scorer and order."""
         yield from self.scores.tasks()
+        seed = f"seed-{self.experiment.seed}"
         if len(self.layers) == 1:
             path = self.folder / "each.npz"
-            yield AblationTask("single units", path, (), self._make_single_units, self.names)
+            yield AblationTask(f"{seed}.single-units", path, (), self._make_single_units, self.class_names)
         for label in self.scores.labels:
             for order in ORDERS:
                 path, work = self._curve_path(label, order), partial(self._make_curves, label, order)
-                yield AblationTask(f"{label}.{order}", path, self.scores.needs(label), work, self.names)
+                yield AblationTask(f"{seed}.{label}.{order}", path, self.scores.needs(label), work, self.class_names)
 
     def load(self) -> AblatedNetwork:
         """Return the finished ablations."""
@@ -122,6 +123,7 @@ class NetworkAblation:
 
     def _orders(self, label: str, order: str) -> Array:
         """Return the order in which the units of each layer are masked for each class, shape (classes, units)."""
+        # "ascending" is the order of feature entropy, which is low where a score is high: the best units go first.
         step = -1 if order == "ascending" else 1
         rows = [
             [weakest(part, len(part))[::step] for part in np.split(row, self._bounds)]
@@ -131,6 +133,7 @@ class NetworkAblation:
 
     def _make_single_units(self) -> None:
         units = self.layers[0].units
+        # The first mask keeps all units: the losses of the others are compared with it.
         masks = torch.cat([torch.ones(1, units, dtype=torch.bool), ~torch.eye(units, dtype=torch.bool)])
         self._make(self.folder / "each.npz", self._no_orders, lambda _: [masks])
 
@@ -156,7 +159,7 @@ class NetworkAblation:
             masks: Function from an order to the masks of each layer.
         """
         known = self._load(path, orders)
-        missing = [n for n, name in enumerate(self.names) if name not in known]
+        missing = [n for n, name in enumerate(self.class_names) if name not in known]
         # Classes with one order, such as those of a scorer of weights, share one run.
         is_shared = bool((orders[missing] == orders[missing[0]]).all())
         parts, saved = list(known.values()), time.monotonic()
@@ -165,6 +168,7 @@ class NetworkAblation:
             order, classes = orders[numbers[0]], [self.classes[n] for n in numbers]
             parts.append(self.trial.run(masks(order), units=order.tolist(), classes=classes))
             progress(done * len(numbers), len(missing))
+            # Every save writes all classes again, so that not every class is worth one.
             if time.monotonic() - saved > SAVE_SECONDS:
                 save_ablations(path, parts)
                 saved = time.monotonic()
@@ -177,7 +181,7 @@ class NetworkAblation:
             InputError: The order of one of this study's classes is another one.
         """
         known = load_ablations(path, orders.shape[1])
-        for name, order in zip(self.names, orders.tolist(), strict=True):
+        for name, order in zip(self.class_names, orders.tolist(), strict=True):
             if name in known and known[name].units != tuple(order):
                 raise InputError(f"{path}: is of other scores than these; choose another run folder")
         return known
@@ -185,4 +189,4 @@ class NetworkAblation:
     def _read(self, path: Path, orders: Array) -> Ablation:
         """Return the finished ablation of all classes."""
         known = self._load(path, orders)
-        return join([known[name] for name in self.names])
+        return join([known[name] for name in self.class_names])

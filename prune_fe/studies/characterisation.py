@@ -44,6 +44,7 @@ def characterisation_study(
     options = options or SubjectOptions()
     experiment = begin(recipe, folder, reporter, options.seed)
     subject = choose_subject(experiment, options)
+    # A layer whose maps a variant cannot read is an error before the network is trained.
     for scorer in build_variants().values():
         scorer.check([subject.layer])
     subject = train_subject(experiment, subject, options.unit)

@@ -164,6 +164,7 @@ def compare_draws(
     generator = np.random.default_rng([seed, size])
     shape = (draws, len(births.images_by_class), births.values.shape[1])
     entropy, ratio = np.empty(shape), np.empty(shape)
+    # Draws come in pairs without common images: only such draws say how well two samples agree.
     for first in range(0, draws, 2):
         for c, members in enumerate(births.images_by_class):
             pair = _draw_pair(members, size, generator)
@@ -184,6 +185,7 @@ def compare_draws(
 def _draw_pair(members: Array, size: int, generator: np.random.Generator) -> tuple[Array, Array]:
     """Draw twice `size` of the image indices `members`, without common images where there are enough."""
     order = generator.permutation(members)
+    # A class with too few images for two draws is shuffled again, and the draws overlap.
     rest = order[size:] if 2 * size <= len(members) else generator.permutation(members)
     return order[:size], rest[:size]
 

@@ -131,6 +131,7 @@ class PointGroup:
 
     def tasks(self) -> Iterator[Task]:
         """Yield one task for each point."""
+        # Groups of one call differ in their folders, which therefore make the names of tasks unique.
         name = self.folder.relative_to(self.experiment.place).as_posix().replace("/", ".")
         for entry in self.entries:
             yield Task(f"{name}.{entry.label}", self.path(entry.label), (), partial(self._make_point, entry))

@@ -66,6 +66,7 @@ def compare_with_random(
     values = subject.indicator_values()
     random: dict[str, list[float]] = {name: [] for name in values}
     for seed, count in enumerate(counts):
+        # The units are drawn with a generator of their own, so that they do not depend on how weights are drawn.
         network = initialise(seed).to(subject.example.device)
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randperm(subject.layer.units, generator=generator)[:count].tolist()

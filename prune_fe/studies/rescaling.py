@@ -76,6 +76,7 @@ def rescale(subject: Subject) -> list[Table]:
         originals = originals or values
         for name, units in values.items():
             original = abs(originals[name]).mean()
+            # An indicator that is 0 for every unit has no share of itself.
             if original > 0:
                 shares.setdefault(name, {})[row] = [float(abs(units).mean() / original)]
     note = f"images, filters (halved: {halved_part}): {subject.text}"
@@ -118,6 +119,7 @@ def halve_layer(
             for value in (module.weight, *constants):
                 if isinstance(value, Tensor):
                     value.mul_(0.5)
+        # Whatever stands between the filters and the map decides whether it is halved, so the map is measured.
         whole, half = _layer_map(network, layer, example), _layer_map(twin, layer, example)
         if torch.allclose(half, whole / 2, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
             return twin, nullcontext(), "the filters"

@@ -176,8 +176,7 @@ def initialise_network(experiment: Experiment, seed: int) -> nn.Module:
 def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
     """Return the subject that the options name, with an untrained network, and say which indicators are left out.
 
-    Whatever is wrong with the options is therefore an error before a network is trained. Unit 0 stands for a unit
-    that only the trained network can tell.
+    Whatever is wrong with the options is therefore an error before a network is trained.
 
     Args:
         experiment: Whose network and images are studied.
@@ -198,6 +197,7 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
         raise DataError(f"{samples} samples asked for, the smallest class has {available} training images")
     network = initialise_network(experiment, experiment.seed)
     names = None if options.layer is None else [options.layer]
+    # The unit by default depends on the trained network; until then, 0 stands for it.
     subject = Subject(
         network=network,
         splits=splits,

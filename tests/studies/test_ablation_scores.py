@@ -65,7 +65,7 @@ def test_the_tasks_leave_what_the_curves_need(
 ) -> None:
     again = ClassScores(scores.experiment, scores.layers, scores.classes, tmp_path / "scores")
     tasks = {task.name: task for task in again.tasks()}
-    assert list(tasks) == [f"scores.{folder}" for folder in again.passes]
+    assert list(tasks) == [f"seed-1.scores.{folder}" for folder in again.passes]
     needed = {path for label in again.labels for path in again.needs(label)}
     assert needed == {task.result for task in tasks.values()}
     for task in tasks.values():

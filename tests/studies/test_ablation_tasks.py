@@ -51,13 +51,13 @@ def finish(ablation: NetworkAblation) -> None:
 
 def test_there_is_a_task_for_each_pass_scorer_and_order(ablate: Ablate, tmp_path: Path) -> None:
     one = list(ablate((3, 7), "features.4").tasks())
-    curves = [f"{label}.{order}" for label in ("l1-filter", "l1-activation", "random#0") for order in ORDERS]
-    passes = ["scores.weights", "scores.class-003", "scores.class-007"]
-    assert [task.name for task in one] == [*passes, "single units", *curves]
+    curves = [f"seed-1.{label}.{order}" for label in ("l1-filter", "l1-activation", "random#0") for order in ORDERS]
+    passes = [f"seed-1.scores.{folder}" for folder in ("weights", "class-003", "class-007")]
+    assert [task.name for task in one] == [*passes, "seed-1.single-units", *curves]
     by_name = {task.name: task for task in one}
-    assert list(by_name["l1-activation.ascending"].needs) == [by_name[name].result for name in passes[1:]]
-    assert list(by_name["random#0.ascending"].needs) == []
-    assert by_name["l1-filter.descending"].result == tmp_path / "l1-filter.descending.npz"
+    assert list(by_name["seed-1.l1-activation.ascending"].needs) == [by_name[name].result for name in passes[1:]]
+    assert list(by_name["seed-1.random#0.ascending"].needs) == []
+    assert by_name["seed-1.l1-filter.descending"].result == tmp_path / "l1-filter.descending.npz"
     two = [task.name for task in ablate((3, 7), "features.0", "features.4").tasks()]
     assert two == [*passes, *curves]
 
