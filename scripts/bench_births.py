@@ -44,6 +44,7 @@ Times = dict[tuple[str, str], dict[int, float]]
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -69,15 +70,18 @@ def first(bars: np.ndarray) -> int:
 
 
 def by_ripser(steps: np.ndarray) -> int:
+    """Return the birth time by Ripser, from the distances (rows, rows)."""
     return first(ripser.ripser(steps, maxdim=1, distance_matrix=True)["dgms"][1])
 
 
 def by_giotto(steps: np.ndarray) -> int:
+    """Return the birth time by giotto-ph, from the distances (rows, rows)."""
     found = gph.ripser_parallel(steps, maxdim=1, metric="precomputed", collapse_edges=True, n_threads=1)
     return first(found["dgms"][1])
 
 
 def by_gudhi(steps: np.ndarray) -> int:
+    """Return the birth time by GUDHI, from the distances (rows, rows)."""
     tree = gudhi.RipsComplex(distance_matrix=steps).create_simplex_tree(max_dimension=1)
     tree.collapse_edges()
     tree.expansion(2)
@@ -125,7 +129,7 @@ def growth(repeats: int, threads: int) -> None:
 
 
 def photographs(folder: Path | None, n: int) -> Tensor:
-    """n crops (n, 3, 224, 224) of values 0 to 255, of the photographs of a folder or of scikit-learn's two."""
+    """Return n crops (n, 3, 224, 224), values 0 to 255, of the photographs of a folder or of scikit-learn's two."""
     if folder is None:
         pictures = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     else:
@@ -244,6 +248,7 @@ def rectified(images: Tensor) -> dict[int, np.ndarray]:
 
 
 def main(given: Sequence[str] | None = None) -> None:
+    """Read the arguments, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; default: scikit-learn's two")
     parser.add_argument("--checkpoint", type=Path, help="VGG16 weights; default: random")

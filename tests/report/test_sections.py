@@ -1,6 +1,7 @@
 """The sections of a report: every number of the results, and what is said where there is none."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -8,24 +9,29 @@ import pytest
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.report import sections
 from prune_fe.report.findings import Findings
-from prune_fe.report.page import Block, Charts, PageTable, Text
+from prune_fe.report.page import Block, Charts, PageTable, Section, Text
 from prune_fe.report.sections import report_sections
 
 
-def blocks_of(findings: Findings, title: str) -> list[Block]:
-    return list(next(section.blocks for section in report_sections(findings) if section.title == title))
+@pytest.fixture(scope="module")
+def whole(findings: Findings) -> list[Section]:
+    return list(report_sections(findings))
 
 
-def table(findings: Findings, section: str, title: str) -> PageTable:
-    for block in blocks_of(findings, section):
+def blocks_of(sections: Iterable[Section], title: str) -> list[Block]:
+    return list(next(section.blocks for section in sections if section.title == title))
+
+
+def table(sections: Iterable[Section], section: str, title: str) -> PageTable:
+    for block in blocks_of(sections, section):
         known = block.numbers if isinstance(block, Charts) else block
         if isinstance(known, PageTable) and known.title == title:
             return known
     raise KeyError(title)
 
 
-def test_the_sections_come_in_order(findings: Findings) -> None:
-    titles = [section.title for section in report_sections(findings)]
+def test_the_sections_come_in_order(whole: list[Section]) -> None:
+    titles = [section.title for section in whole]
     each = ["Trade-off", "Accuracy", "Which classes pay", "Layers", "Scores", "Agreement", "Cost of each criterion"]
     assert titles == [
         "What came out", *(f"{title}: one" for title in each), *(f"{title}: two" for title in each),
@@ -33,8 +39,8 @@ def test_the_sections_come_in_order(findings: Findings) -> None:
     ]  # fmt: skip
 
 
-def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(findings: Findings) -> None:
-    numbers = table(findings, "Trade-off: one", "Accuracy against parameters")
+def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(whole: list[Section], findings: Findings) -> None:
+    numbers = table(whole, "Trade-off: one", "Accuracy against parameters")
     rows = [row for row in numbers.rows if row[0] == "zeros"]
     assert [row[-1] for row in rows] == ["unpruned", "share removed 0.25", "share removed 0.75"]
     assert [row[1] for row in rows] == ["50000", "37500", "12500"]
@@ -44,8 +50,8 @@ def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(findings: Fin
     assert scratch == ["share removed 0.25", "share removed 0.75"]
 
 
-def test_the_table_of_a_point_has_every_criterion(findings: Findings) -> None:
-    known = table(findings, "Accuracy: two", "At share removed 0.25")
+def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Accuracy: two", "At share removed 0.25")
     rows = {row[0]: dict(zip(known.columns, row, strict=True)) for row in known.rows}
     assert list(rows) == [*findings.scorers, "from scratch, 1× budget", "from scratch, 2× budget"]
     row = rows["zeros"]
@@ -60,13 +66,13 @@ def test_the_table_of_a_point_has_every_criterion(findings: Findings) -> None:
 
 def test_a_missing_criterion_is_said_to_be_missing(findings: Findings) -> None:
     part = dataclasses.replace(findings, results=[r for r in findings.results if r.row.scorer != "zeros"])
-    known = table(part, "Accuracy: one", "At share removed 0.25")
+    known = table(report_sections(part), "Accuracy: one", "At share removed 0.25")
     assert [row[1] for row in known.rows if row[0] == "zeros"] == ["missing"]
     assert all(len(row) == len(known.columns) for row in known.rows)
 
 
-def test_the_signs_of_the_accuracies_are_those_of_the_intervals(findings: Findings) -> None:
-    known = table(findings, "Accuracy: one", "Accuracy by share removed")
+def test_the_signs_of_the_accuracies_are_those_of_the_intervals(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Accuracy: one", "Accuracy by share removed")
     signs = {"better": "▲", "worse": "▼"}
     for row, scorer in zip(known.rows[1:], [*findings.scorers, *findings.scratch], strict=True):
         for text, point in zip(row[1:], findings.points, strict=True):
@@ -75,24 +81,26 @@ def test_the_signs_of_the_accuracies_are_those_of_the_intervals(findings: Findin
             assert text.endswith(sign)
 
 
-def test_the_schedule_of_networks_from_scratch_is_explained(findings: Findings) -> None:
-    assert "follows a cosine" in table(findings, "Accuracy: one", "Accuracy by share removed").note
+def test_the_schedule_of_networks_from_scratch_is_explained(whole: list[Section]) -> None:
+    assert "follows a cosine" in table(whole, "Accuracy: one", "Accuracy by share removed").note
 
 
-def test_classes_are_in_the_order_of_their_loss(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_in_the_order_of_their_loss(
+    whole: list[Section], findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     title = "Change of each class's accuracy at share removed 0.75"
-    known = table(findings, "Which classes pay: one", title)
+    known = table(whole, "Which classes pay: one", title)
     changes = [float(row[2]) for row in known.rows]
     assert changes == sorted(changes)
     assert len(known.rows) == 3  # the fourth class has no test image
     monkeypatch.setattr(sections, "SHOWN_CLASSES", 2)
-    short = table(findings, "Which classes pay: one", title)
+    short = table(report_sections(findings), "Which classes pay: one", title)
     assert short.rows == [known.rows[0], known.rows[-1]]
     assert "Shown are the 1 that lose most and the 1 that lose least" in short.note
 
 
-def test_the_classes_pay_unevenly(findings: Findings) -> None:
-    known = table(findings, "Which classes pay: one", "How unevenly the classes pay at share removed 0.75")
+def test_the_classes_pay_unevenly(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Which classes pay: one", "How unevenly the classes pay at share removed 0.75")
     classes = findings.class_accuracies("one", "zeros", 0.75)
     assert classes is not None
     change = 100 * (classes["after"] - classes["before"]).to_numpy()
@@ -100,32 +108,32 @@ def test_the_classes_pay_unevenly(findings: Findings) -> None:
     assert [float(text) for text in row[1:]] == pytest.approx([np.nanstd(change), -np.nanmin(change)], rel=1e-5)
 
 
-def test_profiles_are_those_of_the_layers(findings: Findings) -> None:
-    known = table(findings, "Layers: one", "H, nats by depth")
+def test_profiles_are_those_of_the_layers(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Layers: one", "H, nats by depth")
     assert [row[2] for row in known.rows] == ["features.0", "features.4", "features.8"]
     means = [findings.scores["one", seed, "feature-entropy"].layer_mean("feature_entropy_nats", "features.4")
              for seed in findings.seeds]  # fmt: skip
     assert [float(text) for text in known.rows[1][3:]] == pytest.approx(
         [np.mean(means), min(means), max(means)], rel=1e-5
     )
-    shares = table(findings, "Layers: one", "Removed share of each layer at share removed 0.75")
+    shares = table(whole, "Layers: one", "Removed share of each layer at share removed 0.75")
     assert shares.rows[0] == ["feature-entropy", "1", "features.0", "75.00 %"]
 
 
-def test_histograms_count_every_unit(findings: Findings) -> None:
-    known = table(findings, "Scores: one", "Distribution of the scores")
+def test_histograms_count_every_unit(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Scores: one", "Distribution of the scores")
     assert [row[0] for row in known.rows] == findings.scorers
     assert all(row[1] == "36" and sum(map(int, row[5:])) == 36 for row in known.rows)
-    block = blocks_of(findings, "Scores: one")[0]
+    block = blocks_of(whole, "Scores: one")[0]
     assert isinstance(block, Charts)
     assert next(iter(block.charts)) == "feature-entropy: 36 units"
 
 
-def test_agreement_is_shaded_and_by_layer(findings: Findings) -> None:
-    known = table(findings, "Agreement: one", "Spearman's ρ of the scores")
+def test_agreement_is_shaded_and_by_layer(whole: list[Section], findings: Findings) -> None:
+    known = table(whole, "Agreement: one", "Spearman's ρ of the scores")
     assert [row[number] for number, row in enumerate(known.rows, 1)] == ["1.00"] * 4
     assert known.shades[0][0] == 1
-    by_layer = table(findings, "Agreement: one", "Spearman's ρ of the scores: feature-entropy and others, by layer")
+    by_layer = table(whole, "Agreement: one", "Spearman's ρ of the scores: feature-entropy and others, by layer")
     agreement = findings.agreement("one", "feature-entropy", "zeros")
     values = {row[2]: float(row[3]) for row in by_layer.rows if row[0] == "zeros"}
     assert values == pytest.approx(agreement, rel=1e-5)
@@ -143,12 +151,12 @@ def test_what_is_missing_is_said_in_words(findings: Findings) -> None:
 def test_why_fewer_units_were_removed_is_said(findings: Findings) -> None:
     first, *others = findings.results
     part = dataclasses.replace(findings, results=[dataclasses.replace(first, left={"features.0": "a reason"}), *others])
-    texts = [block.text for block in blocks_of(part, "Layers: one") if isinstance(block, Text)]
+    texts = [block.text for block in blocks_of(report_sections(part), "Layers: one") if isinstance(block, Text)]
     assert texts == ["Fewer units were removed than requested: features.0: a reason"]
 
 
-def test_settings_and_environment_have_every_key(findings: Findings) -> None:
-    recipe, environment = (block for block in blocks_of(findings, "Settings and environment"))
+def test_settings_and_environment_have_every_key(whole: list[Section]) -> None:
+    recipe, environment = (block for block in blocks_of(whole, "Settings and environment"))
     assert isinstance(recipe, PageTable)
     assert isinstance(environment, PageTable)
     keys = {row[0]: row[1] for row in recipe.rows}

@@ -199,7 +199,8 @@ def series_lines(
     )
     layers.append(points if marked is None else points.transform_filter(f"datum.{marked}"))
     if interactive:
-        layers[-1] = layers[-1].add_params(_chosen(style))
+        # Without a name of its own, a view is numbered, and the same chart is not the same text twice.
+        layers[-1] = layers[-1].properties(name="markers").add_params(_chosen(style))
     return alt.layer(*layers)
 
 
