@@ -13,9 +13,9 @@ from prune_fe.data.digits import digits
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.models.build import build
+from prune_fe.models.checkpoints import load_weights
 from prune_fe.studies.subject import Subject
 from prune_fe.tracing.feature_maps import find_layers
-from prune_fe.training.loop import finetune
 
 CONTENT: dict[str, Any] = {
     "name": "t",
@@ -84,6 +84,10 @@ def read_rows() -> Callable[[Path], list[dict[str, str]]]:
 
 CLASS = 3
 SIZE, STAGES = 16, [[16, 16], [32, 32]]
+WEIGHTS = Path(__file__).parents[1] / "fixtures/digits-16.safetensors"
+"""Weights that are right on 98 % of the test images. They were trained from seed 2 with `finetune(network, train,
+validation, lr=0.05, schedule="cosine", epochs=10, batch_size=32)`. They are stored because no two versions of torch
+train the same ones, and what holds for one unit holds for no other."""
 
 
 class Block(nn.Module):
@@ -117,6 +121,6 @@ def initialise() -> Callable[[int], nn.Module]:
 def subject(initialise: Callable[[int], nn.Module]) -> Subject:
     """The unit of least H/ε in the last layer of a network that is good at digits, on class 3."""
     splits, network = digits(SIZE), initialise(0)
-    finetune(network, splits.train, splits.validation, lr=0.05, schedule="cosine", epochs=12, batch_size=64)
+    load_weights(network, WEIGHTS)
     layer = find_layers(network, splits.test[0][0][None])[-1]
     return Subject(network, splits, layer, 0, CLASS, samples=80).with_unit(None)
