@@ -26,7 +26,7 @@ interpreted = pytest.mark.skipif(
 @interpreted
 @pytest.mark.parametrize("size", SIZES)
 def test_the_gpu_kernels_give_the_same(size: int, kind: str, draw_maps: Draw) -> None:
-    maps = draw_maps(kind, size, 2 if size < 20 else 1)
+    maps = draw_maps(kind, size, 3 if size < 7 else 1)
     for dtype, by_edges in ((torch.float32, False), (torch.bfloat16, True)):
         cast = maps.to(dtype)
         found = births.births_on_device(cast, by_edges, use_triton=True)
