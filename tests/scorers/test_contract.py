@@ -135,7 +135,7 @@ def permuted(net: Net, order: Tensor) -> Net:
     return twin
 
 
-@pytest.mark.parametrize("name", [name for name in SCORERS if name != "random"])  # random judges positions
+@pytest.mark.parametrize("name", [name for name in SCORERS if name != "random"])  # random scores positions
 def test_permuting_units_permutes_scores(name: str, net: Net, data: TensorDataset) -> None:
     order = torch.tensor([2, 0, 3, 1, 5, 7, 4, 6])
     plain, twin = score(net, data, name), score(permuted(net, order), data, name)

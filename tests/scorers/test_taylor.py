@@ -160,15 +160,15 @@ def test_the_parameters_own_gradients_are_not_touched(net: Gated, batch: Any) ->
 
 
 def test_beside_others_with_and_without_gradients_it_gives_what_it_gives_alone(net: Gated, batch: Any) -> None:
-    judges: dict[str, str | Scorer] = {
+    scorers: dict[str, str | Scorer] = {
         "total": Taylor("total"),
         "mean": "mean-activation",
         "image": Taylor("image"),
         "zeros": "apoz",
     }
-    together = score_all(net, [batch], judges)
-    for label, judge in judges.items():
-        alone = score(net, [batch], judge)
+    together = score_all(net, [batch], scorers)
+    for label, scorer in scorers.items():
+        alone = score(net, [batch], scorer)
         for name in UNITS:
             np.testing.assert_allclose(together[label].keep[name], alone.keep[name], rtol=1e-12)
 
