@@ -17,7 +17,7 @@ from typing import Protocol
 from prune_fe.distributed import from_rank_0, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment.claims import Claims
-from prune_fe.experiment.reporter import Reporter
+from prune_fe.experiment.experiment import Reporter
 from prune_fe.experiment.run_folder import RunFolder
 
 POLL_SECONDS = 5.0

@@ -15,7 +15,7 @@ from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import UNPRUNED
-from prune_fe.experiment.run import prune_and_measure, score_network
+from prune_fe.experiment.run import compress, scored
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
 from prune_fe.io import write_json
 from prune_fe.scoring.scores import Scores
@@ -123,7 +123,17 @@ class PointGroup:
     @cached_property
     def scores(self) -> Mapping[str, Scores]:
         """Scores by label, from one pass over the images; read where they are finished."""
-        return score_network(self.experiment, self.entries, self.scores_folder)
+        experiment = self.experiment
+        return scored(
+            experiment.recipe,
+            self.entries,
+            experiment.network,
+            experiment.splits,
+            experiment.example,
+            experiment.seed,
+            experiment.reporter,
+            self.scores_folder,
+        )
 
     def points(self) -> dict[str, Point]:
         """Return the finished points by label."""
@@ -141,7 +151,17 @@ class PointGroup:
         experiment, scores = self.experiment, self.scores[entry.label]
         ratio = experiment.recipe.prune.ratio
         experiment.reporter.say(f"{entry.label}, {len(scores.classes)} classes, ratio {ratio}")
-        row = prune_and_measure(experiment, entry, scores).row
+        row = compress(
+            experiment.recipe,
+            entry,
+            scores,
+            experiment.network,
+            experiment.splits,
+            experiment.example,
+            experiment.unpruned,
+            experiment.folder,
+            experiment.reporter,
+        ).row
         point = Point(
             scorer=entry.label,
             seed=row.seed,

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from prune_fe.errors import DataError
-from prune_fe.studies import points
-from prune_fe.studies.points import Point, accuracy_frame, load_point
+from prune_fe.studies.points import Point, PointGroup, accuracy_frame, load_point
 from prune_fe.studies.ratio import ratio_study
 
 
@@ -30,14 +29,14 @@ def test_the_stages_that_were_not_measured_are_missing() -> None:
 def test_a_point_that_fails_is_named_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_study: Any, recipe_with: Any
 ) -> None:
-    prune_and_measure = points.prune_and_measure
+    make_point = PointGroup._make_point
 
-    def fails(experiment: Any, entry: Any, scores: Any) -> Any:
+    def fails(self: PointGroup, entry: Any) -> None:
         if entry.label == "feature-entropy":
             raise DataError("no images")
-        return prune_and_measure(experiment, entry, scores)
+        make_point(self, entry)
 
-    monkeypatch.setattr(points, "prune_and_measure", fails)
+    monkeypatch.setattr(PointGroup, "_make_point", fails)
     with pytest.raises(DataError, match=r"1 tasks failed; the first is .*study-ratio-0.5.feature-entropy: no images"):
         run_study(ratio_study, tmp_path, recipe_with(finetune=None), ratios=[0.5])
     place = tmp_path / "seed-1/study-ratio-0.5"
