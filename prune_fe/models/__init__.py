@@ -1,5 +1,5 @@
 """Networks: build by name, read checkpoints, save, load and export."""
 
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 
 __all__ = ["SmallVGG"]

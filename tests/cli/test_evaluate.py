@@ -1,15 +1,16 @@
 """prune-fe evaluate."""
 
 from prune_fe.cli.app import main
-from prune_fe.models import networks as models
+from prune_fe.models.build import build
+from prune_fe.models.saved import save
 from tests.cli.helpers import refused
 
 LATENCY = ["--latency", "--batch-sizes", "1", "2", "--threads", "1", "--seconds", "0.001"]
 
 
 def test_a_model_of_other_classes_is_not_evaluated(done, photos, capsys):
-    colour = models.build("vgg-small", 2, stages=[[4], [4]])
-    models.save(colour, "colour", {"size": 16, "classes": ["a", "b"]})
+    colour = build("vgg-small", 2, stages=[[4], [4]])
+    save(colour, "colour", {"size": 16, "classes": ["a", "b"]})
     message = refused(capsys, 3, "evaluate", "--model", "colour", "--data", photos)
     assert "its classes are not those that colour was trained on (a, b)" in message
     grey = done[1] / "seed-0" / "trained"

@@ -1,7 +1,7 @@
 """prune-fe finetune, and the steps one after the other."""
 
 from prune_fe.cli.app import main
-from prune_fe.models import networks as models
+from prune_fe.models.manifest import read_manifest
 from prune_fe.scoring.scores import load_scores
 from tests.cli.helpers import names
 
@@ -20,7 +20,7 @@ def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
     assert "features.0: 4 units, 2 asked, 2 removed, 2 kept" in printed
     assert "accuracy " in printed
     assert "an image of 16×16" in printed
-    about = models.read_manifest("pruned")["about"]
+    about = read_manifest("pruned")["about"]
     assert (about["prune"]["ratio"], about["size"], len(about["classes"])) == (0.5, 16, 10)
     assert about["preprocessing"]["mean"] == [0.5]
     origin = load_scores("scores").provenance

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from prune_fe.cli.app import main
-from prune_fe.models import networks as models
+from prune_fe.models.build import build
 from tests.cli.helpers import refused
 
 
 def test_a_state_dict_is_read_and_named_again_in_the_next_step(done, capsys):
-    network = models.build("vgg-small", 10, in_channels=3)
+    network = build("vgg-small", 10, in_channels=3)
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "my net.pth")
     words = ["--checkpoint", "my net.pth", "--num-classes", "10", "--size", "32"]
     assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", *words]) == 0

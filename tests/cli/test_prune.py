@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from prune_fe.cli.app import main
-from prune_fe.models import networks as models
+from prune_fe.models.build import build
 from tests.cli.helpers import scored
 
 
@@ -15,7 +15,7 @@ def test_scores_of_another_network_prune_nothing(capsys):
     assert main([*words, "--model", "resnet18"]) == 2
     assert "scores are of another network (SmallVGG, 6 layers)" in capsys.readouterr().err
     torch.manual_seed(5)
-    torch.save(models.build("vgg-small", 10, in_channels=1).state_dict(), "other.pth")
+    torch.save(build("vgg-small", 10, in_channels=1).state_dict(), "other.pth")
     words = ["prune", "--model", "vgg-small", "--scores", "scores", "--num-classes", "10", "--output", "new"]
     assert main([*words, "--size", "16", "--checkpoint", "other.pth"]) in (0, 2, 4)
     assert not Path("new").exists() or "scores of other weights" in capsys.readouterr().out

@@ -10,7 +10,7 @@ import yaml
 
 import prune_fe.experiment.run
 from prune_fe.cli.app import main
-from prune_fe.models import networks as models
+from prune_fe.models.saved import load
 from tests.cli.helpers import FOLDER, names, refused
 
 
@@ -41,7 +41,7 @@ def test_the_recipe_in_the_run_folder_is_the_resolved_one(done):
 
 
 def test_the_pruned_model_of_a_run_can_be_loaded(done):
-    model = models.load(done[1] / "seed-0" / "feature-entropy" / "pruned")
+    model = load(done[1] / "seed-0" / "feature-entropy" / "pruned")
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
 
 

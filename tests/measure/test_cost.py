@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_fe import build, cost, speed
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 
 
 def counted(model: nn.Module, example: torch.Tensor) -> int:

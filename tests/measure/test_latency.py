@@ -15,7 +15,7 @@ from prune_fe.measure import meter
 from prune_fe.measure.cost import Cost
 from prune_fe.measure.latency import CannotRun, Comparison, Latency, Setting, verdict
 from prune_fe.measure.meter import seconds_in_turn
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.report.console import latency_table
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from prune_fe.data.datasets import InMemory
 from prune_fe.data.digits import digits
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.records import Pruned
 from prune_fe.scoring.score import score

@@ -1,0 +1,113 @@
+"""Constructors that a manifest can name: those of our own, torchvision's and timm's networks."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.models.build import parse_name, torchvision_names
+from prune_fe.models.settings import apply_settings, module_settings
+from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
+from prune_fe.models.tensors import named_tensors
+
+ALLOWED_ARGUMENTS: Mapping[str, set[str]] = {
+    "prune_fe": {"classes", "channels", "stages"},
+    "torchvision": {"aux_logits"},
+    "timm": set(),
+}
+"""The arguments that a manifest may give to a library's constructor; others could fetch or run something."""
+
+
+def find_factory(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """Find a constructor that gives `model` once its settings and tensors are put in.
+
+    Returns:
+        Its name, such as "torchvision/resnet18", and its arguments; (None, {}) if there is none.
+    """
+    settings = module_settings(model)
+    # Tensors that are no buffers are not in the files.
+    if "torch.Tensor" in json.dumps(settings):
+        return None, {}
+    for factory, arguments in _candidates(model):
+        try:
+            twin = build_from_factory(factory, arguments)
+            apply_settings(twin, settings, factory)
+        except CheckpointError:
+            continue
+        if named_tensors(twin).keys() == named_tensors(model).keys() and module_settings(twin) == settings:
+            return factory, arguments
+    return None, {}
+
+
+def _candidates(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """Return the constructors, with their arguments, that a network of this class may come from."""
+    if type(model) is SmallVGG:
+        return [(f"prune_fe/{SMALL_VGG}", model.arguments)]
+    module = type(model).__module__
+    if module.startswith("torchvision.models."):
+        import torchvision
+
+        names = [n for n in torchvision_names() if torchvision.models.get_model_builder(n).__module__ == module]
+        heads: list[dict[str, Any]] = [{}, {"aux_logits": False}] if hasattr(model, "aux_logits") else [{}]
+        return [(f"torchvision/{name}", arguments) for name in names for arguments in heads]
+    config = getattr(model, "pretrained_cfg", None)
+    if module.startswith("timm.models.") and isinstance(config, Mapping) and config.get("architecture"):
+        return [(f"timm/{config['architecture']}", {})]
+    return []
+
+
+def build_from_factory(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a manifest's constructor, without values or memory for its weights.
+
+    Raises:
+        CheckpointError: The constructor is unknown, or takes no such arguments.
+    """
+    check_arguments(factory, arguments)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _Weightless():
+            warnings.simplefilter("ignore")  # The libraries warn about initial weights.
+            return _construct(factory, arguments)
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the manifest's factory {factory!r} cannot be built: {error}") from error
+
+
+def check_arguments(factory: str, arguments: Mapping[str, Any]) -> None:
+    """Check that a manifest gives only harmless arguments to its constructor.
+
+    Raises:
+        CheckpointError: An argument is not in ALLOWED_ARGUMENTS.
+    """
+    library = factory.partition("/")[0]
+    if odd := sorted(set(arguments) - ALLOWED_ARGUMENTS.get(library, set())):
+        raise CheckpointError(f"the manifest's factory {factory!r} takes no argument {odd[0]!r}")
+
+
+class _Weightless(TorchFunctionMode):
+    """Networks built inside get weights on the meta device.
+
+    `torch.device("meta")` would not do: it also reaches what constructors compute with, such as RegNet's widths.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+
+
+def _construct(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
+    library, name = parse_name(factory)
+    if library == "prune_fe":
+        return SmallVGG(**arguments)
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.get_model(name, weights=None, **arguments)
+    import timm
+
+    return timm.create_model(name, pretrained=False)

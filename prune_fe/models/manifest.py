@@ -1,0 +1,61 @@
+"""The manifest of a saved network: which constructor, which settings, and the digest of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune_fe.errors import CheckpointError
+
+FORMAT = 1
+"""The version of the format that this code writes and reads."""
+
+MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
+"""The files of a saved network."""
+
+KINDS: Mapping[str, Any] = {
+    "class": str,
+    "factory": str | None,
+    "arguments": dict,
+    "settings": dict,
+    "frozen": list,
+    "about": dict,
+    "sha256": str,
+}
+"""The keys of a manifest beside "format", and the types of their values."""
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """Return the manifest of the folder `path` that `save` wrote.
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another format.
+    """
+    file = Path(path) / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no {MANIFEST} there; prune_fe.save writes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise CheckpointError(f"{file}: not a manifest of prune_fe")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{file}: format {manifest['format']!r}, this version reads {FORMAT}")
+    for key, kind in KINDS.items():
+        if key not in manifest or not isinstance(manifest[key], kind):
+            raise CheckpointError(f"{file}: not a manifest of prune_fe, {key!r} is missing or of a wrong type")
+    if not all(isinstance(values, dict) for values in manifest["settings"].values()):
+        raise CheckpointError(f"{file}: not a manifest of prune_fe, 'settings' holds something else than modules")
+    if not all(isinstance(name, str) for name in manifest["frozen"]):
+        raise CheckpointError(f"{file}: not a manifest of prune_fe, 'frozen' holds something else than names")
+    return manifest
+
+
+def compute_digest(manifest: Mapping[str, Any], weights: bytes) -> str:
+    """Return the SHA-256 of a manifest, without its own "sha256", and of the weights' file."""
+    fields = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + weights).hexdigest()

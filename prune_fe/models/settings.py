@@ -1,0 +1,112 @@
+"""The settings of a network's modules: every attribute that is no tensor, as JSON.
+
+A pruned network differs from its constructor's in some of them (channel counts, sizes of splits and views). Settings
+are compared to find out whether a constructor gives the same network, and put into a fresh one when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_fe.errors import CheckpointError
+
+CHANNEL_COUNTS = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "groups",
+        "num_features",
+        "in_features",
+        "out_features",
+        "num_channels",
+        "num_groups",
+        "normalized_shape",
+        "num_parameters",
+    }
+)
+"""The settings of torch's own modules that pruning changes."""
+
+_NO_SETTINGS = vars(nn.Module()).keys() | {"pretrained_cfg", "default_cfg"}
+"""Attributes of every module, and timm's notes on where weights come from."""
+
+
+def module_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return what the forward pass of each module may read beside its tensors: module -> attribute -> JSON value."""
+    return {name: dict(_settings_of(module)) for name, module in model.named_modules()}
+
+
+def _settings_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the class and the settings of one module."""
+    yield "class", _to_json(type(module))
+    for key, value in vars(module).items():
+        if key not in _NO_SETTINGS:
+            yield key, _to_json(value)
+
+
+def _to_json(value: Any) -> Any:
+    """Return None, bool, int, float, str and lists of them as they are, and {"is": name} for anything else."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple, torch.Size):
+        entries = [_to_json(entry) for entry in value]
+        return {"is": json.dumps(entries)} if "{" in json.dumps(entries) else entries
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return {"is": f"{named.__module__}.{named.__qualname__}"}
+
+
+def whole_number_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the settings that are whole numbers or lists of them, such as channel counts and sizes of splits."""
+    settings = {
+        name: {key: value for key, value in own.items() if _is_whole(value)}
+        for name, own in module_settings(model).items()
+    }
+    return {name: values for name, values in settings.items() if values}
+
+
+def _is_whole(value: Any) -> bool:
+    return bool(value) and all(map(_is_whole, value)) if isinstance(value, list) else type(value) is int
+
+
+def apply_settings(model: nn.Module, settings: Mapping[str, Mapping[str, Any]], where: object) -> None:
+    """Set attributes of a network's modules: only those that exist, and only to values of the same kind.
+
+    Args:
+        model: The network.
+        settings: module -> attribute -> value, as `module_settings` returns them.
+        where: What to name in an error.
+
+    Raises:
+        CheckpointError: A module or attribute does not exist, or a value is of another kind.
+    """
+    modules = dict(model.named_modules())
+    for name, values in settings.items():
+        if name not in modules:
+            raise CheckpointError(f"{where}: module {name!r} is not in {type(model).__name__}; another architecture")
+        known = dict(_settings_of(modules[name]))
+        for key, value in values.items():
+            if key not in known or _kind(value) != _kind(known[key]):
+                raise CheckpointError(
+                    f"{where}: module {name!r} cannot have {key} = {str(value)[:60]!r} in {type(model).__name__}; "
+                    "another architecture, or another version of its library"
+                )
+            if value != known[key]:
+                setattr(modules[name], key, _from_json(value, vars(modules[name])[key]))
+
+
+def _kind(value: Any) -> Any:
+    """Return what must be equal for one value to replace another: numbers, lists of one length, names as they are."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return tuple(_kind(entry) for entry in value)
+    return "number" if type(value) in (int, float) else type(value)
+
+
+def _from_json(value: Any, old: Any) -> Any:
+    """Return a JSON value with its lists as lists, tuples or sizes, as the old value has them."""
+    return type(old)(tuple(map(_from_json, value, old))) if isinstance(value, list) else value
