@@ -21,9 +21,9 @@ from torch import Tensor, nn
 import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.models import networks as models
 from prune_fe.models.export import BATCHES, SUFFIXES, Exported, Format, export
-from prune_fe.models.networks import SmallVGG
+from prune_fe.models.saved import load
+from prune_fe.models.small_vgg import SmallVGG
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 FORMATS = tuple(SUFFIXES)
@@ -329,7 +329,7 @@ def test_a_timm_model_is_pruned_saved_and_exported_by_commands() -> None:
     extra, images = {"about.json": ""}, torch.randn(4, 3, 64, 64)
     graph = torch.export.load("pruned.pt2", extra_files=extra).module()
     with torch.no_grad():
-        torch.testing.assert_close(graph(images), models.load("pruned")(images))
+        torch.testing.assert_close(graph(images), load("pruned")(images))
     found = json.loads(extra["about.json"])
     assert (found["scores"]["scorer"], found["prune"]["ratio"], found["size"]) == ("l1-filter", None, 64)
 

@@ -1,0 +1,272 @@
+"""Files: whole or not at all, whenever writing stops; safe names and cells; hints for misspelt words."""
+
+import csv
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
+from prune_fe.io import (
+    explain_disk_errors,
+    finite_json,
+    nearest,
+    new_files,
+    new_folder,
+    read_npz,
+    safe_cell,
+    safe_file_name,
+    temporary_folder,
+    write_bytes,
+    write_csv,
+    write_folder,
+    write_json,
+    write_npz,
+    write_text,
+)
+
+
+class Disk:
+    """Makes the call number `limit` of fsync and replace fail; `calls` counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.limit = 0, 0
+        for name in ("fsync", "replace"):
+            monkeypatch.setattr(os, name, self._failing(getattr(os, name)))
+
+    def _failing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.limit:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        return call
+
+    def fail_at(self, limit: int) -> None:
+        self.calls, self.limit = 0, limit
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# One file
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_file_that_cannot_be_written_leaves_the_old_content(tmp_path: Path, disk: Disk, exists: bool) -> None:
+    path = tmp_path / "file"
+    if exists:
+        path.write_bytes(b"old")
+    for limit in (1, 2):
+        disk.fail_at(limit)
+        with pytest.raises(OSError, match="No space left on device: .*file"):
+            write_bytes(path, b"new")
+        assert names(tmp_path) == (["file"] if exists else [])
+        assert not exists or path.read_bytes() == b"old"
+    disk.fail_at(0)
+    write_bytes(path, b"new")
+    assert (path.read_bytes(), names(tmp_path)) == (b"new", ["file"])
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"nowhere/file"):
+        write_bytes(tmp_path / "nowhere" / "file", b"")
+
+
+def test_threads_that_write_one_file_leave_one_whole_content(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    threads = [threading.Thread(target=write_bytes, args=(tmp_path / "file", content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_bytes() in contents
+    assert names(tmp_path) == ["file"]
+
+
+def test_text_is_utf8_with_its_line_ends(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "dög\r\ncat\n")
+    assert (tmp_path / "file").read_bytes() == "dög\r\ncat\n".encode()
+
+
+def test_json_has_no_numbers_that_json_cannot_express(tmp_path: Path) -> None:
+    write_json(tmp_path / "file", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (-float("inf"), True)}})
+    expected = {"a": None, "b": [1.5, None], "c": {"d": [None, True]}}
+    assert json.loads((tmp_path / "file").read_text()) == expected
+    assert (tmp_path / "file").read_text().endswith("}\n")
+    assert finite_json("text") == "text"
+
+
+def test_csv_keeps_texts_texts(tmp_path: Path) -> None:
+    rows = [{"name": "=1+1", "value": 0.1}, {"name": 'a "b", c', "value": -2}]
+    write_csv(tmp_path / "file.csv", iter(rows))
+    with (tmp_path / "file.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["name", "value"], ["'=1+1", "0.1"], ['a "b", c', "-2"]]
+
+
+@pytest.mark.parametrize("value", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_a_cell_that_a_spreadsheet_would_run_is_quoted(value: str) -> None:
+    assert safe_cell(value) == f"'{value}"
+
+
+@pytest.mark.parametrize("value", ["a=1", "", -1, 0.5, None])
+def test_other_cells_stay(value: Any) -> None:
+    assert safe_cell(value) == value
+
+
+# npz
+
+
+def test_npz_comes_back_to_the_bit(tmp_path: Path) -> None:
+    arrays = {"keep/conv": np.array([1.5, np.nan, np.inf]), "units": np.arange(6, dtype=np.int32).reshape(2, 3)}
+    write_npz(tmp_path / "file.npz", {"layers": ["conv"], "size": 3}, arrays)
+    about, back = read_npz(tmp_path / "file.npz")
+    assert about == {"layers": ["conv"], "size": 3}
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype
+        assert back[name].tobytes() == array.tobytes()
+
+
+def test_a_damaged_npz_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.npz"
+    with pytest.raises(CheckpointError, match=r"file\.npz: damaged \(.*No such file"):
+        read_npz(path)
+    write_npz(path, {"a": 1}, {"x": np.arange(100)})
+    whole = path.read_bytes()
+    for length in (0, 1, 30, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"file\.npz: damaged"):
+            read_npz(path)
+
+
+@pytest.mark.parametrize("content", [{"x": np.zeros(2)}, {"about": np.array("no json")}, {"about": np.array([None])}])
+def test_an_npz_of_something_else_is_refused_and_nothing_is_unpickled(tmp_path: Path, content: dict[str, Any]) -> None:
+    np.savez(tmp_path / "file.npz", **content)
+    with pytest.raises(CheckpointError, match=r"file\.npz: damaged"):
+        read_npz(tmp_path / "file.npz")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, disk: Disk, exists: bool) -> None:
+    path = tmp_path / "folder"
+    if exists:
+        write_folder(path, {"old": b"1"})
+    # Two files, the old folder aside, the new one into its place.
+    for limit in range(1, 5 if exists else 4):
+        disk.fail_at(limit)
+        with pytest.raises(EnvironmentFault, match=r"folder: no space left, \d+ MiB free, 3 MiB needed"):
+            write_folder(path, {"a": bytes(2**20), "b": bytes(2**20)})
+        assert names(tmp_path) == (["folder"] if exists else [])
+        assert not exists or (path / "old").read_bytes() == b"1"
+    disk.fail_at(0)
+    write_folder(path, {"a": b"2", "b": b"3"})
+    assert (names(path), names(tmp_path)) == (["a", "b"], ["folder"])
+
+
+def test_folders_above_are_made(tmp_path: Path) -> None:
+    write_folder(tmp_path / "a" / "b", {"c": b"d"})
+    assert (tmp_path / "a" / "b" / "c").read_bytes() == b"d"
+
+
+def test_a_file_where_a_folder_is_needed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFault, match="folder: cannot be written"):
+        write_folder(tmp_path / "file" / "folder", {})
+
+
+def test_a_new_folder_appears_when_its_block_ends(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "file").touch()
+        assert not (tmp_path / "new").exists()
+    assert (names(tmp_path), names(tmp_path / "new")) == (["new"], ["file"])
+
+
+def test_a_block_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "new") as folder:
+        (folder / "file").touch()
+        raise ValueError("no")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_another_process_was_faster_with_stays(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "ours").touch()
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs").touch()
+    assert (names(tmp_path), names(tmp_path / "new")) == (["new"], ["theirs"])
+
+
+def test_new_files_appear_together_the_named_one_last(tmp_path: Path, disk: Disk) -> None:
+    def write() -> None:
+        with new_files(tmp_path / "net") as file:
+            file.write_bytes(b"1")
+            file.with_name("net.data").write_bytes(b"2")
+
+    disk.fail_at(4)  # The other file is synchronised and moved first.
+    with pytest.raises(EnvironmentFault, match=r"net: no space left, \d+ MiB free$"):
+        write()
+    assert names(tmp_path) == ["net.data"]
+    disk.fail_at(0)
+    with pytest.raises(InputError, match=r"net\.data exists already; choose another path"):
+        write()
+    (tmp_path / "net.data").unlink()
+    write()
+    assert names(tmp_path) == ["net", "net.data"]
+
+
+def test_a_temporary_folder_is_removed_with_what_is_in_it(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path / "a" / "b") as folder:
+        assert folder.parent == tmp_path / "a"
+        (folder / "file").touch()
+    assert names(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "needed", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), None, r"file: no space left, \d+ MiB free$"),
+        (OSError(errno.ENOSPC, "full"), 0, r"file: no space left, \d+ MiB free, 1 MiB needed$"),
+        (PermissionError(errno.EACCES, "Permission denied"), 0, r"file: cannot be written \(Permission denied\)$"),
+        (OSError("odd"), None, r"file: cannot be written \(odd\)$"),
+    ],
+)
+def test_errors_of_the_disk_are_explained(tmp_path: Path, error: OSError, needed: int | None, message: str) -> None:
+    with pytest.raises(EnvironmentFault, match=message), explain_disk_errors(tmp_path / "file", needed):
+        raise error
+
+
+# Names
+
+
+def test_a_name_of_a_file_has_letters_digits_and_dots() -> None:
+    assert safe_file_name("features.0/../ä b*") == "features.0-..---b-"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("raio", "did you mean 'ratio'?"),
+        ("target_mac", "did you mean 'target_macs'?"),
+        ("xyz", "allowed are ratio, target_macs"),
+    ],
+)
+def test_a_misspelt_word_gets_the_words_like_it(word: str, hint: str) -> None:
+    assert nearest(word, ["ratio", "target_macs"]) == hint
+    assert nearest(word, {"ratio": 1, "target_macs": 2}) == hint
