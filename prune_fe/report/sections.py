@@ -132,8 +132,8 @@ def _about_scratch(findings: Findings) -> str:
     options = findings.recipe.train or findings.recipe.finetune
     if options is not None and options.schedule == "step":
         text += (
-            " Its learning rate follows a cosine, because the recipe's schedule, a step an epoch, would reach zero "
-            "before the end of such a budget."
+            " Its learning rate follows a cosine, because the recipe's schedule, which has one step an epoch, is "
+            "shorter than such a budget."
         )
     return text
 

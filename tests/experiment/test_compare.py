@@ -1,6 +1,5 @@
 """A small comparison: what is in the grid, that nothing is done twice, and that every number of its report is right."""
 
-import contextlib
 import copy
 import csv
 import dataclasses
@@ -23,7 +22,8 @@ import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.data.splits import hold_out
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment import compare
+from prune_fe.experiment import compare, experiment, tasks
+from prune_fe.experiment.claims import Claims
 from prune_fe.experiment.recipe import Recipe, with_controls
 from prune_fe.experiment.results import UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
@@ -133,8 +133,9 @@ def test_a_cell_is_what_the_steps_give_by_hand(filled: Path, found: Findings) ->
 
 
 def test_nothing_is_done_twice(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("compress", "measured", "fit", "scored"):
+    for name in ("compress", "measure", "fit"):
         monkeypatch.setattr(compare, name, lambda *_, **__: pytest.fail("done again"))
+    monkeypatch.setattr(experiment, "score_units", lambda *_, **__: pytest.fail("done again"))
     fill(filled)
 
 
@@ -169,12 +170,12 @@ def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, m
     cell = folder / "cells" / "one.seed-0.zeros.ratio-0.25.json"
     content = cell.read_bytes()
     cell.unlink()
-    monkeypatch.setattr(compare.time, "sleep", lambda _: cell.write_bytes(content))
+    monkeypatch.setattr(tasks.time, "sleep", lambda _: cell.write_bytes(content))
     monkeypatch.setattr(compare, "compress", lambda *_, **__: pytest.fail("done by two"))
-    other = compare.Claims(folder / "claims")
+    other = Claims(folder / "claims")
     with other.claimed(f"cells.{cell.stem}") as mine:
         assert mine
-        assert "cells that are left, and others are at them: 1; waiting" in fill(folder)
+        assert "waiting for 1 tasks that other processes work on" in fill(folder)
 
 
 def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
@@ -242,7 +243,9 @@ def test_a_control_with_a_label_of_its_own_counts(found: Findings) -> None:
         for cell in found.results
     ]  # fmt: skip
     named = dataclasses.replace(found, recipe=Recipe.model_validate(content), results=cells)
-    assert "- yes: Filter L1 norm, at every operating point" in report.report_markdown("", "", list(report.report_sections(named)))
+    assert "- yes: Filter L1 norm, at every operating point" in report.report_markdown(
+        "", "", list(report.report_sections(named))
+    )
 
 
 def test_scores_are_compared_by_seed(filled: Path, tmp_path: Path) -> None:
@@ -314,7 +317,8 @@ def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> No
     for words in ("Trade-off: one", "Which classes pay: two", "Jaccard", "Kendall", "from scratch, 2× budget",
                   "measured time", "data.validation", "Commits of the results"):  # fmt: skip
         assert words in page
-    assert not re.search(r"(src|href)=\"(?!#)", page)
+    without_scripts = re.sub(r"(?s)<script.*?</script>", "", page)
+    assert not re.search(r"(src|href)=\"(?!#)", without_scripts)
     content = json.loads((filled / "report.json").read_text())
     assert len(content["cells"]) == 2 * 2 * 6
     assert content["missing"] == []
@@ -358,7 +362,7 @@ def test_a_folder_without_a_comparison_or_with_a_damaged_cell_is_named(filled: P
 
 
 def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(experiment, "_load_or_train", lambda *_: pytest.fail("trained"))
 
     def wrong(change: dict[str, Any], text: str) -> None:
         with pytest.raises(InputError, match=text):
@@ -371,7 +375,7 @@ def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeyp
     wrong({"compare": nowhere}, "network 'x': .*no-such-net")
     for faulty, text in (
         ({"ratios": [0.5], "target_macs": [0.5]}, "ratios and target_macs were given"),
-        ({"ratios": [0.5, 0.5]}, "ratios: one of them stands twice"),
+        ({"ratios": [0.5, 0.5]}, "ratios: one of them is given twice"),
         ({"ratios": []}, "at least 1 item"),
         ({"networks": {"../x": {"name": "vgg-small"}}}, "String should match"),
     ):
@@ -425,21 +429,22 @@ def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
 def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: Findings, tmp_path: Path) -> None:
     """Its first weights are as its constructor draws them, and not those that the trained network began with."""
     recipe = with_controls(RECIPE)
-    grid = compare.Grid(recipe, RunFolder(filled, RECIPE.model_dump(mode="json"), shared=True), Silent())
+    folder = RunFolder(filled, RECIPE.model_dump(mode="json"), shared=True)
+    comparison = compare.Comparison(experiment.begin(recipe, folder, Silent()))
     drawn: list[torch.nn.Module] = []
 
-    def fit(model: torch.nn.Module, *_: Any, **__: Any) -> list[Any]:
+    def fit(_: Any, model: torch.nn.Module, *__: Any) -> list[Any]:
         drawn.append(copy.deepcopy(model))
         return []
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "fit", fit)
-        grid._from_scratch("one", 0, "scratch#1", 0.75, tmp_path / "x.json")
+        comparison._from_scratch("one", 0, "scratch#1", 0.75, tmp_path / "x.json")
     cell = load_result(tmp_path / "x.json")
     assert cell.removed == found.select("one", "random", 0.75)[0].removed
     assert cell.row.parameters == found.select("one", "random", 0.75)[0].row.parameters
-    torch.manual_seed(0 + compare.FRESH)
-    fresh = dict(grid.build("one").named_parameters())["features.4.weight"]
+    torch.manual_seed(0 + compare.SEED_OFFSET)
+    fresh = dict(comparison.select("one", 0).build_network().named_parameters())["features.4.weight"]
     outs, ins = ([u for u in range(n) if u not in cell.removed[f"features.{i}"]] for i, n in ((4, 8), (0, 4)))
     assert torch.equal(dict(drawn[0].named_parameters())["features.4.weight"], fresh[outs][:, ins])
 
@@ -462,16 +467,16 @@ def test_a_cell_that_fails_stops_no_other(
     recipe.write_text(yaml.safe_dump(CONTENT | small))
     real = compare.compress
 
-    def diverges(recipe: Any, entry: Any, *rest: Any) -> Any:
+    def diverges(at_point: Any, entry: Any, scores: Any) -> Any:
         if entry.label == "random":
             raise InputError("the loss is nan in epoch 1: lower lr (it is 9)")
-        return real(recipe, entry, *rest)
+        return real(at_point, entry, scores)
 
     monkeypatch.setattr(compare, "compress", diverges)
     assert main(["compare", str(recipe), "--output", str(tmp_path / "runs")]) == 2
     out = capsys.readouterr()
     assert (
-        "cells that failed: 1, and 1 that wait for them; the first is cells.vgg-small.seed-0.random.ratio-0.5: the loss"
+        "1 tasks failed, and 1 more that need them; the first is cells.vgg-small.seed-0.random.ratio-0.5: the loss"
         in out.err
     )
     assert "report: " in out.out
@@ -480,7 +485,7 @@ def test_a_cell_that_fails_stops_no_other(
     part = load_findings(tmp_path / "runs/t-1")
     assert part.missing == [f"vgg-small: {scorer} at ratio 0.5: 0 of 1 seeds" for scorer in ("random", "scratch#1")]
     assert len(part.select("vgg-small", "l1-filter", 0.5)) == 1
-    monkeypatch.setattr(compare, "world", lambda: 2)  # the others would wait for a process that goes on alone
+    monkeypatch.setattr(tasks, "world_size", lambda: 2)  # the others would wait for a process that goes on alone
     words = ["compare", str(recipe), "--output", str(tmp_path / "runs"), "--resume", "auto"]
     assert main(words) == 2
     assert "prune-fe: cells.vgg-small.seed-0.random.ratio-0.5: the loss is nan in epoch 1" in capsys.readouterr().err
@@ -500,7 +505,7 @@ def test_a_damaged_network_says_what_to_do(filled: Path, tmp_path: Path) -> None
 def test_what_cannot_be_pruned_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(experiment, "_load_or_train", lambda *_: pytest.fail("trained"))
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(CONTENT))
     assert main(["compare", str(recipe), "--output", str(tmp_path / "runs"), "--set", "prune.protect=[nolayer]"]) == 2
@@ -527,11 +532,13 @@ def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path: Path, capsys: py
 
 
 def test_points_that_are_close_have_cells_of_their_own() -> None:
-    grid = compare.Grid.__new__(compare.Grid)
-    grid.recipe, grid.folder = RECIPE, RunFolder.__new__(RunFolder)
-    grid.folder.path = Path("f")
-    assert grid.cell("one", 0, "apoz", 0.5).name == "one.seed-0.apoz.ratio-0.5.json"
-    assert grid.cell("one", 0, "apoz", 0.5000001).name == "one.seed-0.apoz.ratio-0.5000001.json"
+    folder = RunFolder.__new__(RunFolder)
+    folder.path = Path("f")
+    splits, device = prune_fe.digits(12), torch.device("cpu")
+    one = experiment.Experiment(RECIPE, splits, 0, device, folder, Path("f"), Silent()).with_network("one")
+    assert one.result_path("apoz", 0.5) == Path("f/cells/one.seed-0.apoz.ratio-0.5.json")
+    assert one.result_path("apoz", 0.5000001).name == "one.seed-0.apoz.ratio-0.5000001.json"
+    assert one.result_path(UNPRUNED).name == "one.seed-0.unpruned.json"
 
 
 def test_a_cell_whose_images_are_not_its_own_is_damaged(filled: Path, tmp_path: Path) -> None:
@@ -546,7 +553,7 @@ def test_a_cell_whose_images_are_not_its_own_is_damaged(filled: Path, tmp_path: 
     path.write_text(json.dumps(content))
     test = json.loads((tmp_path / "c/test.json").read_text())
     (tmp_path / "c/test.json").write_text(json.dumps(test | {"labels": test["labels"][:-1]}))
-    with pytest.raises(CheckpointError, match=f"of {images} test images, there are {images - 1}"):
+    with pytest.raises(CheckpointError, match=f"has {images} test images, test.json has {images - 1}"):
         load_findings(tmp_path / "c")
 
 
@@ -564,11 +571,12 @@ def test_a_budget_that_the_steps_do_not_fill_is_a_cosine(
     recipe = Recipe.model_validate(steps)
     (tmp_path / "c/recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     monkeypatch.setattr(compare, "fit", keeps)
-    with pytest.raises(InputError, match="cells that failed"):
+    with pytest.raises(InputError, match="tasks failed"):
         fill(tmp_path / "c", recipe)
     # four steps from 0.05 on, and one epoch of fine-tuning
     assert {(each.schedule, each.epochs, each.lr) for each in settings} == {("cosine", 5, 0.05), ("cosine", 10, 0.05)}
-    assert "Its learning rate falls as a cosine" in report._scratch_note(dataclasses.replace(found, recipe=recipe))
+    sections = list(report.report_sections(dataclasses.replace(found, recipe=recipe)))
+    assert "Its learning rate follows a cosine" in report.report_markdown("", "", sections)
     assert "cosine" not in report._scratch_note(found)
 
 
@@ -591,20 +599,6 @@ def test_a_label_of_a_control_is_the_controls() -> None:
     for label in ("random", "l1-filter"):
         with pytest.raises(InputError, match=f"the label '{label}' is a control's, give 'apoz' another one"):
             with_controls(Recipe.model_validate(CONTENT | {"scorers": [{"name": "apoz", "label": label}]}))
-
-
-def test_the_first_process_says_what_is_done(tmp_path: Path) -> None:
-    """Tasks that are done, or that wait for one that failed, are none."""
-    paths = [tmp_path / str(number) for number in range(4)]
-    tasks = [compare.Task(str(n), path, paths[:n][-1:], lambda: None) for n, path in enumerate(paths)]
-    claims = compare.Claims(tmp_path / "claims")
-    with contextlib.ExitStack() as claim:
-        assert compare._next(tasks, {}, claims, claim) == (0, 4)
-        assert compare._next(tasks, {}, compare.Claims(tmp_path / "claims"), contextlib.ExitStack()) == (None, 4)
-    paths[0].touch()
-    with contextlib.ExitStack() as claim:
-        assert compare._next(tasks, {}, claims, claim) == (1, 3)
-    assert compare._next(tasks, {1: "x"}, claims, contextlib.ExitStack()) == (None, 0)
 
 
 def test_the_commands(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -667,7 +661,7 @@ def test_a_run_has_the_same_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "missing",
     ):
         assert words in page
-    assert "No random to compare with" in page
+    assert "There is no random to compare with" in page
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
