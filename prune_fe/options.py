@@ -110,7 +110,16 @@ def explain_errors(error: ValidationError, names_at: Any, where: str = "") -> st
         names_at: Function from the path of a section (a tuple) to the keys that the section has.
         where: Name of what was validated; it stands for the path where an error concerns the whole.
     """
-    faults = [_explain(fault, names_at, where) for fault in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    places = [fault["loc"] for fault in errors]
+    # A tuple whose items are wrong is also reported as too short, since wrong items do not count.
+    errors = [
+        fault
+        for fault in errors
+        if fault["type"] != "too_short"
+        or not any(place != fault["loc"] and place[: len(fault["loc"])] == fault["loc"] for place in places)
+    ]
+    faults = [_explain(fault, names_at, where) for fault in errors]
     more = [f"and {len(faults) - MAX_ERRORS} more"] if len(faults) > MAX_ERRORS else []
     return "; ".join(faults[:MAX_ERRORS] + more)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +16,27 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.labels import image_labels
+from prune_fe.data.labels import image_labels, image_names
 from prune_fe.data.registry import load_data
 from prune_fe.data.sampling import choose_images
 from prune_fe.data.splits import Splits, hold_out
 from prune_fe.distributed import all_gather, from_rank_0, local_rank, rank, world_size
 from prune_fe.errors import CheckpointError, DataError, InputError
-from prune_fe.experiment.recipe import TRAINED, Recipe
-from prune_fe.experiment.results import UNPRUNED, Result, Row, load_result
-from prune_fe.experiment.run_folder import NETWORKS, RunFolder
+from prune_fe.experiment.recipe import TRAINED, Recipe, ScorerEntry
+from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Result, Row, load_result
+from prune_fe.experiment.run_folder import NETWORKS, RunFolder, environment
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.models import networks as models
+from prune_fe.models.build import build
+from prune_fe.models.checkpoints import load_weights
+from prune_fe.models.manifest import read_manifest
+from prune_fe.models.saved import load, save
+from prune_fe.pruning.options import AMOUNTS, DEFAULT_RATIO
+from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
-from prune_fe.scoring.score import check_judge
+from prune_fe.scoring.options import ScoreOptions
+from prune_fe.scoring.score import check_scorer, score_all
+from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.feature_maps import find_layers
 from prune_fe.training.loop import Epoch, best_epoch, finetune
 from prune_fe.training.options import TrainOptions
@@ -92,6 +102,12 @@ class Experiment:
         path = self.result_path(UNPRUNED)
         return load_result(path).row if from_rank_0(path.exists) else measure(self, self.network, UNPRUNED).row
 
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """The scores of all scorers by label, from one pass over the images; read where they are finished."""
+        folder = self.seed_folder if self.place == self.folder.path else self.seed_folder / "scores"
+        return score_units(self, self.recipe.scorers, folder=folder)
+
     def result_path(self, scorer: str, amount: float | None = None) -> Path:
         """Return the file that the result of a scorer is saved in.
 
@@ -115,16 +131,18 @@ class Experiment:
         """Return the recipe's network for these images as it is built, on the CPU."""
         model = self.recipe.model
         n_classes, channels = len(self.splits.classes), self.splits.channels
-        return models.build(model.name, n_classes, in_channels=channels, pretrained=pretrained, **model.arguments)
+        return build(model.name, n_classes, in_channels=channels, pretrained=pretrained, **model.arguments)
 
     def with_recipe(self, recipe: Recipe) -> Self:
         """Return this experiment with another recipe for the same network, which is trained once for both.
 
-        A network and measurements that exist already are shared.
+        The network, its measurement and, where the recipes score alike, its scores are shared if they exist already.
         """
-        other = dataclasses.replace(self, recipe=recipe)
-        known = {name: value for name, value in vars(self).items() if name in ("example", "network", "unpruned")}
-        vars(other).update(known)
+        other, shared = dataclasses.replace(self, recipe=recipe), ["example", "network", "unpruned"]
+        if (recipe.score, recipe.scorers) == (self.recipe.score, self.recipe.scorers):
+            shared.append("scores")
+        # cached_property keeps its value in the instance's dictionary.
+        vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
 
     def with_seed(self, seed: int) -> Self:
@@ -149,11 +167,15 @@ class Outcome:
         model: The network.
         row: Its accuracy, cost and speed.
         correct: (images,) bool, whether each test image is classified correctly.
+        steps: What was removed from each group of layers.
+        epochs: The epochs of its fine-tuning.
     """
 
     model: nn.Module
     row: Row
     correct: Tensor
+    steps: Sequence[Step] = ()
+    epochs: Sequence[Epoch] = ()
 
 
 def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None = None) -> Experiment:
@@ -174,8 +196,12 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
     if seed not in recipe.seeds:
         raise InputError(f"seed {seed}: the recipe has {', '.join(map(str, recipe.seeds))}")
     # The bar appears with the first image: most sources need no time worth showing.
-    bar = functools.cache(lambda: reporter.progress("reading images"))
-    splits = load_data(recipe.data, seed=seed, progress=lambda done, total: bar()(done, total))
+    begin_bar = functools.cache(lambda: reporter.progress("reading images"))
+
+    def progress(done: int, total: int) -> None:
+        begin_bar()(done, total)
+
+    splits = load_data(recipe.data, seed=seed, progress=progress)
     return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
 
 
@@ -219,6 +245,10 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
         DataError: There are fewer training images than asked for.
     """
     recipe, splits, seed = experiment.recipe, experiment.splits, experiment.seed
+    experiment.reporter.say(
+        f"{experiment.network_name}: checking layers and scorers (the first time, kernels are compiled for some 15 "
+        "seconds)"
+    )
     if network is None:
         network = to_device(experiment.build_network(), experiment.device)
     example = experiment.example.to(next(network.parameters()).device)
@@ -231,7 +261,7 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
         chosen: list[int] = []
         if scorer.needs_data:
             chosen = choose_images(splits.train, recipe.score.classes, recipe.score.samples, seed)
-        check_judge(scorer, network, layers, example, len(chosen), {labels[index] for index in chosen})
+        check_scorer(scorer, network, layers, example, len(chosen), {labels[index] for index in chosen})
 
 
 def fit(
@@ -272,6 +302,41 @@ def fit(
     return history
 
 
+def score_units(
+    experiment: Experiment,
+    entries: Sequence[ScorerEntry],
+    *,
+    folder: Path | None = None,
+    network: nn.Module | None = None,
+    layers: Sequence[str] | None = None,
+) -> dict[str, Scores]:
+    """Score a network with several scorers in one pass over the training images.
+
+    Args:
+        experiment: Whose images and options of scoring are used.
+        entries: The scorers.
+        folder: Where scores are saved, and read from if they are finished.
+        network: The network; default the experiment's.
+        layers: Names of the layers; default those of the recipe.
+
+    Returns:
+        The scores by label.
+    """
+    recipe, seed = experiment.recipe, experiment.seed
+    options = {option.name: getattr(recipe.score, option.name) for option in dataclasses.fields(ScoreOptions)}
+    return score_all(
+        experiment.network if network is None else network,
+        experiment.splits.train,
+        {entry.label: resolve_scorer(entry.name, entry.settings, seed) for entry in entries},
+        seed=seed,
+        workers=recipe.workers,
+        example=experiment.example,
+        progress=experiment.reporter.progress("scoring"),
+        folder=folder,
+        **options | ({} if layers is None else {"layers": layers}),
+    )
+
+
 def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
     """Measure a network's accuracy on the test images, its cost and its speed.
 
@@ -301,31 +366,79 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
     return Outcome(model, row, result.correct)
 
 
+def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: float) -> None:
+    """Save what was measured of a network.
+
+    Args:
+        experiment: The experiment; its recipe says how much was to be removed.
+        outcome: What was measured.
+        path: The file.
+        began: `time.perf_counter()` when the work on it began.
+    """
+    options, is_pruned = experiment.recipe.prune, outcome.row.scorer != UNPRUNED
+    goal = next((name for name in AMOUNTS if getattr(options, name) is not None), "ratio")
+    amount = getattr(options, goal)
+    if isinstance(amount, dict):
+        goal, amount = BY_LAYER, 0.0
+    removed: dict[str, list[int]] = {}
+    for step in outcome.steps:
+        for layer, units in step.removed.items():
+            removed[layer] = sorted([*removed.get(layer, []), *units])
+    result = Result(
+        network=experiment.network_name,
+        row=outcome.row,
+        correct=outcome.correct.numpy(),
+        goal=goal if is_pruned else None,
+        point=(DEFAULT_RATIO if amount is None else amount) if is_pruned else None,
+        removed=removed,
+        left={", ".join(step.layers): step.left for step in outcome.steps if step.left},
+        epochs=[dataclasses.asdict(epoch) for epoch in outcome.epochs],
+        seconds=time.perf_counter() - began,
+        environment=environment(),
+    )
+    if rank() == 0:
+        result.save(path)
+    all_gather(None)  # no process looks for the file before it is there
+
+
+def save_test_labels(splits: Splits, folder: RunFolder) -> None:
+    """Write test.json, the classes and labels of the test images, to the run folder.
+
+    Raises:
+        InputError: The run was begun with other test images.
+    """
+    labels, path = image_labels(splits.test), folder.path / "test.json"
+    names = image_names(splits.test, range(len(labels)))
+    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
+    content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
+    if not path.exists():
+        folder.write_json(path.name, content)
+    elif json.loads(path.read_text(encoding="utf-8")) != content:
+        raise InputError(f"{folder.path} was begun with other test images or classes; start a new run")
+
+
 def _load_or_train(experiment: Experiment) -> nn.Module:
     """Return the network from the experiment's folder, or train it and save it there."""
     path, model, seed = experiment.seed_folder / TRAINED, experiment.recipe.model, experiment.seed
     if from_rank_0(path.exists):
         try:
             # A network that no factory is known for can only be built again with the recipe's arguments.
-            is_known = models.read_manifest(path)["factory"] is not None
-            network = models.load(path, None if is_known else experiment.build_network())
+            is_known = read_manifest(path)["factory"] is not None
+            network = load(path, None if is_known else experiment.build_network())
         except CheckpointError as error:
             raise CheckpointError(f"{error}; delete {path}, and it is made again") from error
         return to_device(network, experiment.device)
     torch.manual_seed(seed)
     network = experiment.build_network(model.pretrained)
     if model.checkpoint is not None:
-        models.load_weights(network, model.checkpoint)
+        load_weights(network, model.checkpoint)
     network = to_device(network, experiment.device)
-    experiment.reporter.say(
-        f"seed {seed}: checking layers and scorers (the first time, kernels are compiled for some 15 seconds)"
-    )
     check(experiment, network)
     if experiment.recipe.train is not None:
         for epoch in fit(experiment, network, experiment.recipe.train, "training"):
             experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
     if rank() == 0:
         about = {"recipe": experiment.recipe.name, "seed": seed} | experiment.splits.about
-        models.save(network, path, about, overwrite=True)
+        save(network, path, about, overwrite=True)
     all_gather(None)  # no process looks for the network before it is saved
     return network

@@ -106,9 +106,7 @@ class LocalExecutor:
                 time.sleep(POLL_SECONDS)
             is_waiting = number is None
 
-    def _claim_next(
-        self, tasks: Sequence[Task], failures: Failures, claim: ExitStack
-    ) -> tuple[int | None, int]:
+    def _claim_next(self, tasks: Sequence[Task], failures: Failures, claim: ExitStack) -> tuple[int | None, int]:
         """Return the number of a task that is claimed until `claim` closes, and how many tasks are open.
 
         The number is None where nothing can be begun. Open are the tasks that are not finished and can still be.

@@ -69,7 +69,7 @@ def classes_study(
         raise InputError(f"counts={tuple(counts)}: {allowed}")
     control = ScorerEntry.model_validate(CONTROL)
     variants = {
-        k: recipe.model_copy(update={"score": recipe.score.model_copy(update={"classes": k})})
+        k: recipe.with_options("score", classes=k)
         for k in (sorted(set(counts)) if counts else ladder(n_classes))
     }
     folder.log_environment()

@@ -26,7 +26,7 @@ from prune_fe.io import nearest, safe_file_name
 from prune_fe.report.charts import ablation_curves, save_chart
 from prune_fe.report.tables import Table
 from prune_fe.scorers import resolve_scorer
-from prune_fe.scoring.score import check_judge
+from prune_fe.scoring.score import check_scorer
 from prune_fe.studies.ablation_tables import (
     CONTROL,
     AblatedNetwork,
@@ -81,8 +81,7 @@ def ablation_study(
     networks = []
     for seed in recipe.seeds:
         # Only these layers are scored, so the check before training leaves the others out.
-        score = recipe.score.model_copy(update={"layers": names})
-        of_seed = experiment.with_seed(seed).with_recipe(recipe.model_copy(update={"score": score}))
+        of_seed = experiment.with_seed(seed).with_recipe(recipe.with_options("score", layers=tuple(names)))
         networks.append(_ablate_network(of_seed, names, numbers))
     return _write(experiment, networks, f"ablation-{layers_name(names)}")
 
@@ -216,7 +215,7 @@ def _without_unable(experiment: Experiment, network: nn.Module, layers: Sequence
     for entry in recipe.scorers:
         scorer = resolve_scorer(entry.name, entry.settings, experiment.seed)
         try:
-            check_judge(scorer, network, layers, example, images, set(labels))
+            check_scorer(scorer, network, layers, example, images, set(labels))
         except InputError as error:
             if len(recipe.scorers) == 1:
                 raise

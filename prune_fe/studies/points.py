@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.experiment import Experiment
+from prune_fe.experiment.experiment import Experiment, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import UNPRUNED
-from prune_fe.experiment.run import compress, scored
+from prune_fe.experiment.run import compress
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
 from prune_fe.io import write_json
 from prune_fe.scoring.scores import Scores
@@ -123,17 +123,7 @@ class PointGroup:
     @cached_property
     def scores(self) -> Mapping[str, Scores]:
         """Scores by label, from one pass over the images; read where they are finished."""
-        experiment = self.experiment
-        return scored(
-            experiment.recipe,
-            self.entries,
-            experiment.network,
-            experiment.splits,
-            experiment.example,
-            experiment.seed,
-            experiment.reporter,
-            self.scores_folder,
-        )
+        return score_units(self.experiment, self.entries, folder=self.scores_folder)
 
     def points(self) -> dict[str, Point]:
         """Return the finished points by label."""
@@ -151,17 +141,7 @@ class PointGroup:
         experiment, scores = self.experiment, self.scores[entry.label]
         ratio = experiment.recipe.prune.ratio
         experiment.reporter.say(f"{entry.label}, {len(scores.classes)} classes, ratio {ratio}")
-        row = compress(
-            experiment.recipe,
-            entry,
-            scores,
-            experiment.network,
-            experiment.splits,
-            experiment.example,
-            experiment.unpruned,
-            experiment.folder,
-            experiment.reporter,
-        ).row
+        row = compress(experiment, entry, scores).row
         point = Point(
             scorer=entry.label,
             seed=row.seed,
@@ -198,7 +178,7 @@ def with_ratio(recipe: Recipe, ratio: float) -> Recipe:
     if not 0 <= ratio < 1:
         raise InputError(f"ratio {ratio}: allowed are shares from 0 to less than 1")
     amount = {"ratio": float(ratio), "target_macs": None, "target_params": None}
-    return recipe.model_copy(update={"prune": recipe.prune.model_copy(update=amount)})
+    return recipe.with_options("prune", **amount)
 
 
 def with_scorers(recipe: Recipe, entries: Sequence[ScorerEntry]) -> Recipe:

@@ -116,8 +116,9 @@ def samples_study(
 def _restrict(experiment: Experiment, entry: ScorerEntry, layer: Layer) -> Experiment:
     """Return the experiment with a recipe that scores this layer by this scorer only, so that no other is checked."""
     recipe = experiment.recipe
-    score = recipe.score.model_copy(update={"layers": [layer.name], "samples": None})
-    return experiment.with_recipe(recipe.model_copy(update={"scorers": [entry], "score": score}))
+    return experiment.with_recipe(
+        recipe.with_options("score", layers=(layer.name,), samples=None).with_scorers([entry])
+    )
 
 
 def _possible_sizes(sizes: Sequence[int], labels: Array, reporter: Reporter) -> list[int]:

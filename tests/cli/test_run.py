@@ -49,11 +49,11 @@ def cut_after_the_first_scorer(monkeypatch):
     """The labels that are compressed from now on; the second one is interrupted once."""
     whole, seen = prune_fe.experiment.run.compress, []
 
-    def compress(recipe, entry, *rest):
+    def compress(experiment, entry, scores):
         seen.append(entry.label)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return whole(recipe, entry, *rest)
+        return whole(experiment, entry, scores)
 
     monkeypatch.setattr(prune_fe.experiment.run, "compress", compress)
     return seen
@@ -86,7 +86,7 @@ def test_a_run_that_was_cut_goes_on_behind_its_last_finished_row(recipe, capsys,
         (2, "--set prune.ratio=[", "line 1: "),
         (2, "--device tpu", "device: string should match pattern"),
         (2, "--seed -1", "seeds.0: input should be greater than or equal to 0"),
-        (2, "--data .", "source digits reads no folder"),
+        (2, "--data .", "source digits needs no path"),
         (2, "--set scorers=[{name: feature-entropy, ranks: edges}]", "has no setting 'ranks'; it has rank"),
         (2, "--set scorers=[{name: feature-entropy, rank: edgs}]", "rank is 'edgs', allowed are elements, edges"),
         (2, "--set model.name=vgg-smal", "unknown model 'vgg-smal'; did you mean vgg-small?"),

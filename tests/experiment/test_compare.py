@@ -577,7 +577,8 @@ def test_a_budget_that_the_steps_do_not_fill_is_a_cosine(
     assert {(each.schedule, each.epochs, each.lr) for each in settings} == {("cosine", 5, 0.05), ("cosine", 10, 0.05)}
     sections = list(report.report_sections(dataclasses.replace(found, recipe=recipe)))
     assert "Its learning rate follows a cosine" in report.report_markdown("", "", sections)
-    assert "cosine" not in report._scratch_note(found)
+    whole = report.report_markdown("", "", list(report.report_sections(found)))
+    assert "Its learning rate follows a cosine" not in whole
 
 
 def test_those_who_share_a_comparison_may_have_other_machines_but_no_other_images(

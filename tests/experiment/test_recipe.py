@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from prune_fe.errors import InputError
-from prune_fe.experiment.recipe import MAX_BYTES, load_recipe, parse_value
+from prune_fe.experiment.recipe import load_recipe, parse_value
+from prune_fe.experiment.strict_yaml import MAX_BYTES
 from prune_fe.io import nearest
 
 MINIMAL = """
@@ -106,7 +107,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, mes
         ("score: {classes: 0}", "score.classes: input should be greater than or equal to 1 (got 0)"),
         ("score: {classes: [a]}", "score.classes.0: input should be a valid integer (got 'a')"),
         ("seeds: 3", "seeds: input should be a valid list (got 3)"),
-        ("seeds: [1, 1]", "recipe: seeds: one of them stands twice"),
+        ("seeds: [1, 1]", "recipe: seeds: one of them is given twice"),
         ("seeds: [-1]", "seeds.0: input should be greater than or equal to 0 (got -1)"),
         ("threads: 0", "threads: input should be greater than or equal to 1 (got 0)"),
         ("1: 2", "1: keys should be strings (got 1)"),
@@ -139,8 +140,8 @@ def test_1e_3_without_a_dot_is_a_number(tmp_path):
     ("scorers", "message"),
     [
         (["feature-entrpy"], "scorers.0: unknown scorer 'feature-entrpy'; did you mean 'feature-entropy'?"),
-        (["random", "random"], "scorers: 'random' stands twice; give one of them another label"),
-        ([{"name": "random", "label": "x"}, {"name": "l1-filter", "label": "x"}], "scorers: 'x' stands twice"),
+        (["random", "random"], "scorers: 'random' is given twice; give one of them another label"),
+        ([{"name": "random", "label": "x"}, {"name": "l1-filter", "label": "x"}], "scorers: 'x' is given twice"),
         ([{"name": "random", "label": "../x"}], "scorers.0.label: string should match pattern"),
         ([{"name": "random", "label": "trained"}], "the label 'trained' is taken"),
         ([{"label": "x"}], "scorers.0.name: field required"),
@@ -169,7 +170,7 @@ def test_a_name_cannot_leave_the_output_folder(tmp_path, name):
 
 
 def test_digits_with_a_path_is_refused(tmp_path):
-    with pytest.raises(InputError, match="source digits reads no folder, but path is 'photos'"):
+    with pytest.raises(InputError, match="source digits needs no path, but path is 'photos'"):
         load_recipe(write(tmp_path, MINIMAL), {"data.path": "photos"})
 
 
@@ -179,8 +180,8 @@ def test_digits_with_a_path_is_refused(tmp_path):
         ("x: !!python/object/apply:os.system [touch hacked]", r"line 6: tags are not allowed \(.*os\.system\)"),
         ("x: !!timestamp nonsense", "line 6: tags are not allowed"),
         ("x: &a [1]\ny: [*a, *a]", "line 7: aliases are not allowed"),
-        ("name: other", "line 6: 'name' stands twice"),
-        ("train: {lr: 1, lr: 2}", "line 6: 'lr' stands twice"),
+        ("name: other", "line 6: 'name' is given twice"),
+        ("train: {lr: 1, lr: 2}", "line 6: 'lr' is given twice"),
         ("x: " + "[" * 5000, "not YAML that can be read"),
         ("x: " + "{a: " * 5000, "not YAML that can be read"),
         ("x: 2020-99-99", "not YAML that can be read"),
@@ -262,3 +263,20 @@ def test_a_goal_given_with_the_command_takes_the_place_of_the_recipes(tmp_path):
     assert (found.ratio, found.target_macs, found.scope) == (None, 0.4, "inner")
     path = write(tmp_path, MINIMAL + "prune: {target_params: 0.5}\n")
     assert load_recipe(path, {"prune.ratio": 0.7}).prune.target_params is None
+
+
+def test_a_misspelt_key_of_a_compared_network_is_answered_with_the_keys_of_a_model(tmp_path):
+    lines = "compare: {networks: {mine: {name: vgg-small, chekpoint: x}}}"
+    with pytest.raises(InputError, match=r"compare\.networks\.mine\.chekpoint: unknown key; did you mean 'checkpoint'"):
+        load_recipe(write(tmp_path, MINIMAL + lines))
+    with pytest.raises(InputError, match=r"compare\.ratio: unknown key; did you mean 'ratios'"):
+        load_recipe(write(tmp_path, MINIMAL + "compare: {ratio: [0.5]}"))
+
+
+def test_operating_points_given_with_the_command_take_the_place_of_the_recipes(tmp_path):
+    path = write(tmp_path, MINIMAL + "compare: {ratios: [0.3, 0.5], scratch: []}\n")
+    found = load_recipe(path, {"compare.target_macs": [0.4]}).compare
+    assert (found.ratios, found.target_macs, found.scratch) == (None, (0.4,), ())
+    assert found.points == ("target_macs", [0.4])
+    path = write(tmp_path, MINIMAL + "compare: {target_params: [0.5]}\n")
+    assert load_recipe(path, {"compare.ratios": [0.7]}).compare.points == ("ratio", [0.7])

@@ -15,8 +15,8 @@ import prune_fe
 from prune_fe.data.digits import digits
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment.recipe import load_recipe
-from prune_fe.experiment.results import load_result
-from prune_fe.experiment.run import Row, run
+from prune_fe.experiment.results import Row, load_result
+from prune_fe.experiment.run import run
 from prune_fe.experiment.run_folder import RunFolder
 
 RECIPE = """
@@ -140,10 +140,10 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
 
     real = module.compress
 
-    def killed(recipe: Any, entry: Any, *rest: Any) -> Any:
+    def killed(experiment: Any, entry: Any, scores: Any) -> Any:
         if entry.label == "l1-filter":
             raise KeyboardInterrupt
-        return real(recipe, entry, *rest)
+        return real(experiment, entry, scores)
 
     monkeypatch.setattr(module, "compress", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -152,9 +152,9 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
     trained_at = (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns
     done: list[str] = []
 
-    def noted(recipe: Any, entry: Any, *rest: Any) -> Any:
+    def noted(experiment: Any, entry: Any, scores: Any) -> Any:
         done.append(entry.label)
-        return real(recipe, entry, *rest)
+        return real(experiment, entry, scores)
 
     monkeypatch.setattr(module, "compress", noted)
     recipe = load_recipe(folder / "recipe.yaml")
@@ -165,11 +165,40 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
     assert numbers(rows) == numbers(finished[0])
 
 
+def test_a_scorer_that_fails_stops_no_other_and_is_tried_again(
+    finished: tuple[list[Row], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prune_fe.experiment.run as module
+
+    real = module.compress
+
+    def diverge(experiment: Any, entry: Any, scores: Any) -> Any:
+        if entry.label == "l1-filter":
+            raise InputError("the loss is nan in epoch 1")
+        return real(experiment, entry, scores)
+
+    monkeypatch.setattr(module, "compress", diverge)
+    with pytest.raises(InputError, match="1 tasks failed; the first is cells.seed-0.l1-filter: the loss is nan"):
+        go(tmp_path)
+    folder = tmp_path / "runs" / "small-1"
+    assert [line.split(",")[0] for line in (folder / "summary.csv").read_text().splitlines()[1:]] == [
+        "(unpruned)",
+        "feature-entropy",
+        "chance",
+    ]
+    monkeypatch.undo()
+    recipe = load_recipe(folder / "recipe.yaml")
+    with closing(RunFolder.resume(folder, recipe.model_dump(mode="json"))) as resumed:
+        assert [event["task"] for event in resumed.events("failed")] == ["cells.seed-0.l1-filter"]
+        assert numbers(run(recipe, resumed, Silent())) == numbers(finished[0])
+
+
 def test_a_network_that_needs_its_arguments_is_rebuilt_with_them(tmp_path: Path) -> None:
     overrides = {"model": {"name": "timm/test_resnet", "arguments": {"global_pool": "max"}}, "data.size": 64}
     _, folder = go(tmp_path, overrides | {"scorers": ["l1-filter"]})
     recipe = load_recipe(folder.path / "recipe.yaml", {"scorers": ["l1-filter"]})
-    (folder.path / "log.jsonl").unlink()
+    for result in (folder.path / "cells").iterdir():
+        result.unlink()
     with closing(RunFolder.resume(folder.path, recipe.model_dump(mode="json"))) as resumed:
         assert [row.scorer for row in run(recipe, resumed, Silent())] == ["(unpruned)", "l1-filter"]
 

@@ -156,5 +156,5 @@ def test_the_description_says_what_the_tables_are_of(networks: list[AblatedNetwo
     text = describe(networks, recipe)
     assert "Layer 'features.4' of vgg-small, 2 classes with 10 test images each, each multiplied by a random" in text
     assert "networks of seed 1, 4; random: the mean of 2 orders" in text
-    plain = recipe.model_copy(update={"ablate": recipe.ablate.model_copy(update={"rescale": None})})
+    plain = recipe.with_options("ablate", rescale=None)
     assert "multiplied" not in describe(networks, plain)

@@ -1,0 +1,135 @@
+"""An experiment: its folders, its network, and what its variants share."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.experiment import experiment as module
+from prune_fe.experiment.experiment import Experiment, begin, measure, prepare_device, save_result, save_test_labels
+from prune_fe.experiment.recipe import Recipe
+from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
+from prune_fe.experiment.run_folder import RunFolder
+
+CONTENT: dict[str, Any] = {
+    "name": "t",
+    "data": {"source": "digits", "size": 12},
+    "model": {"name": "vgg-small", "arguments": {"stages": [[4]]}},
+    "scorers": ["random", "l1-filter"],
+    "compare": {"networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[6]]}}}},
+    "seeds": [0, 3],
+}
+
+
+class Silent:
+    def say(self, text: str) -> None: ...
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        return lambda done, total: None
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Iterator[Experiment]:
+    recipe = Recipe.model_validate(CONTENT)
+    with closing(RunFolder(tmp_path, recipe.model_dump(mode="json"))) as folder:
+        yield begin(recipe, folder, Silent())
+
+
+def test_results_lie_where_runs_and_comparisons_have_them(experiment: Experiment, tmp_path: Path) -> None:
+    assert experiment.seed_folder == tmp_path / "seed-0"
+    assert experiment.network_name == "vgg-small"
+    assert experiment.result_path(UNPRUNED) == tmp_path / "cells/seed-0.(unpruned).json"
+    assert experiment.result_path("random") == tmp_path / "cells/seed-0.random.json"
+    one = experiment.with_network("one").with_seed(3)
+    assert one.seed_folder == tmp_path / "networks/one/seed-3"
+    assert one.network_name == "one"
+    assert one.recipe.model.arguments == {"stages": [[6]]}
+    assert one.result_path(UNPRUNED) == tmp_path / "cells/one.seed-3.unpruned.json"
+    assert one.result_path("random", 0.5) == tmp_path / "cells/one.seed-3.random.ratio-0.5.json"
+    one.log("note", x=1)
+    experiment.log("note", x=2)
+    assert [event.get("network") for event in experiment.folder.events("note")] == ["one", None]
+
+
+def test_the_seed_decides_which_images_are_held_out(experiment: Experiment) -> None:
+    other = experiment.with_seed(3)
+    first, second, again = (e.splits.validation.indices for e in (experiment, other, other.with_seed(0)))  # type: ignore[attr-defined]
+    assert first == again != second
+    assert experiment.example.shape == (1, 1, 12, 12)
+    assert begin(experiment.recipe, experiment.folder, Silent(), 3).splits.validation.indices == second  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="seed 7: the recipe has 0, 3"):
+        begin(experiment.recipe, experiment.folder, Silent(), 7)
+
+
+def test_a_network_is_made_once_and_shared_by_variants(experiment: Experiment) -> None:
+    network = experiment.network
+    pruned_otherwise = experiment.with_recipe(experiment.recipe.with_options("prune", ratio=0.25))
+    assert pruned_otherwise.network is network
+    _ = experiment.unpruned, experiment.scores
+    shared = experiment.with_recipe(pruned_otherwise.recipe)
+    assert shared.unpruned is experiment.unpruned
+    assert shared.scores is experiment.scores
+    other = experiment.with_recipe(experiment.recipe.with_options("score", layers=("features.0",)))
+    assert "scores" not in vars(other)
+    for made in (experiment.with_seed(0), experiment.with_network("one")):
+        assert "network" not in vars(made)
+    read = experiment.with_seed(0).network
+    for name, value in network.state_dict().items():
+        assert torch.equal(read.state_dict()[name], value), name
+
+
+def test_a_damaged_network_says_what_to_do(experiment: Experiment) -> None:
+    _ = experiment.network
+    (experiment.seed_folder / "trained" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and it is made again"):
+        _ = experiment.with_seed(0).network
+
+
+def test_the_unpruned_row_is_read_where_it_was_saved(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = measure(experiment, experiment.network, UNPRUNED)
+    path = experiment.result_path(UNPRUNED)
+    save_result(experiment, outcome, path, began=0.0)
+    result = load_result(path)
+    assert (result.network, result.goal, result.point) == ("vgg-small", None, None)
+    monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("measured again"))
+    assert experiment.unpruned == outcome.row == result.row
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        ({}, ("ratio", 0.5)),
+        ({"ratio": 0.25}, ("ratio", 0.25)),
+        ({"target_macs": 0.75}, ("target_macs", 0.75)),
+        ({"ratio": {"features.0": 0.5}}, (BY_LAYER, 0.0)),
+    ],
+)
+def test_a_result_says_how_much_was_to_be_removed(
+    experiment: Experiment, options: dict[str, Any], saved: tuple[str, float]
+) -> None:
+    variant = experiment.with_recipe(experiment.recipe.with_options("prune", **options))
+    outcome, path = measure(variant, variant.build_network(), "random"), variant.result_path("random")
+    save_result(variant, outcome, path, began=0.0)
+    result = load_result(path)
+    assert (result.goal, result.point) == saved
+
+
+def test_a_run_keeps_its_test_images(experiment: Experiment, tmp_path: Path) -> None:
+    save_test_labels(experiment.splits, experiment.folder)
+    save_test_labels(experiment.splits, experiment.folder)
+    content = json.loads((tmp_path / "test.json").read_text())
+    assert content["classes"] == [str(number) for number in range(10)]
+    (tmp_path / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
+    with pytest.raises(InputError, match="was begun with other test images or classes"):
+        save_test_labels(experiment.splits, experiment.folder)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert prepare_device("cpu", None) == torch.device("cpu")
+    with pytest.raises(InputError, match="device 'cuda:99' cannot be used here"):
+        prepare_device("cuda:99", None)

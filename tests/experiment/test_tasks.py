@@ -1,0 +1,155 @@
+"""Tasks: finished, failed and waiting ones, in one process and in several."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.experiment import tasks as module
+from prune_fe.experiment.run_folder import RunFolder, events_of
+from prune_fe.experiment.tasks import LocalExecutor, Task, lost_results, raise_failures
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bar: list[tuple[int, int]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.bar.append((done, total))
+
+
+Opener = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Iterator[Opener]:
+    """A function that opens the run folder; all are closed after the test."""
+    with contextlib.ExitStack() as folders:
+
+        def opened(shared: bool = False) -> RunFolder:
+            return folders.enter_context(contextlib.closing(RunFolder(tmp_path, {"name": "t"}, shared)))
+
+        yield opened
+
+
+class Chain:
+    """Four tasks, each of which needs the one before it, and one that needs none; `order` notes what is done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.order: list[str] = []
+        self.errors: dict[str, Exception] = {}
+        paths = [folder / str(number) for number in range(5)]
+        self.tasks = [self.task(path, paths[n - 1 : n] if n < 4 else []) for n, path in enumerate(paths)]
+
+    def task(self, path: Path, needs: list[Path]) -> Task:
+        def work() -> None:
+            self.order.append(path.name)
+            if path.name in self.errors:
+                raise self.errors[path.name]
+            path.touch()
+
+        return Task(f"task-{path.name}", path, needs, work)
+
+
+def test_tasks_are_done_once_in_their_order(tmp_path: Path, open_folder: Opener) -> None:
+    chain, reporter = Chain(tmp_path), Silent()
+    chain.tasks[1].result.touch()
+    executor = LocalExecutor(open_folder(), reporter)
+    assert executor.execute(chain.tasks) == {}
+    assert chain.order == ["0", "2", "3", "4"]
+    assert reporter.bar[-1] == (5, 5)
+    assert executor.execute(chain.tasks) == {}
+    assert chain.order == ["0", "2", "3", "4"]
+    assert not (tmp_path / "claims").exists()
+
+
+@pytest.mark.parametrize("error", [InputError("no"), DataError("no")])
+def test_a_failed_task_is_named_and_logged_and_stops_only_what_needs_it(
+    tmp_path: Path, open_folder: Opener, error: Exception
+) -> None:
+    chain, reporter = Chain(tmp_path), Silent()
+    chain.errors["1"] = error
+    folder = open_folder()
+    failures = LocalExecutor(folder, reporter).execute(chain.tasks)
+    assert failures == {"task-1": error}
+    assert chain.order == ["0", "1", "4"]
+    assert reporter.said == ["task-1: failed (no)"]
+    [event] = events_of(tmp_path / "log.jsonl", "failed")
+    assert (event["task"], event["result"], event["error"]) == ("task-1", "1", "no")
+    with pytest.raises(type(error), match="1 tasks failed, and 2 more that need them; the first is task-1: no"):
+        raise_failures(chain.tasks, failures)
+    chain.errors.clear()
+    raise_failures(chain.tasks, LocalExecutor(folder, reporter).execute(chain.tasks))
+    assert chain.order[3:] == ["1", "2", "3"]
+
+
+def test_damaged_files_and_interruptions_end_everything(tmp_path: Path, open_folder: Opener) -> None:
+    chain = Chain(tmp_path)
+    for error in (CheckpointError("damaged"), KeyboardInterrupt()):
+        chain.errors["1"] = error  # type: ignore[assignment]
+        folder = open_folder()
+        with pytest.raises(type(error)):
+            LocalExecutor(folder, Silent()).execute(chain.tasks)
+        folder.close()
+    assert chain.order == ["0", "1", "1"]
+
+
+def test_with_several_ranks_a_failure_ends_all(
+    tmp_path: Path, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(tmp_path)
+    chain.errors["0"] = InputError("no")
+    monkeypatch.setattr(module, "world_size", lambda: 2)
+    with pytest.raises(InputError, match="task-0: no"):
+        LocalExecutor(open_folder(), Silent()).execute(chain.tasks)
+    assert chain.order == ["0"]
+
+
+def test_a_task_that_another_process_works_on_is_waited_for(
+    tmp_path: Path, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, reporter = Chain(tmp_path), Silent()
+    ours, theirs = (LocalExecutor(open_folder(shared=True), reporter) for _ in range(2))
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            claim.close()
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    claim = contextlib.ExitStack()
+    assert claim.enter_context(theirs._claimed(chain.tasks[0]))
+    ours.execute(chain.tasks)
+    assert chain.order == ["4", "0", "1", "2", "3"]
+    assert reporter.said == ["waiting for 4 tasks that other processes work on"]
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_a_task_is_claimed_by_one_process_at_a_time(tmp_path: Path, open_folder: Opener) -> None:
+    chain = Chain(tmp_path)
+    tasks = chain.tasks[:4]
+    ours, theirs = (LocalExecutor(open_folder(shared=True), Silent()) for _ in range(2))
+    with contextlib.ExitStack() as claim:
+        assert ours._claim_next(tasks, {}, claim) == (0, 4)
+        assert theirs._claim_next(tasks, {}, contextlib.ExitStack()) == (None, 4)
+    tasks[0].result.touch()
+    with contextlib.ExitStack() as claim:
+        assert ours._claim_next(tasks, {}, claim) == (1, 3)
+    failures = {"task-1": InputError("x")}
+    assert ours._claim_next(tasks, failures, contextlib.ExitStack()) == (None, 0)
+    assert lost_results(tasks, failures) == {task.result for task in tasks[1:]}
+
+
+def test_tasks_have_names_of_their_own_and_stand_behind_what_they_need(tmp_path: Path, open_folder: Opener) -> None:
+    chain, executor = Chain(tmp_path), LocalExecutor(open_folder(), Silent())
+    with pytest.raises(ValueError, match="two tasks are called 'task-0'"):
+        executor.execute([chain.tasks[0], chain.tasks[0]])
+    with pytest.raises(ValueError, match="task 'task-1' stands before a task whose result it needs"):
+        executor.execute([chain.tasks[1], chain.tasks[0]])
