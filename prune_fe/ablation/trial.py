@@ -15,21 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.images import (
-    Images,
-    checked,
-    class_names,
-    first_images,
-    has_targets,
-    images_in,
-    select,
-    targets_of,
-)
+from prune_fe.data.batches import Images, count_images, first_image, validate_batches
+from prune_fe.data.labels import class_names, has_labels, image_labels
+from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import class_logits
 from prune_fe.scoring.collection import Progress
-from prune_fe.scoring.score import weights_hash
+from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.tracing.feature_maps import Layer, evaluating, find_layers, mask
 from prune_fe.tracing.split import Given, NoTail, Tail, split
@@ -221,7 +214,7 @@ def _orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Or
                 "or of this one before it was pruned"
             )
     scored = scores.provenance.get("model_sha256")
-    if scored is not None and scored != weights_hash(model):
+    if scored is not None and scored != hash_weights(model):
         raise InputError(f"the scores of layer {layers[0].name!r} are of a network with other weights")
     direction = -1 if order == "ascending" else 1
     return [tuple(scores.weakest(layer.name, layer.units)[::direction]) for layer in layers]
@@ -281,7 +274,7 @@ class Trial:
         if memory_gib <= 0:
             raise InputError(f"memory_gib is {memory_gib}; allowed: more than 0")
         self.model, self.layers, self.memory = model, layers, memory_gib * 2**30
-        self.batches = select(data, batch_size=batch_size, workers=workers)
+        self.batches = select_batches(data, batch_size=batch_size, workers=workers)
         self.names = class_names(data)
         self.read: list[_Batch] | None = None
         """All images, as far as the tail; None as long as they are not kept."""
@@ -292,7 +285,7 @@ class Trial:
         if len(self.layers) > 1:
             return NoTail("several layers")
         device = next(self.model.parameters()).device
-        for images, _ in checked(self.batches):
+        for images, _ in validate_batches(self.batches):
             return split(self.model, self.layers[0], images[[0, -1]].to(device))
         return NoTail("no images")
 
@@ -328,7 +321,7 @@ class Trial:
                 if self._fits(batch):
                     keeping.append(batch)
                 if progress is not None:
-                    progress(done, images_in(self.batches))
+                    progress(done, count_images(self.batches))
         if done == 0:
             raise DataError("no images to ablate on")
         self.read = keeping if sum(len(batch.labels) for batch in keeping) == done else None
@@ -341,13 +334,13 @@ class Trial:
         if classes is not None and len(set(classes)) < len(classes):
             raise InputError(f"classes is {list(classes)}: one of them stands twice")
         data = getattr(self.batches, "dataset", None)
-        if classes is not None and data is not None and has_targets(data):
-            refuse_absent(classes, set(targets_of(data)), self.names)
+        if classes is not None and data is not None and has_labels(data):
+            refuse_absent(classes, set(image_labels(data)), self.names)
 
     def _batches(self) -> Iterator[_Batch]:
         device = next(self.model.parameters()).device
         seen: Counter[int] = Counter()
-        for images, labels in checked(self.batches):
+        for images, labels in validate_batches(self.batches):
             on_device = images.to(device, non_blocking=True)
             halves = []
             for label in labels.tolist():
@@ -358,7 +351,7 @@ class Trial:
 
     def _fits(self, batch: _Batch) -> bool:
         """Whether what is given of all images may be kept: 0 images are not known to be few."""
-        images = images_in(self.batches)
+        images = count_images(self.batches)
         return batch.given is not None and 0 < images * batch.given.image_bytes < self.memory / 2
 
     def _by_tail(self, tail: Tail, given: Given, keep: Tensor) -> Iterator[_Pass]:
@@ -455,5 +448,5 @@ def refuse_absent(classes: Iterable[int], there: Container[int], names: Sequence
 
 
 def _layers_of(model: nn.Module, data: Images, names: Sequence[str]) -> Sequence[Layer]:
-    example = first_images(select(data, batch_size=1))
+    example = first_image(select_batches(data, batch_size=1))
     return find_layers(model, example.to(next(model.parameters()).device), names)

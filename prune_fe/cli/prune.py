@@ -44,7 +44,7 @@ def prune(
     from prune_fe.measure.cost import cost
     from prune_fe.models.saved import save
     from prune_fe.pruning.prune import prune as prune_units
-    from prune_fe.scoring.score import weights_hash
+    from prune_fe.scoring.fingerprint import hash_weights
     from prune_fe.scoring.scores import load_scores
     from prune_fe.training.recalibration import recalibrate as recalibrate_norms
 
@@ -53,7 +53,7 @@ def prune(
     network, splits, example = loaded.network, loaded.splits, loaded.example
     if splits is not None and recalibrate is not None and recalibrate > len(image_labels(splits.train)):
         raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(splits.train))} training images")
-    if loaded_scores.provenance.get("model_sha256", "") != weights_hash(network):
+    if loaded_scores.provenance.get("model_sha256", "") != hash_weights(network):
         reporter.say(f"note: {scores} holds scores of other weights than these, or does not say of which")
     pruned = prune_units(network, loaded_scores, example=example, options=options)
     for step in pruned.steps:

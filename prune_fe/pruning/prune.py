@@ -22,7 +22,8 @@ from prune_fe.pruning.plan import match_layers, plan_quotas, start_plan
 from prune_fe.pruning.ranking import Array, with_removed_units
 from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
-from prune_fe.scoring.scores import Scores, architecture
+from prune_fe.scoring.fingerprint import hash_architecture
+from prune_fe.scoring.scores import Scores
 
 TARGET_TOLERANCE = 0.01
 """How close a target has to be met, as a share of it, without a note."""
@@ -76,7 +77,7 @@ def prune(
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
     if not isinstance(scores, Scores):
         raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
-    if scores.provenance.get("architecture_sha256", architecture(model)) != architecture(model):
+    if scores.provenance.get("architecture_sha256", hash_architecture(model)) != hash_architecture(model):
         raise InputError(
             f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
             "or their settings differ; score this one"

@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from prune_fe.data.images import (
-    Batches,
-    Images,
-    choose,
-    class_names,
-    first_images,
-    has_targets,
-    image_names,
-    images_in,
-    select,
-    targets_of,
-)
+from prune_fe.data.batches import Batches, Images, first_image
+from prune_fe.data.labels import class_names, has_labels
+from prune_fe.data.sampling import choose_images, select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
+from prune_fe.options import validate_options
 from prune_fe.scorers import resolve_scorer, scorer_name
-from prune_fe.scorers.base import Scorer
-from prune_fe.scoring.collection import Collection, Progress, State
-from prune_fe.scoring.scores import Scores, architecture, load_scores
-from prune_fe.tracing.feature_maps import Layer, convolutions, evaluating, find_layers
+from prune_fe.scorers.base import LayerScore, Scorer
+from prune_fe.scoring.collection import Collection, Progress
+from prune_fe.scoring.inputs import ImageList, ScoringInputs
+from prune_fe.scoring.options import ScoreOptions
+from prune_fe.scoring.scores import Array, Scores, load_scores
+from prune_fe.scoring.snapshot import Snapshot
+from prune_fe.tracing.feature_maps import Layer
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-"""What a scorer may be called where its label names a folder."""
+"""Pattern of the labels that name a folder."""
 
 Scorers = Sequence[str | Scorer] | Mapping[str, str | Scorer]
+"""Names or scorers, or a label for each."""
 
 
 def score(
@@ -48,30 +40,49 @@ def score(
     data: Images | None = None,
     scorer: str | Scorer = "feature-entropy",
     *,
-    layers: Sequence[str] | None = None,
-    classes: int | Sequence[int] | None = None,
-    samples: int | None = None,
+    options: ScoreOptions | None = None,
     seed: int = 0,
-    batch_size: int = 64,
     workers: int = 0,
     example: Tensor | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Scores:
-    """Score every unit of `model` (any nn.Module) with one scorer.
+    """Score every unit of `model` with one scorer.
 
-    data: a data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
-    scorer that reads weights only. From a data set, `samples` images of each class are drawn with `seed`, of
-    `classes` (how many, or which; default all). layers: names of modules; default every convolution with a map.
-    example: one image (1, channels, height, width) that the model runs on; default the first one to score with.
+    The model is left as it was: weights, mode, hooks and gradients. Under torch.distributed each process measures its
+    share of the images, and every process returns the same scores.
 
-    The model is left as it was: weights, mode, hooks and gradients. Under torch.distributed each process measures
-    its share of the images, and every process returns the same scores.
+    Args:
+        model: Any network.
+        data: Data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
+            scorer that reads weights only.
+        scorer: Name of a scorer (a key of `SCORERS`), or a scorer.
+        options: Which images and which layers; the default is all.
+        seed: Seed with which the classes and images are drawn.
+        workers: Processes that read images.
+        example: One image (1, channels, height, width) that the model runs on; the default is the first image.
+        progress: Called with (images done, images in all or 0 when unknown).
+        settings: Single options instead of those of `options`, such as `samples=100`; see `ScoreOptions`.
+
+    Returns:
+        One score for each unit, and the quantities that it was computed from.
+
+    Raises:
+        InputError: An option is out of range, or the scorer cannot score a layer.
+        DataError: Images are missing or too few.
     """
-    found = score_all(
-        model, data, [scorer], layers=layers, classes=classes, samples=samples, seed=seed, batch_size=batch_size,
-        workers=workers, example=example, progress=progress,
-    )  # fmt: skip
-    return next(iter(found.values()))
+    scores = score_all(
+        model,
+        data,
+        [scorer],
+        options=options,
+        seed=seed,
+        workers=workers,
+        example=example,
+        progress=progress,
+        **settings,
+    )
+    return next(iter(scores.values()))
 
 
 def score_all(
@@ -79,227 +90,166 @@ def score_all(
     data: Images | None,
     scorers: Scorers,
     *,
-    layers: Sequence[str] | None = None,
-    classes: int | Sequence[int] | None = None,
-    samples: int | None = None,
+    options: ScoreOptions | None = None,
     seed: int = 0,
-    batch_size: int = 64,
     workers: int = 0,
     example: Tensor | None = None,
     progress: Progress | None = None,
     folder: str | Path | None = None,
+    **settings: Any,
 ) -> dict[str, Scores]:
-    """What score() does, with several scorers that share one pass over the images: label -> scores.
+    """Score every unit of `model` with several scorers that share one pass over the images.
 
-    scorers: names or scorers; or label -> one of these, to tell two settings of one scorer apart.
+    Args:
+        model: Any network.
+        data: As in `score`.
+        scorers: Names or scorers; or label -> name or scorer, which tells two settings of one scorer apart.
+        options: As in `score`.
+        seed: As in `score`.
+        workers: As in `score`.
+        example: As in `score`.
+        progress: As in `score`.
+        folder: Where the scores are stored, in folder/<label>, and what an interruption leaves unfinished. A call for
+            the same model, images and settings uses the stored scores, and continues what is unfinished with the same
+            result to the bit. Needs a data set.
+        settings: As in `score`.
 
-    folder: keeps what is finished in folder/<label>, and what an interruption leaves. A call for the same model,
-    images and settings reuses the one and goes on with the other, to the same bits; InputError where it holds
-    scores of something else. Needs a data set: ready batches have no names to know them by.
+    Returns:
+        Label, or name of the scorer -> scores.
+
+    Raises:
+        InputError: An option is out of range, a scorer cannot score a layer, or `folder` holds scores of another
+            model, other images or other settings.
+        DataError: Images are missing or too few.
+        CheckpointError: Scores in `folder` are damaged.
     """
-    judges = _labelled(scorers)
+    choice = validate_options(ScoreOptions, options, **settings)
+    resolved = _resolve_scorers(scorers)
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {model!r}; it must be an nn.Module")
-    readers = {label: judge for label, judge in judges.items() if judge.needs_data}
+    readers = [label for label, scorer in resolved.items() if scorer.needs_data]
     if readers and data is None:
-        raise InputError(f"scorer {next(iter(readers))!r} needs images: pass data=")
+        raise InputError(f"scorer {readers[0]!r} needs images: pass data=")
     if readers and folder is not None and not isinstance(data, Dataset):
         raise InputError("folder= needs a data set; ready batches have no names to know them by")
-    read, chosen = None, _Chosen()
+    read, chosen = None, ImageList()
     if readers and data is not None:
-        options = {"batch_size": batch_size, "workers": workers}
-        read = functools.partial(select, data, classes, samples, seed, **options)
-        # Labels that are nowhere written down cost a reading of all images: only if they are needed.
-        if isinstance(data, Dataset) and (has_targets(data) or (classes, samples, folder) != (None, None, None)):
-            chosen = _Chosen.of(data, choose(data, classes, samples, seed))
+        sample = (choice.classes, choice.samples, seed)
+        read = functools.partial(select_batches, data, *sample, batch_size=choice.batch_size, workers=workers)
+        # Without `targets` the labels cost a reading of all images, so they are looked up only if they are needed.
+        is_needed = (choice.classes, choice.samples, folder) != (None, None, None)
+        if isinstance(data, Dataset) and (has_labels(data) or is_needed):
+            chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
-        example = _example(judges, data, read)
-    task = _Task.of(model, example, layers, read, chosen)
-    for judge in judges.values():
-        judge.check(task.layers, task.images, chosen.labels)
-    place = Path(folder) if folder is not None else None
-    return _scored(task, judges, class_names(data), batch_size, place, progress)
+        example = _find_example(resolved, data, read)
+    inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen)
+    for scorer in resolved.values():
+        scorer.check(inputs.layers, inputs.n_images, chosen.labels)
+    if folder is None:
+        return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
+    return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
 
 
-def _scored(
-    task: _Task,
-    judges: Mapping[str, Scorer],
-    names: tuple[str, ...],
+def check_scorer(
+    scorer: Scorer, model: nn.Module, layers: Sequence[Layer], example: Tensor, images: int, labels: set[int]
+) -> None:
+    """Raise the error that `scorer` would have for these layers, before any image is read.
+
+    Args:
+        scorer: The scorer.
+        model: The network.
+        layers: The layers to score.
+        example: One image (1, channels, height, width).
+        images: Number of images.
+        labels: Labels that occur.
+
+    Raises:
+        InputError: The scorer cannot score a layer.
+    """
+    scorer.check(layers, images, labels)
+    if scorer.needs_data:
+        scorer.observed_layers(model, layers, example)
+    else:
+        scorer.score(model, layers, {}, example)
+
+
+def _score_into(
+    folder: Path,
+    inputs: ScoringInputs,
+    scorers: Mapping[str, Scorer],
+    classes: tuple[str, ...],
+    batch_size: int,
+    progress: Progress | None,
+) -> dict[str, Scores]:
+    """Return the scores that `folder` holds already, and score with the other scorers."""
+    for label in scorers:
+        if not (isinstance(label, str) and re.fullmatch(LABEL, label)):
+            raise InputError(f"label {label!r}: it names a folder; allowed are letters, digits, '_', '.' and '-'")
+    finished = _load_finished(folder, {label: inputs.provenance(scorer)["key"] for label, scorer in scorers.items()})
+    pending = {label: scorer for label, scorer in scorers.items() if label not in finished}
+    scores = finished | _score_pending(inputs, pending, classes, batch_size, folder, progress)
+    return {label: scores[label] for label in scorers}
+
+
+def _score_pending(
+    inputs: ScoringInputs,
+    scorers: Mapping[str, Scorer],
+    classes: tuple[str, ...],
     batch_size: int,
     folder: Path | None,
     progress: Progress | None,
 ) -> dict[str, Scores]:
-    """Label -> scores: what is finished from `folder`, the rest from one pass; what can be judged is kept first."""
-    for label in judges if folder is not None else ():
-        if not (isinstance(label, str) and re.fullmatch(LABEL, label)):
-            raise InputError(f"label {label!r}: it names a folder; allowed are letters, digits, '_', '.' and '-'")
-    keys = {label: task.provenance(judge)["key"] for label, judge in judges.items()}
-    found = _finished(folder, keys) if folder is not None else {}
-    pending = {label: judge for label, judge in judges.items() if label not in found}
-    readers = {label: judge for label, judge in pending.items() if judge.needs_data}
-    names = (names or task.outputs()) if readers else ()
-    collection = Collection(readers, {label: task.observed(readers[label]) for label in readers}, names, task.device)
-    work = json.dumps([batch_size, world_size(), names, {label: keys[label] for label in readers}])
-    state = State(folder, work) if folder is not None else None
-    if task.read is not None and readers:
-        collection.run(task.model, task.read, progress, state)
-    faults = []
-    for label, result in _judged(task, pending, collection):
+    """Score in one pass, and store the scores of every scorer in `folder` before the error of another is raised."""
+    readers = {label: scorer for label, scorer in scorers.items() if scorer.needs_data}
+    names = (classes or inputs.output_names()) if readers else ()
+    observed = {label: inputs.observed_layers(scorer) for label, scorer in readers.items()}
+    collection = Collection(readers, observed, names, inputs.device)
+    snapshot = None
+    if folder is not None:
+        keys = {label: inputs.provenance(scorer)["key"] for label, scorer in readers.items()}
+        # The sums of floating-point numbers depend on the batches and on the share of this process.
+        snapshot = Snapshot(folder, json.dumps([batch_size, world_size(), names, keys]))
+    if inputs.read is not None and readers:
+        collection.run(inputs.model, inputs.read, progress, snapshot)
+    scores: dict[str, Scores] = {}
+    errors: list[InputError] = []
+    for label, result in _scores_from(collection, inputs, scorers):
         if isinstance(result, InputError):
-            faults.append(result)
+            errors.append(result)
             continue
-        found[label] = result
+        scores[label] = result
         if folder is not None and rank() == 0:
             result.save(folder / label)
-    if faults:
-        raise faults[0]
-    if state is not None:
-        state.remove()
-    return {label: found[label] for label in judges}
+    if errors:
+        raise errors[0]
+    if snapshot is not None:
+        snapshot.remove()
+    return scores
 
 
-def check_judge(
-    judge: Scorer, model: nn.Module, layers: Sequence[Layer], example: Tensor, images: int, labels: set[int]
-) -> None:
-    """Raise the InputError that `judge` has for these layers, before any image is read. images: how many there will be,
-    labels: of which classes."""
-    judge.check(layers, images, labels)
-    if judge.needs_data:
-        judge.observed(model, layers, example)
-    else:
-        judge.score(model, layers, {}, example)
-
-
-def _example(judges: Mapping[str, Scorer], data: Images | None, read: Callable[..., Batches] | None) -> Tensor | None:
-    """The first image that is read; None where no scorer wants to see the network run."""
-    if read is not None:
-        return first_images(read(batch_size=1, workers=0))
-    unseen = [label for label, judge in judges.items() if judge.needs_example]
-    if unseen and data is None:
-        raise InputError(f"scorer {unseen[0]!r} looks at the network as it runs: pass example=, zeros will do")
-    return first_images(select(data, batch_size=1)) if unseen and data is not None else None
-
-
-def _labelled(scorers: Scorers) -> dict[str, Scorer]:
-    if isinstance(scorers, str) or not scorers:
-        raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
-    if isinstance(scorers, Mapping):
-        return {label: resolve_scorer(scorer) for label, scorer in scorers.items()}
-    judges = [resolve_scorer(scorer) for scorer in scorers]
-    pairs = [(scorer_name(judge), judge) for judge in judges]
-    if twice := [name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])]:
-        raise InputError(f"scorer {twice[0]!r} stands twice: give each a label, {{label: scorer}}")
-    return dict(pairs)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The images that are read: (name, class) of each, and the labels that occur; empty when they are not known."""
-
-    images: Sequence[tuple[str, str]] = ()
-    labels: frozenset[int] = frozenset()
-
-    @classmethod
-    def of(cls, data: Dataset[Any], numbers: Sequence[int]) -> Self:
-        targets, names = targets_of(data), class_names(data)
-        labels = [targets[number] for number in numbers]
-        of_class = (names[label] if 0 <= label < len(names) else str(label) for label in labels)
-        return cls(list(zip(image_names(data, numbers), of_class, strict=True)), frozenset(labels))
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What is to be scored, and on which images: all but the scorers.
-
-    read(skip=n): the batches without their first n images; None when no scorer reads any. example: one image, None
-    without any.
-    """
-
-    model: nn.Module
-    layers: tuple[Layer, ...]
-    example: Tensor | None
-    read: Callable[..., Batches] | None
-    chosen: _Chosen
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, example: Tensor | None, layers: Sequence[str] | None,
-        read: Callable[..., Batches] | None, chosen: _Chosen,
-    ) -> Self:  # fmt: skip
-        if example is None:
-            return cls(model, convolutions(model, layers), None, read, chosen)
-        example = example[:1].to(next(model.parameters()).device)
-        return cls(model, find_layers(model, example, layers), example, read, chosen)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def images(self) -> int:
-        """How many images there are, 0 when there are none or it is not known."""
-        return len(self.chosen.images) or (images_in(self.read()) if self.read is not None else 0)
-
-    @functools.cached_property
-    def network(self) -> dict[str, Any]:
-        return {
-            "version": metadata.version("prune-fe"),
-            "model": type(self.model).__name__,
-            "model_sha256": weights_hash(self.model),
-            "architecture_sha256": architecture(self.model),
-        }
-
-    @functools.cached_property
-    def sample(self) -> dict[str, Any]:
-        """The images. Names alone do not tell how they were resized; the example's pixels do."""
-        example = {} if self.example is None else {"example": self.example}
-        return {"images": self.chosen.images, "example_sha256": _hash(example)}
-
-    def provenance(self, judge: Scorer) -> dict[str, Any]:
-        """What the scores come from, and `key`, which tells in one word all that they depend on."""
-        sees = judge.needs_data or judge.needs_example
-        about = self.network | (self.sample if judge.needs_data else {})
-        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
-        whole = [about, layers if sees else list(layers), scorer_name(judge), judge.settings]
-        said = json.dumps(whole, sort_keys=True)
-        return about | {"layers": layers, "key": hashlib.sha256(said.encode()).hexdigest()}
-
-    def observed(self, judge: Scorer) -> Sequence[Layer]:
-        assert self.example is not None
-        return judge.observed(self.model, self.layers, self.example)
-
-    def outputs(self) -> tuple[str, ...]:
-        """Names for the classes that the model tells apart, where the data has none: their numbers."""
-        with evaluating(self.model), torch.no_grad():
-            output = self.model(self.example)
-        if not isinstance(output, Tensor) or output.ndim != 2:
-            raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
-        return tuple(map(str, range(output.shape[1])))
-
-
-def _judged(
-    task: _Task, judges: Mapping[str, Scorer], collection: Collection
+def _scores_from(
+    collection: Collection, inputs: ScoringInputs, scorers: Mapping[str, Scorer]
 ) -> Iterator[tuple[str, Scores | InputError]]:
-    """(label, scores, or why there are none) of every scorer from what was collected."""
-    sums, counts = collection.gathered()
-    network_seconds = collection.network_seconds  # before the scorers' meters go on to measure score()
-    for label, judge in judges.items():
-        meter = collection.meters.get(label) or Meter(task.device)
-        of_class = dict(zip(collection.classes, counts.tolist(), strict=True)) if judge.needs_data else {}
+    """Yield for every label the scores that the collected sums give, or why there are none."""
+    sums, counts = collection.gather_sums()
+    network_seconds = collection.network_seconds  # before the meters go on to measure score() below
+    for label, scorer in scorers.items():
+        meter = collection.meters.get(label) or Meter(inputs.device)
+        n_images = dict(zip(collection.classes, counts.tolist(), strict=True)) if scorer.needs_data else {}
         try:
             with meter.measuring():
-                results = judge.score(task.model, task.layers, sums.get(label, {}), task.example)
+                results = scorer.score(inputs.model, inputs.layers, sums.get(label, {}), inputs.example)
             scores = Scores(
-                scorer=scorer_name(judge),
-                keep={name: result.keep.cpu().numpy() + 0.0 for name, result in results.items()},  # no −0
-                raw=_by_quantity({name: result.raw for name, result in results.items()}),
-                classes=tuple(name for name, count in of_class.items() if count),
-                images=sum(of_class.values()),
-                seconds=meter.seconds + (network_seconds if judge.needs_data else 0.0),
-                settings=judge.settings,
+                scorer=scorer_name(scorer),
+                keep={name: result.keep.cpu().numpy() + 0.0 for name, result in results.items()},  # -0 becomes 0
+                raw=_group_by_quantity(results),
+                classes=tuple(name for name, count in n_images.items() if count),
+                images=sum(n_images.values()),
+                seconds=meter.seconds + (network_seconds if scorer.needs_data else 0.0),
+                settings=scorer.settings,
                 own_seconds=meter.seconds,
                 peak_bytes=meter.peak_bytes,
-                provenance=task.provenance(judge),
+                provenance=inputs.provenance(scorer),
             )
         except InputError as error:
             yield label, error
@@ -307,47 +257,73 @@ def _judged(
             yield label, scores
 
 
-def _finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
-    """The scores that `folder` holds of these labels, as the first process sees it; InputError when they are of
-    something else, CheckpointError when they are damaged."""
-    found: dict[str, Scores] = {}
-    fault: PruneFEError | None = None
-    for label, key in keys.items():
+def _load_finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
+    """Load the scores that `folder` holds on rank 0, and broadcast them.
+
+    Args:
+        folder: Folder that holds one folder for each label.
+        keys: Label -> the key that the provenance of its scores must have.
+
+    Raises:
+        InputError: Scores of a label have another key.
+        CheckpointError: Scores of a label are damaged.
+    """
+    scores: dict[str, Scores] = {}
+    error: PruneFEError | None = None
+    for label, key in keys.items() if rank() == 0 else ():
         path = folder / label
+        if not (path / "scores.npz").exists():
+            continue
         try:
-            if rank() == 0 and (path / "scores.npz").exists():
-                found[label] = load_scores(path)
-                if found[label].provenance.get("key") != key:
-                    raise InputError(
-                        f"{path} holds scores of another model, other images or other settings; choose another folder"
-                    )
-        except CheckpointError as error:  # which all processes must hear of
-            fault = fault or CheckpointError(f"{error}; delete {path}, and it is made again")
-        except PruneFEError as error:
-            fault = fault or error
-    found, fault = all_gather((found, fault))[0]
-    if fault is not None:
-        raise fault
-    return found
+            scores[label] = load_scores(path)
+            if scores[label].provenance.get("key") != key:
+                raise InputError(
+                    f"{path} holds scores of another model, other images or other settings; choose another folder"
+                )
+        except CheckpointError as damage:
+            error = error or CheckpointError(f"{damage}; delete {path}, and it is made again")
+        except PruneFEError as mismatch:
+            error = error or mismatch
+    # An error is broadcast too: the other processes would wait for rank 0.
+    scores, error = all_gather((scores, error))[0]
+    if error is not None:
+        raise error
+    return scores
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of the state dict."""
-    return _hash(model.state_dict())
+def _find_example(
+    scorers: Mapping[str, Scorer], data: Images | None, read: Callable[..., Batches] | None
+) -> Tensor | None:
+    """Return the first image that is read; None where no scorer needs to see the network run."""
+    if read is not None:
+        return first_image(read(batch_size=1, workers=0))
+    tracers = [label for label, scorer in scorers.items() if scorer.needs_example]
+    if not tracers:
+        return None
+    if data is None:
+        raise InputError(f"scorer {tracers[0]!r} looks at the network as it runs: pass example=, zeros will do")
+    return first_image(select_batches(data, batch_size=1))
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bits."""
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _resolve_scorers(scorers: Scorers) -> dict[str, Scorer]:
+    """Return label -> scorer; where no labels are given, the names of the scorers are the labels."""
+    if isinstance(scorers, str) or not scorers:
+        raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
+    if isinstance(scorers, Mapping):
+        return {label: resolve_scorer(scorer) for label, scorer in scorers.items()}
+    labelled: dict[str, Scorer] = {}
+    for scorer in map(resolve_scorer, scorers):
+        name = scorer_name(scorer)
+        if name in labelled:
+            raise InputError(f"scorer {name!r} stands twice: give each a label, {{label: scorer}}")
+        labelled[name] = scorer
+    return labelled
 
 
-def _by_quantity(raw: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
-    quantities: dict[str, dict[str, Any]] = {}
-    for layer, values in raw.items():
-        for quantity, value in values.items():
+def _group_by_quantity(results: Mapping[str, LayerScore]) -> dict[str, dict[str, Array]]:
+    """Return quantity -> layer name -> values, from layer name -> result."""
+    quantities: dict[str, dict[str, Array]] = {}
+    for layer, result in results.items():
+        for quantity, value in result.raw.items():
             quantities.setdefault(quantity, {})[layer] = value.cpu().numpy()
     return quantities

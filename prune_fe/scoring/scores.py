@@ -1,38 +1,43 @@
-"""What a scorer says about the units of a network, and which of them are weakest."""
+"""The scores of a network's units, and how they are saved and loaded."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.io import safe_cell
+from prune_fe.io import read_npz, safe_cell, write_npz
 
 Array = NDArray[Any]
 
-ABOUT = ("scorer", "classes", "images", "seconds", "settings", "own_seconds", "peak_bytes", "provenance")
-"""The fields of Scores that are no arrays."""
+METADATA = ("scorer", "classes", "images", "seconds", "settings", "own_seconds", "peak_bytes", "provenance")
+"""The fields of Scores that are not arrays."""
+
+FILE_NAME = "scores.npz"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One number a unit, higher = keep, and the quantities it came from.
+    """The scores of a network's units, higher = keep, and the quantities that they were computed from.
 
-    keep: layer name -> (units,) float64, finite.
-    raw: quantity -> layer name -> (units,), or (classes, units) in the order of `classes`. The quantity's name ends
-    in its unit of measure (`feature_entropy_nats`).
-    seconds: of scoring, with the images' way through the network; own_seconds: of the scorer alone, and peak_bytes the
-    memory that it needed on top of the network's (None: not known).
-    provenance: the network's SHA-256, the layers, the name and label of every image; `key` stands for all of it.
+    Attributes:
+        scorer: Name of the scorer.
+        keep: Layer name -> the score of each unit, (units,) float64, finite.
+        raw: Quantity -> layer name -> (units,), or (classes, units) in the order of `classes`. The name of a quantity
+            ends in its unit of measure, as in `feature_entropy_nats`.
+        classes: Names of the classes that the images are of.
+        images: Number of images.
+        seconds: Duration of scoring, including the network's forward passes.
+        settings: Settings of the scorer.
+        own_seconds: Duration of the scorer alone.
+        peak_bytes: Memory that the scorer needed in addition to the network's; None where it is not known.
+        provenance: Hash of the network, its layers, and name and class of every image. Its `key` identifies all of it.
     """
 
     scorer: str
@@ -54,12 +59,15 @@ class Scores:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Where the scores come from, without the list of the images: the key stands for it."""
+        """Where the scores come from, in short: without the list of the images, which the key identifies."""
         known = {name: self.provenance[name] for name in ("key", "model_sha256") if name in self.provenance}
         return {"scorer": self.scorer, "settings": dict(self.settings), "images": self.images} | known
 
     def weakest(self, layer: str, count: int) -> list[int]:
-        """The `count` units of `layer` that go first, weakest first; equal units in the order of their number.
+        """Return the `count` units of `layer` with the lowest scores, lowest first, equal scores by unit number.
+
+        Raises:
+            InputError: The layer has no scores.
 
         >>> Scores("random", {"conv": np.array([3.0, 1.0, 1.0, 2.0])}).weakest("conv", 3)
         [1, 2, 3]
@@ -69,93 +77,100 @@ class Scores:
         return weakest(self.keep[layer], count)
 
     def layer_mean(self, quantity: str, layer: str) -> float:
-        """The mean of a quantity over the units and classes of a layer, where it is finite; +∞ if nowhere. For
-        feature_entropy_nats it is the layer's entropy in figures 5, 6, 9 and 11 of the paper."""
-        values = self.raw[quantity][layer]
-        return float(_finite_mean(values.reshape(-1, 1))[0])
+        """Return the mean of a quantity over the units and classes of a layer where it is finite; inf if nowhere.
+
+        For `feature_entropy_nats` it is the entropy of a layer in figures 5, 6, 9 and 11 of Zhao & Zhang (2022).
+        """
+        return float(_finite_mean(self.raw[quantity][layer].reshape(-1, 1))[0])
 
     def save(self, folder: Path) -> None:
-        """Write `scores.csv`, a row a unit with the mean over classes, `classes.csv`, a row a unit and class with what
-        is known of each class, `layers.csv`, a row a layer with the mean over its units, and last `scores.npz` with
-        everything."""
+        """Write scores.csv, classes.csv, layers.csv and scores.npz to a folder, which is created if it is missing.
+
+        The tables have a row for each unit (with means over the classes), for each unit and class (where a quantity
+        is known for each class), and for each layer (with means over its units). scores.npz holds everything; it is
+        written last, so that it marks a finished folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         by_class = [quantity for quantity, layers in self.raw.items() if next(iter(layers.values())).ndim == 2]
         if by_class:
-            with (folder / "classes.csv").open("w", newline="") as file:
-                csv.writer(file).writerows(self._of_each_class(by_class))
-        with (folder / "layers.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["layer", "units", *self.raw])
-            for layer, keep in self.keep.items():
-                table.writerow([layer, len(keep), *(repr(self.layer_mean(quantity, layer)) for quantity in self.raw)])
-        with (folder / "scores.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layer", "unit", "keep", *self.raw])
-            for layer, keep in self.keep.items():
-                means = [_over_classes(quantity[layer]) for quantity in self.raw.values()]
-                for unit, value in enumerate(keep):
-                    writer.writerow([layer, unit, repr(float(value)), *(repr(float(mean[unit])) for mean in means)])
-        about = {name: getattr(self, name) for name in ABOUT} | {
-            "layers": list(self.keep),
-            "quantities": list(self.raw),
-        }
+            _write_table(folder / "classes.csv", ["layer", "unit", "class", *by_class], self._class_rows(by_class))
+        _write_table(folder / "layers.csv", ["layer", "units", *self.raw], self._layer_rows())
+        _write_table(folder / "scores.csv", ["layer", "unit", "keep", *self.raw], self._unit_rows())
+        metadata = {name: getattr(self, name) for name in METADATA}
         arrays = {f"keep/{layer}": keep for layer, keep in self.keep.items()}
         for quantity, by_layer in self.raw.items():
             arrays |= {f"{quantity}/{layer}": values for layer, values in by_layer.items()}
-        partial = folder / ".scores.npz"
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        partial.replace(folder / "scores.npz")
+        names = {"layers": list(self.keep), "quantities": list(self.raw)}
+        write_npz(folder / FILE_NAME, metadata | names, arrays)
 
-    def _of_each_class(self, quantities: Sequence[str]) -> Iterator[Sequence[Any]]:
-        yield ["layer", "unit", "class", *quantities]
+    def _layer_rows(self) -> Iterator[list[Any]]:
+        for layer, keep in self.keep.items():
+            yield [layer, len(keep), *(self.layer_mean(quantity, layer) for quantity in self.raw)]
+
+    def _unit_rows(self) -> Iterator[list[Any]]:
+        for layer, keep in self.keep.items():
+            means = [_over_classes(by_layer[layer]).astype(float).tolist() for by_layer in self.raw.values()]
+            for unit, score in enumerate(keep.astype(float).tolist()):
+                yield [layer, unit, score, *(mean[unit] for mean in means)]
+
+    def _class_rows(self, quantities: Sequence[str]) -> Iterator[list[Any]]:
         for layer, keep in self.keep.items():
             for unit in range(len(keep)):
-                for number, name in enumerate(self.classes):
-                    values = (repr(float(self.raw[quantity][layer][number, unit])) for quantity in quantities)
+                for index, name in enumerate(self.classes):
+                    values = (float(self.raw[quantity][layer][index, unit]) for quantity in quantities)
                     yield [layer, unit, safe_cell(name), *values]
 
 
-def architecture(model: Any) -> str:
-    """SHA-256 of what the network prints of itself: its modules and their settings, not its weights."""
-    return hashlib.sha256(repr(model).encode()).hexdigest()
-
-
-def weakest(keep: Array, count: int) -> list[int]:
-    """The numbers of the `count` smallest entries of keep (units,), smallest first, ties by number."""
-    return np.argsort(keep, kind="stable")[:count].tolist()
+def weakest(scores: Array, count: int) -> list[int]:
+    """Return the indices of the `count` smallest of some scores (units,), smallest first, equal ones by index."""
+    return np.argsort(scores, kind="stable")[:count].tolist()
 
 
 def load_scores(folder: str | Path) -> Scores:
-    """The scores that Scores.save wrote to `folder`, or to the only folder of scores in it, to the bit."""
-    path = Path(folder) / "scores.npz"
+    """Load the scores that `Scores.save` wrote, to the bit.
+
+    Args:
+        folder: The folder, or one that holds a single folder of scores.
+
+    Raises:
+        CheckpointError: There are no scores, those of several scorers, or a damaged file.
+    """
+    path = Path(folder) / FILE_NAME
     if not path.exists():
-        inner = sorted(Path(folder).glob("*/scores.npz"))
+        inner = sorted(Path(folder).glob(f"*/{FILE_NAME}"))
         if len(inner) > 1:
-            raise CheckpointError(
-                f"{folder} holds scores of {', '.join(p.parent.name for p in inner)}: name one folder"
-            )
+            names = ", ".join(path.parent.name for path in inner)
+            raise CheckpointError(f"{folder} holds scores of {names}: name one folder")
         if not inner:
             raise CheckpointError(f"{path}: no such file; Scores.save writes one")
         path = inner[0]
+    metadata, arrays = read_npz(path)
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            layers = about["layers"]
-            keep = {layer: file[f"keep/{layer}"] for layer in layers}
-            raw = {q: {layer: file[f"{q}/{layer}"] for layer in layers} for q in about["quantities"]}
-            known = {name: about[name] for name in ABOUT if name in about}
-            return Scores(keep=keep, raw=raw, **known | {"classes": tuple(about["classes"])})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        layers = metadata["layers"]
+        keep = {layer: arrays[f"keep/{layer}"] for layer in layers}
+        raw = {q: {layer: arrays[f"{q}/{layer}"] for layer in layers} for q in metadata["quantities"]}
+        # Files of earlier versions lack some fields.
+        known = {name: metadata[name] for name in METADATA if name in metadata}
+        return Scores(keep=keep, raw=raw, **known | {"classes": tuple(metadata["classes"])})
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a scores file that can be read ({error})") from error
 
 
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV table row by row: that of the classes may have millions of rows."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
 def _over_classes(values: Array) -> Array:
+    """Return (units,): the mean over the classes where there are any."""
     return values if values.ndim == 1 else _finite_mean(values)
 
 
 def _finite_mean(values: Array) -> Array:
-    """The mean over the first axis, of the finite values; +∞ where there is none."""
+    """Return the mean of the finite values over the first axis; inf where there is none."""
     finite = np.isfinite(values)
     totals = np.where(finite, values, 0).sum(axis=0)
     return np.where(finite.any(axis=0), totals / np.maximum(finite.sum(axis=0), 1), np.inf)

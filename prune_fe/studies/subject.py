@@ -19,7 +19,7 @@ from prune_fe.experiment.recipe import ScorerEntry
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.report.tables import Table
 from prune_fe.scorers.base import Scorer
-from prune_fe.scoring.score import check_judge, score_all
+from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.studies.indicators import ALL_INDICATORS, RATE, H
 from prune_fe.studies.options import SubjectOptions
@@ -109,7 +109,7 @@ class Subject:
         for indicator in ALL_INDICATORS:
             scorer = indicator.build_scorer(self.label)
             try:
-                check_judge(scorer, self.network, [self.layer], self.example, self.samples, labels)
+                check_scorer(scorer, self.network, [self.layer], self.example, self.samples, labels)
             except InputError as error:
                 if indicator.scorer == H.scorer:
                     raise

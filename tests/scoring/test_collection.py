@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from prune_fe.data import images as data
+from prune_fe.data import sampling
+from prune_fe.data.sampling import choose_images
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.scorers import SCORERS
 from prune_fe.scorers.apoz import APoZ
@@ -22,9 +23,9 @@ from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scorers.nisp import NISP
 from prune_fe.scoring import collection as collecting
 from prune_fe.scoring import score as scoring
-from prune_fe.scoring.collection import _Total
 from prune_fe.scoring.score import score, score_all
 from prune_fe.scoring.scores import Scores, load_scores
+from prune_fe.scoring.sums import RunningSum
 
 READERS = [name for name in SCORERS if SCORERS[name].needs_data]
 BATCH = 4
@@ -213,7 +214,7 @@ def test_a_sample_of_the_classes_is_resumed_too(net: Net, images: Counting, tmp_
 def test_what_is_unfinished_is_also_written_now_and_then(
     net: Net, images: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collecting, "STATE_SECONDS", 0.0)
+    monkeypatch.setattr(collecting, "SNAPSHOT_SECONDS", 0.0)
     there: list[bool] = []
     scored(net, images, tmp_path, progress=lambda done, total: there.append((tmp_path / ".unfinished-0").exists()))
     assert there == [False, True, True, True, True, True]
@@ -265,8 +266,8 @@ def test_what_two_processes_left_is_not_gone_on_with_by_one(
 ) -> None:
     whole = scored(net, images, None)
     with monkeypatch.context() as patch:
-        for module in (data, scoring):
-            patch.setattr(module, "world", lambda: 2)
+        for module in (sampling, scoring):
+            patch.setattr(module, "world_size", lambda: 2)
         interrupt(net, images, tmp_path)
     resumed = scored(net, images, tmp_path)
     for name in READERS:
@@ -437,7 +438,7 @@ def test_ready_batches_have_no_names_and_take_no_folder(net: Net, images: Counti
 def test_scores_know_where_they_come_from(net: Net, images: Counting, tmp_path: Path) -> None:
     scored(net, images, tmp_path, ["apoz", "l1-filter"], samples=2, seed=3)
     about = load_scores(tmp_path / "apoz").provenance
-    chosen = data.choose(images, None, 2, 3)
+    chosen = choose_images(images, None, 2, 3)
     assert about["images"] == [[str(number), images.classes[images.targets[number]]] for number in chosen]
     assert list(about["layers"]) == ["first", "second"]
     assert about["model"] == "Net"
@@ -482,11 +483,11 @@ def test_a_scorer_pays_for_its_own_measurements_only(net: Net, images: Counting)
 
 def test_a_running_sum_is_the_sum_in_the_order_of_the_batches() -> None:
     for batches in range(1, 20):
-        total = _Total()
+        total = RunningSum()
         for number in range(batches):
             counts = torch.eye(3)[number % 3].to_sparse()
             total.add({"rows": Rows(torch.tensor([number]), 20), "sparse": counts, "dense": torch.tensor(number)})
-        found: Any = total.sums()
+        found: Any = total.total()
         assert found["rows"].values.tolist() == list(range(batches))
         assert found["sparse"].to_dense().tolist() == [len(range(first, batches, 3)) for first in range(3)]
         assert found["dense"] == sum(range(batches))
@@ -495,19 +496,19 @@ def test_a_running_sum_is_the_sum_in_the_order_of_the_batches() -> None:
 def test_an_interruption_while_a_batch_is_added_costs_that_batch_and_nothing_else(
     net: Net, images: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, add, calls = scored(net, images, None), _Total.add, 0
+    whole, add, calls = scored(net, images, None), RunningSum.add, 0
     a_batch = 2 * len(READERS) - 1  # totals that it is added to: nisp has one layer, all others two
 
-    def add_in_part(total: _Total, sums: Any) -> None:
+    def add_in_part(total: RunningSum, sums: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2 * a_batch + 3:
             raise KeyboardInterrupt
         add(total, sums)
 
-    monkeypatch.setattr(collecting, "STATE_SECONDS", 0.0)
+    monkeypatch.setattr(collecting, "SNAPSHOT_SECONDS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Total, "add", add_in_part)
+        patch.setattr(RunningSum, "add", add_in_part)
         scored(net, images, tmp_path)
     images.reads.clear()
     resumed = scored(net, images, tmp_path)

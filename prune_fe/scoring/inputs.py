@@ -1,0 +1,135 @@
+"""What scorers are given: a network, its layers and images, and the provenance that scores of them have."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from prune_fe.data.batches import Batches, count_images
+from prune_fe.data.labels import class_names, image_labels, image_names
+from prune_fe.errors import InputError
+from prune_fe.scorers import scorer_name
+from prune_fe.scorers.base import Scorer
+from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
+from prune_fe.tracing.feature_maps import Layer, convolutions, evaluating, find_layers
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images that are read; empty where their labels are not known in advance.
+
+    Attributes:
+        images: Name and class of each image.
+        labels: The labels that occur.
+    """
+
+    images: Sequence[tuple[str, str]] = ()
+    labels: frozenset[int] = frozenset()
+
+    @classmethod
+    def from_data(cls, data: Dataset[Any], indices: Sequence[int]) -> Self:
+        """Return the list of the images with these indices."""
+        all_labels, classes = image_labels(data), class_names(data)
+        labels = [all_labels[index] for index in indices]
+        names_of_classes = [classes[label] if 0 <= label < len(classes) else str(label) for label in labels]
+        return cls(list(zip(image_names(data, indices), names_of_classes, strict=True)), frozenset(labels))
+
+
+@dataclass(frozen=True)
+class ScoringInputs:
+    """Everything that scores depend on but the scorers.
+
+    Attributes:
+        model: The network.
+        layers: The layers that are scored.
+        example: One image (1, channels, height, width) on the device of the network; None where the network does not
+            run.
+        read: read(skip=n) returns the batches without their first n images; None where no scorer reads images.
+        chosen: The images, as far as they are known in advance.
+    """
+
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    example: Tensor | None
+    read: Callable[..., Batches] | None
+    chosen: ImageList
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        example: Tensor | None,
+        layers: Sequence[str] | None,
+        read: Callable[..., Batches] | None,
+        chosen: ImageList,
+    ) -> Self:
+        """Find the layers by running the network on `example`, or, without one, among its modules."""
+        if example is None:
+            return cls(model, convolutions(model, layers), None, read, chosen)
+        example = example[:1].to(next(model.parameters()).device)
+        return cls(model, find_layers(model, example, layers), example, read, chosen)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.model.parameters()).device
+
+    @property
+    def n_images(self) -> int:
+        """The number of images; 0 where there are none or it is not known."""
+        return len(self.chosen.images) or (count_images(self.read()) if self.read is not None else 0)
+
+    def provenance(self, scorer: Scorer) -> dict[str, Any]:
+        """Return where the scores of `scorer` come from.
+
+        Its entry `key` is a hash of everything that the scores depend on, beside the order of summation.
+        """
+        source = self._network | (self._sample if scorer.needs_data else {})
+        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
+        # A scorer of weights gives the same scores with and without an example.
+        depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
+        content = json.dumps([source, depends_on_layers, scorer_name(scorer), scorer.settings], sort_keys=True)
+        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()}
+
+    def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
+        """Return the layers whose feature maps or gradients `scorer` measures."""
+        assert self.example is not None
+        return scorer.observed_layers(self.model, self.layers, self.example)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return "0", "1", … for the outputs of the network: names of classes for data without any.
+
+        Raises:
+            InputError: The network does not return logits.
+        """
+        with evaluating(self.model), torch.no_grad():
+            output = self.model(self.example)
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
+        return tuple(map(str, range(output.shape[1])))
+
+    @functools.cached_property
+    def _network(self) -> dict[str, Any]:
+        """The part of the provenance that describes the network."""
+        return {
+            "version": metadata.version("prune-fe"),
+            "model": type(self.model).__name__,
+            "model_sha256": hash_weights(self.model),
+            "architecture_sha256": hash_architecture(self.model),
+        }
+
+    @functools.cached_property
+    def _sample(self) -> dict[str, Any]:
+        """The part of the provenance that describes the images."""
+        # Names do not say how the images were resized, but the pixels of one of them do.
+        example = {} if self.example is None else {"example": self.example}
+        return {"images": self.chosen.images, "example_sha256": hash_tensors(example)}

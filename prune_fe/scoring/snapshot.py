@@ -1,0 +1,97 @@
+"""A file that holds an unfinished collection, from which an interrupted scoring goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prune_fe.distributed import rank
+from prune_fe.io import write_bytes
+from prune_fe.scorers.base import Rows
+
+if TYPE_CHECKING:
+    from prune_fe.scoring.collection import Collection
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class Snapshot:
+    """The file of one process's unfinished collection.
+
+    It is a SHA-256 digest followed by what torch.save writes, so that a damaged file is recognised.
+
+    Args:
+        folder: Folder of the file `.unfinished-<rank>`.
+        key: Text that identifies the work; the snapshot of other work is ignored.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path, self.key = folder / f".unfinished-{rank()}", key
+
+    def write(self, collection: Collection) -> None:
+        """Write the sums, counts and times of `collection`, whole or not at all."""
+        content = {
+            "key": self.key,
+            "totals": {
+                label: {
+                    name: {key: _pack(value) for key, value in running.total().items()}
+                    for name, running in layers.items()
+                }
+                for label, layers in collection.totals.items()
+            },
+            "counts": collection.counts,
+            "seconds": collection.seconds,
+            "meters": {label: (meter.seconds, meter.peak_bytes) for label, meter in collection.meters.items()},
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.path, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+
+    def restore(self, collection: Collection) -> bool:
+        """Add what the file holds to an empty collection.
+
+        Returns:
+            Whether it did: False where the file is missing, damaged or of other work.
+        """
+        if not self.path.is_file():
+            return False
+        content = self.path.read_bytes()
+        if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+            return False
+        saved = torch.load(io.BytesIO(content[DIGEST_BYTES:]), weights_only=True)
+        if saved["key"] != self.key:
+            return False
+        collection.counts, collection.seconds = saved["counts"], saved["seconds"]
+        for label, layers in saved["totals"].items():
+            collection.meters[label].seconds, collection.meters[label].peak_bytes = saved["meters"][label]
+            for name, sums in layers.items():
+                collection.totals[label][name].add({key: _unpack(value) for key, value in sums.items()})
+        return True
+
+    def remove(self) -> None:
+        """Delete the file, if there is one."""
+        self.path.unlink(missing_ok=True)
+
+
+def _pack(value: Tensor | Rows) -> Any:
+    """Return a measurement as dense tensors: torch warns when it loads a sparse one."""
+    if isinstance(value, Rows):
+        return {"rows": value.values, "most": value.max_rows}
+    if value.is_sparse:
+        return {"indices": value.indices(), "values": value.values(), "shape": tuple(value.shape)}
+    return value
+
+
+def _unpack(value: Any) -> Tensor | Rows:
+    """Return the measurement that `_pack` was given."""
+    if not isinstance(value, dict):
+        return value
+    if "rows" in value:
+        return Rows(value["rows"], value["most"])
+    return torch.sparse_coo_tensor(value["indices"], value["values"], value["shape"], check_invariants=True).coalesce()
