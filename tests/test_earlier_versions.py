@@ -112,5 +112,5 @@ def test_a_finished_study_is_continued_without_work(saved: Path) -> None:
 
 @pytest.mark.parametrize(("folder", "rows"), [("run", 3), ("comparison", 9)])
 def test_its_findings_are_read(folder: str, rows: int) -> None:
-    assert len(load_findings(SAVED / folder).cells) == rows
+    assert len(load_findings(SAVED / folder).results) == rows
     assert len(prune_fe.load_results(SAVED / folder)) == rows

@@ -49,7 +49,8 @@ def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
         except ValueError:
             raise ValueError(f"{token.value}: write a share such as 0.5, or LAYER=SHARE") from None
     if "" in shares and len(tokens) > 1:
-        raise ValueError("one share for all layers, or LAYER=SHARE for each, not both")
+        words = " ".join(token.value for token in tokens)
+        raise ValueError(f"--ratio {words}: one share for all layers, or LAYER=SHARE for each, not both")
     return shares.get("", shares)
 
 

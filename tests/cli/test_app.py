@@ -30,7 +30,7 @@ COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
             ["score", "--model", "m", "--scorer", "l1-filtr"],
             "--scorer l1-filtr: did you mean 'l1-filter' or 'l2-filter'?",
         ),
-        (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: stands twice"),
+        (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: given twice"),
         (["score", "--model", "m", "--checkpoint", "a", "--from-checkpoints", "b"], "give one of them"),
         (["study", "rescalin", "a.yaml"], 'Did you mean "rescaling"?'),
         (["study", "rescaling", "none.yaml"], "none.yaml: No such file or directory"),
@@ -40,29 +40,48 @@ COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
         (["score", "--model", "m", "--size", "0"], 'Invalid value "0" for --size. Must be >= 1.'),
         (["score", "--model", "m", "--device", "tpu"], "Allowed are auto, cpu, cuda, cuda:N and mps."),
         (["score", "--model", "m"], "scorer 'feature-entropy' needs images: pass --data PATH"),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", "1"], "--ratio 1: the share removed must be in [0, 1)"),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", "nan"], "--ratio nan: the share removed must be in"),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", "x=y"], "--ratio x=y: write a share such as 0.5, or"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "1"], "--ratio: input should be less than 1 (got 1.0)"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "nan"], "--ratio: input should be"),
+        (["prune", "--model", "m", "--scores", "s", "--ratio", "x=y"], "--ratio: x=y: write a share such as 0.5, or"),
         (
             ["prune", "--model", "m", "--scores", "s", "--ratio", "0.5", "a=0.1"],
-            "--ratio: one share for all layers, or",
+            "--ratio 0.5 a=0.1: one share for all layers, or",
         ),
-        (["prune", "--model", "m", "--scores", "s", "--target-macs", "0"], "for --target-macs. Must be > 0."),
-        (["prune", "--model", "m", "--scores", "s", "--round-to", "0"], "for --round-to. Must be >= 1."),
+        (
+            ["prune", "--model", "m", "--scores", "s", "--target-macs", "0"],
+            "--target-macs: input should be greater than 0 (got 0.0)",
+        ),
+        (
+            ["prune", "--model", "m", "--scores", "s", "--round-to", "0"],
+            "--round-to: input should be greater than or equal to 1 (got 0)",
+        ),
         (["prune", "--model", "m", "--scores", "s", "--scope", "iner"], 'Did you mean "inner"?'),
         (["prune", "--model", "m", "--scores", "s", "--recalibrate", "9"], "--recalibrate needs training images: pass"),
-        (["prune", "--model", "m", "--scores", "s", "--ratio", ".5", "--target-macs", ".5"], "--ratio, --target-macs"),
-        (["finetune", "--model", "m", "--data", "digits", "--epochs", "0"], 'Invalid value "0" for --epochs.'),
-        (["finetune", "--model", "m", "--data", "digits", "--lr", "nan"], 'Invalid value "nan" for --lr.'),
-        (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs --epochs"),
+        (
+            ["prune", "--model", "m", "--scores", "s", "--ratio", ".5", "--target-macs", ".5"],
+            "ratio and target_macs were given; a network is pruned by one of them",
+        ),
+        (
+            ["finetune", "--model", "m", "--data", "digits", "--epochs", "0"],
+            "--epochs: input should be greater than or equal to 1 (got 0)",
+        ),
+        (
+            ["finetune", "--model", "m", "--data", "digits", "--lr", "nan"],
+            "--lr: input should be greater than 0 (got nan)",
+        ),
+        (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs epochs"),
         (["evaluate", "--model", "m"], "pass --data PATH, or --latency for the time alone"),
         (["evaluate", "--model", "m", "--data", "digits", "--threads", "2"], "and --seconds need --latency"),
-        (["evaluate", "--model", "vgg-small", "--latency"], "vgg-small is no saved model; say with --against what"),
+        (["evaluate", "--model", "vgg-small", "--latency"], "vgg-small is not a saved model; say with --against what"),
         (["evaluate", "--model", "m", "--latency", "--batch-sizes", "1", "0"], "for --batch-sizes. Must be >= 1."),
         (["evaluate", "--model", "m", "--latency", "--dtype", "int8"], 'Invalid value "int8" for --dtype.'),
         (["evaluate", "--model", "m", "--latency", "--seconds", "0"], "for --seconds. Must be > 0."),
         (["evaluate", "--model", "nomodel", "--data", "digits"], "unknown model 'nomodel'"),
-        (["evaluate", "--model", "vgg-small", "--data", "digits", "--size", "2"], "does not run on images of 1×2×2"),
+        (["evaluate", "--model", "vgg-small", "--data", "digits", "--size", "2"], "size: input should be greater than"),
+        (
+            ["score", "--model", "vgg-small", "--scorer", "l1-filter", "--size", "2"],
+            "vgg-small does not run on images of 3×2×2",
+        ),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line_with_a_hint(capsys, tmp_path, words, message):
@@ -107,7 +126,7 @@ def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, n
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs ignore
     message = refused(capsys, 130, "run", recipe)
     signal.signal(signal.SIGINT, inherited)
-    assert message == "interrupted; `prune-fe run ... --resume auto` goes on behind the last finished step"
+    assert message == "interrupted; `prune-fe run ... --resume auto` continues behind the last finished step"
     assert names("runs") == ["tiny-1"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -144,7 +163,7 @@ def test_a_fault_in_a_process_that_reads_images_is_one_line_too(recipe, capsys, 
 
 
 def test_a_character_that_cannot_be_printed_does_not_end_a_run(recipe):
-    code = "import sys; from prune_fe.cli.app import main, reporter; main(['--version']); reporter.say('16×16 ± …')"
+    code = "import sys; from prune_fe.cli.app import main; from prune_fe.cli.output import reporter; main(['--version']); reporter.say('16×16 ± …')"
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True)
     assert r"16\xd716" in done.stdout

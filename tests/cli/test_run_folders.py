@@ -13,14 +13,14 @@ from tests.cli.helpers import names, refused
 
 def test_a_second_run_gets_a_folder_of_its_own(recipe, monkeypatch):
     monkeypatch.setattr(prune_fe.experiment.run, "run", lambda *_: [])
-    monkeypatch.setattr("prune_fe.cli.app.results_table", lambda rows: "")
+    monkeypatch.setattr("prune_fe.cli.run.results_table", lambda rows: "")
     assert [main(["run", str(recipe)]) for _ in range(2)] == [0, 0]
     assert names("runs") == ["tiny-1", "tiny-2"]
 
 
 def test_options_and_set_reach_the_recipe(recipe, monkeypatch):
     monkeypatch.setattr(prune_fe.experiment.run, "run", lambda *_: [])
-    monkeypatch.setattr("prune_fe.cli.app.results_table", lambda rows: "")
+    monkeypatch.setattr("prune_fe.cli.run.results_table", lambda rows: "")
     words = "--seed 3 4 --threads 1 -j 1 --set train.lr=1e-3 --set prune.ratio=0.25 --output-dir out"
     assert main(["run", "-c", str(recipe), *words.split()]) == 0
     found = yaml.safe_load(Path("out/tiny-1/recipe.yaml").read_text())

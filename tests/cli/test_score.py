@@ -44,7 +44,7 @@ def test_the_same_score_command_reuses_what_is_finished_and_adds_what_is_not(cap
     assert scored("--scorer", "apoz") == 0
     before = Path("scores/apoz/scores.npz").read_bytes()
     assert scored("--scorer", "apoz", "l1-activation") == 0
-    assert "scores/apoz is there already" in capsys.readouterr().out
+    assert "scores/apoz exists already" in capsys.readouterr().out
     assert Path("scores/apoz/scores.npz").read_bytes() == before
     assert Path("scores/l1-activation/scores.csv").exists()
     for more, message in {
@@ -61,7 +61,7 @@ def test_the_same_score_command_reuses_what_is_finished_and_adds_what_is_not(cap
 def test_layers_are_left_out_by_pattern(capsys):
     assert scored("--scorer", "apoz", "--except", "features.1*", "features.3") == 0
     assert list(load_scores("scores/apoz").keep) == ["features.0", "features.7"]
-    for pattern, message in (("x*", "--except x*: no layer is called like that"), ("*", "no layer is left")):
+    for pattern, message in (("x*", "--except x*: no layer has such a name"), ("*", "no layer is left")):
         assert scored("--scorer", "apoz", "--except", pattern, "--output", "other") == 2
         assert message in capsys.readouterr().err
 
@@ -80,7 +80,7 @@ def test_settings_that_fail_at_the_end_cost_nobody_else_their_scores(capsys):
     assert "nisp: r is 1000; the sum over all paths only exists below" in capsys.readouterr().err
     assert {".lock", ".unfinished-0", "l1-activation", "score.json"} == set(names("scores"))
     assert scored(*words, "nisp.r=1e-9") == 0
-    assert "scores/l1-activation is there already" in capsys.readouterr().out
+    assert "scores/l1-activation exists already" in capsys.readouterr().out
     assert ".unfinished-0" not in names("scores")
 
 
@@ -137,13 +137,13 @@ def test_a_score_that_a_signal_ended_goes_on_to_the_same_bits(capsys, monkeypatc
 
     words = ("--scorer", "feature-entropy", "l1-activation", "nisp")
     with monkeypatch.context() as patch:
-        patch.setattr("prune_fe.cli.app.reporter.progress", killing)
+        patch.setattr("prune_fe.cli.output.reporter.progress", killing)
         assert scored(*words) == 130
     assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err
     assert ".unfinished-0" in names("scores")
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr("prune_fe.cli.app.reporter.progress", lambda task: lambda done, total: seen.append((done, total)))
+        patch.setattr("prune_fe.cli.output.reporter.progress", lambda task: lambda done, total: seen.append((done, total)))
         assert scored(*words) == 0
     assert seen == [(20, 20)]
     assert ".unfinished-0" not in names("scores")
