@@ -245,10 +245,6 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
         DataError: There are fewer training images than asked for.
     """
     recipe, splits, seed = experiment.recipe, experiment.splits, experiment.seed
-    experiment.reporter.say(
-        f"{experiment.network_name}: checking layers and scorers (the first time, kernels are compiled for some 15 "
-        "seconds)"
-    )
     if network is None:
         network = to_device(experiment.build_network(), experiment.device)
     example = experiment.example.to(next(network.parameters()).device)
@@ -288,11 +284,11 @@ def fit(
         model,
         splits.train,
         splits.validation,
+        options,
         workers=experiment.recipe.workers,
         seed=experiment.seed,
         momentum_buffers=momentum_buffers,
         progress=lambda epoch, done, total: progress(done, total),
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(TrainOptions)},
     )
     best = best_epoch(history)
     experiment.reporter.say(

@@ -1,6 +1,7 @@
 """Scores come back from disk as they were, and say who is weakest."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,40 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
 def test_the_weakest_of_a_layer_without_scores_is_refused() -> None:
     with pytest.raises(InputError, match="layer 'c' has no scores; scored are a, b"):
         SCORES.weakest("c", 1)
+
+
+def test_the_table_of_classes_has_a_row_for_each_unit_and_class_and_no_cell_is_a_formula(tmp_path: Path) -> None:
+    scores = replace(SCORES, classes=("=cat", "<dog>"))
+    scores.save(tmp_path)
+    with (tmp_path / "classes.csv").open(newline="") as file:
+        assert file.read().splitlines() == [
+            "layer,unit,class,h_nats",
+            "a,0,'=cat,1.0", "a,0,<dog>,2.0", "a,1,'=cat,inf", "a,1,<dog>,inf", "b,0,'=cat,0.5", "b,0,<dog>,inf",
+        ]  # fmt: skip
+
+
+def test_scores_without_layers_are_saved_and_loaded(tmp_path: Path) -> None:
+    Scores("none", {}).save(tmp_path)
+    assert dict(load_scores(tmp_path).keep) == {}
+    assert (tmp_path / "scores.csv").read_text() == "layer,unit,keep\n"
+
+
+def test_a_folder_of_several_scores_is_refused_and_one_of_a_single_one_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="scores.npz: no such file; Scores.save writes one"):
+        load_scores(tmp_path)
+    SCORES.save(tmp_path / "one")
+    assert load_scores(tmp_path).scorer == "feature-entropy"
+    SCORES.save(tmp_path / "two")
+    with pytest.raises(CheckpointError, match="holds scores of one, two: name one folder"):
+        load_scores(tmp_path)
+
+
+def test_a_file_that_lacks_an_array_is_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "scores.npz", about=np.array('{"scorer": "x", "layers": ["a"], "quantities": []}'))
+    with pytest.raises(CheckpointError, match="scores.npz: not a scores file that can be read .'keep/a'"):
+        load_scores(tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_refused_by_unit() -> None:
+    with pytest.raises(InputError, match="layer 'a', unit 1: the score is nan, it must be finite"):
+        Scores("x", {"a": np.array([1.0, np.nan])})
