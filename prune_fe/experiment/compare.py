@@ -38,8 +38,8 @@ from prune_fe.io import write_json
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
-from prune_fe.training.loop import epochs_of
 from prune_fe.training.options import TrainOptions
+from prune_fe.training.schedule import count_epochs
 
 SEED_OFFSET = 1_000_003
 """Added to a network's seed for the network that is trained from scratch, which has other first weights."""
@@ -64,6 +64,7 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
             "and controls have the same widths"
         )
     comparison = Comparison(begin(recipe, folder, reporter))
+    reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     comparison.check()
     if changed := folder.log_environment():
         reporter.say(
@@ -224,4 +225,4 @@ def budget_of(recipe: Recipe, control: Result) -> int:
     n_tuned = sum(1 for epoch in control.epochs if epoch["number"] > 0)
     if (train := recipe.train) is None:
         return max(n_tuned, 1)
-    return epochs_of(train.schedule, train.lr, train.final_lr, train.epochs) + n_tuned
+    return count_epochs(train) + n_tuned

@@ -37,7 +37,7 @@ from prune_fe.scorers import resolve_scorer
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 from prune_fe.training.loop import Epoch, best_epoch, finetune
 from prune_fe.training.options import TrainOptions
 

@@ -37,7 +37,8 @@ from prune_fe.models.saved import save
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.records import Step
 from prune_fe.scoring.scores import Scores
-from prune_fe.training.loop import Epoch, recalibrate
+from prune_fe.training.loop import Epoch
+from prune_fe.training.recalibration import recalibrate
 
 
 def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
@@ -56,6 +57,7 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
         DataError: Images are missing or too few.
     """
     experiment = begin(recipe, folder, reporter)
+    reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     check(experiment)
     if changed := folder.log_environment():
         reporter.say(
