@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import prune_fe
 from prune_fe.experiment.run_folder import environment
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.feature_maps import Layer, find_layers, mask
+from prune_fe.tracing.feature_maps import mask
+from prune_fe.tracing.layers import Layer, find_layers
 from prune_fe.tracing.split import Tail, split
 
 LAYER, UNITS = "features.28", 512

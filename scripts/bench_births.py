@@ -33,7 +33,8 @@ from prune_fe.experiment.run_folder import environment
 from prune_fe.report import charts
 from prune_fe.report.charts import save_chart
 from prune_fe.topology import birth_times, births, portable
-from prune_fe.tracing.feature_maps import find_layers, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import find_layers
 
 SIDE = 224
 MAPS = {8: 200, 14: 200, 28: 60, 56: 12, 112: 4, 224: 2}

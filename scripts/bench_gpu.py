@@ -19,7 +19,8 @@ import prune_fe
 from prune_fe.experiment.run_folder import environment
 from prune_fe.measure.meter import seconds_in_turn
 from prune_fe.topology import birth_times, gpu, kernel
-from prune_fe.tracing.feature_maps import find_layers, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import find_layers
 
 SIZES = (1, 3, 4, 7, 14, 28, 33, 56, 64, 65, 112, 224)
 

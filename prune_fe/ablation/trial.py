@@ -24,8 +24,10 @@ from prune_fe.measure.evaluate import class_logits
 from prune_fe.scoring.collection import Progress
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array, Scores
-from prune_fe.tracing.feature_maps import Layer, evaluating, find_layers, mask
+from prune_fe.tracing.feature_maps import mask
+from prune_fe.tracing.layers import Layer, find_layers
 from prune_fe.tracing.split import Given, NoTail, Tail, split
+from prune_fe.tracing.watching import evaluating
 
 Order = Literal["ascending", "descending"]
 SHARES = tuple(number / 20 for number in range(21))

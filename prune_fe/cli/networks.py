@@ -92,7 +92,7 @@ def require_forward(network: nn.Module, example: Tensor, name: str) -> None:
     """Raise InputError, naming the network, if it does not run on `example`."""
     import torch
 
-    from prune_fe.tracing.feature_maps import evaluating
+    from prune_fe.tracing.watching import evaluating
 
     try:
         with evaluating(network), torch.no_grad():
@@ -112,7 +112,7 @@ def layers_except(loaded: Loaded, layers: Sequence[str] | None, patterns: Sequen
         layers: The names to choose from; None stands for every convolution with a feature map.
         patterns: Shell patterns; each must match a layer.
     """
-    from prune_fe.tracing.feature_maps import find_layers
+    from prune_fe.tracing.layers import find_layers
 
     device = next(loaded.network.parameters()).device
     names = [layer.name for layer in find_layers(loaded.network, loaded.example.to(device), layers)]

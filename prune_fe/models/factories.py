@@ -16,6 +16,9 @@ from prune_fe.models.build import parse_name, torchvision_names
 from prune_fe.models.settings import apply_settings, module_settings
 from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
 from prune_fe.models.tensors import named_tensors
+from prune_fe.tracing.ops import Kind, functions
+
+ALLOCATIONS = functions(Kind.ALLOCATION)
 
 ALLOWED_ARGUMENTS: Mapping[str, set[str]] = {
     "prune_fe": {"classes", "channels", "stages"},
@@ -97,7 +100,7 @@ class _Weightless(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+        return func(*args, **(kwargs | {"device": "meta"} if func in ALLOCATIONS else kwargs))
 
 
 def _construct(factory: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -15,7 +15,7 @@ from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.verify import Verifier, randomise, verification_copy
 from prune_fe.tracing.dependency_graph import SetId, build_dependency_graph
-from prune_fe.tracing.feature_maps import find_convolutions
+from prune_fe.tracing.layers import find_convolutions
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
 from prune_fe.tracing.dependency_graph import Axis
-from prune_fe.tracing.feature_maps import evaluating
+from prune_fe.tracing.watching import evaluating
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers of which each output is a sum over the inputs; a class derived from one may do more than that."""

@@ -13,7 +13,7 @@ from prune_fe.pruning.cut import Cutter, copy_model
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.tracing.dependency_graph import SetId
-from prune_fe.tracing.feature_maps import evaluating
+from prune_fe.tracing.watching import evaluating
 
 TOLERANCE = {torch.float64: 1e-8}
 """Largest difference to the masked network that counts as equal, as a share of the largest output, by dtype."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)

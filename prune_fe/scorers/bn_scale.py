@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, Scorer, Sums, to_float64
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, sum_over_positions
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 Form = Literal["index", "difference"]
 

@@ -15,7 +15,7 @@ from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
 from prune_fe.topology.persistence import Characteristic, Complex
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 Normalise = Literal["births", "samples"]
 By = Literal["entropy_per_rate", "entropy", "rate"]

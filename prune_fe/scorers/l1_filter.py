@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prune_fe.scorers.base import LayerScore, WeightScorer
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)

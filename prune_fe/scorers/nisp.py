@@ -19,7 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
-from prune_fe.tracing.feature_maps import ACTIVATIONS, IDENTITIES, Layer, evaluating, find_response, follow
+from prune_fe.tracing.feature_maps import follow
+from prune_fe.tracing.layers import ACTIVATIONS, IDENTITIES, Layer, find_response
+from prune_fe.tracing.ops import Trait, functions, functions_named
+from prune_fe.tracing.watching import evaluating
 
 
 @dataclass(frozen=True)
@@ -306,29 +309,27 @@ def _sub(x: Any, constant: Any) -> Any:
     return x
 
 
+RULES: Mapping[str, Callable[..., Tensor]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "max_pool2d": _max_pool2d,
+    "adaptive_max_pool2d": _adaptive_max_pool2d,
+    "amax": _mean,
+    "mul": _mul,
+    "imul": _mul_in_place,
+    "div": _div,
+    "sub": _sub,
+    "contiguous": Tensor.contiguous,  # no plain identity: a view that follows needs contiguous memory
+}
+"""By operator, what replaces its functions."""
+
 LINEARISED: Mapping[Any, Callable[..., Tensor]] = {
-    torch.conv2d: _conv2d,
-    F.linear: _linear,
-    F.batch_norm: _batch_norm,
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool2d),
-    F.adaptive_max_pool2d: _adaptive_max_pool2d,
-    **dict.fromkeys((torch.amax, Tensor.amax), _mean),
-    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
-    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _mul_in_place),
-    **dict.fromkeys((torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__), _div),
-    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _sub),
-    Tensor.contiguous: Tensor.contiguous,  # no plain identity: a view that follows needs contiguous memory
+    F.batch_norm: _batch_norm,  # torch.batch_norm takes its arguments in another order
+    **{function: rule for name, rule in RULES.items() for function in functions_named(name)},
 }
 """By function, what replaces it."""
 
-LINEAR = frozenset(
-    {F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, F.pad, torch.mean, torch.sum, Tensor.mean, Tensor.sum}
-    | {torch.add, Tensor.add, Tensor.add_, Tensor.__iadd__, Tensor.__add__, Tensor.__radd__}
-    | {torch.cat, torch.concat, torch.stack, torch.split, torch.chunk, Tensor.split, Tensor.chunk, Tensor.__getitem__}
-    | {torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, F.pixel_shuffle}
-    | {Tensor.flatten, Tensor.reshape, Tensor.view, Tensor.permute, Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze}
-    | {Tensor.expand, Tensor.clone, Tensor.narrow, torch.narrow, torch.channel_shuffle, torch.roll, torch.flip}
-)
+LINEAR = functions(traits=Trait.NON_NEGATIVE)
 """Functions that are linear with non-negative weights already, and are not replaced."""
 
 

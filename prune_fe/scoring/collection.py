@@ -18,7 +18,9 @@ from prune_fe.scorers.base import Scorer, Sums
 from prune_fe.scoring.gradients import gate_gradients
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.scoring.sums import RunningSum, add_sums
-from prune_fe.tracing.feature_maps import Layer, evaluating, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.watching import evaluating
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all or 0 when unknown)."""

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.feature_maps import Layer, evaluating, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.watching import evaluating
 
 
 def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ from prune_fe.errors import InputError
 from prune_fe.scorers import scorer_name
 from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
-from prune_fe.tracing.feature_maps import Layer, convolutions, evaluating, find_layers
+from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
+from prune_fe.tracing.watching import evaluating
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ScoringInputs:
     ) -> Self:
         """Find the layers by running the network on `example`, or, without one, among its modules."""
         if example is None:
-            return cls(model, convolutions(model, layers), None, read, chosen)
+            return cls(model, list_convolutions(model, layers), None, read, chosen)
         example = example[:1].to(next(model.parameters()).device)
         return cls(model, find_layers(model, example, layers), example, read, chosen)
 

@@ -26,7 +26,7 @@ from prune_fe.scoring.inputs import ImageList, ScoringInputs
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Array, Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Pattern of the labels that name a folder."""

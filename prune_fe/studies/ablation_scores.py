@@ -17,7 +17,7 @@ from prune_fe.scorers.random import Random
 from prune_fe.scoring.score import score_all
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.studies.ablation_tables import CONTROL, control_label
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 WEIGHTS, ALL_CLASSES = "weights", "all"
 """Folders of the scorers that read no images, and of those that compare a class with the others."""

@@ -21,7 +21,7 @@ from prune_fe.scoring.scores import Array, weakest
 from prune_fe.studies.ablation_files import finished_classes, load_ablations, save_ablations
 from prune_fe.studies.ablation_scores import ClassScores
 from prune_fe.studies.ablation_tables import ORDERS, AblatedNetwork
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 SAVE_SECONDS = 30.0
 """Interval at which the curves of a task with many classes are saved."""

@@ -39,7 +39,7 @@ from prune_fe.studies.ablation_tables import (
     describe,
 )
 from prune_fe.studies.ablation_tasks import NetworkAblation
-from prune_fe.tracing.feature_maps import Layer, find_layers
+from prune_fe.tracing.layers import Layer, find_layers
 
 
 def ablation_study(

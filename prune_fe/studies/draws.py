@@ -22,7 +22,9 @@ from prune_fe.measure.statistics import spearman
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
 from prune_fe.scoring.scores import Array
-from prune_fe.tracing.feature_maps import Layer, evaluating, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.watching import evaluating
 
 SAME, ANEW = "same classes", "classes drawn anew"
 """How the second draw of a pair chooses its classes: as the first one, or among the other classes."""

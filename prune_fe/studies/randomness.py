@@ -16,7 +16,7 @@ from prune_fe.report.tables import Table
 from prune_fe.studies.indicators import tables_like_the_papers
 from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.subject import Subject, choose_subject, initialise_network, train_subject, write_unit_study
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 UNITS, NETWORKS = 100, 10
 """How many random units are measured, and from how many initialisations."""

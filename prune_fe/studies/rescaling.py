@@ -20,7 +20,9 @@ from prune_fe.scoring.scores import Array
 from prune_fe.studies.indicators import tables_like_the_papers
 from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.subject import Subject, choose_subject, train_subject, write_unit_study
-from prune_fe.tracing.feature_maps import Layer, evaluating, follow, observe
+from prune_fe.tracing.feature_maps import follow, observe
+from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.watching import evaluating
 
 ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
 """Columns of the accuracy on the test images, with their formats."""

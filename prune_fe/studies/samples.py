@@ -23,7 +23,7 @@ from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring.scores import Array
 from prune_fe.studies.draws import ANEW, SAME, BirthTimes, DrawComparison, compare_draws, recommend_sizes
 from prune_fe.studies.output import write_study
-from prune_fe.tracing.feature_maps import Layer, find_layers
+from prune_fe.tracing.layers import Layer, find_layers
 
 if TYPE_CHECKING:
     import pandas as pd

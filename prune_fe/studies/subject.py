@@ -24,7 +24,7 @@ from prune_fe.scoring.scores import Array, Scores
 from prune_fe.studies.indicators import ALL_INDICATORS, RATE, H
 from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.output import write_study
-from prune_fe.tracing.feature_maps import Layer, find_layers
+from prune_fe.tracing.layers import Layer, find_layers
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.feature_maps import evaluating, tensors_in
+from prune_fe.tracing.watching import evaluating, tensors_in
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.PReLU)
 CHANNELWISE = frozenset(

@@ -15,7 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
-from prune_fe.tracing.feature_maps import Layer, evaluating, follow, mask
+from prune_fe.tracing.feature_maps import follow, mask
+from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.watching import evaluating
 
 TRIALS = 3
 """Random masks that decide whether an operation keeps the units apart."""

@@ -12,7 +12,8 @@ import prune_fe
 from prune_fe.ablation.trial import Ablation, Trial, join
 from prune_fe.errors import DataError, InputError
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.feature_maps import find_layers, mask
+from prune_fe.tracing.feature_maps import mask
+from prune_fe.tracing.layers import find_layers
 from prune_fe.tracing.split import NoTail, Tail, split
 
 CLASSES = 4

@@ -24,7 +24,8 @@ from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.dependency_graph import build_dependency_graph
-from prune_fe.tracing.feature_maps import find_layers, mask
+from prune_fe.tracing.feature_maps import mask
+from prune_fe.tracing.layers import find_layers
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 

@@ -18,7 +18,7 @@ from prune_fe.scorers.base import (
     sum_over_positions,
     to_float64,
 )
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)

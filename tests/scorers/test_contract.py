@@ -18,7 +18,7 @@ from prune_fe.scorers import SCORERS
 from prune_fe.scoring.collection import Collection
 from prune_fe.scoring.score import score, score_all
 from prune_fe.scoring.scores import Scores, load_scores
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 CLASSES = 3
 READERS = [name for name in SCORERS if SCORERS[name].needs_data]

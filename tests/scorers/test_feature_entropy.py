@@ -17,7 +17,7 @@ from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_r
 from prune_fe.scoring.sums import add_sums
 from prune_fe.topology import birth_times, characterise
 from prune_fe.topology.persistence import Characteristic, Complex
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 VARIANTS: list[dict[str, Any]] = [
     {"characterise": by, "dimension": dimension, "complex": complex, "rank": rank}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.scorers.fpgm import FPGM
 from prune_fe.scoring.score import score
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 def scored(weight: Tensor) -> list[float]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from prune_fe.scorers.l2_filter import L2Filter
 from prune_fe.scoring.score import score
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())

@@ -462,7 +462,7 @@ def test_maps_that_cannot_reach_the_responses_are_refused() -> None:
 
 def test_a_network_that_does_not_end_in_a_linear_classifier_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(InputError, match="what a linear classifier is given .*; layer '2' is a Conv2d"):
+    with pytest.raises(InputError, match="what a linear classifier reads .*; layer '2' is a Conv2d"):
         score(net, DATA, "nisp")
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.random import Random
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 def test_it_is_a_permutation_that_depends_on_seed_and_layer_only() -> None:

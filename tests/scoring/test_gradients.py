@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.scoring.gradients import gate_gradients
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 from tests.scoring.sample import Net
 
 IMAGES, LABELS = torch.randn(5, 2, 9, 9, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 1])

@@ -15,7 +15,7 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.models.build import build
 from prune_fe.models.checkpoints import load_weights
 from prune_fe.studies.subject import Subject
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 CONTENT: dict[str, Any] = {
     "name": "t",

@@ -11,7 +11,7 @@ from prune_fe.ablation.trial import Ablation, Trial, join, without_first
 from prune_fe.errors import CheckpointError
 from prune_fe.io import read_npz, write_npz
 from prune_fe.studies.ablation_files import finished_classes, load_ablations, save_ablations
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 UNITS = 6
 

@@ -13,7 +13,7 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.scorers.class_selectivity import ClassSelectivity
 from prune_fe.studies import ablation_scores
 from prune_fe.studies.ablation_scores import ClassScores
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 LABELS = ["apoz", "l1-filter", "class-selectivity", "l1-activation"]
 

@@ -12,7 +12,7 @@ from prune_fe.experiment.experiment import Experiment, begin
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.studies.ablation_files import finished_classes
 from prune_fe.studies.ablation_tasks import AblationTask, NetworkAblation
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 Ablate = Callable[..., NetworkAblation]
 ORDERS = ("ascending", "descending")

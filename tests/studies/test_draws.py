@@ -16,7 +16,7 @@ from prune_fe.data.splits import hold_out
 from prune_fe.models.build import build
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.studies.draws import ANEW, SAME, BirthTimes, DrawComparison, compare_draws, ladder, recommend_sizes
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 LAYER = "features.4"
 SPLITS = hold_out(digits(12), 0.1, 1)

@@ -10,7 +10,7 @@ import pytest
 from prune_fe.errors import InputError
 from prune_fe.studies.randomness import compare_with_random, units_per_network
 from prune_fe.studies.subject import Subject
-from prune_fe.tracing.feature_maps import Layer
+from prune_fe.tracing.layers import Layer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from prune_fe.report.tables import Table
 from prune_fe.studies.rescaling import halve_layer, rescale
 from prune_fe.studies.subject import Subject
-from prune_fe.tracing.feature_maps import Layer, find_layers, observe
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import Layer, find_layers
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.randomness import randomness_study
 from prune_fe.studies.rescaling import rescale, rescaling_study
 from prune_fe.studies.subject import Subject
-from prune_fe.tracing.feature_maps import find_layers
+from prune_fe.tracing.layers import find_layers
 
 
 class Three(Rescaled):

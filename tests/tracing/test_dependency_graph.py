@@ -20,7 +20,8 @@ from prune_fe.pruning.prune import prune
 from prune_fe.pruning.verify import randomise
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.feature_maps import find_layers, mask
+from prune_fe.tracing.feature_maps import mask
+from prune_fe.tracing.layers import find_layers
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 

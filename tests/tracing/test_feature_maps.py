@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.feature_maps import Layer, convolutions, find_layers, mask, observe
+from prune_fe.tracing.feature_maps import mask, observe
+from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
 
 
 class Awkward(nn.Module):
@@ -174,7 +175,7 @@ def test_wrong_names_get_the_nearest_ones() -> None:
     with pytest.raises(InputError, match="Linear has no nn.Conv2d"):
         find_layers(nn.Linear(2, 2), torch.zeros(1, 2))
     with pytest.raises(InputError, match="layer 'fc': the model has no such convolution"):
-        convolutions(model, ["fc"])
+        list_convolutions(model, ["fc"])
     layers = find_layers(model, x)
     with pytest.raises(InputError, match="layer 'conv1': no unit 64, it has 64"):
         mask(model, layers, {"conv1": [64]})
