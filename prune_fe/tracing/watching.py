@@ -1,0 +1,69 @@
+"""Watch a network while it runs: the outputs of its modules and every torch function that it calls."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode for a context, and then every module back in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Watch(TorchFunctionMode, ABC):
+    """Base class of what runs beside a network.
+
+    Subclasses see the torch functions in `__torch_function__` and the outputs of modules in `after_module`.
+    """
+
+    @abstractmethod
+    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Handle the output of a module.
+
+        Args:
+            name: The module's name.
+            inputs: What it was called with: positional arguments, then the values of the keywords.
+            output: What it returned.
+
+        Returns:
+            What the network goes on with instead of the output, or None to leave it.
+        """
+
+    @contextmanager
+    def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Watch these modules (by name), and all functions, for the duration of a context."""
+        with ExitStack() as stack:
+            for name, module in modules.items():
+                handle = module.register_forward_hook(
+                    lambda _, args, kwargs, output, name=name: self.after_module(
+                        name, (*args, *kwargs.values()), output
+                    ),
+                    with_kwargs=True,
+                )
+                stack.callback(handle.remove)
+            stack.enter_context(self)
+            yield
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Return the tensors in nested lists, tuples and dicts, in their order."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, tuple | list):
+        return []
+    return [tensor for value in values for tensor in tensors_in(value)]
