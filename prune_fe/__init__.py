@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from prune_fe.scorers import SCORERS
     from prune_fe.scoring.score import score, score_all
     from prune_fe.scoring.scores import Scores, load_scores
-    from prune_fe.tracing.feature_maps import find_layers, mask, observe
-    from prune_fe.training.loop import carry_over, finetune, recalibrate
+    from prune_fe.tracing.feature_maps import mask, observe
+    from prune_fe.tracing.layers import find_layers
+    from prune_fe.training.loop import finetune
+    from prune_fe.training.optimizer_state import carry_over
+    from prune_fe.training.recalibration import recalibrate
 
 _HOME = {
     "Ablation": "ablation.trial",
@@ -33,13 +36,13 @@ _HOME = {
     "ablate_each": "ablation.trial",
     "ablate_layers": "ablation.trial",
     "build": "models.build",
-    "carry_over": "training.loop",
+    "carry_over": "training.optimizer_state",
     "compare_latency": "measure.latency",
     "cost": "measure.cost",
     "digits": "data.digits",
     "evaluate": "measure.evaluate",
     "export": "models.export",
-    "find_layers": "tracing.feature_maps",
+    "find_layers": "tracing.layers",
     "finetune": "training.loop",
     "folder": "data.image_folder",
     "load": "models.saved",
@@ -48,7 +51,7 @@ _HOME = {
     "mask": "tracing.feature_maps",
     "observe": "tracing.feature_maps",
     "prune": "pruning.prune",
-    "recalibrate": "training.loop",
+    "recalibrate": "training.recalibration",
     "save": "models.saved",
     "score": "scoring.score",
     "score_all": "scoring.score",
@@ -56,10 +59,34 @@ _HOME = {
 }
 
 __all__ = [
-    "SCORERS", "Ablation", "Scores", "ablate", "ablate_each", "ablate_layers", "build", "carry_over",
-    "compare_latency", "cost", "digits", "evaluate", "export", "find_layers", "finetune", "folder", "load",
-    "load_results", "load_scores", "mask", "observe", "prune", "recalibrate", "save", "score", "score_all", "speed",
-]  # fmt: skip
+    "SCORERS",
+    "Ablation",
+    "Scores",
+    "ablate",
+    "ablate_each",
+    "ablate_layers",
+    "build",
+    "carry_over",
+    "compare_latency",
+    "cost",
+    "digits",
+    "evaluate",
+    "export",
+    "find_layers",
+    "finetune",
+    "folder",
+    "load",
+    "load_results",
+    "load_scores",
+    "mask",
+    "observe",
+    "prune",
+    "recalibrate",
+    "save",
+    "score",
+    "score_all",
+    "speed",
+]
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,1 @@
-"""Train and fine-tune networks, recalibrate batch norms, and carry optimizer state across a cut."""
+"""Train networks, and adapt batch norms and optimizers to a pruned network."""

@@ -30,7 +30,8 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.measure.statistics import spearman
 from prune_fe.report import checklist, report
 from prune_fe.report.findings import Findings, load_findings
-from prune_fe.training.loop import epochs_of
+from prune_fe.training.options import TrainOptions
+from prune_fe.training.schedule import count_epochs
 
 CONTENT: dict[str, Any] = {
     "name": "t",
@@ -456,7 +457,7 @@ def test_the_budget_is_what_the_control_was_trained_for(found: Findings) -> None
     rounds = dataclasses.replace(control, epochs=epochs)
     assert compare.budget_of(RECIPE, rounds) == 1 + 4
     assert compare.budget_of(RECIPE.model_copy(update={"train": None}), rounds) == 4
-    assert epochs_of("step", 1e-3, 1e-5, None) == 3
+    assert count_epochs(TrainOptions()) == 3
 
 
 def test_a_cell_that_fails_stops_no_other(

@@ -1,0 +1,35 @@
+"""Random changes of training images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip each image left to right or not, and shift it by up to an eighth of its size in each direction.
+
+    The border is filled by reflection.
+
+    Args:
+        images: (images, channels, height, width).
+        generator: Source of random numbers, on the CPU.
+
+    Returns:
+        A new tensor of the same shape.
+    """
+    count, _, height, width = images.shape
+    # A reflection needs a border that is narrower than the image.
+    border_y, border_x = (min(max(size // 8, 1), size - 1) for size in (height, width))
+    padded = F.pad(images, (border_x, border_x, border_y, border_y), mode="reflect")
+    down = torch.randint(0, 2 * border_y + 1, (count, 1), generator=generator)
+    right = torch.randint(0, 2 * border_x + 1, (count, 1), generator=generator)
+    is_flipped = torch.randint(0, 2, (count, 1), generator=generator).bool()
+    columns = torch.arange(width).expand(count, width)
+    columns = torch.where(is_flipped, columns.flip(1), columns) + right
+    rows = torch.arange(height).expand(count, height) + down
+    rows, columns = rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    # Indices on both sides of the slice move the channels to the end.
+    return padded[index, :, rows, columns].permute(0, 3, 1, 2)

@@ -1,0 +1,74 @@
+"""What the options of training allow, from their class and from the keywords of finetune."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from prune_fe.errors import InputError
+from prune_fe.options import validate_options
+from prune_fe.training.loop import finetune
+from prune_fe.training.options import TrainOptions
+from tests.training.helpers import pictures, same, small, state
+
+REFUSED = [
+    ({"lr": 0.0}, r"lr: input should be greater than 0 \(got 0.0\)"),
+    ({"lr": math.nan}, "lr: input should be a finite number"),
+    ({"lr": math.inf}, "lr: input should be a finite number"),
+    ({"lr": "fast"}, r"lr: input should be a valid number \(got 'fast'\)"),
+    ({"final_lr": 0.0}, "final_lr: input should be greater than 0"),
+    ({"epochs": 0}, r"epochs: input should be greater than or equal to 1 \(got 0\)"),
+    ({"epochs": -1}, "epochs: input should be greater than or equal to 1"),
+    ({"epochs": 2.5}, "epochs: input should be a valid integer"),
+    ({"momentum": 1.0}, "momentum: input should be less than 1"),
+    ({"weight_decay": -0.1}, "weight_decay: input should be greater than or equal to 0"),
+    ({"batch_size": 0}, "batch_size: input should be greater than or equal to 1"),
+    ({"augment": 1}, "augment: input should be a valid boolean"),
+    ({"schedule": "cosine"}, "the cosine schedule needs epochs"),
+    ({"schedule": "linear"}, r"schedule: input should be 'step' or 'cosine' \(got 'linear'\)"),
+    ({"epoch": 3}, "epoch: unknown key; did you mean 'epochs'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), REFUSED)
+def test_an_option_out_of_range_is_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        validate_options(TrainOptions, None, **settings)
+
+
+def test_finetune_refuses_an_option_out_of_range_before_it_trains() -> None:
+    model = small()
+    before = state(model)
+    with pytest.raises(InputError, match="lr: input should be greater than 0"):
+        finetune(model, pictures(), pictures(6), lr=0.0)
+    assert same(before, state(model))
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert dataclasses.asdict(TrainOptions()) == {
+        "lr": 1e-3,
+        "schedule": "step",
+        "epochs": None,
+        "final_lr": 1e-5,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "batch_size": 512,
+        "augment": False,
+        "amp": False,
+    }
+
+
+def test_options_and_keywords_train_alike_and_keywords_have_precedence() -> None:
+    states = []
+    for given, keywords in (
+        (TrainOptions(lr=0.1, epochs=1, batch_size=12), {}),
+        (None, {"lr": 0.1, "epochs": 1, "batch_size": 12}),
+        ({"lr": 0.5, "epochs": 1, "batch_size": 12}, {"lr": 0.1}),
+    ):
+        model = small()
+        finetune(model, pictures(60), pictures(30), given, **keywords)
+        states.append(state(model))
+    assert not same(states[0], state(small()))
+    assert same(states[0], states[1])
+    assert same(states[0], states[2])
