@@ -27,9 +27,13 @@ Entry = tuple[str, bool | None, str]
 def comparison_checklist(findings: Findings) -> Checklist:
     """Return the requirements and whether the results meet them."""
     entries = [
-        *_measurements(findings), *_extent(findings), *_fairness(findings), *_controls(findings), *_origin(findings),
+        *_measurements(findings),
+        *_extent(findings),
+        *_fairness(findings),
+        *_controls(findings),
+        *_origin(findings),
         *((f"Failed: {task}", False, error) for task, error in findings.failed.items()),
-    ]  # fmt: skip
+    ]
     return Checklist("Checklist, filled in from the data", entries)
 
 

@@ -161,9 +161,13 @@ def _content(block: Block, specifications: list[dict[str, Any]]) -> Any:
         charts.append({"number": len(specifications), "caption": caption, "label": label})
         specifications.append(content)
     return {
-        "kind": block.kind, "title": block.title, "note": block.note, "is_empty": block.is_empty,
-        "numbers": block.numbers, "charts": charts,
-    }  # fmt: skip
+        "kind": block.kind,
+        "title": block.title,
+        "note": block.note,
+        "is_empty": block.is_empty,
+        "numbers": block.numbers,
+        "charts": charts,
+    }
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -112,8 +112,11 @@ def report_numbers(findings: Findings) -> dict[str, Any]:
                 entries.append(entry)
     unpruned = {network: findings.accuracies(network, UNPRUNED) for network in findings.networks}
     return {
-        "environment": dict(findings.environment), "unpruned": unpruned, "cells": entries, "missing": findings.missing,
-    }  # fmt: skip
+        "environment": dict(findings.environment),
+        "unpruned": unpruned,
+        "cells": entries,
+        "missing": findings.missing,
+    }
 
 
 def report_markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:

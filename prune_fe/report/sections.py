@@ -88,12 +88,16 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Block:
         title,
         ["criterion", axis, "test accuracy", "lowest", "highest", "network"],
         [
-            [row["criterion"], format_number(row["x"]), *(format_number(row[name], percent=True) for name in
-                                                           ("accuracy", "low", "high")), row["detail"]]
+            [
+                row["criterion"],
+                format_number(row["x"]),
+                *(format_number(row[name], percent=True) for name in ("accuracy", "low", "high")),
+                row["detail"],
+            ]
             for row in rows
         ],
         notes.get(cost, ""),
-    )  # fmt: skip
+    )
     controls = [describe_scorer(name) for name in controls_of(findings)]
     if not rows:
         return Charts(numbers)
@@ -165,9 +169,17 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
             ]
         )
     columns = [
-        "criterion", "accuracy", "each seed", "drop, points", "right after pruning", "parameters", "multiply-adds",
-        "images/s", "minus the best", f"minus {CONTROL}",
-    ]  # fmt: skip
+        "criterion",
+        "accuracy",
+        "each seed",
+        "drop, points",
+        "right after pruning",
+        "parameters",
+        "multiply-adds",
+        "images/s",
+        "minus the best",
+        f"minus {CONTROL}",
+    ]
     note = (
         "Accuracies in percent. The last two columns are differences in points, paired over the test images, with "
         "intervals of 95 % that hold for all pairs at once."
@@ -196,8 +208,10 @@ def _class_bars(findings: Findings, changes: pd.DataFrame, point: float) -> Bloc
         {"standard deviation over the classes": changes.std(ddof=0), "largest loss": -changes.min()}
     )
     title = f"How unevenly the classes pay at {describe_point(findings, point)}"
-    rows = [[str(name), *map(format_number, values)] for name, values in zip(unevenness.index, unevenness.to_numpy(),
-                                                                             strict=True)]  # fmt: skip
+    rows = [
+        [str(name), *map(format_number, values)]
+        for name, values in zip(unevenness.index, unevenness.to_numpy(), strict=True)
+    ]
     long = unevenness.rename_axis("criterion").reset_index().melt("criterion", var_name="quantity")
     return Charts(
         PageTable(title, ["criterion", *unevenness], rows, "Points of accuracy."),
@@ -259,9 +273,13 @@ def _profile(label: str, scores: list[Scores], quantity: str) -> Iterator[dict[s
     for depth, layer in enumerate(layers, 1):
         values = [each.layer_mean(quantity, layer) for each in scores]
         yield {
-            "criterion": label, "depth": depth, "layer": layer, "value": statistics.mean(values), "low": min(values),
+            "criterion": label,
+            "depth": depth,
+            "layer": layer,
+            "value": statistics.mean(values),
+            "low": min(values),
             "high": max(values),
-        }  # fmt: skip
+        }
 
 
 def _removed_shares(findings: Findings, network: str, scorer: str, point: float) -> Iterator[dict[str, Any]]:
@@ -272,8 +290,13 @@ def _removed_shares(findings: Findings, network: str, scorer: str, point: float)
     for depth, (layer, keep) in enumerate(next(iter(scores.values())).keep.items(), 1):
         share = statistics.mean(len(result.removed.get(layer, ())) / len(keep) for result in results)
         yield {
-            "criterion": scorer, "depth": depth, "layer": layer, "value": share, "low": share, "high": share,
-        }  # fmt: skip
+            "criterion": scorer,
+            "depth": depth,
+            "layer": layer,
+            "value": share,
+            "low": share,
+            "high": share,
+        }
 
 
 def _profile_chart(
@@ -349,12 +372,17 @@ def _agreement(findings: Findings, network: str) -> list[Block]:
         blocks.append(_heatmap(title, findings.matrix(names, by_layer), f"Mean over the layers and seeds.{note}"))
         rows = [
             {
-                "criterion": other, "depth": depth, "layer": layer, "value": value, "low": value, "high": value,
+                "criterion": other,
+                "depth": depth,
+                "layer": layer,
+                "value": value,
+                "low": value,
+                "high": value,
             }
             for other in names
             if other != reference
             for depth, (layer, value) in enumerate(by_layer(reference, other).items(), 1)
-        ]  # fmt: skip
+        ]
         measure = title.partition(" of")[0]
         by_layer_title = f"{title}: {reference} and others, by layer"
         blocks.append(_profile_chart(findings, pd.DataFrame(rows), by_layer_title, measure))

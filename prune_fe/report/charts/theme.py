@@ -19,21 +19,61 @@ HIGHLIGHT = "feature-entropy"
 
 SHADES: Mapping[str, Mapping[str, str]] = {
     "light": {
-        "page": "#f4f5f7", "surface": "#ffffff", "ink": "#1b1f24", "quiet": "#555d68", "rule": "#d5d9df",
-        "control": "#737b86", "more": "#74a9e8", "less": "#f0a35e",
+        "page": "#f4f5f7",
+        "surface": "#ffffff",
+        "ink": "#1b1f24",
+        "quiet": "#555d68",
+        "rule": "#d5d9df",
+        "control": "#737b86",
+        "more": "#74a9e8",
+        "less": "#f0a35e",
     },
     "dark": {
-        "page": "#12151a", "surface": "#1a1f27", "ink": "#e8ebef", "quiet": "#a9b2be", "rule": "#39414d",
-        "control": "#98a1ad", "more": "#2560ad", "less": "#9a4d12",
+        "page": "#12151a",
+        "surface": "#1a1f27",
+        "ink": "#e8ebef",
+        "quiet": "#a9b2be",
+        "rule": "#39414d",
+        "control": "#98a1ad",
+        "more": "#2560ad",
+        "less": "#9a4d12",
     },
-}  # fmt: skip
+}
 
 SERIES: Mapping[str, Sequence[str]] = {
-    "light": ("#2060c0", "#e00040", "#60a000", "#8000e0", "#804000", "#c06080", "#0020a0",
-              "#602040", "#a08060", "#e000e0", "#a080c0", "#c00080", "#602080", "#800020"),
-    "dark": ("#4080e0", "#e06000", "#c0e0c0", "#e0e000", "#c06060", "#00e0e0", "#c0a0a0",
-             "#e040a0", "#a08040", "#e0c040", "#a0a0e0", "#a0c060", "#60c080", "#6080a0"),
-}  # fmt: skip
+    "light": (
+        "#2060c0",
+        "#e00040",
+        "#60a000",
+        "#8000e0",
+        "#804000",
+        "#c06080",
+        "#0020a0",
+        "#602040",
+        "#a08060",
+        "#e000e0",
+        "#a080c0",
+        "#c00080",
+        "#602080",
+        "#800020",
+    ),
+    "dark": (
+        "#4080e0",
+        "#e06000",
+        "#c0e0c0",
+        "#e0e000",
+        "#c06060",
+        "#00e0e0",
+        "#c0a0a0",
+        "#e040a0",
+        "#a08040",
+        "#e0c040",
+        "#a0a0e0",
+        "#a0c060",
+        "#60c080",
+        "#6080a0",
+    ),
+}
 """Colours of lines and bars. Any two differ with each kind of colour blindness."""
 
 COLOURS: Mapping[str, Mapping[str, str]] = {
@@ -42,11 +82,21 @@ COLOURS: Mapping[str, Mapping[str, str]] = {
 """Mode -> name -> colour. A chart says `var(--name)`, so that a page can change the mode by its style sheet."""
 
 SHAPES = (
-    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down",
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
     "M-1-.6L-.6-1L0-.4L.6-1L1-.6L.4 0L1 .6L.6 1L0 .4L-.6 1L-1 .6L-.4 0Z",
-    "triangle-left", "M-1-1L0 0L1-1L1 1L0 0L-1 1Z", "triangle-right", "M-1-1L1-1L0 0L1 1L-1 1L0 0Z",
-    "M0-1L.95-.31L.59.81L-.59.81L-.95-.31Z", "M-1-.35L1-.35L1 .35L-1 .35Z", "M-.35-1L.35-1L.35 1L-.35 1Z",
-)  # fmt: skip
+    "triangle-left",
+    "M-1-1L0 0L1-1L1 1L0 0L-1 1Z",
+    "triangle-right",
+    "M-1-1L1-1L0 0L1 1L-1 1L0 0Z",
+    "M0-1L.95-.31L.59.81L-.59.81L-.95-.31Z",
+    "M-1-.35L1-.35L1 .35L-1 .35Z",
+    "M-.35-1L.35-1L.35 1L-.35 1Z",
+)
 """Markers of the series, as many as colours."""
 
 MOST_BANDS = 4
@@ -63,26 +113,46 @@ CONFIG: Mapping[str, Any] = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None, "continuousHeight": HEIGHT},
     "axis": {
-        "labelColor": "var(--ink)", "titleColor": "var(--quiet)", "titleFontWeight": "normal", "labelFontSize": 12,
-        "titleFontSize": 12, "gridColor": "var(--rule)", "domainColor": "var(--quiet)", "tickColor": "var(--quiet)",
-        "labelOverlap": "greedy", "titlePadding": 8,
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--quiet)",
+        "titleFontWeight": "normal",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "gridColor": "var(--rule)",
+        "domainColor": "var(--quiet)",
+        "tickColor": "var(--quiet)",
+        "labelOverlap": "greedy",
+        "titlePadding": 8,
     },
     "axisX": {"grid": False},
     "axisY": {"domain": False, "ticks": False},
     "legend": {
-        "orient": "bottom", "direction": "horizontal", "labelColor": "var(--ink)", "titleColor": "var(--quiet)",
-        "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12, "labelLimit": 220,
-        "symbolSize": 90, "symbolStrokeWidth": 2, "symbolOpacity": 1, "columnPadding": 16,
+        "orient": "bottom",
+        "direction": "horizontal",
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--quiet)",
+        "titleFontWeight": "normal",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "labelLimit": 220,
+        "symbolSize": 90,
+        "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,
+        "columnPadding": 16,
     },
     "title": {
-        "color": "var(--ink)", "subtitleColor": "var(--quiet)", "fontSize": 13, "fontWeight": "normal",
-        "anchor": "start", "offset": 8,
+        "color": "var(--ink)",
+        "subtitleColor": "var(--quiet)",
+        "fontSize": 13,
+        "fontWeight": "normal",
+        "anchor": "start",
+        "offset": 8,
     },
     "header": {"labelColor": "var(--ink)", "titleColor": "var(--quiet)", "labelFontSize": 12},
     "text": {"color": "var(--ink)"},
     "rule": {"color": "var(--quiet)"},
     "range": {"category": [f"var(--c{number})" for number in range(len(SHAPES))]},
-}  # fmt: skip
+}
 
 
 def heading(text: str) -> alt.TitleParams:
