@@ -87,7 +87,7 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
 
 
 def _plain(value: Any) -> Any:
-    """Return ranges, sets, NumPy arrays and NumPy numbers as the lists and numbers that pydantic's strict types take."""
+    """Return ranges, sets, and the arrays and numbers of NumPy as lists and numbers, which strict types take."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Mapping):

@@ -25,7 +25,7 @@ def test_weights_are_told_apart_to_the_bit() -> None:
 def test_the_architecture_is_what_is_printed_and_has_no_weights() -> None:
     one = network(nn.ReLU())
     other = copy.deepcopy(one)
-    nn.init.zeros_(other[0].weight)
+    nn.init.zeros_(other.get_parameter("0.weight"))
     assert hash_architecture(one) == hash_architecture(other)
     assert hash_architecture(one) != hash_architecture(network(nn.SiLU()))
 

@@ -43,13 +43,13 @@ class Detached(Net):
 
 
 def test_what_has_no_gradients_is_refused_by_layer() -> None:
-    net = Detached().eval()
+    detached = Detached().eval()
     with pytest.raises(InputError, match="layer 'first': no gradient reaches its maps"):
-        gate_gradients(net, IMAGES, LABELS, find_layers(net, IMAGES[:1]))
+        gate_gradients(detached, IMAGES, LABELS, find_layers(detached, IMAGES[:1]))
     net = Net().eval()
     layers = find_layers(net, IMAGES[:1])
     with pytest.raises(InputError, match=r"the model returns \(5, 3\); gradients need logits .* for every label"):
         gate_gradients(net, IMAGES, LABELS + 1, layers)
-    net.second.bias.data[1] = math.inf
+    net.get_parameter("second.bias").data[1] = math.inf
     with pytest.raises(InputError, match="layer 'second': its maps hold NaN or infinite values"):
         gate_gradients(net, IMAGES, LABELS, layers)
