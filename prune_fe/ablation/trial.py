@@ -20,7 +20,7 @@ from prune_fe.data.labels import class_names, has_labels, image_labels
 from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import world_size
 from prune_fe.errors import DataError, InputError
-from prune_fe.measure.evaluate import class_logits
+from prune_fe.measure.evaluate import float64_logits
 from prune_fe.scoring.collection import Progress
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array, Scores
@@ -402,7 +402,7 @@ class _Tally:
 
     def add(self, masks: slice, output: Any, labels: Tensor, halves: Tensor, numbers: range) -> None:
         every = labels.expand(len(range(self.n_masks)[masks]), -1)
-        logits = class_logits(output, every.flatten(), numbers)
+        logits = float64_logits(output, every.flatten(), numbers)
         classes = logits.shape[1]
         if self.images.shape[1] == 0:
             self.images = torch.zeros(2, classes, dtype=torch.int64)

@@ -130,7 +130,8 @@ def _print_latency(original: nn.Module, loaded: Loaded, settings: Mapping[str, A
     import torch
 
     from prune_fe.measure.cost import cost
-    from prune_fe.measure.latency import CannotRun, Comparison, compare_latency, verdict
+    from prune_fe.measure.latency import CannotRun, Comparison, compare_latency
+    from prune_fe.measure.latency_verdict import latency_verdict
 
     # The fastest kernels, not the reproducible ones.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
@@ -148,4 +149,4 @@ def _print_latency(original: nn.Module, loaded: Loaded, settings: Mapping[str, A
     for result in results:
         if isinstance(result, CannotRun):
             reporter.say(str(result))
-    reporter.say(verdict(results, before, after, network))
+    reporter.say(latency_verdict(results, before, after, network))

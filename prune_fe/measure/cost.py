@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, and images a second on this machine."""
+"""Count the parameters and multiply-adds of a network, and measure how many images a second it classifies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.measure.meter import quartiles, seconds_in_turn
-from prune_fe.tracing.feature_maps import evaluating
+from prune_fe.tracing.watching import evaluating
 
 ATTENTION = "scaled_dot_product_attention"
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
@@ -21,20 +21,36 @@ COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
 
 @dataclass(frozen=True)
 class Cost:
-    """macs: multiply-adds of convolutions, linear layers and matrix products for one image."""
+    """The size of a network and the arithmetic that it needs for one image.
+
+    Attributes:
+        parameters: Number of parameters.
+        macs: Multiply-adds of convolutions, linear layers, matrix products and attention for one image.
+    """
 
     parameters: int
     macs: int
 
     @property
     def flops(self) -> int:
-        """A multiply-add counted as two."""
+        """Floating-point operations of one image: two for each multiply-add."""
         return 2 * self.macs
 
 
 @dataclass(frozen=True)
 class Speed:
-    """images_per_second: median; low and high are its quartiles over `runs` blocks of passes, in evaluation mode."""
+    """How many images a second a network classifies in evaluation mode, and how that was measured.
+
+    Attributes:
+        images_per_second: Median over the timed blocks of forward passes.
+        low: Lower quartile.
+        high: Upper quartile.
+        runs: Number of timed blocks.
+        batch_size: Images of one forward pass.
+        threads: Threads of torch.
+        dtype: Data type of the weights and images, such as "float32".
+        device: Device of the network, such as "cpu".
+    """
 
     images_per_second: float
     low: float
@@ -50,29 +66,48 @@ class Speed:
 
 
 def cost(model: nn.Module, example: Tensor) -> Cost:
-    """Parameters, and the multiply-adds of one image of the size of `example` (images, channels, height, width)."""
+    """Count the parameters of a network and its multiply-adds for one image.
+
+    Args:
+        model: The network; it is run once in evaluation mode.
+        example: Images of shape (images, channels, height, width), of which the first is used.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a loss of its own when it is imported
+        # Importing fvcore scripts a function, which torch reports as FutureWarning or, before 2.12, DeprecationWarning.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis
 
     weight = next(model.parameters())
     image = example[:1].to(weight.device, weight.dtype)
     with evaluating(model), torch.no_grad():
         analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)  # unknown to fvcore
+        # fvcore has no rule for attention and would count it as 0.
+        analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)
         counts = analysis.tracer_warnings("none").by_operator()
     macs = sum(int(count) for operation, count in counts.items() if operation in COUNTED)
     return Cost(sum(weight.numel() for weight in model.parameters()), macs)
 
 
 def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
-    """Queries times keys, and the weights that come of it times values; inputs: traced (..., length, width)."""
+    """Return the multiply-adds of attention: queries times keys, and attention weights times values.
+
+    Args:
+        inputs: Traced query, key and value of shape (..., length, width), and other inputs, which are ignored.
+    """
     query, key, value = (entry.type().sizes() for entry in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
-    """Time forward passes of `batch_size` copies of the first image of `example` for at least `seconds`."""
+    """Time forward passes of a network in evaluation mode.
+
+    Args:
+        model: The network.
+        example: Images of shape (images, channels, height, width); copies of the first one are the batch.
+        batch_size: Images of one forward pass.
+        seconds: Passes are repeated for at least this long.
+    """
     weight = next(model.parameters())
     images = example[:1].to(weight.device, weight.dtype).expand(batch_size, *example.shape[1:]).contiguous()
     with evaluating(model), torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How good a network is: accuracy, balanced accuracy and loss from one pass over the images."""
+"""Measure how good a network is: accuracy, balanced accuracy and loss from one pass over the images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from prune_fe.data.batches import Images, count_images, validate_batches
 from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
-from prune_fe.tracing.feature_maps import evaluating
+from prune_fe.tracing.watching import evaluating
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """confusion: (classes, classes) int64, rows = the true class, columns = the predicted one.
+    """The predictions of a network for some images.
 
-    correct: (images,) bool, whether each is told right, in the order of the data.
+    Attributes:
+        confusion: Numbers of images, shape (classes, classes), int64; rows are true classes, columns predicted ones.
+        loss: Mean cross-entropy of an image in nats.
+        correct: Whether each image is classified correctly, in the order of the data, shape (images,), bool.
     """
 
     confusion: Tensor
@@ -29,16 +33,17 @@ class Evaluation:
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return int(self.confusion.sum())
 
     @property
     def accuracy(self) -> float:
-        """Correct images / images."""
+        """Share of images that are classified correctly."""
         return int(self.confusion.diagonal().sum()) / self.images
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall over the classes that have images (scikit-learn's definition)."""
+        """Mean recall of the classes that have images, as scikit-learn defines it."""
         images = self.confusion.sum(dim=1)
         present = images > 0
         return float((self.confusion.diagonal()[present].double() / images[present]).mean())
@@ -52,47 +57,72 @@ def evaluate(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Run `model` over `data` in evaluation mode. loss: mean cross-entropy an image, in nats.
+    """Run a network in evaluation mode over images and compare its predictions with their labels.
 
-    Raises InputError when the model's outputs are not finite, DataError when they are too few for the labels.
+    In a group of processes each one reads its share of the images, and all return the result of all images.
+
+    Args:
+        model: A classifier.
+        data: A data set, a data loader or batches of images and labels.
+        batch_size: Images of one forward pass.
+        workers: Processes that read images.
+        progress: Called after each batch with the numbers of images read and of all images (0 if unknown).
+
+    Raises:
+        InputError: The model returns something else than (images, classes), or values that are not finite.
+        DataError: There are no images, or a label has no output.
     """
     device = next(model.parameters()).device
-    confusion, loss, done = torch.zeros(0, 0, dtype=torch.int64), 0.0, 0
-    right: list[Tensor] = []
+    confusion = torch.zeros(0, 0, dtype=torch.int64)
+    loss, n_images = 0.0, 0
+    correct: list[Tensor] = []
     batches = select_batches(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
         for images, labels in validate_batches(batches):
-            numbers = range(done * world_size() + rank(), (done + len(labels)) * world_size() + rank(), world_size())
-            logits = class_logits(model(images.to(device, non_blocking=True)), labels, numbers)
+            # Each process reads every world_size-th image.
+            indices = range(
+                rank() + n_images * world_size(), rank() + (n_images + len(labels)) * world_size(), world_size()
+            )
+            logits = float64_logits(model(images.to(device, non_blocking=True)), labels, indices)
             classes = logits.shape[1]
-            if done == 0:
+            if n_images == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
-            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            said = logits.argmax(dim=1)
-            right.append(said == labels)
-            pairs = labels * classes + said
-            confusion += torch.bincount(pairs, minlength=classes**2).view_as(confusion)
-            done += len(labels)
+            predicted = logits.argmax(dim=1)
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
+            correct.append(predicted == labels)
+            confusion += torch.bincount(labels * classes + predicted, minlength=classes**2).view_as(confusion)
+            n_images += len(labels)
             if progress is not None:
-                progress(done, count_images(batches))
-    if done == 0:
+                progress(n_images, count_images(batches))
+    if n_images == 0:
         raise DataError("no images to evaluate on")
-    shares = all_gather((confusion, loss, torch.cat(right)))
-    total = sum(len(share[2]) for share in shares)
-    correct = torch.zeros(total, dtype=torch.bool)
-    for process, share in enumerate(shares):  # each had every world_size-th image
-        correct[process :: len(shares)] = share[2]
-    return Evaluation(
-        torch.stack([share[0] for share in shares]).sum(dim=0), sum(share[1] for share in shares) / total, correct
-    )
+    return _merge(all_gather((confusion, loss, torch.cat(correct))))
 
 
-def class_logits(output: Any, labels: Tensor, numbers: range) -> Tensor:
-    """What a classifier returned for images of these labels, (images, classes) float64 on the CPU.
+def _merge(shares: list[tuple[Tensor, float, Tensor]]) -> Evaluation:
+    """Return the evaluation of all images from the confusion, summed loss and correctness of each process."""
+    confusions, losses, corrects = zip(*shares, strict=True)
+    merged = torch.zeros(sum(map(len, corrects)), dtype=torch.bool)
+    for process, correct in enumerate(corrects):
+        merged[process :: len(shares)] = correct
+    return Evaluation(torch.stack(confusions).sum(dim=0), sum(losses) / len(merged), merged)
 
-    numbers: those of the images, from 0 in the order in which they are read; once for each time that all stand here.
 
-    InputError for what is no such output or is not finite, DataError for a label that it has no class for.
+def float64_logits(output: Any, labels: Tensor, indices: range) -> Tensor:
+    """Return the output of a classifier as float64 on the CPU, after validating it.
+
+    Args:
+        output: What the classifier returned, one row for each label.
+        labels: Labels, shape (rows,).
+        indices: Index of each row's image in the data, for error messages; the indices repeat where the same images
+            stand several times, as for several masks.
+
+    Returns:
+        Logits of shape (rows, classes).
+
+    Raises:
+        InputError: The output does not have the shape (rows, classes), or is not finite.
+        DataError: A label has no output.
     """
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -100,9 +130,9 @@ def class_logits(output: Any, labels: Tensor, numbers: range) -> Tensor:
     logits = output.cpu().double()
     if not (finite := logits.isfinite().all(dim=1)).all():
         row = int((~finite).nonzero()[0, 0])
-        number = numbers[row % len(numbers)]
-        raise InputError(f"image {number} (of class {labels[row]}): the model's outputs hold NaN or infinite values")
+        index = indices[row % len(indices)]
+        raise InputError(f"image {index} (of class {labels[row]}): the model's outputs hold NaN or infinite values")
     classes = logits.shape[1]
-    if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
-        raise DataError(f"label {odd[0]}: the model tells {classes} classes apart")
+    if wrong := [label for label in labels.tolist() if not 0 <= label < classes]:
+        raise DataError(f"label {wrong[0]}: the model has {classes} classes; allowed: 0 to {classes - 1}")
     return logits

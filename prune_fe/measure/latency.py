@@ -1,13 +1,13 @@
-"""Whether a pruned network is faster than the original: both timed in turn, setting by setting, and their memory."""
+"""Compare the time and the peak memory of a pruned network with those of the original, setting by setting."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,28 +18,33 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
-from prune_fe.measure.cost import Cost
 from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 BLOCKS = 7
-"""A quartile of fewer ratios says nothing."""
+"""Least number of timed blocks; the quartiles of fewer ratios are meaningless."""
 
-FELL = 0.90
 NOT_FASTER = 0.95
-"""Multiply-adds at less than FELL of the original's promise less time; above NOT_FASTER of it, it has not come."""
+"""A network that takes more than this share of the original's time does not count as faster."""
 
 UNSTEADY = 1.5
-"""Quartiles of a ratio that lie further apart than this factor are the machine's, not the networks'."""
-
-WIDTH_MULTIPLE = 8
-"""Kernels work on so many channels at once, or on a multiple of that."""
+"""If the quartiles of a ratio differ by more than this factor, something else disturbed the measurement."""
 
 
 @dataclass(frozen=True)
 class Setting:
+    """How networks are run.
+
+    Attributes:
+        batch_size: Images of one forward pass.
+        threads: Threads of torch.
+        dtype: Data type of weights and images, one of `DTYPES`.
+        memory_format: One of `MEMORY_FORMATS`.
+        device: Device, such as "cpu".
+    """
+
     batch_size: int
     threads: int
     dtype: str
@@ -53,10 +58,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Latency:
-    """median_ms: of a forward pass in evaluation mode; low_ms and high_ms are its quartiles over `runs` timed blocks.
+    """Time and memory of one network in one setting, in evaluation mode.
 
-    peak_mib: parameters, buffers, the batch and the maps of one pass where their sum is largest. On CUDA as torch
-    allocates, with what kernels take for themselves; elsewhere the tensors that operations return, an exact count.
+    Attributes:
+        network: "original" or "pruned".
+        setting: How it was run.
+        median_ms: Median time of a forward pass over the timed blocks, in milliseconds.
+        low_ms: Lower quartile.
+        high_ms: Upper quartile.
+        runs: Number of timed blocks.
+        peak_mib: Parameters, buffers, the batch and the maps of one pass, where their sum is largest, in MiB. On CUDA
+            it is what torch allocates, including the workspaces of kernels; on other devices the size of the tensors
+            that operations return, which is exact.
     """
 
     network: str
@@ -70,8 +83,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """ratio: time of the original / time of the pruned network, higher = faster: the median of the pairs of blocks
-    that were timed one after the other; ratio_low and ratio_high are its quartiles."""
+    """The original and the pruned network in one setting.
+
+    Attributes:
+        setting: How they were run.
+        original: Latency of the original.
+        pruned: Latency of the pruned network.
+        ratio: Time of the original / time of the pruned network, higher = faster: the median over the pairs of blocks
+            that were timed one after the other.
+        ratio_low: Lower quartile.
+        ratio_high: Upper quartile.
+    """
 
     setting: Setting
     original: Latency
@@ -87,17 +109,24 @@ class Comparison:
 
     @property
     def faster(self) -> bool:
-        """Not when the quartiles of the ratio reach down to 1, nor when more than NOT_FASTER of the time is left."""
+        """Whether the ratio's lower quartile is above 1 and the time is at most `NOT_FASTER` of the original's."""
         return self.ratio_low > 1 and self.share <= NOT_FASTER
 
     @property
     def steady(self) -> bool:
+        """Whether the quartiles of the ratio differ by no more than the factor `UNSTEADY`."""
         return self.ratio_high <= UNSTEADY * self.ratio_low
 
 
 @dataclass(frozen=True)
 class CannotRun:
-    """A setting that one of the two networks does not run in, and the reason the library gives."""
+    """A setting in which one of the two networks cannot run.
+
+    Attributes:
+        setting: The setting.
+        network: "original" or "pruned".
+        reason: The message of the error that the network raised.
+    """
 
     setting: Setting
     network: str
@@ -119,87 +148,104 @@ def compare_latency(
     seconds: float = 0.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Comparison | CannotRun]:
-    """Time both networks in every combination of the settings, for `seconds` each, on the device of `pruned`.
+    """Time two networks in turn in every combination of settings, on the device of `pruned`.
 
-    example: (images, channels, height, width); random images of its size are used. threads: default 1 and as many as
-    torch is set to, on a GPU the latter only. The networks and torch's settings are left as they are.
+    Copies of the networks are timed on random images; the networks and torch's settings stay as they are.
+
+    Args:
+        original: The network before pruning.
+        pruned: The network after pruning.
+        example: Images of shape (images, channels, height, width), which give the size of an image.
+        batch_sizes: Images of one forward pass.
+        threads: Threads of torch; default: 1 and torch's current number, on a GPU the latter only.
+        dtypes: Data types, of `DTYPES`.
+        memory_formats: Memory formats, of `MEMORY_FORMATS`.
+        seconds: Each network is timed for at least this long in each setting.
+        progress: Called after each setting with the numbers of finished settings and of all settings.
+
+    Returns:
+        One result for each setting.
+
+    Raises:
+        InputError: `pruned` has no parameters, or an argument is out of range.
     """
     weight = next(pruned.parameters(), None)
     if weight is None:
         raise InputError(f"pruned: {type(pruned).__name__} has no parameters, so there is nothing to time")
     if threads is None:
-        ours = torch.get_num_threads()
-        threads = sorted({1, ours}) if weight.device.type == "cpu" else [ours]
-    _check(example, batch_sizes, threads, dtypes, memory_formats, seconds)
-    found: list[Comparison | CannotRun] = []
+        current = torch.get_num_threads()
+        threads = sorted({1, current}) if weight.device.type == "cpu" else [current]
+    _validate_counts(batch_sizes=batch_sizes, threads=threads)
+    _validate_names("dtypes", dtypes, DTYPES)
+    _validate_names("memory_formats", memory_formats, MEMORY_FORMATS)
+    if example.ndim != 4:
+        raise InputError(f"example: {tuple(example.shape)}; allowed: (images, channels, height, width)")
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds: {seconds}; allowed: greater than 0")
+    results: list[Comparison | CannotRun] = []
     total = math.prod(map(len, (batch_sizes, threads, dtypes, memory_formats)))
     for dtype, memory_format in itertools.product(dtypes, memory_formats):
         networks = {
-            name: _converted(network, weight.device, dtype, memory_format)
-            for name, network in (("original", original), ("pruned", pruned))
+            name: _converted_copy(network, weight.device, dtype, memory_format)
+            for name, network in {"original": original, "pruned": pruned}.items()
         }
         for batch_size, count in itertools.product(batch_sizes, threads):
             setting = Setting(batch_size, count, dtype, memory_format, str(weight.device))
-            found.append(_compare(setting, networks, _images(example, setting), seconds))
+            results.append(_compare(setting, networks, _random_images(example, setting), seconds))
             if progress is not None:
-                progress(len(found), total)
-    return found
+                progress(len(results), total)
+    return results
 
 
-def _check(
-    example: Tensor,
-    batch_sizes: Sequence[int],
-    threads: Sequence[int],
-    dtypes: Sequence[str],
-    memory_formats: Sequence[str],
-    seconds: float,
-) -> None:
-    if example.ndim != 4:
-        raise InputError(f"example: {tuple(example.shape)}; allowed: (images, channels, height, width)")
-    for what, counts in (("batch_sizes", batch_sizes), ("threads", threads)):
+def _validate_counts(**options: Sequence[int]) -> None:
+    for name, counts in options.items():
         if not counts or min(counts) < 1:
-            raise InputError(f"{what}: {list(counts)}; allowed: one or more whole numbers, 1 or greater")
-    for what, names, known in (
-        ("dtypes", dtypes, DTYPES),
-        ("memory_formats", memory_formats, MEMORY_FORMATS),
-    ):
-        if not names or not set(names) <= set(known):
-            raise InputError(f"{what}: {list(names)}; allowed: one or more of {', '.join(known)}")
-    if not 0 < seconds < math.inf:
-        raise InputError(f"seconds: {seconds}; allowed: greater than 0")
+            raise InputError(f"{name}: {list(counts)}; allowed: one or more whole numbers, 1 or greater")
 
 
-def _converted(network: nn.Module, device: torch.device, dtype: str, memory_format: str) -> nn.Module:
-    """A copy in evaluation mode."""
+def _validate_names(option: str, names: Sequence[str], known: Collection[str]) -> None:
+    if not names or not set(names) <= set(known):
+        raise InputError(f"{option}: {list(names)}; allowed: one or more of {', '.join(known)}")
+
+
+def _converted_copy(network: nn.Module, device: torch.device, dtype: str, memory_format: str) -> nn.Module:
+    """Return a copy of a network in evaluation mode."""
     twin: Any = copy.deepcopy(network).eval()
     return twin.to(device, DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format])
 
 
-def _images(example: Tensor, setting: Setting) -> Tensor:
-    """Random, because zeros cost a GPU less power and so less time than images do."""
+def _random_images(example: Tensor, setting: Setting) -> Tensor:
+    # Zeros cost a GPU less power, and therefore less time, than images do.
     shape = (setting.batch_size, *example.shape[1:])
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return images.to(setting.device, DTYPES[setting.dtype]).contiguous(
-        memory_format=MEMORY_FORMATS[setting.memory_format]
-    )
+    memory_format = MEMORY_FORMATS[setting.memory_format]
+    return images.to(setting.device, DTYPES[setting.dtype]).contiguous(memory_format=memory_format)
 
 
 def _compare(
     setting: Setting, networks: Mapping[str, nn.Module], images: Tensor, seconds: float
 ) -> Comparison | CannotRun:
+    """Time both networks in one setting and measure their peak memory.
+
+    Args:
+        setting: The setting, to which networks and images are converted already.
+        networks: "original" and "pruned" -> the network.
+        images: The batch.
+        seconds: Each network is timed for at least this long.
+    """
     with _threads(setting.threads):
         with torch.inference_mode():
             for name, network in networks.items():
                 try:
                     network(images)
-                except Exception as error:  # networks and libraries raise what they like
+                except Exception as error:  # Networks and libraries raise errors of any type.
                     return CannotRun(setting, name, " ".join(str(error).split())[:120] or type(error).__name__)
             passes = [partial(network, images) for network in networks.values()]
             times = seconds_in_turn(passes, seconds, images.device, BLOCKS)
-        # Behind the timing: while cuDNN tries its algorithms it takes more memory than it does later.
+        # This comes after the timing because cuDNN takes more memory while it tries its algorithms.
         peaks = [_peak_bytes(network, images) for network in networks.values()]
     original, pruned = (
-        _latency(name, setting, own, peak) for name, own, peak in zip(networks, times, peaks, strict=True)
+        _latency(name, setting, spent, peak) for name, spent, peak in zip(networks, times, peaks, strict=True)
     )
     low, median, high = quartiles([before / after for before, after in zip(*times, strict=True)])
     return Comparison(setting, original, pruned, median, low, high)
@@ -212,6 +258,7 @@ def _latency(name: str, setting: Setting, times: Sequence[float], peak_bytes: in
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Set torch's number of threads inside a `with` statement."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -221,9 +268,13 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _peak_bytes(network: nn.Module, images: Tensor) -> int:
-    """What Latency.peak_mib says. (The resident memory of a process would also hold what the last pass left.)"""
+    """Return the peak memory of one forward pass, with the parameters, buffers and images.
+
+    The resident memory of the process would also count what earlier passes have not returned to the system.
+    """
     live = _LiveTensors([*network.parameters(), *network.buffers(), images])
-    with torch.no_grad():  # inference mode would hide what an operation is made of, and the tensors in between
+    # Inference mode would hide the operations that an operation consists of, and the tensors between them.
+    with torch.no_grad():
         if images.device.type != "cuda":
             with live:
                 network(images)
@@ -235,13 +286,18 @@ def _peak_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the memory of `held` and of every tensor that an operation inside returns, as long as it lives."""
+    """Adds up the memory of the tensors in use: given ones, and all that operations inside return, until freed.
 
-    def __init__(self, held: Iterable[Tensor]) -> None:
+    Attributes:
+        peak_bytes: The largest sum so far.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self.peak_bytes = 0
-        self._bytes = WeakIdKeyDictionary()  # by storage: a view, or a result in place, needs none of its own
-        self._add(held)
+        # Storages are the keys because views and results of in-place operations share the memory of their source.
+        self._bytes = WeakIdKeyDictionary()
+        self._add(tensors)
 
     def _add(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
@@ -253,93 +309,3 @@ class _LiveTensors(TorchDispatchMode):
         returned = func(*args, **(kwargs or {}))
         self._add(leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor))
         return returned
-
-
-def verdict(found: Sequence[Comparison | CannotRun], before: Cost, after: Cost, pruned: nn.Module) -> str:
-    """Whether the time fell with the multiply-adds (`before` -> `after`), and if not what may help.
-
-    Less time is expected when the multiply-adds fell by more than a tenth. A setting counts as not faster when the
-    quartiles of original / pruned reach down to 1, or when the median leaves more than 95 % of the time; as lagging
-    when it saves a smaller share of the time than half the share of multiply-adds saved. Settings whose quartiles
-    lie more than a factor UNSTEADY apart are not judged.
-    """
-    every = [each for each in found if isinstance(each, Comparison)]
-    if not every:
-        return "Nothing could be timed: none of the settings runs."
-    timed = sorted((each for each in every if each.steady), key=lambda each: each.share)
-    disturbed = (
-        f"In {len(every) - len(timed)} of {len(every)} settings the quartiles lie more than a factor of {UNSTEADY} "
-        "apart, so that nothing can be told: something else keeps this machine busy."
-    )
-    if not timed:
-        return f"{disturbed} Repeat it on a quiet machine, with fewer --threads or with more --seconds."
-    share, best, worst = after.macs / before.macs, timed[0], timed[-1]
-    if share >= FELL:
-        return f"Multiply-adds are at {share:.0%}, too many to expect less time; it is at {_percent(worst)}."
-    slow = [each for each in timed if not each.faster]
-    lagging = [each for each in timed if 1 - each.share < (1 - share) / 2]
-    if slow:
-        worst = slow[-1]
-        text = f"but time is at {_percent(worst)}: not faster in {len(slow)} of {len(timed)} settings."
-    elif lagging:
-        text = (
-            f"time only to {_percent(worst)}: it saves less than half of what they do in {len(lagging)} of "
-            f"{len(timed)} settings."
-        )
-    else:
-        text = f"time to {_percent(worst)}" + (f" or less: faster in all {len(timed)} settings." if timed[1:] else ".")
-    if best.faster and best is not worst:
-        text += f" At best it fell to {_percent(best)}."
-    reasons = [_uneven(pruned)]
-    if slow or lagging:
-        reasons.append(_faster_with_fewer_threads(worst, timed))
-        reasons += [] if any(reasons) else [_bound(worst, pruned)]
-    if len(timed) < len(every):
-        reasons.append(disturbed)
-    return " ".join([f"Multiply-adds fell to {share:.0%}, {text}", *filter(None, reasons)])
-
-
-def _percent(found: Comparison) -> str:
-    low, high = 1 / found.ratio_high, 1 / found.ratio_low
-    return f"{found.share:.0%} (quartiles {low:.0%} to {high:.0%}) at {found.setting}"
-
-
-def _convolutions(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
-
-
-def _uneven(pruned: nn.Module) -> str:
-    """A hint, if there are widths that kernels do not like."""
-    widths = [module.out_channels for module in _convolutions(pruned)]
-    odd = sum(width % WIDTH_MULTIPLE > 0 for width in widths)
-    if not odd:
-        return ""
-    return (
-        f"{odd} of {len(widths)} convolutions have a width that is no multiple of {WIDTH_MULTIPLE} and often take as "
-        f"long as the next one: prune with --round-to {WIDTH_MULTIPLE}."
-    )
-
-
-def _faster_with_fewer_threads(worst: Comparison, timed: Sequence[Comparison]) -> str:
-    for each in timed:
-        twin = replace(each.setting, threads=worst.setting.threads) == worst.setting
-        if twin and each.setting.threads < worst.setting.threads and each.pruned.median_ms < worst.pruned.median_ms:
-            return (
-                f"There --threads {each.setting.threads} is faster than {worst.setting.threads}: the network is too "
-                "small for more, or something else uses the cores."
-            )
-    return ""
-
-
-def _bound(worst: Comparison, pruned: nn.Module) -> str:
-    """The likely reason where all widths are fine."""
-    depthwise = sum(1 < module.groups == module.in_channels for module in _convolutions(pruned))
-    if depthwise:
-        return (
-            f"All widths are fine; its {depthwise} depthwise convolutions are probably bound by memory, not arithmetic."
-        )
-    what = "calling layers" if worst.setting.device == "cpu" else "starting kernels"
-    return (
-        f"All widths are fine; at batch {worst.setting.batch_size} and images of this size the time is probably spent "
-        f"on {what} and on reading memory, not on arithmetic: larger batches or removing whole layers would show more."
-    )

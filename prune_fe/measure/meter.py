@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, and the memory it needs on top of what is held when it begins."""
+"""Measure the seconds that work takes, and the memory that it needs on top of what is in use when it begins."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 BLOCKS = 20
-"""In so many blocks of calls a task is timed."""
+"""Number of blocks into which the calls of a timed task are divided."""
 
 
 class Meter:
-    """Adds up the seconds, and keeps the peak, over all uses of `measuring`.
+    """Adds up the seconds of all uses of `measuring`, and keeps the largest peak of their memory.
 
-    peak_bytes: on CUDA what torch allocated, on Linux the resident memory of the process; None where neither can be
-    had.
+    Attributes:
+        seconds: Seconds of all uses.
+        peak_bytes: Largest additional memory of a use: on CUDA what torch allocated, on Linux the resident memory of
+            the process; None where neither is known.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +31,8 @@ class Meter:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        before, start = self._begin(), time.perf_counter()
+        """Measure the body of a `with` statement, also one that raises."""
+        before, start = self._reset_peak(), time.perf_counter()
         try:
             yield
         finally:
@@ -38,68 +42,81 @@ class Meter:
             if before is not None:
                 self.peak_bytes = max(self.peak_bytes or 0, self._peak() - before)
 
-    def _begin(self) -> int | None:
+    def _reset_peak(self) -> int | None:
+        """Start a new peak and return the bytes in use now; None if the system does not tell."""
         if self._cuda is not None:
             torch.cuda.synchronize(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)
             return torch.cuda.memory_allocated(self._cuda)
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now (man 5 proc)
-            return _resident("VmRSS")
-        except (OSError, TypeError):
+            # This sets the peak to the memory that is resident now (man 5 proc).
+            Path("/proc/self/clear_refs").write_text("5")
+            return _process_bytes("VmRSS")
+        except (OSError, ValueError):
             return None
 
     def _peak(self) -> int:
-        return _resident("VmHWM") if self._cuda is None else torch.cuda.max_memory_allocated(self._cuda)
+        return _process_bytes("VmHWM") if self._cuda is None else torch.cuda.max_memory_allocated(self._cuda)
 
 
 def seconds_in_turn(
     tasks: Sequence[Callable[[], object]], seconds: float, device: torch.device, blocks: int = 1
 ) -> list[list[float]]:
-    """Seconds a call of each task, one number for every block of calls; a warm-up is not among them.
+    """Time tasks in alternating blocks of calls (A B A B …), after a warm-up.
 
-    The blocks alternate (A B A B ...), so that whatever else the machine does hits all tasks alike: the n-th numbers of
-    two tasks are a pair. Goes on until each task was timed for `seconds`, and for `blocks` blocks at least.
+    Whatever else the machine does then affects all tasks alike, and the n-th times of two tasks are a pair.
+
+    Args:
+        tasks: Functions without arguments.
+        seconds: Each task is timed for at least this long.
+        device: Device that the tasks use; it is synchronised before and after each block.
+        blocks: Each task is timed in at least this many blocks.
+
+    Returns:
+        For each task the seconds of one call, a number for each block.
     """
     calls = [max(1, round(seconds / BLOCKS / _warm_up(task, seconds / 10, device))) for task in tasks]
     times: list[list[float]] = [[] for _ in tasks]
-    while len(times[0]) < blocks or min(count * sum(own) for count, own in zip(calls, times, strict=True)) < seconds:
-        for task, count, own in zip(tasks, calls, times, strict=True):
-            own.append(_seconds_of(task, count, device))
+    while len(times[0]) < blocks or min(n * sum(spent) for n, spent in zip(calls, times, strict=True)) < seconds:
+        for task, n, spent in zip(tasks, calls, times, strict=True):
+            spent.append(_seconds_per_call(task, n, device))
     return times
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper one."""
-    low, middle, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double())
-    return low.item(), middle.item(), high.item()
+    """Return the lower quartile, the median and the upper quartile."""
+    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+    return low, median, high
 
 
 def _warm_up(task: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """Seconds of the last call. The first ones pay for allocation and for the choice of kernels."""
-    spent = [_seconds_of(task, 1, device), _seconds_of(task, 1, device)]
+    """Call a task at least twice and for `seconds`, and return the seconds of the last call.
+
+    The first calls also pay for allocation and for the choice of kernels.
+    """
+    spent = [_seconds_per_call(task, 1, device), _seconds_per_call(task, 1, device)]
     while sum(spent) < seconds:
-        spent.append(_seconds_of(task, 1, device))
+        spent.append(_seconds_per_call(task, 1, device))
     return max(spent[-1], 1e-9)
 
 
-def _seconds_of(task: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Seconds a call."""
-    _wait_for(device)
+def _seconds_per_call(task: Callable[[], object], calls: int, device: torch.device) -> float:
+    _synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
         task()
-    _wait_for(device)
+    _synchronize(device)
     return (time.perf_counter() - start) / calls
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def _resident(entry: str) -> int:
-    found = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise TypeError(entry)
-    return int(found[1]) << 10
+def _process_bytes(entry: str) -> int:
+    """Return an entry of /proc/self/status, such as VmRSS (resident memory) or VmHWM (its peak), in bytes."""
+    match = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise ValueError(f"/proc/self/status has no entry {entry}")
+    return int(match[1]) << 10

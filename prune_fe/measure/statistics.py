@@ -1,8 +1,8 @@
-"""Intervals and agreement: the bootstrap, and rank correlations."""
+"""Compute bootstrap intervals of means, and rank correlations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 CHUNK = 2**22
-"""Numbers that are drawn at a time."""
+"""Numbers that are drawn at a time, which limits the memory."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval. n: values that it is the mean of."""
+    """A mean and its 95 % interval.
+
+    Attributes:
+        mean: The mean.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: Number of values whose mean it is.
+    """
 
     mean: float
     low: float
@@ -24,76 +31,105 @@ class Estimate:
     n: int
 
     def text(self, form: str) -> str:
-        """One value has no interval."""
+        """Return the mean and, unless it is of one value, the interval.
+
+        Args:
+            form: Format specification of the numbers, such as ".2f".
+        """
         return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]" if self.n > 1 else f"{self.mean:{form}}"
 
     @property
     def not_zero(self) -> bool:
-        """Whether the interval says so: what two things that are compared differ by."""
+        """Whether the interval excludes 0: for a difference, whether the two compared things differ."""
         return self.n > 1 and (self.low > 0 or self.high < 0)
 
 
 def bootstrap(values: Sequence[float] | NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """The mean of values (n,), finite, and the percentiles 2.5 and 97.5 of the means of resamples (Efron 1979).
+    """Return the mean of values with its percentile bootstrap interval (Efron, 1979).
 
     Of the differences of pairs it is the paired bootstrap.
+
+    Args:
+        values: Finite numbers, shape (n,).
+        resamples: How many samples of n values are drawn with replacement.
+        seed: Seed of the drawing.
+
+    Raises:
+        ValueError: There are no values, or some are not finite.
     """
-    known = np.asarray(values, dtype=np.float64)
-    if known.ndim != 1 or known.size == 0 or not np.isfinite(known).all():
-        raise ValueError(f"values {known.shape}: a bootstrap needs finite numbers, and at least one")
-    generator = np.random.default_rng(seed)
-    each = max(1, CHUNK // known.size)
+    # scipy.stats.bootstrap draws the same samples, but refuses a single value, and its argument for the generator
+    # has another name in older versions. Published intervals must not depend on that.
+    samples = np.asarray(values, dtype=np.float64)
+    if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
+        raise ValueError(f"values {samples.shape}: a bootstrap needs finite numbers, and at least one")
+    n, generator = samples.size, np.random.default_rng(seed)
     means = np.concatenate(
-        [
-            known[generator.integers(known.size, size=(min(each, resamples - first), known.size))].mean(axis=1)
-            for first in range(0, resamples, each)
-        ]
+        [samples[generator.integers(n, size=(size, n))].mean(axis=1) for size in _chunk_sizes(resamples, n)]
     )
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(known.mean()), float(low), float(high), known.size)
+    low, high = np.percentile(means, [2.5, 97.5]).tolist()
+    return Estimate(float(samples.mean()), low, high, n)
 
 
 def simultaneous(
     values: NDArray[Any], pairs: Sequence[tuple[int, int]], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Estimate]:
-    """For pairs (i, j) of columns of values (n, columns) the mean of i less that of j, with intervals that hold for all
-    pairs at once in 95 % of cases: whichever of them is picked, and for whatever it shows, its interval may be trusted.
+    """Return the differences of the means of columns, with intervals that hold for all pairs at once in 95 % of cases.
 
-    The rows are resampled for all columns together; the half width is the 95 % quantile of the largest deviation, in
-    standard errors, of any pair (the studentised maximum, Romano & Wolf 2005).
+    A reader may therefore pick any pair after looking at the results. Rows are drawn for all columns together; the
+    half width of an interval is the 95 % quantile of the largest deviation of any pair, in standard errors (the
+    studentised maximum; Romano & Wolf, 2005).
+
+    Args:
+        values: Finite numbers, shape (n, columns).
+        pairs: Pairs (i, j) of columns, for the mean of i minus the mean of j.
+        resamples: How many samples of n rows are drawn with replacement.
+        seed: Seed of the drawing.
+
+    Returns:
+        One estimate for each pair.
+
+    Raises:
+        ValueError: There are no rows, or some values are not finite.
     """
-    known = np.asarray(values, dtype=np.float64)
-    if known.ndim != 2 or known.shape[0] == 0 or not np.isfinite(known).all():
-        raise ValueError(f"values {known.shape}: a bootstrap needs finite numbers, and at least one row")
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[0] == 0 or not np.isfinite(rows).all():
+        raise ValueError(f"values {rows.shape}: a bootstrap needs finite numbers, and at least one row")
     if not pairs:
         return []
-    n, (one, other) = len(known), np.array(pairs).T
-    generator, each = np.random.default_rng(seed), max(1, CHUNK // n)
+    n, generator = len(rows), np.random.default_rng(seed)
+    # How often each row is drawn gives the mean of a sample without copying rows.
     means = np.concatenate(
-        [
-            generator.multinomial(n, np.full(n, 1 / n), size=min(each, resamples - first)) @ known / n
-            for first in range(0, resamples, each)
-        ]
+        [generator.multinomial(n, np.full(n, 1 / n), size=size) @ rows / n for size in _chunk_sizes(resamples, n)]
     )
-    centre, drawn = (m[..., one] - m[..., other] for m in (known.mean(axis=0), means))
-    error = drawn.std(axis=0)
-    scale = np.where(error > 0, error, np.inf)
-    width = float(np.quantile((abs(drawn - centre) / scale).max(axis=1), 0.95)) * error
+    first, second = np.array(pairs).T
+    centres, drawn = (mean[..., first] - mean[..., second] for mean in (rows.mean(axis=0), means))
+    errors = drawn.std(axis=0)
+    # A pair whose difference never varies has no deviation either; dividing by 0 would give NaN.
+    scale = np.where(errors > 0, errors, np.inf)
+    widths = float(np.quantile((abs(drawn - centres) / scale).max(axis=1), 0.95)) * errors
     return [
-        Estimate(float(mean), float(mean - half), float(mean + half), n)
-        for mean, half in zip(centre, width, strict=True)
+        Estimate(float(centre), float(centre - width), float(centre + width), n)
+        for centre, width in zip(centres, widths, strict=True)
     ]
 
 
+def _chunk_sizes(resamples: int, n: int) -> Iterator[int]:
+    """Yield how many samples of `n` values are drawn at a time, until there are `resamples`."""
+    size = max(1, CHUNK // n)
+    for start in range(0, resamples, size):
+        yield min(size, resamples - start)
+
+
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's ρ of a and b (n,), ties by mean ranks; 0 where one of them is constant and ranks nothing."""
+    """Return Spearman's ρ of two arrays of shape (n,), ties by mean ranks; 0 if one of them is constant."""
     from scipy.stats import spearmanr
 
+    # SciPy warns about a constant array and returns NaN.
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
 
 
 def kendall(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Kendall's τ-b of a and b (n,); 0 where one of them is constant."""
+    """Return Kendall's τ-b of two arrays of shape (n,); 0 if one of them is constant."""
     from scipy.stats import kendalltau
 
     return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(kendalltau(a, b).statistic)

@@ -301,7 +301,7 @@ def test_bad_input_is_named(batches: list) -> None:
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1, 0.5])
     with pytest.raises(InputError, match=r"classes is \[1, 1\]: one of them stands twice"):
         prune_fe.ablate(model, batches, scores, "second", classes=[1, 1])
-    with pytest.raises(DataError, match="label 9: the model tells 4 classes apart"):
+    with pytest.raises(DataError, match="label 9: the model has 4 classes; allowed: 0 to 3"):
         prune_fe.ablate(model, [(batches[0][0], torch.full((7,), 9))], scores, "second")
     model.classify.bias.data[0] = torch.nan
     with pytest.raises(InputError, match=r"image 0 \(of class \d\): the model's outputs hold NaN or infinite values"):

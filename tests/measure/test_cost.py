@@ -1,8 +1,13 @@
-"""What a network costs, against torch's own counter."""
+"""Cost of networks, against torch's own counter, and their speed."""
+
+import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_fe import build, cost, speed
@@ -10,8 +15,12 @@ from prune_fe.models.small_vgg import SmallVGG
 
 
 def counted(model: nn.Module, example: torch.Tensor) -> int:
-    """Multiply-adds as torch's dispatcher sees them."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """Multiply-adds as torch's dispatcher sees them.
+
+    The counter does not know the fused kernel that attention has on the CPU and leaves it out; the math kernel consists
+    of matrix products.
+    """
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(example)
     return counter.get_total_flops() // 2
 
@@ -22,6 +31,44 @@ def counted(model: nn.Module, example: torch.Tensor) -> int:
 def test_the_multiply_adds_are_those_of_torchs_counter(name: str) -> None:
     model, image = build(name, 1000), torch.zeros(1, 3, 224, 224)
     assert cost(model, image).macs == counted(model, image)
+
+
+class Attention(nn.Module):
+    """Attention with keys of another number than the queries, and values of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        query, key, value = torch.zeros(1, 3, 7, 4), torch.zeros(1, 3, 5, 4), torch.zeros(1, 3, 5, 6)
+        return nn.functional.scaled_dot_product_attention(query * self.scale, key, value) + images.mean()
+
+
+def test_the_multiply_adds_of_attention_are_those_of_its_two_products() -> None:
+    macs = 3 * (7 * 5 * 4 + 7 * 5 * 6)  # heads × (queries × keys × width + queries × keys × width of the values)
+    assert cost(Attention(), torch.zeros(1, 3, 2, 2)).macs == macs
+
+
+def test_a_vision_transformer_has_the_multiply_adds_of_its_shapes() -> None:
+    tokens, width, depth = 14 * 14 + 1, 192, 12
+    block = 2 * tokens**2 * width + 12 * tokens * width**2
+    macs = 14 * 14 * 3 * 16 * 16 * width + depth * block + 1000 * width
+    assert cost(build("timm/vit_tiny_patch16_224", 1000), torch.zeros(1, 3, 224, 224)).macs == macs == 1_253_683_200
+
+
+@pytest.mark.parametrize("category", ["FutureWarning", "DeprecationWarning"])
+def test_the_import_of_fvcore_is_silent(category: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions of torch differ in how they warn of what fvcore does when it is imported."""
+    (tmp_path / "fvcore").mkdir()
+    (tmp_path / "fvcore/__init__.py").write_text("")
+    (tmp_path / "fvcore/nn.py").write_text(
+        f"import warnings\nwarnings.warn('`torch.jit.script` is deprecated', {category})\nFlopCountAnalysis = int"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] != "fvcore"}
+    with mock.patch.dict(sys.modules, others, clear=True), pytest.raises(TypeError, match="int"):
+        cost(nn.Linear(1, 1), torch.zeros(1, 1))
 
 
 def test_vgg16_has_the_papers_parameters_and_flops() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from prune_fe.errors import DataError, InputError
-from prune_fe.measure.evaluate import evaluate
+from prune_fe.measure.evaluate import evaluate, float64_logits
 
 CLASSES = 5
 
@@ -111,7 +111,7 @@ def test_no_images_are_refused() -> None:
 def test_a_label_without_a_logit_is_refused(label: int) -> None:
     logits, labels = some()
     labels[3] = label
-    with pytest.raises(DataError, match=rf"label {label}: the model tells 5 classes apart"):
+    with pytest.raises(DataError, match=rf"label {label}: the model has 5 classes; allowed: 0 to 4"):
         evaluate(Outputs(), dataset(logits, labels))
 
 
@@ -124,3 +124,11 @@ def test_progress_counts_images() -> None:
     seen: list[tuple[int, int]] = []
     evaluate(Outputs(), dataset(*some(10)), batch_size=4, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_the_image_at_fault_is_named_also_where_images_repeat() -> None:
+    output, labels = torch.zeros(6, CLASSES), torch.arange(6) % CLASSES
+    assert float64_logits(output, labels, range(10, 13)).dtype == torch.float64
+    output[4, 0] = torch.inf
+    with pytest.raises(InputError, match=r"image 11 \(of class 4\)"):
+        float64_logits(output, labels, range(10, 13))

@@ -1,7 +1,5 @@
-"""Both networks in turn, setting by setting. No test depends on how fast this machine is."""
+"""The comparison of two networks, setting by setting. No test depends on how fast this machine is."""
 
-import dataclasses
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +9,8 @@ from torch import Tensor, nn
 
 from prune_fe import build, compare_latency
 from prune_fe.errors import InputError
-from prune_fe.measure import meter
-from prune_fe.measure.cost import Cost
-from prune_fe.measure.latency import CannotRun, Comparison, Latency, Setting, verdict
-from prune_fe.measure.meter import seconds_in_turn
+from prune_fe.measure.latency import CannotRun, Comparison
 from prune_fe.models.small_vgg import SmallVGG
-from prune_fe.report.console import latency_table
 
 CPU = torch.device("cpu")
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -47,45 +41,10 @@ class Logged(SmallVGG):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that goes on only when a test says so."""
-    now = [0.0]
-    monkeypatch.setattr(meter, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    return now
-
-
-@pytest.fixture
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-# In turn
-
-
-def test_blocks_alternate_and_last_equally_long_behind_a_warm_up(clock: list[float]) -> None:
-    order: list[str] = []
-
-    def task(name: str, seconds: float) -> Callable[[], None]:
-        def run() -> None:
-            order.append(name)
-            clock[0] += seconds
-
-        return run
-
-    slow, fast = seconds_in_turn([task("A", 4.0), task("B", 1.0)], 160.0, CPU)  # a block is 160 / 20 = 8 s
-    assert slow == [4.0] * 20
-    assert fast == [1.0] * 20
-    warm = ["A"] * 4 + ["B"] * 16  # a tenth of the time each
-    assert order == warm + (["A"] * 2 + ["B"] * 8) * 20
-
-
-def test_a_task_longer_than_the_time_gets_its_blocks(clock: list[float]) -> None:
-    def run() -> None:
-        clock[0] += 100.0
-
-    assert seconds_in_turn([run, run], 1.0, CPU, blocks=7) == [[100.0] * 7] * 2
 
 
 def test_a_drift_of_the_machine_is_not_in_the_ratio(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,100 +191,6 @@ def test_on_a_gpu_time_and_peak_are_those_of_the_gpu() -> None:
     assert isinstance(found, Comparison)
     assert found.setting.device == "cuda:0"
     assert 0 < found.pruned.peak_mib < 100 < ballast.nbytes / 2**20
-
-
-# What it says
-
-
-def compared(share: float, spread: float = 0.01, **changed: Any) -> Comparison:
-    """The pruned network takes `share` of the time, ± spread."""
-    setting = dataclasses.replace(Setting(1, 1, "float32", "contiguous", "cpu"), **changed)
-    before, after = (Latency(name, setting, ms, ms, ms, 20, 2.5) for name, ms in (("o", 10.0), ("p", 10 * share)))
-    return Comparison(setting, before, after, 1 / share, 1 / (share + spread), 1 / (share - spread))
-
-
-def said(*found: Comparison | CannotRun, macs: int = 31, widths: tuple[int, ...] = (8, 16), groups: int = 1) -> str:
-    network = nn.Sequential(*[nn.Conv2d(width, width, 3, groups=min(groups, width)) for width in widths])
-    return verdict(found, Cost(100, 100), Cost(50, macs), network)
-
-
-def test_a_network_that_is_faster_is_called_so() -> None:
-    assert said(compared(0.40), compared(0.35, batch_size=32)) == (
-        "Multiply-adds fell to 31%, time to 40% (quartiles 39% to 41%) at batch 1, 1 thread, float32, contiguous, cpu "
-        "or less: faster in all 2 settings. At best it fell to 35% (quartiles 34% to 36%) at batch 32, 1 thread, "
-        "float32, contiguous, cpu."
-    )
-    assert said(compared(0.40)).endswith("contiguous, cpu.")
-
-
-def test_multiply_adds_that_fell_without_the_time_are_said_plainly_with_the_hint() -> None:
-    assert said(compared(0.97), compared(0.40, batch_size=32), widths=(7, 8, 12)) == (
-        "Multiply-adds fell to 31%, but time is at 97% (quartiles 96% to 98%) at batch 1, 1 thread, float32, "
-        "contiguous, cpu: not faster in 1 of 2 settings. At best it fell to 40% (quartiles 39% to 41%) at batch 32, "
-        "1 thread, float32, contiguous, cpu. 2 of 3 convolutions have a width that is no multiple of 8 and often take "
-        "as long as the next one: prune with --round-to 8."
-    )
-
-
-@pytest.mark.parametrize(
-    ("share", "spread", "faster"),
-    [(0.94, 0.01, True), (0.96, 0.01, False), (0.90, 0.11, False), (0.90, 0.09, True), (1.2, 0.01, False)],
-)
-def test_the_rule_is_95_percent_or_quartiles_that_reach_1(share: float, spread: float, faster: bool) -> None:
-    found = compared(share, spread)
-    assert found.faster == faster
-    assert ("not faster in 1 of 1" in said(found)) != faster
-
-
-def test_a_gain_of_less_than_half_is_said_too() -> None:
-    assert "time only to 80%" in said(compared(0.80))
-    assert "saves less than half of what they do in 1 of 1 settings. All widths are fine" in said(compared(0.80))
-    assert "less than half" not in said(compared(0.60))
-
-
-def test_multiply_adds_that_hardly_fell_promise_nothing() -> None:
-    assert said(compared(0.99), macs=91).startswith("Multiply-adds are at 91%, too many to expect less time; it is at")
-    assert said(compared(0.99), macs=89).startswith("Multiply-adds fell to 89%, but time is at 99%")
-
-
-def test_where_widths_are_fine_the_likely_reason_is_named() -> None:
-    assert "2 depthwise convolutions are probably bound by memory" in said(compared(1.0), groups=99)
-    assert "at batch 1 and images of this size the time is probably spent on calling layers" in said(compared(1.0))
-    assert "spent on starting kernels" in said(compared(1.0, device="cuda:0"))
-
-
-def test_more_threads_that_cost_time_are_the_first_reason() -> None:
-    few, many = compared(0.4), compared(0.97, threads=8)
-    assert "--threads 1 is faster than 8: the network is too small for more" in said(few, many, widths=(7,))
-    assert "--threads" not in said(few, compared(0.97, threads=8, batch_size=2), widths=(7,))
-
-
-def test_what_a_busy_machine_measured_is_not_judged() -> None:
-    wild = compared(0.97, 0.3)
-    text = said(compared(0.4), wild, compared(0.3))
-    assert "faster in all 2 settings" in text
-    assert "In 1 of 3 settings the quartiles lie more than a factor of 1.5 apart, so that nothing can be told" in text
-    assert said(wild).startswith("In 1 of 1 settings the quartiles lie")
-    assert "Repeat it on a quiet machine" in said(wild)
-
-
-def test_settings_that_cannot_run_are_left_out_of_the_verdict() -> None:
-    refusal = CannotRun(compared(1.0).setting, "pruned", "no")
-    assert said(refusal) == "Nothing could be timed: none of the settings runs."
-    assert "not faster in 1 of 1" in said(refusal, compared(1.0))
-
-
-def test_the_table_says_once_what_all_settings_share() -> None:
-    table = latency_table([compared(0.5), compared(0.25, batch_size=32)])
-    assert table.what == "batch size"
-    assert table.rows == ["1", "32"]
-    assert table.caption.startswith("threads 1, dtype float32, memory format contiguous, device cpu")
-    assert table.columns == {
-        "original, ms": ["10.00 [10.00–10.00]"] * 2,
-        "pruned, ms": ["5.00 [5.00–5.00]", "2.50 [2.50–2.50]"],
-        "original / pruned": ["2.00 [1.96–2.04]", "4.00 [3.85–4.17]"],
-        "peak MiB": ["2.5 → 2.5"] * 2,
-    }
 
 
 def test_networks_of_the_libraries_are_timed() -> None:

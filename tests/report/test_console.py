@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 import prune_fe.experiment.run
-from prune_fe.report.console import ConsoleReporter, WideTable, results_table
+from prune_fe.measure.latency import Comparison, Latency, Setting
+from prune_fe.report.console import ConsoleReporter, WideTable, latency_table, results_table
 
 
 def row(**fields):
@@ -79,3 +80,22 @@ def test_after_an_exception_progress_is_shown_again():
         assert not bars.tasks[-1].visible
     assert "training" in out.getvalue()
     assert reporter._bars is None
+
+
+def test_the_table_of_latencies_says_once_what_all_settings_share():
+    comparisons = []
+    for share, batch_size in ((0.5, 1), (0.25, 32)):
+        setting = Setting(batch_size, 1, "float32", "contiguous", "cpu")
+        before, after = (Latency(name, setting, ms, ms, ms, 20, 2.5) for name, ms in (("o", 10.0), ("p", 10 * share)))
+        low, high = 1 / (share + 0.01), 1 / (share - 0.01)
+        comparisons.append(Comparison(setting, before, after, 1 / share, low, high))
+    table = latency_table(comparisons)
+    assert table.what == "batch size"
+    assert table.rows == ["1", "32"]
+    assert table.caption.startswith("threads 1, dtype float32, memory format contiguous, device cpu")
+    assert table.columns == {
+        "original, ms": ["10.00 [10.00–10.00]"] * 2,
+        "pruned, ms": ["5.00 [5.00–5.00]", "2.50 [2.50–2.50]"],
+        "original / pruned": ["2.00 [1.96–2.04]", "4.00 [3.85–4.17]"],
+        "peak MiB": ["2.5 → 2.5"] * 2,
+    }

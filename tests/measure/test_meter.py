@@ -1,0 +1,68 @@
+"""Timing in alternating blocks, and the memory of a piece of work. No test depends on how fast this machine is."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from prune_fe.measure import meter
+from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+
+CPU = torch.device("cpu")
+
+
+def test_blocks_alternate_and_last_equally_long_behind_a_warm_up(clock: list[float]) -> None:
+    order: list[str] = []
+
+    def task(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock[0] += seconds
+
+        return run
+
+    slow, fast = seconds_in_turn([task("A", 4.0), task("B", 1.0)], 160.0, CPU)  # a block is 160 / 20 = 8 s
+    assert slow == [4.0] * 20
+    assert fast == [1.0] * 20
+    warm = ["A"] * 4 + ["B"] * 16  # a tenth of the time each
+    assert order == warm + (["A"] * 2 + ["B"] * 8) * 20
+
+
+def test_a_task_longer_than_the_time_gets_its_blocks(clock: list[float]) -> None:
+    def run() -> None:
+        clock[0] += 100.0
+
+    assert seconds_in_turn([run, run], 1.0, CPU, blocks=7) == [[100.0] * 7] * 2
+
+
+def test_quartiles_are_interpolated() -> None:
+    assert quartiles([4.0, 1.0, 2.0, 3.0]) == (1.75, 2.5, 3.25)
+    assert quartiles([2.0]) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_seconds_add_up_and_the_largest_peak_stays(clock: list[float]) -> None:
+    meter_ = Meter(CPU)
+    for megabytes in (64, 1):
+        with meter_.measuring():
+            clock[0] += 2.0
+            torch.ones(megabytes << 18)  # float32
+    assert meter_.seconds == 4.0
+    assert meter_.peak_bytes is None or 48 << 20 < meter_.peak_bytes < 256 << 20
+
+
+def test_work_that_raises_is_measured_too(clock: list[float]) -> None:
+    meter_ = Meter(CPU)
+    with pytest.raises(KeyError), meter_.measuring():
+        clock[0] += 3.0
+        raise KeyError
+    assert meter_.seconds == 3.0
+
+
+def test_a_system_without_proc_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "Path", lambda _: (_ for _ in ()).throw(OSError()))
+    meter_ = Meter(CPU)
+    with meter_.measuring():
+        pass
+    assert meter_.peak_bytes is None
