@@ -31,7 +31,7 @@ def classes(path: Path) -> int:
     ("name", "size"),
     [
         ("vgg-small", 16),
-        ("vgg16_bn", 32),
+        ("alexnet", 64),
         ("resnet18", 32),
         ("mobilenet_v2", 32),
         ("timm/resnet10t", 32),
