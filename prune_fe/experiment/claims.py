@@ -1,4 +1,4 @@
-"""Who does what, of several processes that share a folder and nothing else."""
+"""Claims on tasks by processes that share a folder and nothing else."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXPIRY_SECONDS = 180.0
-"""A claim that has not been renewed for so long is that of a dead owner."""
+"""A claim that its owner has not renewed for this long is no longer valid."""
 
 RENEWALS = 6
-"""How often a claim is renewed in that time."""
+"""Number of renewals in that time."""
 
 
 class Claims:
-    """Claims on tasks, a file each: TASK.claim-0, and TASK.claim-1 where the owner of the first one has died, …
+    """Claims on tasks, one file each: TASK.claim-0, then TASK.claim-1 if the first owner has died, and so on.
 
-    A claim is made by creating a file that must not be there, which one process only can do. The highest number is the
-    one that counts, so that a dead owner's claim is never removed under the hand of a new owner. If an owner was only
-    asleep, its task is done twice, to the same end.
+    A claim is made by creating a file that must not exist yet, which only one process can do. The highest number
+    counts, so that the claim of a dead owner need not be removed, which could remove the claim of its successor. If
+    the owner was only suspended, the task is done twice, with the same result.
+
+    Args:
+        folder: Where the files are; made if it does not exist.
+        expiry: Seconds after which a claim that was not renewed is no longer valid.
     """
 
     def __init__(self, folder: Path, expiry: float = EXPIRY_SECONDS) -> None:
@@ -35,7 +39,14 @@ class Claims:
 
     @contextmanager
     def claimed(self, task: str) -> Iterator[bool]:
-        """Inside, `task` is this process's own, if True; if False it is somebody else's."""
+        """Try to claim a task for the duration of the block.
+
+        Args:
+            task: Name of the task.
+
+        Yields:
+            Whether the task is claimed by this process; otherwise another process works on it.
+        """
         path = self._claim(task)
         if path is None:
             yield False
@@ -51,12 +62,13 @@ class Claims:
             path.unlink(missing_ok=True)
 
     def _claim(self, task: str) -> Path | None:
+        """Create the file of a claim; return None where another process has a valid one."""
         number, last = -1, None
         for path in self.folder.glob(f"{task}.claim-*"):
             match = re.fullmatch(rf"{re.escape(task)}\.claim-(\d+)", path.name)
             if match and int(match[1]) > number:
                 number, last = int(match[1]), path
-        if last is not None and not self._dead(last):
+        if last is not None and not self._is_expired(last):
             return None
         path = self.folder / f"{task}.claim-{number + 1}"
         try:
@@ -66,16 +78,17 @@ class Claims:
             return None
         return path
 
-    def _dead(self, path: Path) -> bool:
-        """Whether the claim has run out: by the clock of the file system, or because its process is gone from here."""
+    def _is_expired(self, path: Path) -> bool:
+        """Return whether a claim's process has ended on this machine, or has not renewed the claim for too long."""
         try:
-            about = json.loads(path.read_text())
-            if about["machine"] == _machine() and not _runs(int(about["process"])):
+            owner = json.loads(path.read_text())
+            if owner["machine"] == _machine() and not _is_running(int(owner["process"])):
                 return True
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # it is just being written, or was cut short: its age decides
+            pass  # the file is being written, or its writer was killed: its age decides
+        # Machines' clocks differ; a fresh file tells the time of the file system.
         probe = self.folder / f".now-{self.owner}"
         probe.touch()
         try:
@@ -87,19 +100,19 @@ class Claims:
 
     def _renew(self, path: Path, stop: threading.Event) -> None:
         while not stop.wait(self.expiry / RENEWALS):
-            with contextlib.suppress(OSError):  # one renewal that fails is no reason to stop
+            with contextlib.suppress(OSError):  # the next renewal may succeed
                 os.utime(path)
 
 
 def _machine() -> str:
-    """Tells machines apart, and containers, whose processes have numbers of their own; and no more."""
+    """Return a hash that tells machines apart, and containers, whose processes have their own numbers."""
     boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     known = boot.read_text() if boot.exists() else str(uuid.getnode())
     known += str(processes.stat().st_ino) if processes.exists() else ""
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

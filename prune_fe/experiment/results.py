@@ -1,4 +1,4 @@
-"""One measured network each: what a run and a comparison are made of, and how it lies in a folder."""
+"""Results: what is known of one measured network, and how it is saved."""
 
 from __future__ import annotations
 
@@ -17,19 +17,35 @@ from prune_fe.io import write_json
 from prune_fe.scoring.scores import Array
 
 UNPRUNED = "(unpruned)"
-"""The scorer of the rows that say what every other row starts from."""
-
+"""The scorer in the rows of networks that have not been pruned."""
 
 SCRATCH = "scratch#"
-"""Begins the labels of architectures that were trained from scratch; the number behind it is their budget."""
+"""Beginning of the label of an architecture that was trained from scratch; the number behind it is its budget."""
 
 BY_LAYER = "by layer"
-"""The goal of a network whose layers have ratios of their own."""
+"""The goal of a network that was pruned with a ratio for each layer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. accuracy: on the test images; before and after are None for the unpruned network."""
+    """One line of the table.
+
+    Attributes:
+        scorer: Label of the scorer, or `UNPRUNED`.
+        seed: Seed of the network.
+        accuracy_before: Accuracy of the unpruned network on the test images.
+        accuracy_pruned: Accuracy right after pruning; None if it was not measured.
+        accuracy_finetuned: Accuracy after fine-tuning; None without fine-tuning.
+        balanced_accuracy: Mean accuracy of the classes, of the final network.
+        loss: Mean cross-entropy on the test images, of the final network.
+        parameters: Number of parameters.
+        macs: Multiply-adds for one image.
+        images_per_second: Median speed of forward passes.
+        images_per_second_low: First quartile of the speed.
+        images_per_second_high: Third quartile of the speed.
+        timed_with: Batch size, type, device and threads of the timing.
+        scoring_seconds: Time that scoring took; None for an unpruned network.
+    """
 
     scorer: str
     seed: int
@@ -48,18 +64,26 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """Of the network as it is left."""
+        """The accuracy of the final network."""
         known = (self.accuracy_finetuned, self.accuracy_pruned, self.accuracy_before)
         return next(value for value in known if value is not None)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A row, and what a comparison needs beside it.
+    """One measured network.
 
-    network: its label. goal, point: such as "ratio", 0.5; None of an unpruned network. correct: (images,) bool, whether
-    each test image is told right, in their order. removed: layer -> its removed units; left: layers -> why fewer units
-    went than were asked for. epochs: of its own training. seconds: all of it took. environment: where it was measured.
+    Attributes:
+        network: Label or name of the network.
+        row: Its line of the table.
+        correct: (images,) bool, whether each test image is classified correctly.
+        goal: What says how much was removed, such as "ratio"; None for an unpruned network.
+        point: The value of the goal, such as 0.5; None for an unpruned network.
+        removed: Layer -> the units that were removed.
+        left: Layers of a group -> why fewer units were removed than asked for.
+        epochs: The epochs in which it was trained, or fine-tuned.
+        seconds: Time that all of it took.
+        environment: Versions and hardware where it was measured.
     """
 
     network: str
@@ -74,7 +98,7 @@ class Result:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """One JSON file, whole or not at all."""
+        """Write the result to a JSON file, whole or not at all; its folder is made."""
         content = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode()
         correct = {"images": len(self.correct), "bits": packed}
@@ -83,15 +107,21 @@ class Result:
 
 
 def load_result(path: Path) -> Result:
-    """What Result.save wrote; CheckpointError for anything else."""
+    """Return the result that was saved to a file.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         correct = content["correct"]
         bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
-        told = np.unpackbits(bits, count=correct["images"]).astype(bool)
-        cell = Result(**content | {"row": Row(**content["row"]), "correct": told})
-        if len(bits) != -(-len(told) // 8) or not np.isclose(told.mean(), cell.row.accuracy, rtol=0, atol=1e-9):
+        is_correct = np.unpackbits(bits, count=correct["images"]).astype(bool)
+        result = Result(**content | {"row": Row(**content["row"]), "correct": is_correct})
+        if len(bits) != -(-len(is_correct) // 8) or not np.isclose(
+            is_correct.mean(), result.row.accuracy, rtol=0, atol=1e-9
+        ):
             raise ValueError("its accuracy is not that of its images")
-        return cell
+        return result
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again") from error

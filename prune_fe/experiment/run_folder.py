@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -33,25 +34,34 @@ PACKAGES = (
     "ripser",
     "gudhi",
 )
+"""The packages whose versions are recorded."""
 
-
-WHERE = ("device", "threads", "workers")
-"""The keys of a recipe that say where it is done; with the images' path they may differ among those who share a run."""
-
+MACHINE_KEYS = ("device", "threads", "workers")
+"""Keys of a recipe that, like the path of the images, may differ between the processes that share a comparison."""
 
 NETWORKS = "networks"
-"""The folder in that of a comparison that holds what is each network's own; no other run folder has it."""
+"""The folder of a comparison's networks inside its run folder; other run folders do not have it."""
 
 
 def is_comparison(folder: Path) -> bool:
+    """Return whether a run folder is that of a comparison."""
     return (folder / NETWORKS).exists()
 
 
 class RunFolder:
-    """A folder that belongs to one run at a time and is never written over by another.
+    """The folder of one run, with its recipe and a log of every step.
 
-    `log.jsonl` gets one line an event and is on the disk before the next step begins, so that a killed run keeps
-    what it finished. shared: several processes of one run may use the folder, each with a log of its own.
+    Each event is one line of `log.jsonl`, which is on the disk before the next step begins.
+
+    Args:
+        path: The folder, which must exist.
+        recipe: The recipe as it is saved in the folder.
+        shared: Whether several processes may use the folder at a time, each with its own log (a comparison);
+            otherwise the folder is locked until `close`.
+
+    Raises:
+        InputError: The folder was begun with another recipe, or by a command of the other kind.
+        EnvironmentFault: Another process uses the folder.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> None:
@@ -65,6 +75,7 @@ class RunFolder:
             raise
 
     def _begin(self, recipe: Mapping[str, Any]) -> None:
+        """Write the recipe to a new folder; check that an old one has the same recipe."""
         known, log = self.path / "recipe.yaml", self.path / self.log_name
         if known.exists() and is_comparison(self.path) != (self._lock is None):
             what = "the folder of a comparison" if self._lock else "no folder of a comparison"
@@ -73,18 +84,29 @@ class RunFolder:
             (self.path / NETWORKS).mkdir(exist_ok=True)
         if not known.exists():
             write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
-        elif differing := _differing(known, recipe, WHERE if self._lock is None else ()):
+        elif differing := _differing_keys(known, recipe, MACHINE_KEYS if self._lock is None else ()):
             raise InputError(
                 f"{self.path} was begun with another recipe (not the same: {', '.join(differing)}); resume with that "
                 "one or start a new run"
             )
         if log.exists() and not log.read_bytes().endswith(b"\n"):
-            with log.open("a") as file:  # a kill cut the last line short: the next one must not continue it
+            # The process was killed while it wrote the last line; the next line must not continue it.
+            with log.open("a") as file:
                 file.write("\n")
 
     @classmethod
     def create(cls, parent: Path, name: str, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
-        """parent/name-1, or the next number that is free."""
+        """Create the folder `parent`/`name`-N with the next free number N.
+
+        Args:
+            parent: Where run folders are; made if it does not exist.
+            name: Name of the recipe.
+            recipe: The recipe as it is saved in the folder.
+            shared: Whether several processes may use the folder at a time.
+
+        Raises:
+            EnvironmentFault: The folder cannot be made.
+        """
         try:
             parent.mkdir(parents=True, exist_ok=True)
             taken = [
@@ -103,6 +125,17 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Args:
+            path: The folder.
+            recipe: The recipe, which must be the one that the run was begun with.
+            shared: Whether several processes may use the folder at a time.
+
+        Raises:
+            InputError: There is no run, or it has another recipe.
+            EnvironmentFault: Another process uses the folder.
+        """
         if not (path / "recipe.yaml").is_file():
             raise InputError(f"{path}: no run to resume there")
         return cls(path, recipe, shared)
@@ -113,7 +146,11 @@ class RunFolder:
         return self._lock is None
 
     def log(self, event: str, **values: Any) -> None:
-        """Append one event and the time; on the disk when this returns."""
+        """Append an event and the time to the log; it is on the disk when this returns.
+
+        Raises:
+            EnvironmentFault: The log cannot be written.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             with (self.path / self.log_name).open("a") as file:
@@ -124,11 +161,15 @@ class RunFolder:
             raise EnvironmentFault(f"{self.path}/{self.log_name}: {error.strerror}") from error
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """What log() wrote."""
+        """Return the logged events of one kind."""
         return events_of(self.path / self.log_name, event)
 
     def log_environment(self) -> list[str]:
-        """Log where this is done, in env.json too if it is the beginning; returns what is another one than then."""
+        """Log versions and hardware, and write them to env.json in a new folder.
+
+        Returns:
+            The keys of `environment` that differ from env.json.
+        """
         here, path = environment(), self.path / "env.json"
         self.log("environment", **here)
         if not path.exists():
@@ -138,41 +179,49 @@ class RunFolder:
         return [key for key in here if here[key] != began.get(key)]
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a CSV file of this name to the folder."""
         write_csv(self.path / name, rows)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of this name to the folder."""
         write_json(self.path / name, content)
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a text file of this name to the folder."""
         write_text(self.path / name, text)
 
     def discard(self) -> None:
-        """Take away the folder of a run that failed before it had done anything."""
+        """Close the folder, and remove it if the run has no results yet."""
         folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
         if not any(entry.name != NETWORKS or any(entry.iterdir()) for entry in folders):
             shutil.rmtree(self.path)
         self.close()
 
     def close(self) -> None:
+        """Let other processes use the folder."""
         if self._lock is not None:
             self._lock.close()
 
 
 def events_of(log: Path, event: str) -> list[dict[str, Any]]:
-    """Those of one kind in a log, without a last line that a kill cut short."""
-    found = []
+    """Return the events of one kind in a log file; a last line that was not written to its end is skipped."""
+    entries = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if entry["event"] == event:
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def locked(folder: Path) -> TextIO:
-    """A file that keeps other processes out of `folder` until it is closed; EnvironmentFault if one is in there."""
+    """Lock a folder and return the lock, a file that keeps other processes out until it is closed.
+
+    Raises:
+        EnvironmentFault: Another process has locked the folder.
+    """
     lock = (folder / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,8 +236,14 @@ def locked(folder: Path) -> TextIO:
     return lock
 
 
-def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
-    """The keys in which the recipe of a run folder is not this one; `but`: keys that may be others."""
+def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:
+    """Return the keys in which the recipe in a run folder differs from another recipe.
+
+    Args:
+        known: The recipe file of the run folder.
+        recipe: The other recipe.
+        ignored: Keys that may differ; if there are any, the path of the images may differ too.
+    """
     try:
         content = yaml.safe_load(known.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -196,14 +251,14 @@ def _differing(known: Path, recipe: Mapping[str, Any], but: Sequence[str] = ()) 
     if not isinstance(content, dict):
         raise InputError(f"{known}: not the recipe that a run writes")
     missing = object()
-    one, other = ({key: value for key, value in each.items() if key not in but} for each in (recipe, content))
-    if but and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
+    one, other = ({key: value for key, value in each.items() if key not in ignored} for each in (recipe, content))
+    if ignored and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
         one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
     return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and the commit of the source; no host name, no path."""
+    """Return versions, hardware and the commit of the source, without host name and paths."""
     import torch
 
     from prune_fe.distributed import world_size
@@ -221,6 +276,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -228,12 +284,15 @@ def _version(name: str) -> str | None:
         return None
 
 
+@functools.cache  # of the source that was loaded; every result records it
 def _commit() -> str | None:
-    """The commit that this source was checked out from, "+changes" when the source differs; None outside git."""
+    """Return the commit that the source was checked out from; None outside git. "+changes": the source differs."""
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parents[1]
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        package = Path(__file__).parents[1]
+        return subprocess.run(
+            ["git", *arguments], cwd=package, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         if git("ls-files", "--error-unmatch", "__init__.py"):
@@ -245,7 +304,7 @@ def _commit() -> str | None:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor()
+        match = None
+    return match[1] if match else platform.processor()
