@@ -39,7 +39,7 @@ def small() -> SmallVGG:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg-small": small,
-    "torchvision": lambda: torchvision.models.mnasnet0_5(num_classes=10),
+    "torchvision": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
     "timm": lambda: timm.create_model("test_resnet", num_classes=10),
 }
 WRITTEN: list[tuple[str, Format]] = [

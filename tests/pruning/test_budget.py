@@ -51,7 +51,8 @@ def test_a_ranking_removes_no_more_than_asked_and_keeps_nothing_weaker(
     capacities = draw_capacities(sizes, seed)
     counts = counts_for_ranking(capacities, total)
     assert sum(counts) <= total
-    removed, next_ones = [], []
+    removed: list[float] = []
+    next_ones: list[float] = []
     for capacity, count in zip(capacities, counts, strict=True):
         assert count in capacity.feasible_counts
         assert count <= MAX_GLOBAL_SHARE * capacity.units
