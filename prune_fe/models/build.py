@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,7 +78,10 @@ def parse_name(name: str) -> tuple[str, str]:
         return "torchvision", plain
     if library in ("", "timm"):
         try:
-            import timm
+            # Some versions of timm define scripted functions, which some versions of torch call deprecated.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                import timm
         except ImportError:
             if library == "timm":
                 raise InputError(f"model {name!r} needs timm: pip install 'prune-fe[timm]'") from None
