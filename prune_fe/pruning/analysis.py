@@ -14,7 +14,8 @@ from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.verify import Verifier, randomise, verification_copy
-from prune_fe.tracing.dependency_graph import SetId, build_dependency_graph
+from prune_fe.tracing.channel_tracer import build_dependency_graph
+from prune_fe.tracing.dependency_graph import SetId
 from prune_fe.tracing.layers import find_convolutions
 
 

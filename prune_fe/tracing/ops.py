@@ -122,13 +122,11 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("hardshrink", Kind.ACTIVATION, (F.hardshrink,)),
     Operator("softshrink", Kind.ACTIVATION, (F.softshrink,)),
     Operator("tanhshrink", Kind.ACTIVATION, (F.tanhshrink,)),
-    #
     Operator("batch_norm", Kind.NORM, (F.batch_norm, torch.batch_norm)),
     Operator("group_norm", Kind.NORM, (F.group_norm, torch.group_norm)),
     Operator("layer_norm", Kind.NORM, (F.layer_norm,)),
     Operator("instance_norm", Kind.NORM, (F.instance_norm,)),
     Operator("rms_norm", Kind.NORM),
-    #
     Operator("dropout", Kind.IDENTITY, (F.dropout,)),
     Operator("dropout2d", Kind.IDENTITY, (F.dropout2d,)),
     Operator("alpha_dropout", Kind.IDENTITY, (F.alpha_dropout,)),
@@ -139,14 +137,12 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("half", Kind.IDENTITY, (Tensor.half,)),
     Operator("bfloat16", Kind.IDENTITY, (Tensor.bfloat16,)),
     Operator("type", Kind.IDENTITY, (Tensor.type,)),
-    #
     Operator("avg_pool2d", Kind.POOLING, (F.avg_pool2d,), _LINEAR),
     Operator("max_pool2d", Kind.POOLING, (F.max_pool2d, torch.max_pool2d)),
     Operator("adaptive_avg_pool2d", Kind.POOLING, (F.adaptive_avg_pool2d,), Trait.POOLS_GLOBALLY | _LINEAR),
     Operator("adaptive_max_pool2d", Kind.POOLING, (F.adaptive_max_pool2d,), Trait.POOLS_GLOBALLY),
     Operator("interpolate", Kind.RESAMPLING, (F.interpolate,), _LINEAR),
     Operator("pad", Kind.PADDING, (F.pad,), _LINEAR),
-    #
     Operator("view", Kind.REARRANGING, (Tensor.view,), _LINEAR),
     Operator("reshape", Kind.REARRANGING, (torch.reshape, Tensor.reshape), _LINEAR),
     Operator("flatten", Kind.REARRANGING, (torch.flatten, Tensor.flatten), _LINEAR),
@@ -171,14 +167,12 @@ OPERATORS: tuple[Operator, ...] = (
     *_operators(Kind.REARRANGING, "unflatten ravel swapaxes swapdims movedim moveaxis t T mT H mH unbind concatenate"),
     *_operators(Kind.REARRANGING, "select index_select expand_as repeat repeat_interleave tile reshape_as view_as"),
     *_operators(Kind.REARRANGING, "hsplit vsplit dsplit unfold"),
-    #
     Operator("mean", Kind.REDUCING, (torch.mean, Tensor.mean), Trait.POOLS_GLOBALLY | _LINEAR),
     Operator("sum", Kind.REDUCING, (torch.sum, Tensor.sum), _LINEAR),
     Operator("amax", Kind.REDUCING, (torch.amax, Tensor.amax), Trait.POOLS_GLOBALLY | Trait.SELECTS),
     *_operators(Kind.REDUCING, "amin max min median argmax argmin", Trait.SELECTS),
     *_operators(Kind.REDUCING, "std var norm vector_norm linalg_vector_norm prod logsumexp std_mean var_mean nanmean"),
     *_operators(Kind.REDUCING, "any all"),
-    #
     Operator(
         "add",
         Kind.ELEMENTWISE,
@@ -194,13 +188,11 @@ OPERATORS: tuple[Operator, ...] = (
         (torch.div, torch.true_divide, Tensor.div, Tensor.true_divide, Tensor.__truediv__),
     ),
     Operator("sub", Kind.ELEMENTWISE, (torch.sub, Tensor.sub, Tensor.__sub__)),
-    #
     *_operators(Kind.MATRIX_PRODUCT, "matmul rmatmul mm bmm"),
     Operator("conv2d", Kind.CONVOLUTION, (torch.conv2d,)),
     *_operators(Kind.CONVOLUTION, "conv1d conv3d"),
     *_operators(Kind.NEW_TENSOR, "new_zeros new_ones new_empty new_full new_tensor"),
     Operator("empty", Kind.ALLOCATION, (torch.empty,)),
-    #
     Operator("linear", Kind.OPAQUE, (F.linear,)),
     *_operators(Kind.OPAQUE, "einsum addmm baddbmm bilinear tensordot outer"),
     *_operators(Kind.OPAQUE, "scaled_dot_product_attention multi_head_attention_forward"),

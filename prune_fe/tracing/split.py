@@ -165,7 +165,8 @@ def _node_of(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) ->
 
 def _parted(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[Tail]:
     """The graph parted behind `node`, with nothing in `alone`; then with more and more of the tail in it, up to each
-    value that all of the rest depends on."""
+    value that all of the rest depends on.
+    """
     behind: list[fx.Node] = []
     for other in graph.nodes:
         if not {node, *behind}.isdisjoint(other.all_input_nodes):
@@ -216,7 +217,8 @@ def _cut(
 
 def _stays_apart(tail: Tail, values: Sequence[Tensor]) -> bool:
     """Whether every unit's part of what `alone` gives depends on its own map only: tried with random maps, since those
-    of a network may be zero, to the last bit and in double precision, since what mixes the units may do so weakly."""
+    of a network may be zero, to the last bit and in double precision, since what mixes the units may do so weakly.
+    """
     alone = copy.deepcopy(tail.alone).double().cpu()
     beside = [value.double().cpu() if value.is_floating_point() else value.cpu() for value in values[1:]]
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import analyse
 from prune_fe.pruning.cut import Cutter, copy_model, find_code_sizes, named_tensors, refuse_unlike_weights
-from prune_fe.tracing.dependency_graph import SetId, build_dependency_graph
+from prune_fe.tracing.channel_tracer import build_dependency_graph
+from prune_fe.tracing.dependency_graph import SetId
 
 X = torch.randn(1, 3, 6, 6)
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_fe.pruning.groups import UNEQUAL_BLOCKS, Group, find_groups
-from prune_fe.tracing.dependency_graph import SetId, build_dependency_graph
+from prune_fe.tracing.channel_tracer import build_dependency_graph
+from prune_fe.tracing.dependency_graph import SetId
 
 X = torch.randn(1, 3, 6, 6)
 

@@ -23,7 +23,7 @@ from prune_fe.pruning.records import Pruned, Step
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.dependency_graph import build_dependency_graph
+from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
 

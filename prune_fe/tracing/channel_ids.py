@@ -1,0 +1,85 @@
+"""Tensors of channel ids: for every value of a network's tensor, the id of the channel that it belongs to.
+
+Ids have the shape of the tensor that they describe. They usually differ along one dimension and are expanded along the
+others, which takes no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NewType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ChannelId = NewType("ChannelId", int)
+"""Identifies one channel of one axis in the whole network."""
+
+IdArray = NDArray[Any]
+"""Integers: ids of channels or of coupled sets."""
+
+NO_CHANNEL = ChannelId(0)
+"""The id of values that belong to no channel: padding, constants."""
+
+
+def to_tensor(ids: IdArray) -> Tensor:
+    """Return an array of ids as a tensor."""
+    return torch.from_numpy(np.ascontiguousarray(ids))
+
+
+def expand_along(ids: IdArray, dim: int, shape: Sequence[int]) -> Tensor:
+    """Return ids of `shape` that differ along one dimension.
+
+    Args:
+        ids: (channels,), the ids along that dimension.
+        dim: The dimension, from 0.
+        shape: The shape of the tensor that has these channels.
+    """
+    return to_tensor(ids).view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
+
+
+def varying_dims(ids: Tensor) -> list[int]:
+    """Return the dimensions along which the ids are not all the same: those that hold channels."""
+    wide = [dim for dim in range(ids.ndim) if ids.shape[dim] > 1 and ids.stride(dim) != 0]
+    return [dim for dim in wide if bool((ids.diff(dim=dim) != 0).any())]
+
+
+def narrow_to(ids: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return the ids with size 1 in every dimension that is not in `dims`."""
+    for dim in range(ids.ndim):
+        if dim not in dims:
+            ids = ids.narrow(dim, 0, 1)
+    return ids
+
+
+def ids_along(ids: Tensor, dims: Sequence[int]) -> IdArray:
+    """Return the ids along `dims`, ascending, at the first position of the other dimensions.
+
+    Returns:
+        An array with one dimension for each of `dims`.
+    """
+    return narrow_to(ids, dims).reshape([ids.shape[dim] for dim in dims]).numpy()
+
+
+def resize(ids: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the ids for a tensor of another size in the dimensions that hold no channels."""
+    return narrow_to(ids, varying_dims(ids)).expand(shape)
+
+
+def is_resized(ids: Tensor, value: Tensor) -> bool:
+    """Return whether the dimensions of `value` that hold channels have the size that they had, as after a pooling."""
+    return value.ndim == ids.ndim and all(value.shape[dim] == ids.shape[dim] for dim in varying_dims(ids))
+
+
+def rows_along(ids: Tensor, dim: int) -> IdArray:
+    """Return every different row of ids along a dimension, (rows, channels)."""
+    rows = narrow_to(ids, sorted({dim, *varying_dims(ids)})).movedim(dim, -1)
+    return np.unique(rows.reshape(-1, ids.shape[dim]).numpy(), axis=0)
+
+
+def broadcast_size(value: Tensor, dim: int, ndim: int) -> int:
+    """Return the size of `value` in dimension `dim` of the `ndim` dimensions that it is broadcast to."""
+    own_dim = dim - ndim + value.ndim
+    return value.shape[own_dim] if own_dim >= 0 else 1

@@ -1,0 +1,322 @@
+"""What becomes of the channels in a torch function that the code of a network calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_fe.tracing.channel_ids import (
+    NO_CHANNEL,
+    IdArray,
+    broadcast_size,
+    expand_along,
+    ids_along,
+    is_resized,
+    narrow_to,
+    resize,
+    rows_along,
+    varying_dims,
+)
+from prune_fe.tracing.dependency_graph import GraphBuilder
+from prune_fe.tracing.ops import Kind, Trait, names
+from prune_fe.tracing.watching import tensors_in
+
+NEW_TENSOR = names(Kind.NEW_TENSOR)
+REARRANGING = names(Kind.REARRANGING)
+FLOATS_ONLY = names(Kind.REARRANGING, traits=Trait.FLOATS_ONLY)
+SPLITTING = names(Kind.REARRANGING, traits=Trait.SPLITS)
+PADDING = names(Kind.PADDING)
+REDUCING = names(Kind.REDUCING)
+SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
+MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
+CONVOLUTIONS = names(Kind.CONVOLUTION)
+OPAQUE = names(Kind.OPAQUE, Kind.NORM)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a torch function.
+
+    Attributes:
+        name: The function's plain name.
+        function: The function.
+        args: Its positional arguments.
+        kwargs: Its keywords.
+        output: What it returned.
+        inputs: The tensors among the arguments that have ids; there is at least one.
+        outputs: The tensors in the output that have a dimension.
+    """
+
+    name: str
+    function: Any
+    args: Any
+    kwargs: Any
+    output: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+def follow_function(builder: GraphBuilder, call: Call) -> None:
+    """Follow the channels through a call: by the rule of its operator, or else as an elementwise function or a pooling.
+
+    Channels of a call that is none of these are fixed.
+    """
+    ids, shape = builder.ids[call.inputs[0]], call.inputs[0].shape
+    if call.name == "setitem":
+        _set_item(builder, *call.args)
+    elif call.name in NEW_TENSOR:
+        return
+    elif call.name in REARRANGING:
+        _rearrange(builder, call, ids)
+    elif call.name in PADDING:
+        kwargs = {key: value for key, value in call.kwargs.items() if key != "input"}
+        builder.ids[call.output] = _pad(builder, ids, *call.args[1:], **kwargs)
+    elif call.name in REDUCING and len(call.inputs) == 1 and call.outputs[0].shape != shape:
+        _reduce(builder, call, ids)
+    elif call.name in MATRIX_PRODUCTS:
+        _matrix_product(builder, call)
+    elif call.name in CONVOLUTIONS:
+        _convolve(builder, call)
+    elif call.name not in OPAQUE and len(call.outputs) == 1 and _combine(builder, call):
+        return
+    elif call.name not in OPAQUE and len(call.inputs) == 1 and all(is_resized(ids, value) for value in call.outputs):
+        for value in call.outputs:
+            builder.ids[value] = resize(ids, value.shape)
+    else:
+        for value in call.inputs:
+            builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
+
+
+def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
+    """Apply the function to the ids of its tensors."""
+    try:
+        rearranged = _apply_to_ids(builder, call, ids)
+    except (RuntimeError, TypeError):  # torch computes the function for floating point numbers only
+        builder.fix(ids, f"its channels go through {call.name}() in {builder.location}")
+        return
+    for value, value_ids in zip(tensors_in(call.output), tensors_in(rearranged), strict=True):
+        builder.ids[value] = value_ids
+    varying = varying_dims(ids)
+    if (
+        len(varying) > 1
+        and call.name in ("view", "reshape", "flatten")
+        and len(varying_dims(rearranged)) < len(varying)
+    ):
+        _merge_dims(builder, ids_along(ids, varying))
+    if len(varying) != 1:
+        return
+    (dim,) = varying
+    if call.name in SPLITTING or call.name == "getitem":
+        parts = [rows_along(part, dim)[0] for part in tensors_in(rearranged) if part.ndim == ids.ndim]
+        _split(builder, call.name, rows_along(ids, dim)[0], parts)
+    elif call.name in ("view", "reshape", "unflatten"):
+        outer = varying_dims(rearranged)
+        if len(outer) == 1:
+            builder.count(rows_along(rearranged, outer[0])[0])
+        elif outer:  # a shuffle, or heads: each part must keep as many
+            builder.balance(list(ids_along(rearranged, outer).reshape(rearranged.shape[outer[0]], -1)))
+    elif "channel_shuffle" in call.name:
+        groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
+        _merge_dims(builder, rows_along(ids, dim)[0].reshape(groups, -1).T)
+
+
+def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:
+    """Return what the function returns for ids in place of its tensors."""
+    if call.name in FLOATS_ONLY:
+        return call.function(ids.double(), *call.args[1:], **call.kwargs).long()
+    # A view needs strides that expanded ids do not have.
+    function = {"view": Tensor.reshape, "view_as": Tensor.reshape_as}.get(call.name, call.function)
+    return function(*_with_ids(builder, call.args), **_with_ids(builder, call.kwargs))
+
+
+def _with_ids(builder: GraphBuilder, value: Any) -> Any:
+    """Return arguments with ids in place of tensors: NO_CHANNEL for those without, except for indices."""
+    if isinstance(value, Tensor):
+        if value in builder.ids:
+            return builder.ids[value]
+        none = torch.full((), NO_CHANNEL, dtype=torch.int64).expand(value.shape)
+        return none if value.is_floating_point() else value.cpu()
+    if isinstance(value, dict):
+        return {key: _with_ids(builder, entry) for key, entry in value.items()}
+    return type(value)(_with_ids(builder, entry) for entry in value) if type(value) in (tuple, list) else value
+
+
+def _merge_dims(builder: GraphBuilder, ids: IdArray) -> None:
+    """Couple what becomes interleaved when several dimensions of channels become one.
+
+    Rows of neighbouring ids that are put one after another may lose channels independently. Where they are
+    interleaved, the position of a channel depends on what the other rows lost before it, unless all lose the same.
+    """
+    if (np.diff(ids, axis=-1) != 1).any():
+        for other in range(1, ids.shape[-1]):
+            builder.couple(ids[..., 0].ravel(), ids[..., other].ravel())
+
+
+def _split(builder: GraphBuilder, name: str, every: IdArray, parts: Sequence[IdArray]) -> None:
+    """Require that parts of equal size stay equal, unless the module's code knows the size of each.
+
+    Args:
+        builder: The graph.
+        name: Of the function.
+        every: The channels that are split.
+        parts: Those of each part.
+    """
+    parts = [part for part in parts if len(part) < len(every)]
+    sizes = [len(part) for part in parts]
+    if not parts or len(set(sizes)) > 1 or len(every) % sizes[0]:
+        builder.count(*parts, *([every] if parts else ()))
+        return
+    builder.count(*parts, every)
+    attributes = vars(builder.modules[builder.running[-1]]).values()
+    if name == "getitem":
+        # A slice of one half does not say that the other half has another size.
+        is_known = len(every) != 2 * sizes[0] and any(type(value) is int and value == sizes[0] for value in attributes)
+    else:
+        is_known = any(isinstance(value, list | tuple) and list(value) == sizes for value in attributes)
+    if is_known:
+        return
+    blocks = every.reshape(-1, sizes[0])
+    if all((blocks == part).all(axis=1).any() for part in parts):
+        builder.balance(list(blocks))
+
+
+def _set_item(builder: GraphBuilder, target: Tensor, index: Any, value: Any) -> None:
+    """Write the ids of `value` into those of `target`."""
+    old = builder.ids.get(target)
+    new = torch.full(target.shape, NO_CHANNEL, dtype=torch.int64) if old is None else old.clone()
+    value_ids = builder.ids.get(value) if isinstance(value, Tensor) else None
+    if old is not None and value_ids is not None:  # what is overwritten has as many channels as what replaces it
+        builder.couple(*(ids.numpy().ravel() for ids in torch.broadcast_tensors(old[index], value_ids)))
+    new[index] = torch.full((), NO_CHANNEL, dtype=torch.int64) if value_ids is None else value_ids
+    builder.ids[target] = new
+
+
+def _pad(builder: GraphBuilder, ids: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
+    """Return the ids of a padded tensor. The parameters are those of F.pad."""
+    shape, varying = list(ids.shape), varying_dims(ids)
+    for number, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        dim = ids.ndim - 1 - number
+        shape[dim] += before + after
+        if dim not in varying:
+            ids = ids.narrow(dim, 0, 1)
+            continue
+        if mode != "constant":
+            builder.fix(ids, f"padding by {mode} over the channels")
+        # A negative width crops.
+        start, length = max(-before, 0), ids.shape[dim] + min(before, 0) + min(after, 0)
+        zeros = [
+            ids.new_full([*ids.shape[:dim], max(width, 0), *ids.shape[dim + 1 :]], NO_CHANNEL)
+            for width in (before, after)
+        ]
+        ids = torch.cat([zeros[0], ids.narrow(dim, start, length), zeros[1]], dim)
+    return ids.expand(shape)
+
+
+def _reduce(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
+    """Couple channels that are reduced to one value where other channels stay."""
+    dims = _reduced_dims(call)
+    if dims is None:
+        return
+    dims = [dim % ids.ndim for dim in dims]
+    varying = varying_dims(ids)
+    reduced = [dim for dim in varying if dim in dims]
+    if reduced and len(reduced) == len(varying):
+        # One value of all channels: verification finds out whether removing a channel changes it. But a selection may
+        # change with other images only.
+        if call.name in SELECTING:
+            builder.fix(ids, f"{call.name}() over the channels in {builder.location}")
+        return
+    for dim in reduced:
+        rows = ids.transpose(0, dim)
+        for row in rows[1:]:
+            builder.couple(rows[0].numpy().ravel(), row.numpy().ravel())
+    kept = narrow_to(ids, [dim for dim in varying if dim not in reduced])
+    kept = kept.expand([1 if dim in dims else size for dim, size in enumerate(ids.shape)])
+    for value in call.outputs:
+        builder.ids[value] = kept.reshape(value.shape)
+
+
+def _reduced_dims(call: Call) -> list[int] | None:
+    """Return the dimensions that a reduction takes away; None for all."""
+    argument = 2 if "norm" in call.name else 1  # the norms take their order first
+    positional = call.args[argument] if len(call.args) > argument else None
+    dims = next((call.kwargs[key] for key in ("dim", "axis") if key in call.kwargs), positional)
+    if dims is None or isinstance(dims, Tensor):
+        return None
+    return [dims] if isinstance(dims, int) else list(dims)
+
+
+def _matrix_product(builder: GraphBuilder, call: Call) -> None:
+    """Keep the channels that are rows of the left or columns of the right factor; couple those that are summed over."""
+    factors = [*call.args, *call.kwargs.values()][:2]
+    if call.name == "rmatmul":
+        factors.reverse()
+    ids = [builder.ids.get(factor) for factor in factors]
+    varying = [[] if own is None or own.ndim < 2 else [dim - own.ndim for dim in varying_dims(own)] for own in ids]
+    for number, kept_dim in enumerate((-2, -1)):
+        own = ids[number]
+        if own is not None and varying[number] == [kept_dim] and not varying[1 - number]:
+            channels = rows_along(own, kept_dim % own.ndim)[0]
+            builder.ids[call.output] = expand_along(channels, kept_dim % call.output.ndim, call.output.shape)
+            return
+    left, right = ids
+    if left is not None and right is not None and varying == [[-1], [-2]]:
+        builder.couple(rows_along(left, left.ndim - 1)[0], rows_along(right, right.ndim - 2)[0])
+    elif varying[0] or varying[1]:
+        for own in ids:
+            builder.fix(own, f"a product of matrices in {builder.location}")
+
+
+def _convolve(builder: GraphBuilder, call: Call) -> None:
+    """Follow a depthwise convolution that is called as a function; fix the channels of any other."""
+    value, weight = (*call.args, *call.kwargs.values())[:2]
+    ids, groups, dim = builder.ids.get(value), weight.shape[0], call.output.ndim - 1 - (weight.ndim - 2)
+    if ids is None or weight.shape[1] != 1 or not ids.shape[dim] == groups == call.output.shape[dim]:
+        for tensor in (value, weight):
+            builder.fix(builder.ids.get(tensor), f"is convolved with a tensor of no layer in {builder.location}")
+        return
+    if builder.is_own_tensor(weight):
+        builder.connect(builder.own_axis(weight, groups), ids, dim)
+    builder.count(*rows_along(ids, dim)[:1])
+    builder.ids[call.output] = resize(ids, call.output.shape)
+
+
+def _combine(builder: GraphBuilder, call: Call) -> bool:
+    """Couple the channels that meet at one position of an elementwise function.
+
+    Returns:
+        False if this is no elementwise function: its operands are not broadcast to its output.
+    """
+    output = call.output
+    operands = [value for value in tensors_in((call.args, call.kwargs)) if value.ndim]
+    try:
+        if torch.broadcast_shapes(*(value.shape for value in operands)) != output.shape:
+            return False
+    except RuntimeError:
+        return False
+    operand_ids = [builder.ids[value].expand(output.shape) for value in operands if value in builder.ids]
+    varying = sorted({dim for ids in operand_ids for dim in varying_dims(ids)})
+    for value in operands:
+        if value in builder.ids:
+            continue
+        wide = [dim for dim in varying if broadcast_size(value, dim, output.ndim) > 1]
+        if wide and builder.is_own_tensor(value) and len(wide) == 1:
+            axis = builder.own_axis(value, output.shape[wide[0]], wide[0] - output.ndim + value.ndim)
+            operand_ids.append(expand_along(axis.channels, wide[0], output.shape))
+        elif wide:
+            values = value.shape[wide[0] - output.ndim]
+            for ids in operand_ids:
+                builder.fix(ids, f"meets {values} numbers of no layer in {builder.location}")
+    with_channels = [ids for ids in operand_ids if varying_dims(ids)]
+    # The operand with channels in the most dimensions says what the output has.
+    base = max(with_channels or operand_ids, key=lambda ids: len(varying_dims(ids)))
+    for ids in with_channels:
+        if ids is not base:
+            builder.couple(ids_along(base, varying).ravel(), ids_along(ids, varying).ravel())
+    builder.ids[output] = base
+    return True

@@ -1,0 +1,85 @@
+"""What becomes of the channels in a module that is handled as a whole: convolutions, linear layers, norms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from prune_fe.tracing.channel_ids import expand_along, to_tensor, varying_dims
+from prune_fe.tracing.dependency_graph import GraphBuilder
+from prune_fe.tracing.ops import NORM_MODULES, TIMM_NORM_MODULES, TRUSTED_LIBRARIES
+
+
+def has_module_rule(module: nn.Module) -> bool:
+    """Return whether a module is handled as a whole, whatever its code does inside."""
+    origin = f"{type(module).forward.__module__}."
+    if not origin.startswith(TRUSTED_LIBRARIES):
+        return False
+    class_names = {base.__name__ for base in type(module).__mro__}
+    is_timm_norm = origin.startswith("timm.") and not TIMM_NORM_MODULES.isdisjoint(class_names)
+    return is_timm_norm or isinstance(module, (_ConvNd, nn.Linear, *NORM_MODULES))
+
+
+def follow_module(builder: GraphBuilder, name: str, value: Tensor, output: Tensor) -> None:
+    """Follow the channels of `value` through the module `name`, which has a rule and returned `output`."""
+    module, ids = builder.modules[name], builder.ids.get(value)
+    if isinstance(module, _ConvNd):
+        _follow_convolution(builder, name, module, value, output)
+    elif isinstance(module, nn.Linear):
+        _follow_linear(builder, name, module, value, output)
+    elif ids is not None:
+        _follow_norm(builder, name, module, ids, output)
+
+
+def _follow_convolution(builder: GraphBuilder, name: str, conv: _ConvNd, value: Tensor, output: Tensor) -> None:
+    dim = output.ndim - 1 - len(conv.kernel_size)
+    positions = value if isinstance(conv, _ConvTransposeNd) else output
+    builder.apply_at(name, math.prod(positions.shape[dim + 1 :]))
+    ids, dim_from_end = builder.ids.get(value), dim - output.ndim
+    ins, outs, groups = conv.in_channels, conv.out_channels, conv.groups
+    if groups > 1 and groups == ins == outs:
+        first = last = builder.axis(name, "both", ins, dim=dim_from_end)
+    else:
+        blocks = groups if ins > groups else 1
+        first = builder.axis(name, "in", ins, blocks, dim_from_end)
+        last = builder.axis(name, "out", outs, blocks, dim_from_end)
+        if blocks < groups:  # each group has one input channel, whose outputs are removed with it
+            builder.couple(np.repeat(first.channels, outs // groups), last.channels)
+        elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
+            every = np.concatenate([first.channels, last.channels])
+            builder.fix(to_tensor(every), f"{name!r} is transposed and grouped")
+    if ids is not None:
+        builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
+    builder.ids[output] = expand_along(last.channels, dim, output.shape)
+
+
+def _follow_linear(builder: GraphBuilder, name: str, linear: nn.Linear, value: Tensor, output: Tensor) -> None:
+    builder.apply_at(name, output[..., 0].numel())
+    ids, dim = builder.ids.get(value), output.ndim - 1
+    first = builder.axis(name, "in", linear.in_features, dim=-1)
+    last = builder.axis(name, "out", linear.out_features, dim=-1)
+    varying = [] if ids is None else varying_dims(ids)
+    if ids is not None and varying and dim not in varying:  # it is applied to each channel by itself
+        builder.ids[output] = ids.narrow(dim, 0, 1).expand(output.shape)
+        return
+    if ids is not None:
+        builder.connect(first, ids, dim)
+    builder.ids[output] = expand_along(last.channels, dim, output.shape)
+
+
+def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tensor, output: Tensor) -> None:
+    varying, kind = varying_dims(ids), type(module).__name__
+    if output.shape != ids.shape or len(varying) > 1:
+        builder.fix(ids, f"{kind} {name!r} is given channels in several dimensions")
+        return
+    for dim in varying:
+        blocks = module.num_groups if isinstance(module, nn.GroupNorm) else 1
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
+            builder.fix(ids, f"{kind} {name!r} norms more than the channels")
+        elif not isinstance(module, nn.PReLU) or module.num_parameters > 1:
+            axis = builder.axis(name, "both", ids.shape[dim], blocks, dim - ids.ndim)
+            builder.connect(axis, ids, dim)
+    builder.ids[output] = ids
