@@ -1,7 +1,7 @@
 """An experiment: its folders, its network, and what its variants share."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from prune_fe.experiment.experiment import Experiment, begin, measure, prepare_d
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
+from tests.experiment.helpers import Silent
 
 CONTENT: dict[str, Any] = {
     "name": "t",
@@ -24,13 +25,6 @@ CONTENT: dict[str, Any] = {
     "compare": {"networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[6]]}}}},
     "seeds": [0, 3],
 }
-
-
-class Silent:
-    def say(self, text: str) -> None: ...
-
-    def progress(self, task: str) -> Callable[[int, int], None]:
-        return lambda done, total: None
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from prune_fe.experiment.recipe import load_recipe
 from prune_fe.experiment.results import Row, load_result
 from prune_fe.experiment.run import run
 from prune_fe.experiment.run_folder import RunFolder
+from tests.experiment.helpers import Silent
 
 RECIPE = """
 name: small
@@ -30,13 +31,6 @@ prune: {ratio: 0.5}
 finetune: {lr: 0.01, schedule: cosine, epochs: 1, batch_size: 128}
 threads: 1
 """
-
-
-class Silent:
-    def say(self, text: str) -> None: ...
-
-    def progress(self, task: str) -> Callable[[int, int], None]:
-        return lambda done, total: None
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,33 @@
+"""One small comparison for all tests of comparisons."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from prune_fe.report import report
+from prune_fe.report.findings import Findings, load_findings
+from tests.experiment.helpers import fill
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    before = torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("comparison")
+    fill(folder)
+    report.write_report(folder)
+    torch.set_num_threads(before)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def found(filled: Path) -> Findings:
+    return load_findings(filled)

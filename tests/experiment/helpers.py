@@ -1,0 +1,49 @@
+"""A small comparison and a silent reporter, for the tests of experiments."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prune_fe.experiment import compare
+from prune_fe.experiment.recipe import Recipe
+from prune_fe.experiment.run_folder import RunFolder
+
+CONTENT: dict[str, Any] = {
+    "name": "t",
+    "data": {"source": "digits", "size": 12, "validation": 0.6},  # fewer training images: faster
+    "model": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+    "train": {"lr": 0.05, "schedule": "cosine", "epochs": 1, "batch_size": 128},
+    "score": {"samples": 10},
+    "scorers": ["feature-entropy", {"name": "apoz", "label": "zeros"}],
+    "finetune": {"lr": 0.01, "schedule": "cosine", "epochs": 1, "batch_size": 128},
+    "compare": {
+        "networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+                     "two": {"name": "vgg-small", "arguments": {"stages": [[6], [4]]}}},
+        "ratios": [0.25, 0.75], "scratch": [1, 2],
+    },
+    "seeds": [0, 3],
+    "threads": 1,
+}  # fmt: skip
+RECIPE = Recipe.model_validate(CONTENT)
+SCORERS = ["feature-entropy", "zeros", "random", "l1-filter"]
+CELLS = 2 * 2 * (1 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned; ratios; scorers and scratch
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        return lambda done, total: None
+
+
+def fill(folder: Path, recipe: Recipe = RECIPE) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    silent = Silent()
+    where = RunFolder(folder, recipe.model_dump(mode="json"), shared=True)
+    compare.compare(recipe, where, silent)
+    where.close()
+    return silent.said
