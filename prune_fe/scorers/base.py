@@ -250,6 +250,22 @@ def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda 
     return totals
 
 
+def sparse_counts(indices: Tensor, counts: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a coalesced sparse tensor for use in sums; counts with the same index are added.
+
+    Args:
+        indices: (dimensions, entries) int64.
+        counts: (entries,).
+        shape: Shape of the dense tensor.
+
+    Raises:
+        RuntimeError: An index is outside the shape.
+    """
+    # In torch 2.11 the argument check_invariants= of sparse_coo_tensor warns that it is not given; this does not.
+    with torch.sparse.check_sparse_tensor_invariants(True):
+        return torch.sparse_coo_tensor(indices, counts, shape).coalesce()
+
+
 def to_float64(values: Tensor) -> Tensor:
     """Return the values in float64, detached, on their device; from mps, which has no float64, on the CPU."""
     values = values.detach()

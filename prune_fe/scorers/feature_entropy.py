@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, sparse_counts
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
 from prune_fe.topology.persistence import Characteristic, Complex
@@ -136,7 +136,7 @@ class FeatureEntropy(MapScorer):
         indices = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), values)).flatten(1)
         ones = torch.ones(indices.shape[1], dtype=torch.int64)
         shape = self.counts_shape(classes, units, height, width)
-        return {"births": torch.sparse_coo_tensor(indices, ones, shape, check_invariants=True).coalesce()}
+        return {"births": sparse_counts(indices, ones, shape)}
 
     def characteristic(self, maps: Tensor) -> Tensor:
         """Return the characteristic of each map, a whole number, 0 for no hole.

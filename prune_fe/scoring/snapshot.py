@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_fe.distributed import rank
 from prune_fe.io import write_bytes
-from prune_fe.scorers.base import Rows
+from prune_fe.scorers.base import Rows, sparse_counts
 
 if TYPE_CHECKING:
     from prune_fe.scoring.collection import Collection
@@ -94,4 +94,4 @@ def _unpack(value: Any) -> Tensor | Rows:
         return value
     if "rows" in value:
         return Rows(value["rows"], value["most"])
-    return torch.sparse_coo_tensor(value["indices"], value["values"], value["shape"], check_invariants=True).coalesce()
+    return sparse_counts(value["indices"], value["values"], value["shape"])

@@ -1,5 +1,7 @@
 """What scorers share: rows, settings, sums over positions, scores of filters."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +17,7 @@ from prune_fe.scorers.base import (
     Sums,
     WeightScorer,
     check_choice,
+    sparse_counts,
     sum_over_positions,
     to_float64,
 )
@@ -110,3 +113,21 @@ def test_a_choice_that_is_not_allowed_is_named() -> None:
     check_choice("taylor", "square", "image", ("total", "image"))
     with pytest.raises(InputError, match="taylor: square is 'sum', allowed are total, image"):
         check_choice("taylor", "square", "sum", ("total", "image"))
+
+
+def test_sparse_counts_add_what_has_the_same_index_and_check_the_indices() -> None:
+    counts = sparse_counts(torch.tensor([[0, 1, 0], [2, 0, 2]]), torch.tensor([1, 5, 3]), (2, 3))
+    assert counts.is_coalesced()
+    assert counts.to_dense().tolist() == [[0, 0, 4], [5, 0, 0]]
+    with pytest.raises(RuntimeError, match="size is inconsistent with indices"):
+        sparse_counts(torch.tensor([[0], [3]]), torch.ones(1), (2, 3))
+
+
+def test_making_a_sparse_tensor_warns_of_nothing_and_leaves_the_setting_of_the_user() -> None:
+    """In a process of its own: torch warns only once in a process."""
+    code = (
+        "import torch; from prune_fe.scorers.base import sparse_counts;"
+        "sparse_counts(torch.tensor([[1]]), torch.ones(1), (2,));"
+        "assert not torch.sparse.check_sparse_tensor_invariants.is_enabled()"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
