@@ -50,7 +50,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> 
         device: Where the network is put.
         seed: Draws the held-out images, and the weights of a network that is built without a checkpoint.
     """
-    from prune_fe.experiment.experiment import prepare_device
+    from prune_fe.experiment.device import prepare_device
     from prune_fe.models.checkpoints import load_weights
 
     chosen, saved = prepare_device(device, None), is_saved(model.model)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +14,13 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.labels import image_labels, image_names
+from prune_fe.data.labels import image_labels
 from prune_fe.data.registry import load_data
 from prune_fe.data.sampling import choose_images
 from prune_fe.data.splits import Splits, hold_out
-from prune_fe.distributed import all_gather, from_rank_0, local_rank, rank, world_size
+from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.experiment.device import prepare_device, to_device
 from prune_fe.experiment.recipe import TRAINED, Recipe, ScorerEntry
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, RunFolder, environment
@@ -205,34 +204,6 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
     return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
 
 
-def prepare_device(device: str, threads: int | None) -> torch.device:
-    """Set torch up so that one seed gives the same numbers each time, and return the device.
-
-    Args:
-        device: "auto" for a GPU where there is one, or torch's name of a device.
-        threads: Number of CPU threads; None leaves torch's choice.
-
-    Raises:
-        InputError: The device cannot be used on this machine.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    if device == "auto":
-        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    if device == "cuda" and world_size() > 1:
-        device = f"cuda:{local_rank()}"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def to_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to the device, its filters in the memory format in which convolutions are fastest."""
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def check(experiment: Experiment, network: nn.Module | None = None) -> None:
     """Find the faults of the recipe's layers, scorers and samples without training.
 
@@ -395,22 +366,6 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
     if rank() == 0:
         result.save(path)
     all_gather(None)  # no process looks for the file before it is there
-
-
-def save_test_labels(splits: Splits, folder: RunFolder) -> None:
-    """Write test.json, the classes and labels of the test images, to the run folder.
-
-    Raises:
-        InputError: The run was begun with other test images.
-    """
-    labels, path = image_labels(splits.test), folder.path / "test.json"
-    names = image_names(splits.test, range(len(labels)))
-    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
-    content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
-    if not path.exists():
-        folder.write_json(path.name, content)
-    elif json.loads(path.read_text(encoding="utf-8")) != content:
-        raise InputError(f"{folder.path} was begun with other test images or classes; start a new run")
 
 
 def _load_or_train(experiment: Experiment) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from prune_fe.errors import CheckpointError
+from prune_fe.data.labels import image_labels, image_names
+from prune_fe.data.splits import Splits
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import write_json
 from prune_fe.scoring.scores import Array
 
@@ -125,3 +129,19 @@ def load_result(path: Path) -> Result:
         return result
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again") from error
+
+
+def save_test_labels(splits: Splits, folder: RunFolder) -> None:
+    """Write test.json, the classes and labels of the test images, to the run folder.
+
+    Raises:
+        InputError: The run was begun with other test images.
+    """
+    labels, path = image_labels(splits.test), folder.path / "test.json"
+    names = image_names(splits.test, range(len(labels)))
+    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
+    content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
+    if not path.exists():
+        folder.write_json(path.name, content)
+    elif json.loads(path.read_text(encoding="utf-8")) != content:
+        raise InputError(f"{folder.path} was begun with other test images or classes; start a new run")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from prune_fe.experiment.device import to_device
 from prune_fe.experiment.experiment import (
     Experiment,
     Outcome,
@@ -24,12 +25,10 @@ from prune_fe.experiment.experiment import (
     fit,
     measure,
     save_result,
-    save_test_labels,
     score_units,
-    to_device,
 )
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
-from prune_fe.experiment.results import UNPRUNED, Row, load_result
+from prune_fe.experiment.results import UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
 from prune_fe.measure.evaluate import evaluate

@@ -11,7 +11,8 @@ from torch.utils.data import Subset
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import DataError, InputError
-from prune_fe.experiment.experiment import Experiment, Reporter, begin, to_device
+from prune_fe.experiment.device import to_device
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import safe_file_name

@@ -14,7 +14,8 @@ from prune_fe.data.datasets import Rescaled
 from prune_fe.data.labels import image_labels
 from prune_fe.data.splits import Splits
 from prune_fe.errors import DataError, InputError
-from prune_fe.experiment.experiment import Experiment, to_device
+from prune_fe.experiment.device import to_device
+from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import ScorerEntry
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.report.tables import Table

@@ -1,6 +1,5 @@
 """An experiment: its folders, its network, and what its variants share."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment import experiment as module
-from prune_fe.experiment.experiment import Experiment, begin, measure, prepare_device, save_result, save_test_labels
+from prune_fe.experiment.experiment import Experiment, begin, measure, save_result
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
@@ -111,19 +110,3 @@ def test_a_result_says_how_much_was_to_be_removed(
     save_result(variant, outcome, path, began=0.0)
     result = load_result(path)
     assert (result.goal, result.point) == saved
-
-
-def test_a_run_keeps_its_test_images(experiment: Experiment, tmp_path: Path) -> None:
-    save_test_labels(experiment.splits, experiment.folder)
-    save_test_labels(experiment.splits, experiment.folder)
-    content = json.loads((tmp_path / "test.json").read_text())
-    assert content["classes"] == [str(number) for number in range(10)]
-    (tmp_path / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
-    with pytest.raises(InputError, match="was begun with other test images or classes"):
-        save_test_labels(experiment.splits, experiment.folder)
-
-
-def test_a_device_that_is_not_there_is_named() -> None:
-    assert prepare_device("cpu", None) == torch.device("cpu")
-    with pytest.raises(InputError, match="device 'cuda:99' cannot be used here"):
-        prepare_device("cuda:99", None)

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prune_fe.errors import CheckpointError
-from prune_fe.experiment.results import Result, Row, load_result
+from prune_fe.data.digits import digits
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.experiment.results import Result, Row, load_result, save_test_labels
+from prune_fe.experiment.run_folder import RunFolder
 
 ROW = Row("apoz", 3, 0.9, 0.25, 0.75, 0.7, 0.5, 100, 1000, 5.0, 4.0, 6.0, "batch 64", 1.5)
 
@@ -45,3 +48,15 @@ def test_damage_is_seen(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(CheckpointError, match="damaged .*; delete it, and it is made again"):
             load_result(path)
+
+
+def test_a_run_keeps_its_test_images(tmp_path: Path) -> None:
+    splits = digits(12)
+    with closing(RunFolder(tmp_path, {"name": "t"})) as folder:
+        save_test_labels(splits, folder)
+        save_test_labels(splits, folder)
+        content = json.loads((tmp_path / "test.json").read_text())
+        assert content["classes"] == [str(number) for number in range(10)]
+        (tmp_path / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
+        with pytest.raises(InputError, match="was begun with other test images or classes"):
+            save_test_labels(splits, folder)
