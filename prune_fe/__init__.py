@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_fe.ablation.trial import Ablation, ablate, ablate_each, ablate_layers
+    from prune_fe.ablation.ablate import ablate, ablate_each, ablate_layers
+    from prune_fe.ablation.curves import Ablation, UnitAblation
     from prune_fe.data.digits import digits
     from prune_fe.data.image_folder import folder
     from prune_fe.measure.cost import cost, speed
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from prune_fe.training.recalibration import recalibrate
 
 _HOME = {
-    "Ablation": "ablation.trial",
+    "Ablation": "ablation.curves",
     "SCORERS": "scorers",
     "Scores": "scoring.scores",
-    "ablate": "ablation.trial",
-    "ablate_each": "ablation.trial",
-    "ablate_layers": "ablation.trial",
+    "UnitAblation": "ablation.curves",
+    "ablate": "ablation.ablate",
+    "ablate_each": "ablation.ablate",
+    "ablate_layers": "ablation.ablate",
     "build": "models.build",
     "carry_over": "training.optimizer_state",
     "compare_latency": "measure.latency",
@@ -62,6 +64,7 @@ __all__ = [
     "SCORERS",
     "Ablation",
     "Scores",
+    "UnitAblation",
     "ablate",
     "ablate_each",
     "ablate_layers",

@@ -83,7 +83,8 @@ def test_a_finished_comparison_is_continued_without_work(saved: Path) -> None:
 
 def test_a_finished_ablation_is_read_and_not_computed_again(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files have the losses of the halves only, from which that of all images follows but for the last digits."""
-    monkeypatch.setattr("prune_fe.ablation.trial.Trial.run", lambda *_, **__: pytest.fail("computed again"))
+    for method in ("run", "run_single_units"):
+        monkeypatch.setattr(f"prune_fe.ablation.trial.Trial.{method}", lambda *_, **__: pytest.fail("computed again"))
     names = ("ablation-features.4.csv", "ablation-features.4-curves.csv")
     before = [read_numbers(saved / "run" / name) for name in names]
     assert main(["ablate", "small.yaml", "--resume", str(saved / "run")]) == 0

@@ -1,1 +1,1 @@
-"""Measure what units are worth by masking them."""
+"""Measure what units are worth by masking them and running the network on test images."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from prune_fe.ablation.trial import Ablation, Order
+from prune_fe.ablation.ablate import Order
+from prune_fe.ablation.curves import Ablation, UnitAblation
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.measure.statistics import Estimate, bootstrap, kendall, spearman
 from prune_fe.report.tables import Table
@@ -39,7 +40,7 @@ class AblatedNetwork:
     seed: int
     ablations: Mapping[str, Mapping[str, Ablation]]
     scores: Mapping[str, Array]
-    single_units: Ablation | None
+    single_units: UnitAblation | None
 
     @property
     def first(self) -> Ablation:
@@ -50,7 +51,7 @@ class AblatedNetwork:
     def losses_by_unit(self) -> Array:
         """Increase of the loss of each class's images without each unit alone in nats, shape (units, classes)."""
         assert self.single_units is not None
-        return self.single_units.loss[1:] - self.single_units.loss[0]
+        return self.single_units.loss_increase
 
 
 @dataclass(frozen=True)

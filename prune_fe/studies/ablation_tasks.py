@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from prune_fe.ablation.trial import SHARES, Ablation, Trial, counts_of, join, without_first
+from prune_fe.ablation.ablate import SHARES, masks_without_first, share_counts
+from prune_fe.ablation.curves import Ablation, join
+from prune_fe.ablation.trial import Trial
 from prune_fe.data.datasets import Rescaled
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.tasks import Task
 from prune_fe.scoring.scores import Array, weakest
-from prune_fe.studies.ablation_files import finished_classes, load_ablations, save_ablations
+from prune_fe.studies.ablation_files import finished_classes, load_ablations, load_unit_ablations, save_ablations
 from prune_fe.studies.ablation_scores import ClassScores
 from prune_fe.studies.ablation_tables import ORDERS, AblatedNetwork
 from prune_fe.tracing.layers import Layer
@@ -79,8 +80,8 @@ class NetworkAblation:
         trial = Trial(
             self.experiment.network, images, self.layers, workers=recipe.workers, memory_gib=options.memory_gib
         )
-        if trial.slow:
-            reason = f"the whole network is run for each mask, which is slow: {trial.slow}"
+        if trial.slow_reason:
+            reason = f"the whole network is run for each mask, which is slow: {trial.slow_reason}"
             self.experiment.reporter.say(f"seed {seed}: {reason}")
         return trial
 
@@ -89,7 +90,7 @@ class NetworkAblation:
         yield from self.scores.tasks()
         seed = f"seed-{self.experiment.seed}"
         if len(self.layers) == 1:
-            path = self.folder / "each.npz"
+            path = self._single_units_path
             yield AblationTask(f"{seed}.single-units", path, (), self._make_single_units, self.class_names)
         for label in self.scores.labels:
             for order in ORDERS:
@@ -100,7 +101,8 @@ class NetworkAblation:
         """Return the finished ablations."""
         single_units = None
         if len(self.layers) == 1:
-            single_units = self._read(self.folder / "each.npz", self._no_orders)
+            known = load_unit_ablations(self._single_units_path)
+            single_units = join([known[name] for name in self.class_names])
         ablations: dict[str, dict[str, Ablation]] = {
             label: {order: self._read(self._curve_path(label, order), self._orders(label, order)) for order in ORDERS}
             for label in self.scores.labels
@@ -108,13 +110,12 @@ class NetworkAblation:
         scores = {label: self.scores.by_class(label) for label in self.scores.labels}
         return AblatedNetwork(self.experiment.seed, ablations, scores, single_units)
 
+    @property
+    def _single_units_path(self) -> Path:
+        return self.folder / "each.npz"
+
     def _curve_path(self, label: str, order: str) -> Path:
         return self.folder / f"{label}.{order}.npz"
-
-    @property
-    def _no_orders(self) -> Array:
-        """The orders of single-unit ablation, shape (classes, 0)."""
-        return np.zeros((len(self.classes), 0), dtype=np.int64)
 
     @property
     def _bounds(self) -> Array:
@@ -132,32 +133,16 @@ class NetworkAblation:
         return np.array([np.concatenate(parts) for parts in rows])
 
     def _make_single_units(self) -> None:
-        units = self.layers[0].units
-        # The first mask keeps all units: the losses of the others are compared with it.
-        masks = torch.cat([torch.ones(1, units, dtype=torch.bool), ~torch.eye(units, dtype=torch.bool)])
-        self._make(self.folder / "each.npz", self._no_orders, lambda _: [masks])
+        known = load_unit_ablations(self._single_units_path)
+        missing = [n for n, name in zip(self.classes, self.class_names, strict=True) if name not in known]
+        progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating (each)")
+        ablation = self.trial.run_single_units(classes=missing)
+        progress(len(missing), len(missing))
+        save_ablations(self._single_units_path, [*known.values(), ablation])
 
     def _make_curves(self, label: str, order: str) -> None:
-        self._make(self._curve_path(label, order), self._orders(label, order), self._curve_masks)
-
-    def _curve_masks(self, order: Array) -> list[Tensor]:
-        """Return the masks of each layer, shape (steps, units), in which more and more units of `order` are 0."""
-        if len(self.layers) == 1:
-            units = self.layers[0].units
-            counts = [sorted({*range(0, units, self.experiment.recipe.ablate.every), units})]
-        else:
-            counts = [counts_of(layer.units, SHARES) for layer in self.layers]
-        parts = np.split(order, self._bounds)
-        return [without_first(part.tolist(), steps) for part, steps in zip(parts, counts, strict=True)]
-
-    def _make(self, path: Path, orders: Array, masks: Callable[[Array], list[Tensor]]) -> None:
-        """Run the classes that are not in the file yet, and save them with those that are.
-
-        Args:
-            path: The file.
-            orders: The order of each class, shape (classes, units).
-            masks: Function from an order to the masks of each layer.
-        """
+        """Run the classes that are not in the file yet, and save them with those that are."""
+        path, orders = self._curve_path(label, order), self._orders(label, order)
         known = self._load(path, orders)
         missing = [n for n, name in enumerate(self.class_names) if name not in known]
         # Classes with one order, such as those of a scorer of weights, share one run.
@@ -165,14 +150,24 @@ class NetworkAblation:
         parts, saved = list(known.values()), time.monotonic()
         progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating ({path.stem})")
         for done, numbers in enumerate([missing] if is_shared else [[n] for n in missing], 1):
-            order, classes = orders[numbers[0]], [self.classes[n] for n in numbers]
-            parts.append(self.trial.run(masks(order), units=order.tolist(), classes=classes))
+            units, classes = orders[numbers[0]], [self.classes[n] for n in numbers]
+            parts.append(self.trial.run(self._curve_masks(units), units=units.tolist(), classes=classes))
             progress(done * len(numbers), len(missing))
             # Every save writes all classes again, so that not every class is worth one.
             if time.monotonic() - saved > SAVE_SECONDS:
                 save_ablations(path, parts)
                 saved = time.monotonic()
         save_ablations(path, parts)
+
+    def _curve_masks(self, units: Array) -> list[Tensor]:
+        """Return the masks of each layer, shape (steps, units), in which more and more of `units` are removed."""
+        if len(self.layers) == 1:
+            n_units = self.layers[0].units
+            counts = [sorted({*range(0, n_units, self.experiment.recipe.ablate.every), n_units})]
+        else:
+            counts = [share_counts(layer.units, SHARES) for layer in self.layers]
+        parts = np.split(units, self._bounds)
+        return [masks_without_first(part.tolist(), steps) for part, steps in zip(parts, counts, strict=True)]
 
     def _load(self, path: Path, orders: Array) -> dict[str, Ablation]:
         """Return the ablations in a file by class.

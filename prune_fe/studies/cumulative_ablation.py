@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from prune_fe.ablation.trial import refuse_absent
+from prune_fe.ablation.trial import require_images
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import DataError, InputError
-from prune_fe.experiment.experiment import Experiment, Reporter, begin, to_device
+from prune_fe.experiment.device import to_device
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, raise_failures
@@ -150,7 +151,7 @@ def _class_numbers(experiment: Experiment, names: Sequence[str] | None) -> list[
     if len(set(numbers)) < len(numbers):
         raise InputError("classes: one of them stands twice")
     counts = Counter(image_labels(experiment.splits.test))
-    refuse_absent(numbers, counts, classes)
+    require_images(numbers, counts, classes)
     _check_table_11(counts, numbers)
     return numbers
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import prune_fe
-from prune_fe.ablation.trial import Ablation, Trial, join
+from prune_fe.ablation.curves import MaskedPredictions, UnitAblation, join
+from prune_fe.ablation.trial import Trial
 from prune_fe.errors import DataError, InputError
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
-from prune_fe.tracing.split import NoTail, Tail, split
+from prune_fe.tracing.split import SplitNetwork, split
 
 CLASSES = 4
 
@@ -69,7 +70,7 @@ def by_hand(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], masks: S
     return np.array(hits), np.array(called), np.array(loss)
 
 
-def check(found: Ablation, expected: tuple) -> None:
+def check(found: MaskedPredictions, expected: tuple) -> None:
     for ours, theirs in zip((found.hits, found.called), expected[:2], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_allclose(found.loss, expected[2], rtol=1e-5, atol=1e-6)
@@ -96,7 +97,11 @@ def test_curves_are_those_of_the_masked_network(network: type[Net], order: str, 
 def test_one_unit_at_a_time(batches: list) -> None:
     model = Net()
     found = prune_fe.ablate_each(model, batches, "second")
-    check(found, by_hand(model, batches, [{"second": []}, *({"second": [unit]} for unit in range(6))]))
+    hits, called, loss = by_hand(model, batches, [{"second": []}, *({"second": [unit]} for unit in range(6))])
+    check(found, (hits, called, loss))
+    assert isinstance(found, UnitAblation)
+    np.testing.assert_allclose(found.loss_increase, loss[1:] - loss[0], rtol=1e-4, atol=1e-5)
+    assert all(isinstance(half, UnitAblation) for half in found.halves)
 
 
 def test_several_layers_lose_the_same_share(batches: list) -> None:
@@ -140,20 +145,6 @@ def test_classes_are_chosen_by_number(batches: list) -> None:
         prune_fe.ablate(model, batches, scores, "second", classes=[3])
 
 
-def test_a_curve_is_summed_up() -> None:
-    hits = np.array([[8, 1], [10, 1], [4, 0], [2, 0], [0, 0]])
-    called = np.array([[10, 2], [10, 2], [4, 0], [2, 0], [0, 0]])
-    found = Ablation(
-        ("c",), np.arange(5), ("a", "b"), np.array([10, 2]), 12, hits, called, np.zeros((5, 2)), outputs=4
-    )  # fmt: skip
-    np.testing.assert_allclose(found.accuracy[:, 0], [0.8, 1, 0.4, 0.2, 0])
-    np.testing.assert_allclose(found.balanced_accuracy[:, 0], [0.4, 1, 0.7, 0.6, 0.5])
-    np.testing.assert_allclose(found.area, [(0.4 + 1 + 0.4 + 0.2) / 4, (0.5 + 0.25) / 4])
-    assert [part.tolist() for part in found.peak] == [[1.0, 0.5], [1, 0]]
-    assert [part.tolist() for part in found.peak_balanced] == [[1.0, 0.7], [1, 0]]
-    assert found.units_until_chance.tolist() == [3, 2]
-
-
 def test_halves_are_every_other_image_of_a_class(batches: list) -> None:
     model, scores = Net(), scores_of("second", 6)
     found = prune_fe.ablate(model, batches, scores, "second")
@@ -186,8 +177,8 @@ def test_what_is_kept_of_the_images_serves_the_next_run(batches: list) -> None:
     layers, keep = find_layers(model, batches[0][0][:1], ["second"]), torch.rand(5, 6) < 0.5
     plenty, little = (Trial(model, data, layers, batch_size=4, memory_gib=gib) for gib in (1.0, 1e-9))
     first, second, third = plenty.run([keep]), plenty.run([keep]), little.run([keep])
-    assert plenty.read is not None
-    assert little.read is None
+    assert plenty.cached is not None
+    assert little.cached is None
     for other in (second, third):
         np.testing.assert_array_equal(first.called, other.called)
         np.testing.assert_allclose(first.loss, other.loss, rtol=1e-5)
@@ -199,84 +190,12 @@ def test_all_images_are_kept_or_none() -> None:
     model = Net()
     layers, keep = find_layers(model, torch.randn(1, 3, 8, 8), ["second"]), torch.rand(3, 6) < 0.5
     tail = split(model.eval(), layers[0], torch.randn(2, 3, 8, 8))
-    assert isinstance(tail, Tail)
-    sizes = [tail.given(torch.randn(n, 3, 8, 8)).image_bytes for n in (8, 1)]
+    assert isinstance(tail, SplitNetwork)
+    sizes = [tail.tail_inputs(torch.randn(n, 3, 8, 8)).image_bytes for n in (8, 1)]
     assert sizes[1] < sizes[0]
     between = 2 * 9 * (sizes[0] + sizes[1]) / 2 / 2**30
     trial = Trial(model, data, layers, batch_size=8, memory_gib=between)
     assert [trial.run([keep]).all_images for _ in range(2)] == [9, 9]
-
-
-class Mixing(nn.Module):
-    """Behind `conv` the units stay by themselves up to the pooling; `mix` mixes them, so weakly that single precision
-    does not always show it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.classify = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-        self.mix = nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.max_pool2d(self.conv(x).relu(), 2)
-        return self.classify((x + 1e-9 * self.mix(x)).mean((2, 3)))
-
-
-@pytest.mark.parametrize("dead", [False, True])
-def test_units_are_masked_where_they_still_are_by_themselves(dead: bool) -> None:
-    model, images = Mixing().eval(), torch.randn(2, 3, 9, 9)
-    if dead:  # maps of zeros tell nothing about what mixes them
-        nn.init.constant_(model.conv.bias, -1e3)  # type: ignore[arg-type]
-    layer = find_layers(model, images, ["conv"])[0]
-    tail = split(model, layer, images)
-    assert isinstance(tail, Tail)
-    assert [node.name for node in tail.alone.graph.nodes if node.op == "call_function"] == ["max_pool2d"]  # type: ignore[union-attr]
-    assert tail.given(images).kept.shape == (2, 4, 3, 3)
-
-
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "efficientnet_b0", "timm/convnext_atto"]
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:left out")
-def test_networks_are_parted_behind_every_kind_of_layer(name: str) -> None:
-    model = prune_fe.build(name, CLASSES).eval()
-    images = torch.randn(2, 3, 64, 64)
-    layers = find_layers(model, images)
-    for layer in (layers[1], layers[len(layers) // 2], layers[-1]):
-        assert isinstance(split(model, layer, images), Tail), layer.name
-
-
-@pytest.mark.parametrize(
-    ("name", "block"),
-    [("resnet18", "layer4.1"), ("timm/resnet18", "layer3.0"), ("densenet121", "features.transition2")],
-)
-def test_networks_are_parted_behind_a_block(name: str, block: str) -> None:
-    model = prune_fe.build(name, CLASSES).eval()
-    images = torch.randn(2, 3, 64, 64)
-    layer = find_layers(model, images, [block])[0]
-    tail = split(model, layer, images)
-    assert isinstance(tail, Tail)
-    keep = torch.rand(3, layer.units) < 0.5
-    for row, logits in zip(keep, tail.logits(tail.given(images), keep), strict=True):
-        with mask(model, [layer], {block: (~row).nonzero()[:, 0].tolist()}), torch.no_grad():
-            torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
-
-
-class OddPart(nn.Module):
-    """The part behind `conv` reads a number that depends on how many images there are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.classify = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n = x.shape[0]
-        return self.classify(self.conv(x).relu().mean((2, 3)).view(n, 4))
-
-
-def test_a_network_that_cannot_be_parted_says_why() -> None:
-    model, images = OddPart().eval(), torch.randn(2, 3, 6, 6)
-    found = split(model, find_layers(model, images)[0], images)
-    assert found == NoTail("the part behind 'conv' is given a int")
 
 
 def test_bad_input_is_named(batches: list) -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from prune_fe.ablation.trial import Ablation, Trial, join, without_first
+from prune_fe.ablation.ablate import masks_without_first
+from prune_fe.ablation.curves import Ablation, MaskedPredictions, UnitAblation, join
+from prune_fe.ablation.trial import Trial
 from prune_fe.errors import CheckpointError
 from prune_fe.io import read_npz, write_npz
-from prune_fe.studies.ablation_files import finished_classes, load_ablations, save_ablations
+from prune_fe.studies.ablation_files import finished_classes, load_ablations, load_unit_ablations, save_ablations
 from prune_fe.tracing.layers import find_layers
 
 UNITS = 6
@@ -26,7 +28,7 @@ def trial() -> Trial:
 
 
 def run(trial: Trial, order: list[int], classes: list[int]) -> Ablation:
-    return trial.run([without_first(order, list(range(UNITS + 1)))], units=order, classes=classes)
+    return trial.run([masks_without_first(order, list(range(UNITS + 1)))], units=order, classes=classes)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,12 @@ def parts(trial: Trial) -> list[Ablation]:
     return [run(trial, order, [0]), run(trial, order[::-1], [2])]
 
 
-def assert_same(one: Ablation, other: Ablation) -> None:
-    for name in ("layers", "classes", "all_images", "outputs", "units", "how"):
+def assert_same(one: MaskedPredictions, other: MaskedPredictions) -> None:
+    assert type(one) is type(other)
+    for name in ("layers", "classes", "all_images", "outputs", "how"):
         assert getattr(one, name) == getattr(other, name)
+    if isinstance(one, Ablation):
+        assert one.units == other.units  # type: ignore[attr-defined]
     for name in ("removed", "images", "hits", "called", "loss"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     for half, other_half in zip(one.halves, other.halves, strict=True):
@@ -65,6 +70,16 @@ def test_an_ablation_of_several_classes_is_read_class_by_class(tmp_path: Path, t
     known = load_ablations(path, UNITS)
     assert [part.units for part in known.values()] == [tuple(order), tuple(order), tuple(order[::-1])]
     assert_same(join([known["0"], known["2"]]), several)
+
+
+def test_single_units_are_read_as_such(tmp_path: Path, trial: Trial) -> None:
+    path = tmp_path / "each.npz"
+    assert load_unit_ablations(path) == {}
+    ablation = trial.run_single_units(classes=[2, 1])
+    save_ablations(path, [ablation])
+    known = load_unit_ablations(path)
+    assert all(isinstance(part, UnitAblation) for part in known.values())
+    assert_same(join([known["2"], known["1"]]), ablation)
 
 
 def test_a_file_of_an_earlier_version_has_no_loss_of_the_whole(tmp_path: Path, parts: list[Ablation]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prune_fe.ablation.trial import Ablation
+from prune_fe.ablation.curves import Ablation, Result, UnitAblation
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.measure.statistics import kendall, spearman
 from prune_fe.studies.ablation_tables import (
@@ -27,17 +27,17 @@ UNITS, CLASSES, IMAGES = 8, ("3", "7"), 10
 LABELS = ("l1-filter", "l1-activation", "random#0", "random#1")
 
 
-def made_up(removed: list[int], seed: int, images: int = IMAGES) -> Ablation:
+def made_up(removed: list[int], seed: int, images: int = IMAGES, kind: type[Result] = Ablation) -> Result:
     """An ablation of two classes of ten, whose hits and losses are random."""
     generator = np.random.default_rng(seed)
 
-    def part(images: int, halves: tuple[Ablation, ...] = ()) -> Ablation:
+    def part(images: int, halves: tuple[Result, ...] = ()) -> Result:
         hits = generator.integers(0, images + 1, (len(removed), 2))
         wrong = generator.integers(0, 9, (len(removed), 2))
         if halves:
             hits = np.sum([half.hits for half in halves], axis=0)
             wrong = np.sum([half.called for half in halves], axis=0) - hits
-        return Ablation(
+        return kind(
             layers=("features.4",),
             removed=np.array(removed),
             classes=CLASSES,
@@ -69,8 +69,8 @@ def networks() -> list[AblatedNetwork]:
     return networks
 
 
-def single_units(seed: int) -> Any:
-    return made_up([0] + [1] * UNITS, seed)
+def single_units(seed: int) -> UnitAblation:
+    return made_up([0] + [1] * UNITS, seed, kind=UnitAblation)
 
 
 def test_the_control_is_all_random_orders(networks: list[AblatedNetwork]) -> None:

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 import prune_fe
-from prune_fe.ablation.trial import Ablation, Trial
+from prune_fe.ablation.curves import Ablation
+from prune_fe.ablation.trial import Trial
 from prune_fe.cli.app import main
 from prune_fe.data.datasets import Rescaled
 from prune_fe.data.digits import digits

@@ -1,0 +1,194 @@
+"""Ablation: measure what the units of a layer are worth by masking them, one after the other or each alone.
+
+Zhao & Zhang, ICLR 2022, figure 12 and table 11. Scores are computed on training images, ablation on test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.ablation.curves import Ablation, UnitAblation
+from prune_fe.ablation.trial import Trial
+from prune_fe.data.batches import Images, first_image
+from prune_fe.data.sampling import select_batches
+from prune_fe.errors import InputError
+from prune_fe.scoring.collection import Progress
+from prune_fe.scoring.fingerprint import hash_weights
+from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.layers import Layer, find_layers
+
+Order = Literal["ascending", "descending"]
+SHARES = tuple(number / 20 for number in range(21))
+
+
+class Options(TypedDict, total=False):
+    """How the images are read, and for which classes the results are.
+
+    Attributes:
+        classes: Indices of the classes; default: all that have images.
+        batch_size: Images that are read together.
+        workers: Processes that read images.
+        memory_gib: Memory in GiB for the layer's maps of all images, which are kept if they fit, and for the masked
+            copies that are run together.
+        progress: Called after each batch with the numbers of images read and of all images (0 if unknown).
+    """
+
+    classes: Sequence[int] | None
+    batch_size: int
+    workers: int
+    memory_gib: float
+    progress: Progress | None
+
+
+def ablate(
+    model: nn.Module,
+    data: Images,
+    scores: Scores,
+    layer: str,
+    order: Order = "ascending",
+    *,
+    every: int = 1,
+    **options: Unpack[Options],
+) -> Ablation:
+    """Remove the units of a layer one after the other (cumulative ablation).
+
+    Args:
+        model: The network.
+        data: Test images. The balanced accuracy of a class is against the images of all other classes.
+        scores: Scores of the network's units.
+        layer: Name of the layer.
+        order: The order of feature entropy, as in the paper; feature entropy is low where a score is high, so that
+            "ascending" removes the units with the highest scores first and "descending" those with the lowest.
+        every: How many units are removed between two measurements.
+        options: See `Options`.
+
+    Raises:
+        InputError: The layer does not exist or has no scores, the scores are of another network, or an option is out
+            of range.
+        DataError: A class has no images.
+    """
+    if every < 1:
+        raise InputError(f"every is {every}; allowed: 1 or more")
+    target = _find_layers(model, data, [layer])[0]
+    units = _removal_orders(scores, model, [target], order)[0]
+    masks = masks_without_first(units, sorted({*range(0, target.units, every), target.units}))
+    trial, run_options = _trial_and_run_options(model, data, [target], options)
+    return trial.run([masks], units=units, **run_options)
+
+
+def ablate_each(model: nn.Module, data: Images, layer: str, **options: Unpack[Options]) -> UnitAblation:
+    """Remove each unit of a layer alone.
+
+    Scores can be rank-correlated with the increase of the loss that this causes.
+
+    Args:
+        model: The network.
+        data: Test images.
+        layer: Name of the layer.
+        options: See `Options`.
+
+    Raises:
+        InputError: The layer does not exist, or an option is out of range.
+        DataError: A class has no images.
+    """
+    trial, run_options = _trial_and_run_options(model, data, _find_layers(model, data, [layer]), options)
+    return trial.run_single_units(**run_options)
+
+
+def ablate_layers(
+    model: nn.Module,
+    data: Images,
+    scores: Scores,
+    layers: Sequence[str],
+    shares: Sequence[float] = SHARES,
+    order: Order = "ascending",
+    **options: Unpack[Options],
+) -> Ablation:
+    """Remove the same share of the units of every layer, more and more.
+
+    Args:
+        model: The network.
+        data: Test images.
+        scores: Scores of the network's units.
+        layers: Names of the layers.
+        shares: Shares of units, ascending; the number of units is rounded down.
+        order: As in `ablate`.
+        options: See `Options`.
+
+    Raises:
+        InputError: A layer does not exist or has no scores, the scores are of another network, or an option is out of
+            range.
+        DataError: A class has no images.
+    """
+    if wrong := [share for share in shares if not 0 <= share <= 1]:
+        raise InputError(f"shares: {wrong[0]} is no share; allowed: 0 to 1")
+    if not shares or list(shares) != sorted(shares):
+        raise InputError(f"shares is {list(shares)}; it must hold one or more, ascending")
+    targets = _find_layers(model, data, layers)
+    orders = _removal_orders(scores, model, targets, order)
+    masks = [masks_without_first(units, share_counts(len(units), shares)) for units in orders]
+    trial, run_options = _trial_and_run_options(model, data, targets, options)
+    return trial.run(masks, **run_options)
+
+
+def masks_without_first(units: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Return masks that remove the first units of an order.
+
+    Args:
+        units: All units in the order in which they are removed.
+        counts: How many of the first ones each mask removes.
+
+    Returns:
+        Masks of shape (counts, units), bool, True for a unit that is kept.
+    """
+    masks = torch.ones(len(counts), len(units), dtype=torch.bool)
+    for mask, count in zip(masks, counts, strict=True):
+        mask[list(units[:count])] = False
+    return masks
+
+
+def share_counts(units: int, shares: Sequence[float]) -> list[int]:
+    """Return how many of `units` units each share is, rounded down."""
+    # 0.15 * 20 is slightly less than 3 in floating point.
+    return [int(share * units + 1e-9) for share in shares]
+
+
+def _trial_and_run_options(
+    model: nn.Module, data: Images, layers: Sequence[Layer], options: Mapping[str, Any]
+) -> tuple[Trial, dict[str, Any]]:
+    """Return a trial made with those of the options that concern reading, and the options of its run."""
+    run_options = {name: value for name, value in options.items() if name in ("classes", "progress")}
+    return Trial(model, data, layers, **{n: v for n, v in options.items() if n not in run_options}), run_options
+
+
+def _removal_orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], order: Order) -> list[tuple[int, ...]]:
+    """Return the units of each layer in the order in which they are removed.
+
+    Raises:
+        InputError: The order is unknown, or the scores are not of these layers and this network.
+    """
+    if order not in get_args(Order):
+        raise InputError(f"order is {order!r}; allowed: {', '.join(get_args(Order))}")
+    for layer in layers:
+        if layer.name not in scores.keep:
+            raise InputError(f"layer {layer.name!r} has no scores; scored are {', '.join(scores.keep)}")
+        n_scores = len(scores.keep[layer.name])
+        if n_scores != layer.units:
+            raise InputError(
+                f"layer {layer.name!r} has {layer.units} units, its scores are of {n_scores}: of another network, "
+                "or of this one before it was pruned"
+            )
+    scored = scores.provenance.get("model_sha256")
+    if scored is not None and scored != hash_weights(model):
+        raise InputError(f"the scores of layer {layers[0].name!r} are of a network with other weights")
+    step = -1 if order == "ascending" else 1
+    return [tuple(scores.weakest(layer.name, layer.units)[::step]) for layer in layers]
+
+
+def _find_layers(model: nn.Module, data: Images, names: Sequence[str]) -> Sequence[Layer]:
+    example = first_image(select_batches(data, batch_size=1))
+    return find_layers(model, example.to(next(model.parameters()).device), names)
