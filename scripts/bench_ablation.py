@@ -21,7 +21,7 @@ from prune_fe.experiment.run_folder import environment
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import Layer, find_layers
-from prune_fe.tracing.split import Tail, split
+from prune_fe.tracing.split import SplitNetwork, split
 
 LAYER, UNITS = "features.28", 512
 
@@ -50,10 +50,10 @@ def time_whole_network(
         gives, as a share of the largest logit.
     """
     tail = split(model, layer, images[:2])
-    assert isinstance(tail, Tail), tail
+    assert isinstance(tail, SplitNetwork), tail
     seconds, worst = [], 0.0
     with torch.inference_mode():
-        given = tail.given(images)
+        given = tail.tail_inputs(images)
         for count in np.linspace(0, UNITS, steps).astype(int).tolist():
             with mask(model, [layer], {LAYER: order[:count]}):
                 start = time.perf_counter()

@@ -1,15 +1,16 @@
-"""The part of a network behind a layer, by itself: what masking a unit of that layer changes, and nothing else.
+"""Split a network behind a layer, so that many masks of the layer's units can be tried without running the rest again.
 
-The network is traced (torch.fx) and run once; the value that is the layer's map parts the graph. What depends on it is
-the tail. Whatever else the tail reads, such as the other branch of a residual sum, is computed once with the maps.
-So is what the tail does to each unit by itself, such as ReLU and pooling: a unit is then masked behind it.
+The network is traced (torch.fx) and run once; the value that is the layer's map splits the graph. What depends on it is
+the tail. Whatever else the tail reads, such as the other branch of a residual sum, is computed once with the maps. The
+same goes for the prefix of the tail that acts on each channel separately, such as ReLU and pooling: a unit is then
+masked behind it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -20,152 +21,193 @@ from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
 
 TRIALS = 3
-"""Random masks that decide whether an operation keeps the units apart."""
+"""Random masks that decide whether an operation keeps the channels apart."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the tail reads of some images, its own values for each unit first.
+class TailInputs:
+    """What the rest of a split network reads of some images.
 
-    kept: (images, units, ...), of a unit that is there; gone: the same, or (1, units, ...), of one that is masked.
-    others: whatever else; by_image says which of these have a row for each image.
+    Attributes:
+        unmasked: (images, units, ...), the values of each unit when it is not masked.
+        masked: The same, or (1, units, ...), when it is masked.
+        others: Whatever else it reads.
+        per_image: Which of the others have a row for each image.
     """
 
-    kept: Tensor
-    gone: Tensor
+    unmasked: Tensor
+    masked: Tensor
     others: tuple[Tensor, ...]
-    by_image: tuple[bool, ...]
+    per_image: tuple[bool, ...]
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.unmasked)
 
     @property
     def image_bytes(self) -> int:
-        """Of one image."""
-        values, by_image = [self.kept, self.gone, *self.others], [True, len(self.gone) > 1, *self.by_image]
-        return sum(v[0].numel() * v.element_size() for v, own in zip(values, by_image, strict=True) if own)
+        """The memory that one image takes."""
+        values = [self.unmasked, self.masked, *self.others]
+        per_image = [True, len(self.masked) > 1, *self.per_image]
+        own = (value for value, has_rows in zip(values, per_image, strict=True) if has_rows)
+        return sum(value[0].numel() * value.element_size() for value in own)
 
-    def part(self, images: slice) -> Self:
-        """The same of these images."""
-        gone = self.gone[images] if len(self.gone) == len(self) else self.gone
-        others = (value[images] if own else value for value, own in zip(self.others, self.by_image, strict=True))
-        return type(self)(self.kept[images], gone, tuple(others), self.by_image)
+    def select(self, images: slice) -> Self:
+        """Return the inputs of some of the images."""
+        masked = self.masked[images] if len(self.masked) == len(self) else self.masked
+        others = (
+            value[images] if has_rows else value for value, has_rows in zip(self.others, self.per_image, strict=True)
+        )
+        return type(self)(self.unmasked[images], masked, tuple(others), self.per_image)
 
 
 @dataclass(frozen=True)
-class Tail:
-    """A network in three parts: `head` gives the layer's maps and whatever else is read; `alone` what becomes of the
-    maps as long as each unit stays by itself, from the maps and the first `n_alone` of these; `rest` does the rest.
+class SplitNetwork:
+    """A network in three parts that run one after another.
 
-    by_image: which of the values beside the maps have a row for each image; the others never change.
+    Attributes:
+        head: Computes from the images the layer's maps and all other values that the tail reads.
+        channelwise: The prefix of the tail that acts on each channel separately. It reads the maps and the first
+            `channelwise_inputs` of the other values.
+        rest: The rest of the tail. It reads the output of `channelwise` and the remaining other values.
+        channelwise_inputs: The number of other values that `channelwise` reads.
+        per_image: Which of the other values have a row for each image; the rest are the same for all images.
     """
 
     head: nn.Module
-    alone: nn.Module
+    channelwise: nn.Module
     rest: nn.Module
-    n_alone: int
-    by_image: tuple[bool, ...]
+    channelwise_inputs: int
+    per_image: tuple[bool, ...] = ()
 
-    def given(self, images: Tensor) -> Given:
-        """What the rest of the network is to be given of these images."""
+    def tail_inputs(self, images: Tensor) -> TailInputs:
+        """Run the network up to its rest, once with and once without the layer's maps.
+
+        Args:
+            images: (images, channels, height, width).
+        """
         maps, *others = self.head(images)
-        beside, others = others[: self.n_alone], others[self.n_alone :]
-        kept, gone = (self.alone(value, *_cloned(beside)) for value in (maps.clone(), torch.zeros_like(maps)))
-        if torch.equal(gone, gone[:1].expand_as(gone)):
-            gone = gone[:1]
-        return Given(kept, gone, tuple(others), self.by_image[self.n_alone :])
+        beside, others = others[: self.channelwise_inputs], others[self.channelwise_inputs :]
+        unmasked = self.channelwise(maps.clone(), *_cloned(beside))
+        masked = self.channelwise(torch.zeros_like(maps), *_cloned(beside))
+        if torch.equal(masked, masked[:1].expand_as(masked)):
+            masked = masked[:1]
+        return TailInputs(unmasked, masked, tuple(others), self.per_image[self.channelwise_inputs :])
 
-    def logits(self, given: Given, keep: Tensor) -> Tensor:
-        """The outputs (masks, images, classes) for each mask keep (masks, units) bool."""
-        n_masks, n_images = len(keep), len(given)
-        keep = keep.view(n_masks, 1, -1, *[1] * (given.kept.ndim - 2))
-        values = torch.where(keep, given.kept[None], given.gone[None]).flatten(0, 1)
+    def logits(self, inputs: TailInputs, keep: Tensor) -> Tensor:
+        """Run the rest of the network for every mask.
+
+        Args:
+            inputs: From `tail_inputs`.
+            keep: (masks, units) bool, False for the units that a mask sets to zero.
+
+        Returns:
+            The network's outputs, (masks, images, classes).
+        """
+        n_masks, n_images = len(keep), len(inputs)
+        keep = keep.view(n_masks, 1, -1, *[1] * (inputs.unmasked.ndim - 2))
+        values = torch.where(keep, inputs.unmasked[None], inputs.masked[None]).flatten(0, 1)
         others = [
-            value.expand(n_masks, *value.shape).flatten(0, 1) if own else value
-            for value, own in zip(given.others, given.by_image, strict=True)
+            value.expand(n_masks, *value.shape).flatten(0, 1) if has_rows else value
+            for value, has_rows in zip(inputs.others, inputs.per_image, strict=True)
         ]
         output = self.rest(values, *_cloned(others))
         return output.view(n_masks, n_images, *output.shape[1:])
 
 
 @dataclass(frozen=True)
-class NoTail:
-    """Why the network cannot be parted."""
+class NotSplit:
+    """Says why a network cannot be split.
 
-    why: str
+    Attributes:
+        reason: The reason.
+    """
+
+    reason: str
 
 
-def split(model: nn.Module, layer: Layer, images: Tensor) -> Tail | NoTail:
-    """The network in parts, in evaluation mode, with the network's own weights.
+def split(model: nn.Module, layer: Layer, images: Tensor) -> SplitNetwork | NotSplit:
+    """Split a network behind a layer. The parts are in evaluation mode and have the network's own weights.
 
-    images: two of them; the parts must give for them what the masked network gives, whatever is masked.
+    Args:
+        model: The network.
+        layer: Its layer, from `find_layers`.
+        images: (2, channels, height, width). The parts must give for them what the masked network gives.
     """
     with evaluating(model), torch.no_grad():
         try:
             graph = _Tracer(layer.name).trace(model)
-        except Exception as error:  # what a network's code may raise at a proxy
-            return NoTail(f"it cannot be traced ({_first_line(error)})")
+        except Exception as error:  # a network's code may raise anything at a proxy
+            return NotSplit(f"it cannot be traced ({_first_line(error)})")
         try:
-            node = _node_of(model, graph, layer, images)
-            if node is None:
-                return NoTail(f"the trace has no value that is the map of {layer.name!r}")
-            tail: Tail | None = None
-            for longer in _parted(model, graph, node):
-                one, two = longer.head(images[:1]), longer.head(images)
-                if odd := [value for value in two if not isinstance(value, Tensor)]:
-                    return NoTail(f"the part behind {layer.name!r} is given a {type(odd[0]).__name__}")
-                if tail is not None and not _stays_apart(longer, two):
-                    break
-                by_image = tuple(a.shape != b.shape for a, b in zip(one[1:], two[1:], strict=True))
-                tail = Tail(longer.head, longer.alone, longer.rest, longer.n_alone, by_image)
-            assert tail is not None
-            fault = _difference(model, tail, layer, images)
-        except Exception as error:
-            return NoTail(f"its parts do not run ({_first_line(error)})")
-    return NoTail(fault) if fault else tail
+            return _split_graph(model, graph, layer, images)
+        except Exception as error:  # and at a part of its graph
+            return NotSplit(f"its parts do not run ({_first_line(error)})")
+
+
+def _split_graph(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) -> SplitNetwork | NotSplit:
+    """Split a traced network with the longest prefix of the tail that acts on each channel separately."""
+    node = _find_map(model, graph, layer, images)
+    if node is None:
+        return NotSplit(f"the trace has no value that is the map of {layer.name!r}")
+    network: SplitNetwork | None = None
+    for candidate in _candidates(model, graph, node):
+        of_one, of_two = candidate.head(images[:1]), candidate.head(images)
+        if others := [value for value in of_two if not isinstance(value, Tensor)]:
+            return NotSplit(f"the part behind {layer.name!r} is given a {type(others[0]).__name__}")
+        if network is not None and not _is_channelwise(candidate, of_two):
+            break
+        per_image = tuple(one.shape != two.shape for one, two in zip(of_one[1:], of_two[1:], strict=True))
+        network = replace(candidate, per_image=per_image)
+    assert network is not None
+    fault = _find_difference(model, network, layer, images)
+    return NotSplit(fault) if fault else network
 
 
 class _Tracer(fx.Tracer):
-    """Takes the layer for one operation, also where it is a block, so that what it gives is a value of the graph."""
+    """Traces the layer as one operation, also where it is a block, so that its output is a value of the graph."""
 
     def __init__(self, layer: str) -> None:
         super().__init__()
         self.layer = layer
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is one operation of the graph."""
         return module_qualified_name == self.layer or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Watching(fx.Interpreter):
+class _MapFinder(fx.Interpreter):
     """Runs a graph and notes the node whose value is the layer's map."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(fx.GraphModule(model, graph), garbage_collect_values=False)
         self.maps: list[Tensor] = []
-        self.found: fx.Node | None = None
+        self.node: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node and compare its value with the map, once that exists."""
         value = super().run_node(n)
-        if self.maps and self.found is None and value is self.maps[0]:
-            self.found = n
+        if self.maps and self.node is None and value is self.maps[0]:
+            self.node = n
         return value
 
 
-def _node_of(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) -> fx.Node | None:
-    watching = _Watching(model, graph)
+def _find_map(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) -> fx.Node | None:
+    """Return the node of a graph whose value is the layer's map."""
+    finder = _MapFinder(model, graph)
 
-    def keep(_: Layer, maps: Tensor, in_place: bool) -> Tensor:
-        watching.maps.append(maps)
+    def note(_: Layer, maps: Tensor, in_place: bool) -> Tensor:
+        finder.maps.append(maps)
         return maps
 
-    with follow(watching.module, [layer], keep):
-        watching.run(images)
-    return watching.found
+    with follow(finder.module, [layer], note):
+        finder.run(images)
+    return finder.node
 
 
-def _parted(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[Tail]:
-    """The graph parted behind `node`, with nothing in `alone`; then with more and more of the tail in it, up to each
-    value that all of the rest depends on.
+def _candidates(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[SplitNetwork]:
+    """Yield the network split behind `node`, with an empty `channelwise` and then with longer and longer ones.
+
+    A longer one ends at a value through which all of the rest depends on the layer.
     """
     behind: list[fx.Node] = []
     for other in graph.nodes:
@@ -173,78 +215,96 @@ def _parted(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[Tail]:
             behind.append(other)
     stored = {other for other in graph.nodes if other.op == "get_attr"}
     before = [other for other in graph.nodes if other not in behind]
-    for number, meeting in enumerate([node, *behind[:-1]]):  # the last one is the output
-        early, late = behind[:number], behind[number:]
-        if not {node, *early}.isdisjoint(set(_read(late)) - {meeting}):
+    for length, meeting in enumerate([node, *behind[:-1]]):  # the last one is the output
+        early, late = behind[:length], behind[length:]
+        if not {node, *early}.isdisjoint(set(_inputs_of(late)) - {meeting}):
             continue
         known = {node, *behind} | stored
-        beside, others = ([value for value in _read(part) if value not in known] for part in (early, late))
-        yield Tail(
-            head=_cut(model, before, stored, (), [node, *beside, *others]),
-            alone=_cut(model, early, stored, [node, *beside], meeting),
-            rest=_cut(model, late, stored, [meeting, *others]),
-            n_alone=len(beside),
-            by_image=(),
+        beside, others = ([value for value in _inputs_of(part) if value not in known] for part in (early, late))
+        yield SplitNetwork(
+            head=_subgraph(model, before, stored, (), [node, *beside, *others]),
+            channelwise=_subgraph(model, early, stored, [node, *beside], meeting),
+            rest=_subgraph(model, late, stored, [meeting, *others]),
+            channelwise_inputs=len(beside),
         )
 
 
-def _read(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+def _inputs_of(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Return the nodes that some nodes read, each once."""
     return list(dict.fromkeys(value for node in nodes for value in node.all_input_nodes))
 
 
-def _cut(
+def _subgraph(
     model: nn.Module,
     nodes: Sequence[fx.Node],
     stored: Set[fx.Node],
-    given: Sequence[fx.Node],
+    inputs: Sequence[fx.Node],
     outputs: fx.Node | Sequence[fx.Node] = (),
 ) -> fx.GraphModule:
-    """These nodes as a network of their own; outputs: none if there is one among the nodes."""
-    part, copied = fx.Graph(), {}
-    for number, node in enumerate(given):
-        copied[node] = part.placeholder(f"given_{number}")
-    wanted = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
-    loaded = [node for node in _read(nodes) + wanted if node in stored and node not in set(nodes)]
+    """Return some nodes of a graph as a network.
+
+    Args:
+        model: Owns the modules and tensors.
+        nodes: The nodes, in their order.
+        stored: Nodes of the whole graph that read a parameter or buffer; those that are needed are added.
+        inputs: The nodes whose values become the network's inputs.
+        outputs: The nodes whose values it returns; none if the graph's output is among `nodes`.
+    """
+    part, copies = fx.Graph(), {}
+    for number, node in enumerate(inputs):
+        copies[node] = part.placeholder(f"given_{number}")
+    returned = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
+    loaded = [node for node in _inputs_of(nodes) + returned if node in stored and node not in set(nodes)]
     for node in (*dict.fromkeys(loaded), *nodes):
-        if node not in copied:
-            copied[node] = part.node_copy(node, copied.__getitem__)
+        if node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
     if isinstance(outputs, fx.Node):
-        part.output(copied[outputs])
-    elif wanted:
-        part.output(tuple(copied[node] for node in wanted))
+        part.output(copies[outputs])
+    elif returned:
+        part.output(tuple(copies[node] for node in returned))
     return fx.GraphModule(model, part)
 
 
-def _stays_apart(tail: Tail, values: Sequence[Tensor]) -> bool:
-    """Whether every unit's part of what `alone` gives depends on its own map only: tried with random maps, since those
-    of a network may be zero, to the last bit and in double precision, since what mixes the units may do so weakly.
+def _is_channelwise(network: SplitNetwork, values: Sequence[Tensor]) -> bool:
+    """Return whether each channel of what `channelwise` returns depends on its own map only.
+
+    It is tried with random maps, because those of a network may be zero, and compared to the last bit and in double
+    precision, because an operation may mix the channels only weakly.
+
+    Args:
+        network: The network in parts.
+        values: What its head returns.
     """
-    alone = copy.deepcopy(tail.alone).double().cpu()
-    beside = [value.double().cpu() if value.is_floating_point() else value.cpu() for value in values[1:]]
+    channelwise = copy.deepcopy(network.channelwise).double().cpu()
+    others = [value.double().cpu() if value.is_floating_point() else value.cpu() for value in values[1:]]
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(values[0].shape, generator=generator, dtype=torch.float64)
 
-    def run(some: Tensor) -> Any:
-        return alone(some.clone(), *_cloned(beside[: tail.n_alone]))
+    def run(some_maps: Tensor) -> Any:
+        return channelwise(some_maps.clone(), *_cloned(others[: network.channelwise_inputs]))
 
-    kept, gone = run(maps), run(torch.zeros_like(maps))
-    if not isinstance(kept, Tensor) or kept.shape[:2] != maps.shape[:2]:
+    unmasked, masked = run(maps), run(torch.zeros_like(maps))
+    if not isinstance(unmasked, Tensor) or unmasked.shape[:2] != maps.shape[:2]:
         return False
     for _ in range(TRIALS):
         keep = torch.rand(maps.shape[1], generator=generator) < 0.5
-        mixed = torch.where(keep.view(1, -1, *[1] * (kept.ndim - 2)), kept, gone)
-        if not torch.equal(run(maps * keep.view(1, -1, 1, 1)), mixed):
+        expected = torch.where(keep.view(1, -1, *[1] * (unmasked.ndim - 2)), unmasked, masked)
+        if not torch.equal(run(maps * keep.view(1, -1, 1, 1)), expected):
             return False
     return True
 
 
-def _difference(model: nn.Module, tail: Tail, layer: Layer, images: Tensor) -> str:
-    """What is wrong with the parts, tried with some units masked; "" for nothing."""
+def _find_difference(model: nn.Module, network: SplitNetwork, layer: Layer, images: Tensor) -> str:
+    """Compare the parts with the whole network, without a mask and with every other unit masked.
+
+    Returns:
+        What is wrong with the parts; "" for nothing.
+    """
     units = list(range(0, layer.units, 2))
     keep = torch.ones(2, layer.units, dtype=torch.bool, device=images.device)
     keep[1, units] = False
-    found = tail.logits(tail.given(images), keep)
-    for masked, logits in zip(([], units), found, strict=True):
+    of_parts = network.logits(network.tail_inputs(images), keep)
+    for masked, logits in zip(([], units), of_parts, strict=True):
         with mask(model, [layer], {layer.name: masked}):
             expected = model(images)
         if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-3, atol=1e-4):
@@ -253,7 +313,7 @@ def _difference(model: nn.Module, tail: Tail, layer: Layer, images: Tensor) -> s
 
 
 def _cloned(values: Sequence[Tensor]) -> list[Tensor]:
-    """For a part of a network that may write over what it is given."""
+    """Return copies, for a part of a network that may overwrite its inputs."""
     return [value.clone() for value in values]
 
 
