@@ -17,13 +17,16 @@ CONTENT: dict[str, Any] = {
     "scorers": ["feature-entropy", {"name": "apoz", "label": "zeros"}],
     "finetune": {"lr": 0.01, "schedule": "cosine", "epochs": 1, "batch_size": 128},
     "compare": {
-        "networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
-                     "two": {"name": "vgg-small", "arguments": {"stages": [[6], [4]]}}},
-        "ratios": [0.25, 0.75], "scratch": [1, 2],
+        "networks": {
+            "one": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
+            "two": {"name": "vgg-small", "arguments": {"stages": [[6], [4]]}},
+        },
+        "ratios": [0.25, 0.75],
+        "scratch": [1, 2],
     },
     "seeds": [0, 3],
     "threads": 1,
-}  # fmt: skip
+}
 RECIPE = Recipe.model_validate(CONTENT)
 SCORERS = ["feature-entropy", "zeros", "random", "l1-filter"]
 CELLS = 2 * 2 * (1 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned; ratios; scorers and scratch

@@ -154,8 +154,9 @@ def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
     fill(tmp_path / "c", Recipe.model_validate(CONTENT | {"compare": compared, "seeds": [0], "scorers": ["random"]}))
     part = load_findings(tmp_path / "c")
     assert part.points == [0.0, 0.5]
-    unpruned, none, half = (part.select("vgg-small", s, p)[0].row for s, p in
-                            ((UNPRUNED, None), ("random", 0.0), ("random", 0.5)))  # fmt: skip
+    unpruned, none, half = (
+        part.select("vgg-small", s, p)[0].row for s, p in ((UNPRUNED, None), ("random", 0.0), ("random", 0.5))
+    )
     assert none.parameters == unpruned.parameters > half.parameters
     assert none.accuracy_pruned == pytest.approx(unpruned.accuracy)
 

@@ -83,9 +83,10 @@ def test_a_control_with_a_label_of_its_own_counts(found: Findings) -> None:
         entry["label"] = "norm" if entry["name"] == "l1-filter" else entry["label"]
     cells = [
         dataclasses.replace(cell, row=dataclasses.replace(cell.row, scorer="norm"))
-        if cell.row.scorer == "l1-filter" else cell
+        if cell.row.scorer == "l1-filter"
+        else cell
         for cell in found.results
-    ]  # fmt: skip
+    ]
     named = dataclasses.replace(found, recipe=Recipe.model_validate(content), results=cells)
     assert "- yes: Filter L1 norm, at every operating point" in report.report_markdown(
         "", "", list(report.report_sections(named))
@@ -158,8 +159,16 @@ def test_the_report_holds_what_was_measured(filled: Path, found: Findings) -> No
         said = f"{np.mean(values):.2f} ±{np.std(values, ddof=1):.2f} %"
         assert said in page
         assert said in text
-    for words in ("Trade-off: one", "Which classes pay: two", "Jaccard", "Kendall", "from scratch, 2× budget",
-                  "measured time", "data.validation", "Commits of the results"):  # fmt: skip
+    for words in (
+        "Trade-off: one",
+        "Which classes pay: two",
+        "Jaccard",
+        "Kendall",
+        "from scratch, 2× budget",
+        "measured time",
+        "data.validation",
+        "Commits of the results",
+    ):
         assert words in page
     without_scripts = re.sub(r"(?s)<script.*?</script>", "", page)
     assert not re.search(r"(src|href)=\"(?!#)", without_scripts)
@@ -182,8 +191,13 @@ def test_what_is_missing_is_marked_as_missing(filled: Path, tmp_path: Path) -> N
     listed = {line.split(":")[0]: line for line in lines if line.startswith("- ")}
     assert listed
     missing = [line for line in lines if line.startswith("- **missing**")]
-    for what in ("At least 5 operating points", "seeds of every result", "The same with twice the budget",
-                 "Everything that the recipe asks for", "Random units of the same widths"):  # fmt: skip
+    for what in (
+        "At least 5 operating points",
+        "seeds of every result",
+        "The same with twice the budget",
+        "Everything that the recipe asks for",
+        "Random units of the same widths",
+    ):
         assert any(what in line for line in missing), what
     assert any("trained from scratch with the same budget" in line for line in lines if line.startswith("- yes"))
     whole = [line for line in (filled / "report.md").read_text().splitlines() if line.startswith("- yes")]
@@ -219,8 +233,15 @@ def test_nothing_of_what_was_asked_for_can_hide(filled: Path, tmp_path: Path, mo
     assert "one: l1-filter at ratio 0.75: 0 of 2 seeds" in part.missing
     report.write_report(folder)
     lines = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("- yes")]
-    for what in ("Random units", "Filter L1", "from scratch", "Everything", "operating points", "Accuracy before",
-                 "The same cost"):  # fmt: skip
+    for what in (
+        "Random units",
+        "Filter L1",
+        "from scratch",
+        "Everything",
+        "operating points",
+        "Accuracy before",
+        "The same cost",
+    ):
         assert not any(what in line for line in lines), what
 
 
@@ -264,9 +285,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def test_the_page_opens_in_a_browser_without_errors(filled: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     words = [
-        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-        "--virtual-time-budget=2000", f"--user-data-dir={tmp_path}/profile", f"file://{filled}/report.html",
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        "--virtual-time-budget=2000",
+        f"--user-data-dir={tmp_path}/profile",
+        f"file://{filled}/report.html",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     for text in ("What came out", "<svg", "from scratch, 1× budget", "Checklist, filled in from the data"):

@@ -212,9 +212,14 @@ def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
 
 def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
     overrides = {
-        "prune.ratio": None, "prune.target_macs": 0.5, "prune.rounds": 2, "prune.recalibrate": 64,
-        "finetune.when": "each_round", "finetune.epochs": 1, "scorers": ["l1-filter"],
-    }  # fmt: skip
+        "prune.ratio": None,
+        "prune.target_macs": 0.5,
+        "prune.rounds": 2,
+        "prune.recalibrate": 64,
+        "finetune.when": "each_round",
+        "finetune.epochs": 1,
+        "scorers": ["l1-filter"],
+    }
     rows, folder = go(tmp_path, overrides)
     assert abs(rows[1].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
     assert rows[1].accuracy_pruned is None
