@@ -1,4 +1,4 @@
-"""Birth times on a GPU: checked against the CPU first, then timed beside the forward pass that makes the maps.
+"""Check birth times on a GPU against the CPU, then time them beside the forward pass that makes the maps.
 
     python scripts/bench_gpu.py | tee gpu.txt
 
@@ -26,7 +26,7 @@ SIZES = (1, 3, 4, 7, 14, 28, 33, 56, 64, 65, 112, 224)
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> np.ndarray:
-    """(repeats,) by events on the device, after a warm-up."""
+    """Return the milliseconds of each of some calls after a warm-up, by events on the device, shape (repeats,)."""
     call()
     spent = []
     for _ in range(repeats):
@@ -40,17 +40,18 @@ def milliseconds(call: Callable[[], object], repeats: int) -> np.ndarray:
 
 
 def spread(values: np.ndarray, digits: int = 3) -> str:
+    """Return the median, the minimum and the maximum as text."""
     return f"{np.median(values):.{digits}f} ({values.min():.{digits}f}–{values.max():.{digits}f})"
 
 
 def poison(maps: Tensor) -> None:
-    """Leave garbage in the memory that the next tensors of these sizes will be given."""
+    """Leave garbage in the memory that the next tensors of these sizes will use."""
     garbage = [torch.full((size,), 0x5A5A5A5A, dtype=torch.int32, device="cuda") for size in (len(maps), maps.numel())]
     del garbage
 
 
 def check(seed: int) -> None:
-    """Random maps of every size and type, with and without ties, in both memory formats, against the CPU."""
+    """Compare random maps with the CPU: every size and type, with and without ties, in both memory formats."""
     torch.manual_seed(seed)
     n = 0
     for size in SIZES:
@@ -64,21 +65,28 @@ def check(seed: int) -> None:
         ):
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 for form in (torch.contiguous_format, torch.channels_last):
-                    given = maps.to(dtype).cuda().to(memory_format=form)
+                    on_gpu = maps.to(dtype).cuda().to(memory_format=form)
                     for rank in ("elements", "edges"):
-                        poison(given)
-                        found = birth_times(given, rank).cpu()
-                        assert torch.equal(found, birth_times(maps.to(dtype), rank)), (size, dtype, form, rank)
-                        n += found.numel()
+                        poison(on_gpu)
+                        births = birth_times(on_gpu, rank).cpu()
+                        assert torch.equal(births, birth_times(maps.to(dtype), rank)), (size, dtype, form, rank)
+                        n += births.numel()
     print(f"{n} maps agree with the CPU to the bit (seed {seed})")
 
 
 @torch.inference_mode()
 def time_vgg16(batch: int, repeats: int, dtype: torch.dtype) -> None:
-    """One table: the births of each layer's maps beside the forward pass in TF32 or half precision, channels last."""
+    """Print a table of the births of each layer's maps beside the forward pass.
+
+    Args:
+        batch: Images of the forward pass.
+        repeats: Calls that are timed.
+        dtype: Data type of the network; float32 is computed in TF32.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     model = torchvision.models.vgg16(weights=None).eval().cuda().to(dtype, memory_format=torch.channels_last)
-    images = torch.randn(batch, 3, 56, 56, device="cuda")  # smooth, as photographs are
+    images = torch.randn(batch, 3, 56, 56, device="cuda")
+    # Enlarging makes the images smooth, as photographs are.
     images = nn.functional.interpolate(images, size=224, mode="bicubic").to(dtype, memory_format=torch.channels_last)
     layers: list[Tensor] = []
     with observe(model, find_layers(model, images[:1]), lambda _, maps: layers.append(maps.clone())):
@@ -90,18 +98,18 @@ def time_vgg16(batch: int, repeats: int, dtype: torch.dtype) -> None:
     for maps in layers:
         each = milliseconds(partial(birth_times, maps), repeats)
         once = milliseconds(partial(torch.amax, maps, dim=(-2, -1)), repeats)
-        open_ = (gpu.first_births(maps, False, kernel.NOT_FINITE) == gpu.UNDECIDED).float().mean().item()
+        undecided = (gpu.first_births(maps, False, kernel.NOT_FINITE) == gpu.UNDECIDED).float().mean().item()
         total += each
         print(
             f"{maps.shape[-1]:3d}  {maps.shape[1]:5d}  {spread(each):>22}  {spread(once):>22}"
-            f"  {100 * np.median(each) / np.median(forward):13.2f}  {100 * open_:13.2f}",
+            f"  {100 * np.median(each) / np.median(forward):13.2f}  {100 * undecided:13.2f}",
             flush=True,
         )
     print(f"all layers {spread(total)} ms, {100 * np.median(total) / np.median(forward):.1f} % of the forward pass")
 
 
 def time_scorer(batch: int, batches: int) -> None:
-    """The whole scorer against a plain evaluation of the same batches, which lie on the GPU."""
+    """Print the speed of scoring compared with an evaluation of the same batches, which are on the GPU."""
     model = torchvision.models.vgg16(weights=None).eval().cuda().to(memory_format=torch.channels_last)
     data = [(torch.randn(batch, 3, 224, 224, device="cuda"), torch.arange(batch) % 10) for _ in range(batches)]
     plain, scored = seconds_in_turn(
@@ -115,6 +123,7 @@ def time_scorer(batch: int, batches: int) -> None:
 
 
 def main() -> None:
+    """Check the births and print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=20)

@@ -1,4 +1,4 @@
-"""What scoring by feature entropy costs on top of a plain evaluation of the same images, by the same loader.
+"""Compare the time and memory of scoring by feature entropy with an evaluation of the same images.
 
     python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000
 
@@ -29,7 +29,7 @@ from prune_fe.experiment.run_folder import environment
 
 
 def photographs(folder: str, count: int) -> Dataset:
-    """`count` images of all classes, spread evenly, 224×224."""
+    """Return `count` images, evenly spread over those of all classes, 224×224."""
     steps = [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     data = torchvision.datasets.ImageFolder(
         folder, v2.Compose([*steps, v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
@@ -38,39 +38,51 @@ def photographs(folder: str, count: int) -> Dataset:
 
 
 def network(arguments: argparse.Namespace) -> nn.Module:
+    """Return the network with random weights."""
     torch.manual_seed(0)
     model = getattr(torchvision.models, arguments.network)(weights=None).eval().to(arguments.device)
     return model.to(memory_format=torch.channels_last) if arguments.channels_last else model
 
 
 def task(name: str, arguments: argparse.Namespace, count: int) -> partial:
-    """One pass."""
+    """Return a function that does one pass.
+
+    Args:
+        name: Public function, "evaluate" or "score".
+        arguments: Arguments of the command line.
+        count: Number of images.
+    """
     options = {"batch_size": arguments.batch, "workers": arguments.workers}
     return partial(getattr(prune_fe, name), network(arguments), photographs(arguments.images, count), **options)
 
 
-def seconds(call: Callable[[], object]) -> float:
+def measure_seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def peak_mib(name: str, arguments: argparse.Namespace, count: int) -> float:
-    """MiB that a process needs which does one pass and nothing else."""
-    done = subprocess.run([sys.executable, *sys.argv, "--peak", name, str(count)], stdout=subprocess.PIPE, check=True)
-    return float(done.stdout)
+    """Return the peak memory in MiB of a process that does one pass and nothing else."""
+    process = subprocess.run(
+        [sys.executable, *sys.argv, "--peak", name, str(count)], stdout=subprocess.PIPE, check=True
+    )
+    return float(process.stdout)
 
 
 def print_peak(name: str, arguments: argparse.Namespace, count: int) -> None:
+    """Do one pass and print the peak memory of this process in MiB."""
     task(name, arguments, count)()
     if arguments.device.startswith("cuda"):
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        print(int(found[1]) / 2**10 if found else math.nan)
+        match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        print(int(match[1]) / 2**10 if match else math.nan)
 
 
 def main() -> None:
+    """Time both passes and print the environment, the times and the memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, help="folder with a folder of images for each class")
     parser.add_argument("--network", default="vgg16", help="of torchvision, with random weights")
@@ -88,9 +100,10 @@ def main() -> None:
         return print_peak(arguments.peak[0], arguments, int(arguments.peak[1]))
     settings = {name: value for name, value in vars(arguments).items() if name not in ("images", "peak")}
     print(json.dumps(environment() | settings), flush=True)
-    task("score", arguments, arguments.batch)()  # compiles
+    # The first call compiles.
+    task("score", arguments, arguments.batch)()
     tasks = [task(name, arguments, arguments.count) for name in ("evaluate", "score")]
-    plain, scored = np.array([[seconds(call) for call in tasks] for _ in range(arguments.passes)]).T
+    plain, scored = np.array([[measure_seconds(call) for call in tasks] for _ in range(arguments.passes)]).T
     for name, times in (("evaluate", plain), ("score", scored)):
         print(
             f"{name:<9}{arguments.count / np.median(times):9.2f} images/s  ({', '.join(f'{t:.1f} s' for t in times)})"

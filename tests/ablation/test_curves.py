@@ -23,11 +23,11 @@ def made_up(kind: type[Result], removed: list[int], classes: int = 3, **fields: 
 def columns(whole: Result, chosen: list[int], **fields: Any) -> Result:
     """The result of some of the classes."""
     names = tuple(whole.classes[number] for number in chosen)
-    counts = [array[:, chosen] for array in (whole.hits, whole.called, whole.loss)]
+    hits, called, loss = (array[:, chosen] for array in (whole.hits, whole.called, whole.loss))
+    images = whole.images[chosen]
     halves = tuple(columns(half, chosen, **fields) for half in whole.halves)
-    return type(whole)(
-        whole.layers, whole.removed, names, whole.images[chosen], 20, *counts, outputs=4, halves=halves, **fields
-    )
+    counts = images, 20, hits, called, loss, 4
+    return type(whole)(whole.layers, whole.removed, names, *counts, halves=halves, **fields)
 
 
 def test_a_curve_is_summed_up() -> None:

@@ -27,7 +27,7 @@ UNITS, CLASSES, IMAGES = 8, ("3", "7"), 10
 LABELS = ("l1-filter", "l1-activation", "random#0", "random#1")
 
 
-def made_up(removed: list[int], seed: int, images: int = IMAGES, kind: type[Result] = Ablation) -> Result:
+def made_up(removed: list[int], seed: int, *, images: int = IMAGES, kind: type[Result]) -> Result:
     """An ablation of two classes of ten, whose hits and losses are random."""
     generator = np.random.default_rng(seed)
 
@@ -58,7 +58,9 @@ def networks() -> list[AblatedNetwork]:
     networks = []
     for seed in (1, 4):
         ablations: dict[str, dict[str, Ablation]] = {
-            label: {order: made_up([0, 3, 6, 8], 100 * seed + 10 * n + m) for m, order in enumerate(ORDERS)}
+            label: {
+                order: made_up([0, 3, 6, 8], 100 * seed + 10 * n + m, kind=Ablation) for m, order in enumerate(ORDERS)
+            }
             for n, label in enumerate(LABELS)
         }
         scores = {
