@@ -1,9 +1,9 @@
 """The operators of a network, by kind: the one table from which everything that watches a network takes its rules.
 
-Three readers look up what a running network calls: the search for layers (`layers.py`), the dependency graph
-(`channel_rules.py`) and the propagation of NISP (`scorers/nisp.py`). Two of them compare functions, such as `F.relu`;
-the dependency graph compares plain names, such as "relu", so that it also knows `Tensor.relu_`. A new operator is one
-line of OPERATORS.
+Four readers look up what a running network calls: the search for layers (`layers.py`), the dependency graph
+(`function_rules.py`), the propagation of NISP (`scorers/nisp.py`) and the construction of networks without weights
+(`models/factories.py`). The dependency graph compares plain names, such as "relu", so that it also knows
+`Tensor.relu_`; the others compare functions, such as `F.relu`. A new operator is one line of OPERATORS.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def functions_named(name: str) -> tuple[Function, ...]:
     Raises:
         KeyError: There is no operator of that name.
     """
-    return next(operator.functions for operator in OPERATORS if operator.name == name)
+    return {operator.name: operator.functions for operator in OPERATORS}[name]
 
 
 def plain_name(function: Any) -> str:
