@@ -12,7 +12,6 @@ import torch
 import yaml
 
 import prune_fe
-from prune_fe.ablation.curves import Ablation
 from prune_fe.ablation.trial import Trial
 from prune_fe.cli.app import main
 from prune_fe.data.datasets import Rescaled
@@ -144,7 +143,7 @@ def test_finished_curves_are_used_again(done: Any, study: Any, monkeypatch: pyte
     folder, tables, _ = done
     names = ("ablation-features.4.csv", "ablation-features.4-curves.csv")
     before = [(folder / name).read_bytes() for name in names]
-    monkeypatch.setattr(Trial, "run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr(Trial, "_run", lambda *_, **__: pytest.fail("run again"))
     again = study(folder)
     assert [table.markdown() for table in again] == [table.markdown() for table in tables]
     assert [(folder / name).read_bytes() for name in names] == before
@@ -155,16 +154,16 @@ def test_a_killed_study_goes_on_with_what_it_has(
 ) -> None:
     recipe = recipe.model_copy(update={"seeds": [1]})
     whole = study(tmp_path / "whole", recipe)
-    run, calls = Trial.run, 0
+    run, calls = Trial._run, 0
 
-    def dies(self: Trial, *arguments: Any, **options: Any) -> Ablation:
+    def dies(self: Trial, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
         return run(self, *arguments, **options)
 
-    monkeypatch.setattr(Trial, "run", dies)
+    monkeypatch.setattr(Trial, "_run", dies)
     monkeypatch.setattr(ablation_tasks, "SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path / "killed", recipe)
@@ -177,7 +176,7 @@ def test_a_killed_study_goes_on_with_what_it_has(
 
 def test_a_study_of_one_class_takes_the_curves_of_all(done: Any, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _, networks = done
-    monkeypatch.setattr(Trial, "run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr(Trial, "_run", lambda *_, **__: pytest.fail("run again"))
     one = study(folder, classes=["7"])
     mean = (
         networks[0].ablations["l1-filter"]["ascending"].area[1]
@@ -195,7 +194,7 @@ def test_another_class_leaves_the_curves_of_the_first(
     recipe = recipe.model_copy(update={"seeds": [1], "scorers": recipe.scorers[:1]})
     first = study(tmp_path, recipe, classes=["3"])
     study(tmp_path, recipe, classes=["7"])
-    monkeypatch.setattr(Trial, "run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr(Trial, "_run", lambda *_, **__: pytest.fail("run again"))
     assert [table.rows for table in study(tmp_path, recipe, classes=["3"])] == [table.rows for table in first]
     study(tmp_path, recipe, classes=["7", "3"])
 
