@@ -1,4 +1,4 @@
-"""The processes of torch.distributed, seen as one; without it there is one process."""
+"""Helpers for torch.distributed; without a process group they behave as one process of rank 0."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ T = TypeVar("T")
 
 
 def rank() -> int:
+    """Return the rank of this process."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def local_rank() -> int:
+    """Return the rank of this process among those of its machine, which is the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def all_gather(value: T) -> list[T]:
-    """The value of every process, in the order of their ranks, in every process."""
+    """Return the value of every process, in the order of their ranks.
+
+    Args:
+        value: Anything that can be pickled.
+    """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -33,25 +44,33 @@ def all_gather(value: T) -> list[T]:
 
 
 def from_rank_0(make: Callable[[], T]) -> T:
-    """In every process what `make` gives in the first one, where alone it is called. Its PruneFEError is raised there,
-    and ends the others quietly."""
-    made: Any = None
-    fault: PruneFEError | None = None
-    try:
-        made = make() if rank() == 0 else None
-    except PruneFEError as error:
-        fault = error
-    made, code = all_gather((made, fault and fault.exit_code))[0]
-    if fault is not None:
-        raise fault
-    if code is not None:
-        raise SystemExit(code)
-    return made
+    """Call `make` on rank 0 only, and broadcast its result.
+
+    Args:
+        make: Returns anything that can be pickled.
+
+    Raises:
+        PruneFEError: What `make` raised, on rank 0.
+        SystemExit: `make` raised an error, on the other ranks: they end with its exit code and print nothing.
+    """
+    result: Any = None
+    error: PruneFEError | None = None
+    if rank() == 0:
+        try:
+            result = make()
+        except PruneFEError as raised:
+            error = raised
+    result, exit_code = all_gather((result, error and error.exit_code))[0]
+    if error is not None:
+        raise error
+    if exit_code is not None:
+        raise SystemExit(exit_code)
+    return result
 
 
 @torch.no_grad()
 def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
-    """Put the mean over the processes in the place of each floating-point tensor."""
+    """Replace each floating-point tensor by its mean over the processes, in place; leave other tensors as they are."""
     if world_size() > 1:
         for tensor in tensors:
             if tensor.is_floating_point():
@@ -59,19 +78,17 @@ def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
                 tensor.div_(world_size())
 
 
-def local_rank() -> int:
-    """The number of this process among those of its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun has started are one; without it there is one process."""
+    """Join the processes that torchrun has started into a group, which ends with the context.
+
+    Nothing happens in a process that torchrun did not start, or where a group exists already.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
-    # Its functions take the group of the moment as their default; imported later (torch.optim does) it would hold ours
-    # to the end of the process, whose threads then can abort it while it leaves.
+    # The functions of this module have the default group at the time of import as a default argument. If torch.optim
+    # imported it inside the context, they would keep our group, whose threads then may abort the process as it ends.
     import torch.distributed.nn.functional
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Several processes of torch.distributed do what one does."""
+"""Several processes of torch.distributed give the results of one; without a group there is one process."""
 
 import os
 import socket
@@ -13,9 +13,8 @@ import yaml
 from torch import distributed, nn
 from torch.utils.data import TensorDataset
 
-from prune_fe.distributed import all_gather, all_reduce_mean, from_rank_0, process_group
+from prune_fe.distributed import all_gather, all_reduce_mean, from_rank_0, local_rank, process_group, rank, world_size
 from prune_fe.errors import InputError
-from prune_fe.report.findings import load_findings
 from prune_fe.training.loop import finetune
 
 IMAGES = 70
@@ -40,17 +39,17 @@ def trained(batch_size: int) -> tuple[nn.Module, list[Any]]:
     return model, history
 
 
-def process(rank: int, folder: str) -> None:
+def process(own_rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=own_rank, world_size=2)
     model, history = trained(14)
     losses = [(epoch.train_loss, epoch.validation_loss) for epoch in history]
-    torch.save((model.state_dict(), losses), f"{folder}/{rank}")
+    torch.save((model.state_dict(), losses), f"{folder}/{own_rank}")
     with pytest.raises(InputError, match="batch_size=15 cannot be shared evenly by 2 processes"):
         trained(15)
     norm = nn.BatchNorm1d(2)
     assert norm.running_mean is not None
-    norm.running_mean += rank
+    norm.running_mean += own_rank
     all_reduce_mean(norm.buffers())
     assert norm.running_mean.tolist() == [0.5, 0.5]
     distributed.destroy_process_group()
@@ -59,8 +58,8 @@ def process(rank: int, folder: str) -> None:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     alone, history = trained(14)
     torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        state, losses = torch.load(tmp_path / str(rank), weights_only=True)
+    for each_rank in (0, 1):
+        state, losses = torch.load(tmp_path / str(each_rank), weights_only=True)
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
         expected = [(epoch.train_loss, epoch.validation_loss) for epoch in history[1:]]
@@ -68,17 +67,33 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert not torch.equal(next(alone.parameters()), next(network().parameters()))
 
 
+def test_without_a_group_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with process_group():
+        assert (rank(), world_size(), local_rank()) == (0, 1, 0)
+        assert all_gather("value") == ["value"]
+        assert from_rank_0(lambda: 3) == 3
+        with pytest.raises(InputError, match="no good"):
+            from_rank_0(fails)
+    tensor = torch.tensor([1.5])
+    all_reduce_mean([tensor])
+    assert tensor.tolist() == [1.5]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert local_rank() == 2
+
+
 def threads() -> list[str]:
     return [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
 
 
-def leaving(rank: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+def leaving(own_rank: int, port: int) -> None:
+    os.environ.update(RANK=str(own_rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
     with process_group():
-        torch.optim.SGD(network().parameters(), lr=0.1)  # what torch loads for it takes hold of the group
-        assert all_gather(rank) == [0, 1]
+        torch.optim.SGD(network().parameters(), lr=0.1)  # Its import would keep the group of this moment.
+        assert all_gather(own_rank) == [0, 1]
         assert any("gloo" in name for name in threads())
-        with pytest.raises(InputError if rank == 0 else SystemExit, match="no good" if rank == 0 else "2"):
+        with pytest.raises(InputError if own_rank == 0 else SystemExit, match="no good" if own_rank == 0 else "2"):
             from_rank_0(fails)
     assert not any("gloo" in name for name in threads())
 
@@ -93,6 +108,9 @@ def test_nothing_of_the_group_is_left_behind() -> None:
 
 
 def test_torchrun_serves_a_comparison(tmp_path: Path) -> None:
+    # Imported here: the processes of the other tests import this file, and pandas takes seconds.
+    from prune_fe.report.findings import load_findings
+
     content = {
         "name": "t", "data": {"source": "digits", "size": 12}, "scorers": ["apoz"], "score": {"samples": 10},
         "model": {"name": "vgg-small", "arguments": {"stages": [[4], [8]]}},
@@ -104,17 +122,17 @@ def test_torchrun_serves_a_comparison(tmp_path: Path) -> None:
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
         f"--rdzv-endpoint=localhost:{_port()}", "-m", "prune_fe", "compare", "r.yaml",
     ]  # fmt: skip
-    done = subprocess.run(
+    completed = subprocess.run(
         words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run folder: ") == 1  # the second process says nothing
-    found = load_findings(tmp_path / "runs/t-1")
-    assert (found.scorers, found.missing) == (["apoz", "random", "l1-filter"], [])
-    for cell in found.results:
-        assert cell.correct.mean() == pytest.approx(cell.row.accuracy)
-        assert len(cell.correct) == len(found.labels) == 360
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("run folder: ") == 1  # rank 1 prints nothing
+    findings = load_findings(tmp_path / "runs/t-1")
+    assert (findings.scorers, findings.missing) == (["apoz", "random", "l1-filter"], [])
+    for result in findings.results:
+        assert result.correct.mean() == pytest.approx(result.row.accuracy)
+        assert len(result.correct) == len(findings.labels) == 360
 
 
 def _port() -> int:

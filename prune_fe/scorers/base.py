@@ -250,7 +250,7 @@ def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda 
     return totals
 
 
-def sparse_counts(indices: Tensor, counts: Tensor, shape: Sequence[int]) -> Tensor:
+def sparse_counts(indices: Tensor, counts: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a coalesced sparse tensor for use in sums; counts with the same index are added.
 
     Args:
