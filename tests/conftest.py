@@ -2,6 +2,11 @@
 
 import functools
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch and numba are imported: several processes with several threads each crawl.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
