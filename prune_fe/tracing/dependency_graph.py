@@ -168,7 +168,9 @@ class GraphBuilder:
     def couple(self, first: IdArray, second: IdArray) -> None:
         """Couple channels pair by pair; one that is paired with NO_CHANNEL is fixed."""
         for ids, partners in ((first, second), (second, first)):
-            self.fix(to_tensor(ids[partners == NO_CHANNEL]), "padded with zeros, or added to what is no layer's output")
+            self.fix(
+                to_tensor(ids[partners == NO_CHANNEL]), "padded with zeros, or added to values that come from no layer"
+            )
         pairs = (first != NO_CHANNEL) & (second != NO_CHANNEL) & (first != second)
         self._coupled.append((first[pairs], second[pairs]))
 

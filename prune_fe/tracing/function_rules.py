@@ -269,7 +269,7 @@ def _matrix_product(builder: GraphBuilder, call: Call) -> None:
         builder.couple(rows_along(left, left.ndim - 1)[0], rows_along(right, right.ndim - 2)[0])
     elif varying[0] or varying[1]:
         for own in ids:
-            builder.fix(own, f"a product of matrices in {builder.location}")
+            builder.fix(own, f"a matrix product in {builder.location}")
 
 
 def _convolve(builder: GraphBuilder, call: Call) -> None:
@@ -278,7 +278,9 @@ def _convolve(builder: GraphBuilder, call: Call) -> None:
     ids, groups, dim = builder.ids.get(value), weight.shape[0], call.output.ndim - 1 - (weight.ndim - 2)
     if ids is None or weight.shape[1] != 1 or not ids.shape[dim] == groups == call.output.shape[dim]:
         for tensor in (value, weight):
-            builder.fix(builder.ids.get(tensor), f"is convolved with a tensor of no layer in {builder.location}")
+            builder.fix(
+                builder.ids.get(tensor), f"convolved with a tensor that belongs to no layer in {builder.location}"
+            )
         return
     if builder.is_own_tensor(weight):
         builder.connect(builder.own_axis(weight, groups), ids, dim)
@@ -311,7 +313,7 @@ def _combine(builder: GraphBuilder, call: Call) -> bool:
         elif wide:
             values = value.shape[wide[0] - output.ndim]
             for ids in operand_ids:
-                builder.fix(ids, f"meets {values} numbers of no layer in {builder.location}")
+                builder.fix(ids, f"combined with {values} values that come from no layer in {builder.location}")
     with_channels = [ids for ids in operand_ids if varying_dims(ids)]
     # The operand with channels in the most dimensions says what the output has.
     base = max(with_channels or operand_ids, key=lambda ids: len(varying_dims(ids)))

@@ -50,7 +50,7 @@ def _follow_convolution(builder: GraphBuilder, name: str, conv: _ConvNd, value: 
             builder.couple(np.repeat(first.channels, outs // groups), last.channels)
         elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
             every = np.concatenate([first.channels, last.channels])
-            builder.fix(to_tensor(every), f"{name!r} is transposed and grouped")
+            builder.fix(to_tensor(every), f"layer {name!r} is a transposed convolution with groups")
     if ids is not None:
         builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
     builder.ids[output] = expand_along(last.channels, dim, output.shape)
@@ -73,12 +73,12 @@ def _follow_linear(builder: GraphBuilder, name: str, linear: nn.Linear, value: T
 def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tensor, output: Tensor) -> None:
     varying, kind = varying_dims(ids), type(module).__name__
     if output.shape != ids.shape or len(varying) > 1:
-        builder.fix(ids, f"{kind} {name!r} is given channels in several dimensions")
+        builder.fix(ids, f"{kind} {name!r} receives channels in several dimensions")
         return
     for dim in varying:
         blocks = module.num_groups if isinstance(module, nn.GroupNorm) else 1
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
-            builder.fix(ids, f"{kind} {name!r} norms more than the channels")
+            builder.fix(ids, f"{kind} {name!r} normalises over more than the channels")
         elif not isinstance(module, nn.PReLU) or module.num_parameters > 1:
             axis = builder.axis(name, "both", ids.shape[dim], blocks, dim - ids.ndim)
             builder.connect(axis, ids, dim)

@@ -153,7 +153,9 @@ def _split_graph(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor
     for candidate in _candidates(model, graph, node):
         of_one, of_two = candidate.head(images[:1]), candidate.head(images)
         if others := [value for value in of_two if not isinstance(value, Tensor)]:
-            return NotSplit(f"the part behind {layer.name!r} is given a {type(others[0]).__name__}")
+            return NotSplit(
+                f"the part behind {layer.name!r} reads a value of type {type(others[0]).__name__}, which is no tensor"
+            )
         if network is not None and not _is_channelwise(candidate, of_two):
             break
         per_image = tuple(one.shape != two.shape for one, two in zip(of_one[1:], of_two[1:], strict=True))

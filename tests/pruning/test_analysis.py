@@ -1,11 +1,14 @@
 """What is found out about a network before it is pruned."""
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import analyse
+from tests.tracing.networks import Gate
 
 X = torch.randn(1, 3, 8, 8)
 
@@ -46,3 +49,20 @@ def test_what_cannot_be_analysed_is_refused() -> None:
         analyse(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 1))), X)
     with pytest.raises(InputError, match="HandNorm does not run on an input of"):
         analyse(HandNorm(), torch.randn(1, 4, 8, 8))
+
+
+def test_what_cannot_be_copied_is_refused_by_name() -> None:
+    model = Gate()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(InputError, match="Gate cannot be copied: cannot pickle '_thread.lock' object"):
+        analyse(model, X)
+
+
+def test_weights_that_two_modules_share_are_refused() -> None:
+    model = Gate()
+    model.conv.weight = model.stem.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+    model.stem.in_channels, model.stem.kernel_size, model.stem.padding = 8, (1, 1), (0, 0)
+    with pytest.raises(
+        Exception, match="parameter 'conv.weight' is also 'stem.weight'; shared weights cannot be pruned"
+    ):
+        analyse(model, torch.randn(1, 8, 8, 8))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,8 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import mobilenet_v2
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from prune_fe.errors import InputError
 from prune_fe.measure.cost import cost
@@ -26,6 +29,7 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
+from tests.tracing import networks
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
@@ -307,7 +311,7 @@ class Fixed(nn.Module):
 def test_what_cannot_be_cut_is_refused_by_name() -> None:
     model = Fixed()
     with pytest.raises(
-        InputError, match="nothing could be pruned .conv: meets 8 numbers of no layer in the network's code"
+        InputError, match="nothing could be pruned .conv: combined with 8 values that come from no layer in the network's code"
     ):
         prune(model, score(model, scorer="random"), example=X)
     assert model.conv.out_channels == 8
@@ -372,7 +376,7 @@ def test_a_padded_shortcut_keeps_what_stands_beside_the_padding() -> None:
     assert [(step.layers, step.units, step.count, step.left) for step in pruned.steps] == [
         (("stem", "out"), 4, 2, None),
         (("inner",), 6, 3, None),
-        (("out",), 4, 0, "padded with zeros, or added to what is no layer's output"),
+        (("out",), 4, 0, "padded with zeros, or added to values that come from no layer"),
     ]
     assert {2 + number for number in removed_units(pruned)["stem"]} == set(removed_units(pruned)["out"])
     with torch.no_grad(), mask(model, find_layers(model, X), removed_units(pruned)):
@@ -657,3 +661,45 @@ def test_rescore_that_returns_something_else_is_refused() -> None:
     long = Scores("long", {"features.3": np.zeros(7)})
     with pytest.raises(InputError, match="layer 'features.3': scores of 7 units, it has 6 left"):
         prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: long)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_cut_as_well(kind: torch.dtype) -> None:
+    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5).to(kind)
+    x = torch.randn(1, 3, 32, 32, dtype=kind)
+    pruned = prune(model, score(model, scorer="random", example=x), 0.5, x)
+    assert all(step.count == step.asked for step in pruned.steps)
+    assert next(pruned.model.parameters()).dtype == kind
+
+
+def test_wrong_answers_of_rescore_are_refused() -> None:
+    model = networks.Concatenation().eval()
+    scores = score(model, scorer="random", example=networks.X)
+    with pytest.raises(InputError, match=r"rescore.. returned a NoneType; it is asked for Scores of stem, conv, last"):
+        prune(model, scores, 0.5, networks.X, rounds=2, rescore=lambda model, layers: None)  # type: ignore[arg-type, return-value]
+    part = Scores("part", {"stem": np.zeros(6)})
+    with pytest.raises(InputError, match=r"rescore.. returned no scores of 'conv'"):
+        prune(model, scores, 0.5, networks.X, rounds=2, rescore=lambda model, layers: part)
+
+
+def test_scores_of_another_width_in_a_later_round_are_refused() -> None:
+    model = networks.Concatenation().eval()
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        return Scores("wrong", {layer: np.zeros(99) for layer in layers})
+
+    with pytest.raises(InputError, match="layer 'stem': scores of 99 units, it has 6 left"):
+        prune(model, score(model, scorer="random", example=networks.X), 0.5, networks.X, rounds=2, rescore=rescore)
+
+
+def resnext() -> nn.Module:
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4)
+
+
+@pytest.mark.parametrize("build", [resnext, mobilenet_v2])
+def test_shares_are_what_the_counters_say(build: Callable[[], nn.Module]) -> None:
+    model, x = build().eval(), torch.randn(1, 3, 64, 64)
+    pruned = prune(model, score(model, scorer="random", example=x), 0.3, x)
+    before, after = cost(model, x), cost(pruned.model, x)
+    np.testing.assert_allclose(pruned.parameters, after.parameters / before.parameters, rtol=1e-12)
+    np.testing.assert_allclose(pruned.macs, after.macs / before.macs, rtol=1e-12)

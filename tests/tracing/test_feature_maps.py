@@ -1,4 +1,4 @@
-"""Units are found in any network that runs, read where they are consumed, and masked there."""
+"""Units are read where they are consumed, and masked there."""
 
 import pytest
 import timm
@@ -8,28 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.feature_maps import mask, observe
-from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
-
-
-class Awkward(nn.Module):
-    """A functional, an in-place and a shared activation, and a residual sum that writes over its operand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = (nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(4))
-        self.norm = nn.BatchNorm2d(4)
-        self.shared = nn.ReLU(inplace=True)
-        self.unused = nn.Conv2d(4, 4, 1)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.a(x)))
-        x = self.shared(self.b(x))
-        y = self.shared(self.c(x))
-        z = self.d(y)
-        z += x
-        return self.head(F.max_pool2d(z, 2).mean((2, 3)))
+from prune_fe.tracing.feature_maps import follow, mask, observe
+from prune_fe.tracing.layers import Layer, find_layers
+from tests.tracing.networks import Awkward
 
 
 def awkward_by_hand(net: Awkward, x: Tensor) -> dict[str, Tensor]:
@@ -51,14 +32,14 @@ def read_maps(model: nn.Module, layers: tuple[Layer, ...], x: Tensor) -> dict[st
     return maps
 
 
-def found(model: nn.Module, x: Tensor) -> tuple[Layer, ...]:
+def find_awkward(model: nn.Module, x: Tensor) -> tuple[Layer, ...]:
     with pytest.warns(UserWarning, match="layer 'unused' does not run in a forward pass"):
         return find_layers(model, x)
 
 
 def test_maps_are_read_after_the_norm_and_activation_whatever_form_they_have(awkward: Awkward) -> None:
     x = torch.randn(2, 3, 8, 8)
-    layers = found(awkward, x)
+    layers = find_awkward(awkward, x)
     maps = read_maps(awkward, layers, x)
     assert [layer.name for layer in layers] == ["a", "b", "c", "d"]
     assert [layer.steps for layer in layers] == [2, 1, 1, 0]
@@ -68,7 +49,7 @@ def test_maps_are_read_after_the_norm_and_activation_whatever_form_they_have(awk
 
 def test_a_masked_unit_is_zero_for_everything_behind_it(awkward: Awkward) -> None:
     x = torch.randn(2, 3, 8, 8)
-    layers = found(awkward, x)
+    layers = find_awkward(awkward, x)
     with torch.no_grad():
         a = awkward_by_hand(awkward, x)["a"].index_fill(1, torch.tensor([1, 3]), 0)
         b = awkward.b(a).clamp(min=0).index_fill(1, torch.tensor([0]), 0)
@@ -80,48 +61,12 @@ def test_a_masked_unit_is_zero_for_everything_behind_it(awkward: Awkward) -> Non
 
 def test_masks_let_gradients_through(awkward: Awkward) -> None:
     x = torch.randn(2, 3, 8, 8)
-    layers = found(awkward, x)
+    layers = find_awkward(awkward, x)
     with mask(awkward, layers, {"a": [1], "d": [2]}):
         awkward(x).sum().backward()
     assert awkward.a.weight.grad is not None
     assert awkward.a.weight.grad[1].abs().max() == 0
     assert awkward.a.weight.grad[0].abs().max() > 0
-
-
-class Swish(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.after = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return self.after(x * torch.sigmoid(x)).mean((2, 3))
-
-
-def test_a_map_that_two_functions_consume_is_read_before_both() -> None:
-    layers = find_layers(Swish(), torch.randn(1, 3, 8, 8))
-    assert layers[0] == Layer("conv", 4, (6, 6), steps=0)
-
-
-def test_the_convolutions_of_a_gate_on_pooled_features_have_no_maps() -> None:
-    model = torchvision.models.mobilenet_v3_small(num_classes=3)
-    names = [layer.name for layer in find_layers(model, torch.randn(1, 3, 64, 64))]
-    gates = [name for name, module in model.named_modules() if name.endswith(("fc1", "fc2"))]
-    assert gates
-    assert not set(gates) & set(names)
-
-
-@pytest.mark.parametrize(
-    ("model", "steps"),
-    [
-        (torchvision.models.vgg16, [1] * 13),
-        (torchvision.models.vgg16_bn, [2] * 13),
-        # in a residual block the second convolution's map is the norm's output, before the sum
-        (torchvision.models.resnet18, [2] + [2, 1] * 2 + ([2, 1, 1] + [2, 1]) * 3),
-    ],
-)
-def test_the_layers_of_the_papers_networks(model, steps) -> None:  # type: ignore[no-untyped-def]
-    assert [layer.steps for layer in find_layers(model(num_classes=2), torch.randn(1, 3, 32, 32))] == steps
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "cspresnet50", "nfnet_l0", "repvgg_a2", "ghostnet_100"])
@@ -147,47 +92,11 @@ def test_named_modules_that_are_no_convolutions_are_read_at_their_output() -> No
     assert torch.equal(maps["layer1.1"], expected[0])
 
 
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.conv(x)).mean((2, 3))
-
-
-def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="layer 'conv' runs 2 times in a forward pass"):
-        find_layers(Twice(), torch.randn(1, 3, 8, 8), ["conv"])
-    with pytest.warns(UserWarning, match="layer 'conv' runs 2 times"):
-        assert find_layers(Twice(), torch.randn(1, 3, 8, 8)) == ()
-
-
-def test_wrong_names_get_the_nearest_ones() -> None:
-    model = torchvision.models.resnet18(num_classes=2)
-    x = torch.randn(1, 3, 32, 32)
-    with pytest.raises(InputError, match=r"layer 'layer1.0.conv3': .* did you mean 'layer1.0.conv2'"):
-        find_layers(model, x, ["layer1.0.conv3"])
-    with pytest.raises(InputError, match=r"layers is \[\]; it must be a list of names"):
-        find_layers(model, x, [])
-    with pytest.raises(InputError, match="layer 'fc' gives no maps"):
-        find_layers(model, x, ["fc"])
-    with pytest.raises(InputError, match="Linear has no nn.Conv2d"):
-        find_layers(nn.Linear(2, 2), torch.zeros(1, 2))
-    with pytest.raises(InputError, match="layer 'fc': the model has no such convolution"):
-        list_convolutions(model, ["fc"])
-    layers = find_layers(model, x)
-    with pytest.raises(InputError, match="layer 'conv1': no unit 64, it has 64"):
-        mask(model, layers, {"conv1": [64]})
-    with pytest.raises(InputError, match="layer 'conv9': not among the layers given; did you mean 'conv1'"):
-        mask(model, layers, {"conv9": [0]})
-
-
 def test_nothing_is_left_on_the_model_even_when_the_body_raises(awkward: Awkward) -> None:
     awkward.train()
     awkward.norm.eval()
     x = torch.randn(2, 3, 8, 8)
-    layers = found(awkward, x)
+    layers = find_awkward(awkward, x)
     modes = [module.training for module in awkward.modules()]
     for context in (observe(awkward, layers, lambda *_: None), mask(awkward, layers, {"a": [0]})):
         with pytest.raises(KeyError), context:
@@ -196,24 +105,6 @@ def test_nothing_is_left_on_the_model_even_when_the_body_raises(awkward: Awkward
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in awkward.modules())
     assert [module.training for module in awkward.modules()] == modes
     assert torch.overrides._get_current_function_mode_stack() == []
-
-
-def test_small_maps_do_not_make_a_convolution_a_gate() -> None:
-    model = torchvision.models.resnet50(num_classes=2)  # layer4 sees maps of 1×1
-    assert len(find_layers(model, torch.randn(1, 3, 32, 32))) == 53
-
-
-def test_an_input_that_the_network_cannot_take_is_said_with_its_shape() -> None:
-    with pytest.raises(InputError, match=r"Awkward does not run on an input of \(1, 2, 8, 8\): "):
-        find_layers(Awkward(), torch.randn(1, 2, 8, 8))
-
-
-@pytest.mark.parametrize(("name", "size"), [("squeezenet1_0", 32), ("densenet121", 32), ("googlenet", 32)])
-def test_a_local_pooling_that_leaves_one_pixel_makes_no_gates(name: str, size: int) -> None:
-    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
-    model = torchvision.models.get_model(name, num_classes=3, **options)
-    every = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    assert len(find_layers(model, torch.randn(1, 3, size, size))) == len(every)
 
 
 class Detours(nn.Module):
@@ -238,7 +129,7 @@ def test_what_changes_nothing_does_not_hide_the_norm_and_the_activation() -> Non
 
 @pytest.mark.parametrize("unit", [1.5, True, "1", None])
 def test_a_unit_is_a_whole_number(awkward: Awkward, unit: object) -> None:
-    layers = found(awkward, torch.randn(1, 3, 8, 8))
+    layers = find_awkward(awkward, torch.randn(1, 3, 8, 8))
     with pytest.raises(InputError, match="layer 'a': .* is no unit number"):
         mask(awkward, layers, {"a": [unit]})  # type: ignore[list-item]
 
@@ -281,6 +172,42 @@ def test_two_layers_may_be_the_same_tensor_on_the_way() -> None:
     assert torch.equal(found["0"], out)
 
 
-def test_the_norm_of_a_layer_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SyncBatchNorm(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
-    assert [layer.norm for layer in find_layers(model, torch.randn(2, 1, 9, 9))] == ["1", None]
+def test_units_that_do_not_exist_cannot_be_masked() -> None:
+    model = torchvision.models.resnet18(num_classes=2)
+    x = torch.randn(1, 3, 32, 32)
+    layers = find_layers(model, x)
+    with pytest.raises(InputError, match="layer 'conv1': no unit 64, it has 64"):
+        mask(model, layers, {"conv1": [64]})
+    with pytest.raises(InputError, match="layer 'conv9': not among the layers given; did you mean 'conv1'"):
+        mask(model, layers, {"conv9": [0]})
+
+
+def test_the_network_goes_on_with_what_the_maps_are_changed_to(awkward: Awkward) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    layers = {layer.name: layer for layer in find_awkward(awkward, x)}
+    written_over: dict[str, bool] = {}
+
+    def double(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
+        written_over[layer.name] = in_place
+        return maps * 2
+
+    with torch.no_grad():
+        expected = awkward.head(F.max_pool2d(2 * awkward_by_hand(awkward, x)["d"] + 0 * x[:, :1], 2).mean((2, 3)))
+        with follow(awkward, [layers["a"], layers["b"]], double):
+            awkward(x)
+        with mask(awkward, layers.values(), {"b": range(4)}), follow(awkward, [layers["d"]], double):
+            doubled = awkward(x)
+        with mask(awkward, layers.values(), {"b": range(4)}):
+            d = awkward.d(awkward.c(torch.zeros(2, 4, 8, 8)).clamp(min=0))
+            expected = awkward.head(F.max_pool2d(2 * d, 2).mean((2, 3)))
+    torch.testing.assert_close(doubled, expected)
+    assert written_over == {"a": False, "b": True, "d": False}
+
+
+def test_a_gate_has_the_gradient_of_its_unit(awkward: Awkward) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    gates: dict[str, Tensor] = {}
+    with observe(awkward, find_awkward(awkward, x), lambda *_: None, gates):
+        awkward(x)[:, 0].sum().backward()
+    assert {name: gate.shape for name, gate in gates.items()} == dict.fromkeys("abcd", (2, 4))
+    assert all(gate.grad is not None for gate in gates.values())

@@ -147,7 +147,7 @@ class FixedCount(ReadsCount):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (ReadsCount, "the part behind 'conv' is given a int"),
+        (ReadsCount, "the part behind 'conv' reads a value of type int"),
         (Branching, "it cannot be traced (TraceError: "),
         (FixedCount, "its parts do not run (RuntimeError: "),
     ],
