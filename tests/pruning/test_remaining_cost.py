@@ -13,7 +13,7 @@ from prune_fe.pruning.cut import copy_model
 X = torch.zeros(1, 3, 32, 32)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v2", "regnet_x_400mf"])
 def test_shares_are_those_of_the_cut_network(name: str) -> None:
     model = torchvision.models.get_model(name, num_classes=3).eval()
     analysis = analyse(model, X)

@@ -61,11 +61,12 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_options_and_keywords_train_alike_and_keywords_have_precedence() -> None:
     states = []
-    for given, keywords in (
+    cases: list[tuple[Any, dict[str, Any]]] = [
         (TrainOptions(lr=0.1, epochs=1, batch_size=12), {}),
         (None, {"lr": 0.1, "epochs": 1, "batch_size": 12}),
         ({"lr": 0.5, "epochs": 1, "batch_size": 12}, {"lr": 0.1}),
-    ):
+    ]
+    for given, keywords in cases:
         model = small()
         finetune(model, pictures(60), pictures(30), given, **keywords)
         states.append(state(model))
