@@ -25,7 +25,7 @@ class Claims:
 
     A claim is made by creating a file that must not exist yet, which only one process can do. The highest number
     counts, so that the claim of a dead owner need not be removed, which could remove the claim of its successor. If
-    the owner was only suspended, the task is done twice, with the same result.
+    the owner was only suspended, two processes work on the task, with the same result.
 
     Args:
         folder: Where the files are; made if it does not exist.
@@ -51,6 +51,7 @@ class Claims:
         if path is None:
             yield False
             return
+        # A thread renews the claim, because a task may take longer than `expiry`.
         stop = threading.Event()
         renewing = threading.Thread(target=self._renew, args=(path, stop), daemon=True)
         renewing.start()
@@ -72,6 +73,7 @@ class Claims:
             return None
         path = self.folder / f"{task}.claim-{number + 1}"
         try:
+            # "x" fails where the file exists, so that of two processes only one gets this number.
             with path.open("x") as file:
                 json.dump({"owner": self.owner, "machine": _machine(), "process": os.getpid()}, file)
         except FileExistsError:
@@ -88,7 +90,7 @@ class Claims:
             return False
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the file is being written, or its writer was killed: its age decides
-        # Machines' clocks differ; a fresh file tells the time of the file system.
+        # The clocks of machines differ, so the age is the difference of two modification times of the file system.
         probe = self.folder / f".now-{self.owner}"
         probe.touch()
         try:
@@ -105,7 +107,7 @@ class Claims:
 
 
 def _machine() -> str:
-    """Return a hash that tells machines apart, and containers, whose processes have their own numbers."""
+    """Return a hash that identifies this machine, or this container, whose processes have numbers of their own."""
     boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     known = boot.read_text() if boot.exists() else str(uuid.getnode())
     known += str(processes.stat().st_ino) if processes.exists() else ""
@@ -114,9 +116,9 @@ def _machine() -> str:
 
 def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 is not sent; only the process's existence is checked
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # the process exists and belongs to another user
     return True

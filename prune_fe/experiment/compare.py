@@ -1,7 +1,7 @@
-"""Every scorer at every operating point, for every network and seed.
+"""The command `prune-fe compare`: measure every scorer at every operating point, for every network and seed.
 
-Random units, filter L1 and the pruned architectures trained from scratch are always compared with. Processes, also on
-other machines, that are given the same folder share the tasks among them.
+Random units, filter L1 and the pruned architectures trained from scratch are part of every comparison. Processes that
+are given the same run folder, also on other machines, share its tasks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
 
     Args:
         recipe: What to compare.
-        folder: Where results go; what is finished there is not done again.
+        folder: Where results go; results that exist there are not computed again.
         reporter: Where messages and progress go.
 
     Raises:
@@ -58,7 +58,7 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
     comparison.check()
     if changed := folder.log_environment():
         reporter.say(
-            f"note: {', '.join(changed)} differ from where this comparison began; every result says where it was made"
+            f"note: {', '.join(changed)} differ from when this comparison began; every result records its environment"
         )
     if rank() == 0:
         save_test_labels(comparison.experiment.splits, folder)
@@ -79,7 +79,7 @@ class Comparison:
         self.select = functools.lru_cache(maxsize=1)(self._select)
 
     def check(self) -> None:
-        """Find the faults of a network, a scorer or the pruning before any network is trained.
+        """Check every network, every scorer and the options of pruning, before any network is trained.
 
         Raises:
             PruneFEError: What is wrong, with the network's label.
@@ -95,7 +95,7 @@ class Comparison:
                 raise type(error)(f"network {label!r}: {error}") from error
 
     def tasks(self) -> Iterator[Task]:
-        """Yield the tasks in the order in which a single process does them; training from scratch comes last."""
+        """Yield the tasks in the order in which a single process runs them; training from scratch comes last."""
         scratch = [f"{SCRATCH}{budget}" for budget in self.recipe.compare.scratch]
         if scratch and self.recipe.train is None and self.recipe.finetune is None:
             self.experiment.reporter.say(
@@ -138,10 +138,11 @@ class Comparison:
         return experiment.with_recipe(experiment.recipe.with_options("prune", **self._amount(amount)))
 
     def _amount(self, amount: float) -> dict[str, Any]:
+        # The options exclude each other, so the others are reset to None.
         return dict.fromkeys(AMOUNTS) | {self.recipe.compare.points[0]: amount}
 
     def _architecture(self, amount: float) -> PruneOptions:
-        """Return the options that give the widths of an operating point, in one round."""
+        """Return options that prune to the widths of an operating point in one round."""
         return dataclasses.replace(self.recipe.prune, rounds=1, rescore="once", **self._amount(amount))
 
     def _train(self, network: str, seed: int, path: Path) -> None:
@@ -150,14 +151,14 @@ class Comparison:
         self._finish(experiment, measure(experiment, experiment.network, UNPRUNED), path, began)
 
     def _score(self, network: str, seed: int, path: Path) -> None:
-        """Score a network with all scorers, and save what that cost."""
+        """Score a network with all scorers, and save the time and memory that each took."""
         experiment = self.select(network, seed)
         experiment.reporter.say(f"{network}, seed {seed}: scoring")
         saved = ("scorer", "settings", "images", "seconds", "own_seconds", "peak_bytes")
         costs = {label: {name: getattr(scores, name) for name in saved} for label, scores in experiment.scores.items()}
         if rank() == 0:
             write_json(path, costs)
-        all_gather(None)  # no process looks for the file before it is there
+        all_gather(None)  # a barrier: no process looks for the file before it is written
 
     def _prune(self, network: str, seed: int, label: str, amount: float, path: Path) -> None:
         """Prune a network by one scorer at one operating point, fine-tune and measure it."""
@@ -167,7 +168,7 @@ class Comparison:
         self._finish(at_point, compress(at_point, entry, experiment.scores[label]), path, began)
 
     def _from_scratch(self, network: str, seed: int, label: str, amount: float, path: Path) -> None:
-        """Train the architecture of an operating point: a new network, cut as the random control is."""
+        """Train a new network from scratch in the architecture of an operating point, which the random control has."""
         began, experiment = time.perf_counter(), self._at(self._scored(network, seed), amount)
         recipe = experiment.recipe
         torch.manual_seed(seed + SEED_OFFSET)
@@ -179,7 +180,7 @@ class Comparison:
         assert base is not None  # tasks() yields no such task otherwise
         control = load_result(experiment.result_path(self._control_label, amount))
         epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
-        # The step schedule, whose rate falls each epoch, would end before such a budget does.
+        # The step schedule divides the rate by ten each epoch, so that a budget of many epochs would train with none.
         inherited = {field.name: getattr(base, field.name) for field in dataclasses.fields(TrainOptions)}
         options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine"})
         description = f"{network} from scratch, {recipe.compare.points[0]} {amount:g}, {epochs} epochs"
@@ -196,7 +197,8 @@ class Comparison:
     def _scored(self, network: str, seed: int) -> Experiment:
         """Return the experiment of a network and seed with its network, measurement and scores in memory."""
         experiment = self.select(network, seed)
-        _ = experiment.network, experiment.unpruned, experiment.scores  # shared by all operating points
+        # with_recipe() shares only cached properties that exist, so compute them before the first operating point.
+        _ = experiment.network, experiment.unpruned, experiment.scores
         return experiment
 
     def _finish(self, experiment: Experiment, outcome: Outcome, path: Path, began: float) -> None:
@@ -208,10 +210,15 @@ class Comparison:
 
 
 def budget_of(recipe: Recipe, control: Result) -> int:
-    """Return the epochs that the control's network was trained for, before and after pruning.
+    """Return the number of epochs that the control's network was trained for, before and after pruning together.
 
-    What a pretrained network was trained for elsewhere is not known and not counted.
+    The epochs of a pretrained network's own training are not known and not counted.
+
+    Args:
+        recipe: The recipe with the options of training.
+        control: The result of the random control at the operating point.
     """
+    # Epoch 0 describes a network before its first epoch.
     n_tuned = sum(1 for epoch in control.epochs if epoch["number"] > 0)
     if (train := recipe.train) is None:
         return max(n_tuned, 1)

@@ -1,4 +1,4 @@
-"""One experiment: a recipe's network with its images, its seed, and the folder that its results go to."""
+"""One experiment: a recipe's network for one seed, with its images and the folder for its results."""
 
 from __future__ import annotations
 
@@ -53,16 +53,18 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """One network of a recipe and one seed: everything that a step of the method needs.
+    """One network of a recipe for one seed, with everything that training, scoring, pruning and measuring need.
+
+    The network, its measurement and its scores are computed, or read from the run folder, when they are first used.
 
     Attributes:
         recipe: What to do; its `model` is the network of this experiment.
-        splits: The images; which of them are held out for validation depends on the seed.
+        splits: The images; the seed decides which of them are held out for validation.
         seed: Seed of the weights, the images and the random numbers.
         device: Where the network runs.
         folder: The run folder.
-        place: The part of the run folder that is this network's: the run folder itself, or networks/NAME in the
-            folder of a comparison.
+        place: The folder for this network's files: the run folder itself, or networks/NAME in the folder of a
+            comparison.
         reporter: Where messages and progress go.
     """
 
@@ -76,7 +78,7 @@ class Experiment:
 
     @cached_property
     def example(self) -> Tensor:
-        """One test image (1, channels, height, width), which the network is traced with."""
+        """One test image, (1, channels, height, width), as the input for tracing the network."""
         image: Tensor = self.splits.test[0][0]
         return image[None]
 
@@ -92,7 +94,7 @@ class Experiment:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network that every pruning starts from: read from `seed_folder`, or trained and saved there."""
+        """The unpruned network: read from `seed_folder`, or trained and saved there."""
         return _load_or_train(self)
 
     @cached_property
@@ -103,7 +105,7 @@ class Experiment:
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """The scores of all scorers by label, from one pass over the images; read where they are finished."""
+        """Label -> scores of `network`, from one pass over the images; finished scores are read from the disk."""
         folder = self.seed_folder if self.place == self.folder.path else self.seed_folder / "scores"
         return score_units(self, self.recipe.scorers, folder=folder)
 
@@ -127,25 +129,33 @@ class Experiment:
         self.folder.log(event, **label, **values)
 
     def build_network(self, pretrained: bool = False) -> nn.Module:
-        """Return the recipe's network for these images as it is built, on the CPU."""
+        """Return a new network of the recipe, with as many inputs and outputs as the images need, on the CPU.
+
+        Args:
+            pretrained: Whether it has the library's trained weights; otherwise they are random.
+        """
         model = self.recipe.model
         n_classes, channels = len(self.splits.classes), self.splits.channels
         return build(model.name, n_classes, in_channels=channels, pretrained=pretrained, **model.arguments)
 
     def with_recipe(self, recipe: Recipe) -> Self:
-        """Return this experiment with another recipe for the same network, which is trained once for both.
+        """Return this experiment with another recipe for the same network.
 
-        The network, its measurement and, where the recipes score alike, its scores are shared if they exist already.
+        The copy shares the network, its measurement and, if both recipes score in the same way, its scores, as far as
+        they have been computed.
+
+        Args:
+            recipe: A recipe with the same images, model and training.
         """
         other, shared = dataclasses.replace(self, recipe=recipe), ["example", "network", "unpruned"]
         if (recipe.score, recipe.scorers) == (self.recipe.score, self.recipe.scorers):
             shared.append("scores")
-        # cached_property keeps its value in the instance's dictionary.
+        # cached_property stores its value in the instance's dictionary, which replace() does not copy.
         vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
 
     def with_seed(self, seed: int) -> Self:
-        """Return the experiment of another seed: other validation images, another network."""
+        """Return the experiment for another seed, with other validation images and another network."""
         return dataclasses.replace(self, seed=seed, splits=hold_out(self.splits, self.recipe.data.validation, seed))
 
     def with_network(self, label: str) -> Self:
@@ -194,7 +204,7 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
     seed = recipe.seeds[0] if seed is None else seed
     if seed not in recipe.seeds:
         raise InputError(f"seed {seed}: the recipe has {', '.join(map(str, recipe.seeds))}")
-    # The bar appears with the first image: most sources need no time worth showing.
+    # The bar appears with the first image, because most sources read none here and need no bar.
     begin_bar = functools.cache(lambda: reporter.progress("reading images"))
 
     def progress(done: int, total: int) -> None:
@@ -205,11 +215,11 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
 
 
 def check(experiment: Experiment, network: nn.Module | None = None) -> None:
-    """Find the faults of the recipe's layers, scorers and samples without training.
+    """Check the recipe's layers, scorers and numbers of images, without training.
 
     Args:
         experiment: The experiment.
-        network: Its network, which need not be trained; default one that is built for the check.
+        network: Its network, which need not be trained; by default a new one.
 
     Raises:
         InputError: A layer does not exist or a scorer cannot score it, or a setting is wrong.
@@ -241,14 +251,14 @@ def fit(
     """Train a network in place on the training images and keep the epoch that is best on the validation images.
 
     Args:
-        experiment: Whose images, seed and reporter are used.
+        experiment: The experiment whose images, seed and reporter are used.
         model: The network.
         options: How to train it.
-        description: What the user is told is being trained.
-        momentum_buffers: Momentum to start with by parameter name; holds the momentum of the best epoch afterwards.
+        description: Name of the training in messages and progress bars.
+        momentum_buffers: Parameter name -> momentum to start with; afterwards the momentum of the best epoch.
 
     Returns:
-        The epochs; the first describes the network as it came.
+        The epochs; the first describes the network before training.
     """
     splits, progress = experiment.splits, experiment.reporter.progress(description)
     history = finetune(
@@ -280,14 +290,14 @@ def score_units(
     """Score a network with several scorers in one pass over the training images.
 
     Args:
-        experiment: Whose images and options of scoring are used.
+        experiment: The experiment whose images and options of scoring are used.
         entries: The scorers.
-        folder: Where scores are saved, and read from if they are finished.
-        network: The network; default the experiment's.
-        layers: Names of the layers; default those of the recipe.
+        folder: Where scores are saved, and read from if they are finished; None saves nothing.
+        network: The network; by default the experiment's.
+        layers: Names of the layers; by default those of the recipe.
 
     Returns:
-        The scores by label.
+        Label -> scores.
     """
     recipe, seed = experiment.recipe, experiment.seed
     options = {option.name: getattr(recipe.score, option.name) for option in dataclasses.fields(ScoreOptions)}
@@ -308,9 +318,12 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
     """Measure a network's accuracy on the test images, its cost and its speed.
 
     Args:
-        experiment: Whose test images are used.
+        experiment: The experiment whose test images are used.
         model: The network.
-        label: The scorer that it was pruned by, or `UNPRUNED`.
+        label: Label of the scorer that chose the removed units, or `UNPRUNED`.
+
+    Returns:
+        The measurements; the accuracy is in `row.accuracy_before`, whatever was done to the network.
     """
     result = evaluate(model, experiment.splits.test, workers=experiment.recipe.workers)
     price, pace = cost(model, experiment.example), from_rank_0(lambda: speed(model, experiment.example))
@@ -334,11 +347,11 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
 
 
 def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: float) -> None:
-    """Save what was measured of a network.
+    """Save the measurements of a network as a result.
 
     Args:
         experiment: The experiment; its recipe says how much was to be removed.
-        outcome: What was measured.
+        outcome: The measurements.
         path: The file.
         began: `time.perf_counter()` when the work on it began.
     """
@@ -365,7 +378,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
     )
     if rank() == 0:
         result.save(path)
-    all_gather(None)  # no process looks for the file before it is there
+    all_gather(None)  # a barrier: no process looks for the file before it is written
 
 
 def _load_or_train(experiment: Experiment) -> nn.Module:
@@ -373,13 +386,13 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
     path, model, seed = experiment.seed_folder / TRAINED, experiment.recipe.model, experiment.seed
     if from_rank_0(path.exists):
         try:
-            # A network that no factory is known for can only be built again with the recipe's arguments.
+            # Without a factory in the manifest, load() needs a network, which the recipe's arguments can build.
             is_known = read_manifest(path)["factory"] is not None
             network = load(path, None if is_known else experiment.build_network())
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; delete {path}, and it is made again") from error
+            raise CheckpointError(f"{error}; delete {path}, and the next run makes it again") from error
         return to_device(network, experiment.device)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # it decides the first weights
     network = experiment.build_network(model.pretrained)
     if model.checkpoint is not None:
         load_weights(network, model.checkpoint)
@@ -391,5 +404,5 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
     if rank() == 0:
         about = {"recipe": experiment.recipe.name, "seed": seed} | experiment.splits.about
         save(network, path, about, overwrite=True)
-    all_gather(None)  # no process looks for the network before it is saved
+    all_gather(None)  # a barrier: no process looks for the network before it is saved
     return network

@@ -1,4 +1,4 @@
-"""The recipe: what to do, in a YAML file whose every key is checked before anything is done."""
+"""The recipe: a YAML file that says what to do. All of its keys and values are checked before any work begins."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CONTROLS = ("random", "l1-filter")
 """The scorers that are part of every comparison."""
 
 DEFAULT_RATIOS = (0.3, 0.5, 0.7, 0.8, 0.9)
-"""The ratios of a comparison that names none; the last ones lie where accuracy collapses."""
+"""The ratios of a comparison that names none; the highest are chosen so that accuracy collapses."""
 
 POINT_AMOUNTS = {"ratios": "ratio", "target_macs": "target_macs", "target_params": "target_params"}
-"""The key of `compare` that lists operating points -> the option of pruning whose values they are."""
+"""Key of `compare` that lists operating points -> the option of pruning that takes each of them as its value."""
 
 ALTERNATIVES = {"prune": AMOUNTS, "compare": tuple(POINT_AMOUNTS)}
-"""Section -> keys of which it has at most one."""
+"""Section -> keys that exclude each other."""
 
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Pattern of a name that becomes a file name."""
@@ -65,7 +65,7 @@ class PruneSection(PruneOptions):
     """How units are removed: the section `prune` of a recipe."""
 
     rescore: Literal["once", "each_round"] = "once"
-    """Score the units once, or what is left of the network before each round."""
+    """Score the units once, or the remaining units again before each round."""
 
     recalibrate: Annotated[StrictInt, Field(ge=2)] | None = None
     """Training images on which the statistics of batch norms are computed anew after each round."""
@@ -102,7 +102,7 @@ class AblateOptions:
 
     def __post_init__(self) -> None:
         if self.rescale is not None and self.rescale[0] > self.rescale[1]:
-            raise InputError(f"rescale: from {self.rescale[0]} to {self.rescale[1]} is no range")
+            raise InputError(f"rescale: {self.rescale[0]} is above {self.rescale[1]}; write the smaller one first")
 
 
 @options
@@ -138,7 +138,7 @@ class CompareOptions:
 
     @property
     def points(self) -> tuple[str, list[float]]:
-        """The option of pruning that the operating points are values of, and these values."""
+        """The option of pruning that differs between the operating points, and its values."""
         for name, option in POINT_AMOUNTS.items():
             values = getattr(self, name)
             if values is not None:
@@ -147,7 +147,7 @@ class CompareOptions:
 
 
 class ScorerEntry(BaseModel):
-    """One scorer with its settings: an entry of the list `scorers` of a recipe, or the scorer's name alone.
+    """One scorer with its settings: an entry of the list `scorers` of a recipe. A name alone is an entry as well.
 
     Attributes:
         name: Name of the scorer.
@@ -184,7 +184,7 @@ class Recipe(BaseModel):
         name: Name of the recipe and of its run folders.
         data: Which images.
         model: Which network.
-        train: How it is trained; None takes it as it is built or loaded.
+        train: How it is trained; None uses it as it is built or loaded.
         score: Which images and layers are scored.
         scorers: The scorers that are compared.
         prune: How much is removed, and which units.
@@ -275,12 +275,13 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         overrides: Dotted key -> value, such as {"data.path": "photos", "finetune.lr": 1e-3}; they replace the file's.
 
     Raises:
-        InputError: The file cannot be read, or keys or values are wrong; the text names each with its place.
+        InputError: The file cannot be read, or keys or values are wrong; the message lists each of them with the
+            section that it is in.
     """
     path = Path(path)
     content = read_mapping(path)
     for section, names in ALTERNATIVES.items():
-        # What the command says about the amount replaces whatever the file says about it.
+        # An override such as prune.target_macs replaces the file's prune.ratio, which it could not stand beside.
         if any(f"{section}.{name}" in (overrides or {}) for name in names) and isinstance(content.get(section), dict):
             content[section] = {key: value for key, value in content[section].items() if key not in names}
     for key, value in (overrides or {}).items():
@@ -298,7 +299,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a text means in a recipe.
+    """Return the value of a text as a recipe would read it, such as 0.7 for "0.7".
 
     Raises:
         InputError: The text is not YAML, or uses tags or aliases.
@@ -320,13 +321,13 @@ def keys_at(path: Sequence[str | int]) -> list[str]:
         section = _section(annotation)
         if get_origin(section) is None:
             annotation = typing.get_type_hints(section)[str(key)]
-        else:  # of a mapping the values, of a list the items
+        else:  # go on with the values of a mapping, or the items of a list
             annotation = get_args(section)[1 if get_origin(section) is dict else 0]
     return option_names(_section(annotation))
 
 
 def _section(annotation: Any) -> Any:
-    """Return the type of a section that may also be None."""
+    """Return the annotation of a section without its alternative None."""
     if get_origin(annotation) in (Union, UnionType):
         return next(alternative for alternative in get_args(annotation) if alternative is not type(None))
     return annotation

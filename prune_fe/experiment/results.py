@@ -1,4 +1,4 @@
-"""Results: what is known of one measured network, and how it is saved."""
+"""Results: the measurements of one network, and the files in which they are saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ UNPRUNED = "(unpruned)"
 """The scorer in the rows of networks that have not been pruned."""
 
 SCRATCH = "scratch#"
-"""Beginning of the label of an architecture that was trained from scratch; the number behind it is its budget."""
+"""Prefix of the label of an architecture that was trained from scratch; a number follows, its budget of epochs as a
+multiple of that of the pruned networks."""
 
 BY_LAYER = "by layer"
 """The goal of a network that was pruned with a ratio for each layer."""
@@ -81,13 +82,13 @@ class Result:
         network: Label or name of the network.
         row: Its line of the table.
         correct: (images,) bool, whether each test image is classified correctly.
-        goal: What says how much was removed, such as "ratio"; None for an unpruned network.
-        point: The value of the goal, such as 0.5; None for an unpruned network.
+        goal: The option that said how much to remove, such as "ratio"; None for an unpruned network.
+        point: The value of that option, such as 0.5; None for an unpruned network.
         removed: Layer -> the units that were removed.
-        left: Layers of a group -> why fewer units were removed than asked for.
-        epochs: The epochs in which it was trained, or fine-tuned.
-        seconds: Time that all of it took.
-        environment: Versions and hardware where it was measured.
+        left: Names of the layers of a group -> why fewer of its units were removed than asked for.
+        epochs: The epochs of its fine-tuning, or of its training from scratch.
+        seconds: Time that the task took: pruning, training and measuring.
+        environment: Versions and hardware with which it was measured.
     """
 
     network: str
@@ -122,13 +123,14 @@ def load_result(path: Path) -> Result:
         bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
         is_correct = np.unpackbits(bits, count=correct["images"]).astype(bool)
         result = Result(**content | {"row": Row(**content["row"]), "correct": is_correct})
+        # The row and the images are saved separately; where they disagree, the file was changed or is damaged.
         if len(bits) != -(-len(is_correct) // 8) or not np.isclose(
             is_correct.mean(), result.row.accuracy, rtol=0, atol=1e-9
         ):
             raise ValueError("its accuracy is not that of its images")
         return result
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again") from error
+        raise CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again") from error
 
 
 def save_test_labels(splits: Splits, folder: RunFolder) -> None:

@@ -1,8 +1,8 @@
-"""A recipe from the images to the table: the whole method on one page.
+"""The command `prune-fe run`, from the images to the table: the whole method on one page.
 
-For every seed: train a network and score its units. For every scorer: remove the units with the lowest scores from a
-copy of that network, fine-tune what is left, and measure it. Each network is a task with a result in the run folder;
-a run that was interrupted goes on behind the last finished one.
+For every seed, train a network and score its units. For every scorer, remove the units with the lowest scores from a
+copy of that network, fine-tune the smaller network, and measure it. Each network is a task with a result in the run
+folder; a run that was interrupted continues with the first task that has no result.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from prune_fe.training.recalibration import recalibrate
 
 
 def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
-    """Do what a recipe says, for each of its seeds and scorers.
+    """Train, score, prune, fine-tune and measure as a recipe says, for each of its seeds and scorers.
 
     Args:
         recipe: What to do.
-        folder: Where results go; what is finished there is not done again.
+        folder: Where results go; results that exist there are not computed again.
         reporter: Where messages and progress go.
 
     Returns:
@@ -60,10 +60,10 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     check(experiment)
     if changed := folder.log_environment():
         reporter.say(
-            f"note: {', '.join(changed)} differ from when this run began; its numbers will not be the same bits"
+            f"note: {', '.join(changed)} differ from when this run began; its numbers may differ in the last bits"
         )
     save_test_labels(experiment.splits, folder)
-    # Only the last seed's network and scores stay in memory.
+    # The cache holds one experiment, so that only the last seed's network and scores stay in memory.
     tasks = list(run_tasks(experiment, functools.lru_cache(maxsize=1)(experiment.with_seed)))
     failures = LocalExecutor(folder, reporter).execute(tasks)
     rows = [load_result(task.result).row for task in tasks if task.is_finished]
@@ -78,7 +78,7 @@ def run_tasks(experiment: Experiment, with_seed: Callable[[int], Experiment]) ->
 
     Args:
         experiment: The experiment of any seed.
-        with_seed: Function from a seed to its experiment.
+        with_seed: Function from a seed to its experiment, called when a task begins.
     """
     for seed in experiment.recipe.seeds:
         of_seed = dataclasses.replace(experiment, seed=seed)
@@ -121,6 +121,9 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
         experiment: The network, and the recipe that says how it is pruned and fine-tuned.
         entry: The scorer.
         scores: Its scores of the network.
+
+    Returns:
+        The pruned network and its measurements.
     """
     recipe, reporter, seed = experiment.recipe, experiment.reporter, experiment.seed
     epochs: list[Epoch] = []
@@ -166,11 +169,13 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
     for note in pruned.notes:
         reporter.say(f"{entry.label}: {note}")
     model = to_device(pruned.model, experiment.device)
+    # With fine-tuning after each round, the network is never measured right after pruning.
     accuracy_pruned = None
     if recipe.finetune is None or recipe.finetune.when == "after":
         accuracy_pruned = evaluate(model, experiment.splits.test, workers=recipe.workers).accuracy
         tune(model)
     outcome = measure(experiment, model, entry.label)
+    # measure() calls the accuracy of the network that it was given "before".
     row = dataclasses.replace(
         outcome.row,
         accuracy_before=experiment.unpruned.accuracy_before,

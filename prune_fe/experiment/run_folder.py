@@ -60,7 +60,8 @@ class RunFolder:
             otherwise the folder is locked until `close`.
 
     Raises:
-        InputError: The folder was begun with another recipe, or by a command of the other kind.
+        InputError: The folder was begun with another recipe, or it is a comparison's and `shared` is False, or the
+            other way round.
         EnvironmentFault: Another process uses the folder.
     """
 
@@ -78,7 +79,7 @@ class RunFolder:
         """Write the recipe to a new folder; check that an old one has the same recipe."""
         known, log = self.path / "recipe.yaml", self.path / self.log_name
         if known.exists() and is_comparison(self.path) != (self._lock is None):
-            what = "the folder of a comparison" if self._lock else "no folder of a comparison"
+            what = "the folder of a comparison" if self._lock else "not the folder of a comparison"
             raise InputError(f"{self.path} is {what}: choose another one")
         if self._lock is None:
             (self.path / NETWORKS).mkdir(exist_ok=True)
@@ -86,8 +87,8 @@ class RunFolder:
             write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing_keys(known, recipe, MACHINE_KEYS if self._lock is None else ()):
             raise InputError(
-                f"{self.path} was begun with another recipe (not the same: {', '.join(differing)}); resume with that "
-                "one or start a new run"
+                f"{self.path} was begun with another recipe (different: {', '.join(differing)}); resume with that "
+                "recipe or start a new run"
             )
         if log.exists() and not log.read_bytes().endswith(b"\n"):
             # The process was killed while it wrote the last line; the next line must not continue it.
@@ -115,6 +116,7 @@ class RunFolder:
             number = max(taken, default=0)
             while True:
                 number += 1
+                # Another process may create the folder of this number in between; mkdir then fails.
                 try:
                     (parent / f"{name}-{number}").mkdir()
                 except FileExistsError:
@@ -137,7 +139,7 @@ class RunFolder:
             EnvironmentFault: Another process uses the folder.
         """
         if not (path / "recipe.yaml").is_file():
-            raise InputError(f"{path}: no run to resume there")
+            raise InputError(f"{path}: there is no run to resume")
         return cls(path, recipe, shared)
 
     @property
@@ -155,6 +157,7 @@ class RunFolder:
         try:
             with (self.path / self.log_name).open("a") as file:
                 file.write(json.dumps(finite_json({"event": event, "time": now} | values), allow_nan=False) + "\n")
+                # flush() hands the line to the system, and fsync() makes the system write it to the disk.
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -192,6 +195,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Close the folder, and remove it if the run has no results yet."""
+        # A comparison makes its folder of networks at once; anything in a subfolder is a result.
         folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
         if not any(entry.name != NETWORKS or any(entry.iterdir()) for entry in folders):
             shutil.rmtree(self.path)
@@ -217,11 +221,18 @@ def events_of(log: Path, event: str) -> list[dict[str, Any]]:
 
 
 def locked(folder: Path) -> TextIO:
-    """Lock a folder and return the lock, a file that keeps other processes out until it is closed.
+    """Lock a folder for this process.
+
+    Args:
+        folder: The folder; the lock is the file `.lock` in it.
+
+    Returns:
+        The open file; closing it, or the end of the process, releases the lock.
 
     Raises:
         EnvironmentFault: Another process has locked the folder.
     """
+    # "a+" does not empty the file, which names the process that may hold the lock.
     lock = (folder / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,8 +260,8 @@ def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[st
     except (yaml.YAMLError, UnicodeDecodeError):
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{known}: not the recipe that a run writes")
-    missing = object()
+        raise InputError(f"{known}: damaged, it is not the recipe that a run writes")
+    missing = object()  # a missing key differs from one whose value is None
     one, other = ({key: value for key, value in each.items() if key not in ignored} for each in (recipe, content))
     if ignored and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
         one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
@@ -284,9 +295,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-@functools.cache  # of the source that was loaded; every result records it
+@functools.cache  # the source that was imported does not change, and every result records its commit
 def _commit() -> str | None:
-    """Return the commit that the source was checked out from; None outside git. "+changes": the source differs."""
+    """Return the commit of the source, with "+changes" where its files differ from that; None outside git."""
 
     def git(*arguments: str) -> str:
         package = Path(__file__).parents[1]

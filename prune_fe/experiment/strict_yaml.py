@@ -1,4 +1,4 @@
-"""YAML that cannot do harm: no tags, no aliases, no repeated keys; and 1e-3 is a number."""
+"""Read a safe subset of YAML: no tags, no aliases, no repeated keys. Unlike in YAML 1.1, 1e-3 is a number."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{where}{line}: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: no such date, or 5,000 digits
-        raise InputError(f"{where}: not YAML that can be read") from error
+        raise InputError(f"{where}: not readable as YAML") from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -67,6 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         InputError: The file cannot be read, is too large, or holds something else.
     """
     try:
+        # One byte more than is allowed shows that a file is too large, without reading all of it.
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         text = raw.decode()
@@ -75,7 +76,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file") from error
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES >> 10} KiB, no recipe")
+        raise InputError(f"{path}: larger than {MAX_BYTES >> 10} KiB, so it is not a recipe")
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping, this is a {type(content).__name__}")

@@ -1,8 +1,8 @@
-"""Tasks with results on the disk, and the executor that works them off.
+"""Tasks with results on the disk, and the executor that runs them.
 
 A task is finished when its result exists. Results are written whole or not at all, so a finished result is read and
-never computed again: an interrupted command loses the task that it was working on and nothing else. A task that fails
-is named and logged, and stops only the tasks that need its result.
+never computed again: an interrupted command loses only the task that it was working on. A task that fails is named and
+logged, and stops only the tasks that need its result.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Task:
 
 
 class Executor(Protocol):
-    """Whatever works off tasks: in this process, or elsewhere."""
+    """Runs tasks, in this process or elsewhere."""
 
     def execute(self, tasks: Sequence[Task]) -> Failures:
         """Finish all tasks that can be finished.
@@ -69,10 +69,14 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Works off tasks one after the other in this process.
+    """Runs tasks one after the other in this process.
 
     Processes that share a run folder share its tasks: each claims a task before it begins. The processes of
     torch.distributed work on every task together, and rank 0 chooses it.
+
+    Args:
+        folder: The run folder with the results; failed tasks are logged there.
+        reporter: Where messages and progress go.
     """
 
     def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
@@ -93,7 +97,7 @@ class LocalExecutor:
         progress, is_waiting = self.reporter.progress("tasks"), False
         while True:
             with ExitStack() as claim:
-                # Rank 0 chooses, because the other ranks may see another state of the folder.
+                # Other ranks may see another state of the folder, and all have to work on the same task.
                 number, n_open = from_rank_0(lambda: self._claim_next(tasks, failures, claim))
                 progress(len(tasks) - n_open, len(tasks))
                 if number is not None:
@@ -109,7 +113,7 @@ class LocalExecutor:
     def _claim_next(self, tasks: Sequence[Task], failures: Failures, claim: ExitStack) -> tuple[int | None, int]:
         """Return the number of a task that is claimed until `claim` closes, and how many tasks are open.
 
-        The number is None where nothing can be begun. Open are the tasks that are not finished and can still be.
+        The number is None where no task can begin now. A task is open if it is not finished but still can be.
         """
         lost = lost_results(tasks, failures)
         numbers = [n for n, task in enumerate(tasks) if task.result not in lost and not task.is_finished]
@@ -119,6 +123,7 @@ class LocalExecutor:
                 is_claimed = claim.enter_context(self._claimed(task))
                 if is_claimed and not task.is_finished:  # another process may have finished it in between
                     return number, len(numbers)
+                # Keep no claim on a task that this process does not work on.
                 claim.close()
         return None, len(numbers)
 
@@ -126,11 +131,12 @@ class LocalExecutor:
         return nullcontext(True) if self._claims is None else self._claims.claimed(task.name)
 
     def _work_on(self, task: Task, failures: dict[str, InputError | DataError]) -> None:
-        """Do the task's work; note its error, if it is one that other tasks need not have."""
+        """Do the task's work, and record an error that does not concern all tasks."""
         try:
             task.work()
         except (InputError, DataError) as error:
-            if world_size() > 1:  # the other processes would wait forever for one that goes on alone
+            # The error may be that of one rank only, and the other ranks would wait for it forever.
+            if world_size() > 1:
                 raise type(error)(f"{task.name}: {error}") from error
             failures[task.name] = error
             result = task.result.relative_to(self.folder.path).as_posix()
@@ -139,9 +145,15 @@ class LocalExecutor:
 
 
 def lost_results(tasks: Sequence[Task], failures: Failures) -> set[Path]:
-    """Return the results that will not be made: those of failed tasks and of all tasks that need them."""
+    """Return the results that will not be made: those of failed tasks and of all tasks that need them.
+
+    Args:
+        tasks: All tasks; each stands behind those whose results it needs.
+        failures: The failed tasks.
+    """
     lost = {task.result for task in tasks if task.name in failures}
-    for task in tasks:  # each stands behind those that it needs
+    # One pass is enough, because each task stands behind those that it needs.
+    for task in tasks:
         if not lost.isdisjoint(task.needs):
             lost.add(task.result)
     return lost
@@ -149,6 +161,10 @@ def lost_results(tasks: Sequence[Task], failures: Failures) -> set[Path]:
 
 def raise_failures(tasks: Sequence[Task], failures: Failures) -> None:
     """Raise an error that counts the failed tasks and names the first of them, if there are any.
+
+    Args:
+        tasks: All tasks.
+        failures: The errors of those that failed.
 
     Raises:
         InputError: The first failed task raised one.

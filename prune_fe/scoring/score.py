@@ -281,7 +281,7 @@ def _load_finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
                     f"{path} holds scores of another model, other images or other settings; choose another folder"
                 )
         except CheckpointError as damage:
-            error = error or CheckpointError(f"{damage}; delete {path}, and it is made again")
+            error = error or CheckpointError(f"{damage}; delete {path}, and the next run makes it again")
         except PruneFEError as mismatch:
             error = error or mismatch
     # An error is broadcast too: the other processes would wait for rank 0.

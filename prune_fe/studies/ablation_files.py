@@ -104,13 +104,13 @@ def _load(path: Path, n_units: int, make: Maker[Result]) -> dict[str, Result]:
             for number, (name, order) in enumerate(zip(about["classes"], orders, strict=True))
         }
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; delete it, and it is made again") from error
+        raise CheckpointError(f"{error}; delete it, and the next run makes it again") from error
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again")
+    return CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again")
 
 
 def _class_ablation(

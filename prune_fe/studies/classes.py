@@ -69,8 +69,7 @@ def classes_study(
         raise InputError(f"counts={tuple(counts)}: {allowed}")
     control = ScorerEntry.model_validate(CONTROL)
     variants = {
-        k: recipe.with_options("score", classes=k)
-        for k in (sorted(set(counts)) if counts else ladder(n_classes))
+        k: recipe.with_options("score", classes=k) for k in (sorted(set(counts)) if counts else ladder(n_classes))
     }
     folder.log_environment()
     # The largest number of classes has the most demands on the images: it is the one that is checked before training.

@@ -73,7 +73,7 @@ def load_point(path: Path) -> Point:
     try:
         return Point(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again") from error
+        raise CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again") from error
 
 
 def unpruned_point(experiment: Experiment) -> Point:

@@ -30,7 +30,7 @@ def test_options_and_set_reach_the_recipe(recipe, monkeypatch):
 
 def test_resuming_needs_the_same_recipe_and_a_run(recipe, capsys, done):
     assert "runs: no run of 'tiny' to resume" in refused(capsys, 2, "run", recipe, "--resume", "auto")
-    assert "none: no run to resume there" in refused(capsys, 2, "run", recipe, "--resume", "none")
+    assert "none: there is no run to resume" in refused(capsys, 2, "run", recipe, "--resume", "none")
     shutil.copytree(done[1], "runs/tiny-1")
     message = refused(capsys, 2, "run", recipe, "--resume", "auto", "--set", "train.lr=1")
     assert "begun with another recipe (not the same: train)" in message

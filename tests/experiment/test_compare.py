@@ -233,7 +233,7 @@ def test_a_damaged_network_says_what_to_do(filled: Path, tmp_path: Path) -> None
     shutil.copytree(filled, tmp_path / "c", ignore=shutil.ignore_patterns("one.seed-0.zeros.ratio-0.25.json"))
     weights = tmp_path / "c/networks/one/seed-0/trained/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and it is made again"):
+    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and the next run makes it again"):
         fill(tmp_path / "c")
 
 
@@ -257,7 +257,7 @@ def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path: Path, capsys: py
         folder.close()
     with pytest.raises(InputError, match="t-1 is the folder of a comparison: choose another one"):
         RunFolder.resume(compared.path, content)
-    with pytest.raises(InputError, match="t-2 is no folder of a comparison: choose another one"):
+    with pytest.raises(InputError, match="t-2 is not the folder of a comparison: choose another one"):
         RunFolder.resume(alone.path, content, shared=True)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(CONTENT | {"name": "other"}))
@@ -307,7 +307,7 @@ def test_those_who_share_a_comparison_may_have_other_machines_but_no_other_image
     shutil.copytree(filled, folder)
     elsewhere = RECIPE.model_copy(update={"device": "cpu", "threads": 2, "workers": 0})
     fill(folder, elsewhere)
-    with pytest.raises(InputError, match="was begun with another recipe .not the same: finetune"):
+    with pytest.raises(InputError, match="was begun with another recipe .different: finetune"):
         fill(folder, RECIPE.model_copy(update={"finetune": None}))
     content = json.loads((folder / "test.json").read_text())
     (folder / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))

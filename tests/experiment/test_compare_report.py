@@ -211,7 +211,7 @@ def test_a_folder_without_a_comparison_or_with_a_damaged_cell_is_named(filled: P
     shutil.copytree(filled, folder)
     cell = next((folder / "cells").glob("*random*"))
     cell.write_text(cell.read_text()[:100])
-    with pytest.raises(CheckpointError, match="damaged .*; delete it, and it is made again"):
+    with pytest.raises(CheckpointError, match="damaged .*; delete it, and the next run makes it again"):
         report.write_report(folder)
     for path in (folder / "cells").iterdir():
         path.unlink()
@@ -252,7 +252,9 @@ def test_a_cell_whose_images_are_not_its_own_is_damaged(filled: Path, tmp_path: 
     bits, images = content["correct"]["bits"], content["correct"]["images"]
     for changed in ({"bits": bits[:20]}, {"bits": "A" * len(bits)}, {"images": images - 40}):
         path.write_text(json.dumps(content | {"correct": content["correct"] | changed}))
-        with pytest.raises(CheckpointError, match="ratio-0.25.json: damaged .*; delete it, and it is made again"):
+        with pytest.raises(
+            CheckpointError, match="ratio-0.25.json: damaged .*; delete it, and the next run makes it again"
+        ):
             load_findings(tmp_path / "c")
     path.write_text(json.dumps(content))
     test = json.loads((tmp_path / "c/test.json").read_text())

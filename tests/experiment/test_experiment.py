@@ -79,7 +79,7 @@ def test_a_network_is_made_once_and_shared_by_variants(experiment: Experiment) -
 def test_a_damaged_network_says_what_to_do(experiment: Experiment) -> None:
     _ = experiment.network
     (experiment.seed_folder / "trained" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and it is made again"):
+    with pytest.raises(CheckpointError, match="trained.*; delete .*trained, and the next run makes it again"):
         _ = experiment.with_seed(0).network
 
 

@@ -182,13 +182,13 @@ def test_digits_with_a_path_is_refused(tmp_path):
         ("x: &a [1]\ny: [*a, *a]", "line 7: aliases are not allowed"),
         ("name: other", "line 6: 'name' is given twice"),
         ("train: {lr: 1, lr: 2}", "line 6: 'lr' is given twice"),
-        ("x: " + "[" * 5000, "not YAML that can be read"),
-        ("x: " + "{a: " * 5000, "not YAML that can be read"),
-        ("x: 2020-99-99", "not YAML that can be read"),
-        ("x: " + "9" * 5000, "not YAML that can be read"),
+        ("x: " + "[" * 5000, "not readable as YAML"),
+        ("x: " + "{a: " * 5000, "not readable as YAML"),
+        ("x: 2020-99-99", "not readable as YAML"),
+        ("x: " + "9" * 5000, "not readable as YAML"),
         ("? [1]\n: 2", "line 6: found unhashable key"),
         ("x: [1", "line 7: .*expected"),
-        ("x: \x01", "not YAML that can be read"),
+        ("x: \x01", "not readable as YAML"),
     ],
 )
 def test_hostile_yaml_is_refused_with_its_line(tmp_path, monkeypatch, line, message):
@@ -204,7 +204,7 @@ def test_hostile_yaml_is_refused_with_its_line(tmp_path, monkeypatch, line, mess
         (b"[1]", "a recipe is a mapping, this is a list"),
         (b"", "a recipe is a mapping, this is a NoneType"),
         (b"\xff\xfe\x00", "not a text file"),
-        (b"#" * (MAX_BYTES + 1), "larger than 64 KiB, no recipe"),
+        (b"#" * (MAX_BYTES + 1), "larger than 64 KiB, so it is not a recipe"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, content, message):

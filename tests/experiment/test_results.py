@@ -46,7 +46,7 @@ def test_damage_is_seen(tmp_path: Path) -> None:
         json.dumps(content | {"correct": content["correct"] | {"images": 12}}),
     ):
         path.write_text(damaged)
-        with pytest.raises(CheckpointError, match="damaged .*; delete it, and it is made again"):
+        with pytest.raises(CheckpointError, match="damaged .*; delete it, and the next run makes it again"):
             load_result(path)
 
 

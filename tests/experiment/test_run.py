@@ -95,7 +95,7 @@ def test_what_each_network_tells_right_is_in_its_cell(finished: tuple[list[Row],
         assert (cell.goal, cell.point) == (("ratio", 0.5) if row is not rows[0] else (None, None))
         assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row is not rows[0] else [])
         assert len(cell.epochs) == (2 if row is not rows[0] else 0)
-    with pytest.raises(CheckpointError, match="damaged.*; delete .*, and it is made again"):
+    with pytest.raises(CheckpointError, match="damaged.*; delete .*, and the next run makes it again"):
         load_result(folder.path / "recipe.yaml")
 
 

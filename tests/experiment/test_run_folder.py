@@ -71,7 +71,7 @@ def test_the_folder_is_refused_while_another_process_holds_it(tmp_path):
 
 def test_another_recipe_cannot_resume_and_the_difference_is_named(tmp_path):
     path = closed(tmp_path)
-    with pytest.raises(InputError, match=r"begun with another recipe \(not the same: train, threads\)"):
+    with pytest.raises(InputError, match=r"begun with another recipe \(different: train, threads\)"):
         RunFolder.resume(path, RECIPE | {"train": {"lr": 0.1}, "threads": 2})
     RunFolder.resume(path, RECIPE).close()
 
@@ -79,12 +79,12 @@ def test_another_recipe_cannot_resume_and_the_difference_is_named(tmp_path):
 def test_a_recipe_that_is_damaged_is_said(tmp_path):
     path = closed(tmp_path)
     (path / "recipe.yaml").write_text("{")
-    with pytest.raises(InputError, match=r"recipe\.yaml: not the recipe that a run writes"):
+    with pytest.raises(InputError, match=r"recipe\.yaml: damaged, it is not the recipe that a run writes"):
         RunFolder.resume(path, RECIPE)
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):
-    with pytest.raises(InputError, match="no run to resume there"):
+    with pytest.raises(InputError, match="there is no run to resume"):
         RunFolder.resume(tmp_path, RECIPE)
     assert list(tmp_path.iterdir()) == []
 

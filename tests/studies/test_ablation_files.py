@@ -100,9 +100,9 @@ def test_damage_is_named(tmp_path: Path, parts: list[Ablation]) -> None:
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"{}"):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"curve.npz: damaged .*; delete it, and it is made again"):
+        with pytest.raises(CheckpointError, match=r"curve.npz: damaged .*; delete it, and the next run makes it again"):
             load_ablations(path, UNITS)
-        with pytest.raises(CheckpointError, match=r"curve.npz: damaged .*; delete it, and it is made again"):
+        with pytest.raises(CheckpointError, match=r"curve.npz: damaged .*; delete it, and the next run makes it again"):
             finished_classes(path)
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):

@@ -245,7 +245,9 @@ def test_curves_that_are_no_use_are_named(done: Any, study: Any) -> None:
     curve = folder / "seed-1/ablation/features.4/l1-filter.ascending.npz"
     good = curve.read_bytes()
     curve.write_bytes(good[: len(good) // 2])
-    with pytest.raises(CheckpointError, match=r"l1-filter.ascending.npz: damaged .*; delete it, and it is made again"):
+    with pytest.raises(
+        CheckpointError, match=r"l1-filter.ascending.npz: damaged .*; delete it, and the next run makes it again"
+    ):
         study(folder)
     curve.write_bytes((curve.parent / "l1-filter.descending.npz").read_bytes())
     with pytest.raises(InputError, match="is of other scores than these; choose another run folder"):
@@ -359,7 +361,7 @@ def test_the_command(tmp_path: Path, recipe: Recipe, capsys: pytest.CaptureFixtu
     assert main([*words, "--class", "eleven"]) == 2
     assert "class 'eleven': no such class" in capsys.readouterr().err
     assert main([*words, "--set", "ablate.rescale=[2, 1]"]) == 2
-    assert "ablate: rescale: from 2.0 to 1.0 is no range" in capsys.readouterr().err
+    assert "ablate: rescale: 2.0 is above 1.0; write the smaller one first" in capsys.readouterr().err
     assert main([*words, "--set", "ablate.evry=2"]) == 2
     assert "ablate.evry: unknown key; did you mean 'every'?" in capsys.readouterr().err
     assert len(list((tmp_path / "runs").iterdir())) == 1  # what could not begin left no folder
