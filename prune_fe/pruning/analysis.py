@@ -29,7 +29,7 @@ class Analysis:
         groups: The groups, in the order in which they run; a GroupId is an index of it. A group of which no half,
             drawn at random, could be removed has a reason.
         cutter: The index mapping of the tensors.
-        cost: What is left of the multiply-adds and parameters.
+        cost: The multiply-adds and parameters that remain without some coupled sets.
         verifier: Checks removals on a copy of the network.
     """
 
@@ -42,18 +42,18 @@ class Analysis:
 
 
 def analyse(model: nn.Module, example: Tensor) -> Analysis:
-    """Find the groups of a network and try out which of them can be pruned. The network is not changed.
+    """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
         model: A network that returns one tensor.
         example: (images, channels, height, width), an input of the network.
 
     Raises:
-        InputError: The network cannot be copied, run or followed, or its weights are computed.
+        InputError: The network cannot be copied or run, does not return a tensor, or computes weights before each use.
     """
     if not example.numel():
         raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
-    # Cutting a weight that is computed before each use would have no effect.
+    # Cutting such a weight would have no effect, because it is computed again.
     _refuse_computed_weights(model)
     twin, images = verification_copy(model, example)
     layers = tuple(layer.name for layer in find_convolutions(twin, images)[0])
@@ -67,7 +67,7 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:
-    """Remove a random half of every group.
+    """Verify the removal of a random half of every group.
 
     Returns:
         The groups, with a reason for those that failed, and a cutter that changes the sizes in the network's code that
@@ -96,9 +96,9 @@ def _random_half(group: Group, seed: int) -> list[SetId]:
 
 
 def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequence[SetId]) -> Cutter:
-    """Return a cutter that leaves those attributes as they are without which the coupled sets can be removed, too.
+    """Return a cutter that changes only those attributes that have to change when the coupled sets are removed.
 
-    An attribute is tried together with those of the same name in modules of the same class.
+    Attributes of the same name in modules of the same class are tested together.
     """
     modules = dict(verifier.model.named_modules())
     kind_of = {(name, attribute): (type(modules[name]), attribute) for name, attribute in cutter.code_sizes}
@@ -120,6 +120,7 @@ def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequenc
 
 
 def _refuse_computed_weights(model: nn.Module) -> None:
+    """Raise InputError if a weight is computed from others before each use, as by weight_norm."""
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):

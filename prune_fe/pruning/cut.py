@@ -1,6 +1,6 @@
-"""Remove channels from the tensors of a network, and know the original numbers of those that are kept.
+"""Remove channels from the tensors of a network, and keep track of the original numbers of the others.
 
-Nothing here decides which channels are removed (`plan.py`) or whether that is right (`verify.py`).
+Which channels are removed is decided in `plan.py`, and whether that is correct in `verify.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cutter:
         graph: The dependency graph of the network.
         axes: The axes of the graph.
         axis_sets: Axis -> (channels,) the coupled set of each of its channels.
-        tensor_axes: Name of a parameter or buffer -> its axes, and the dimension of the tensor that each stands for.
+        tensor_axes: Name of a parameter or buffer -> (axis, dimension of the tensor) for each of its axes.
         shapes: Name of a parameter or buffer -> its shape before anything is removed.
         code_sizes: Attributes of modules that count channels and change with them.
     """
@@ -76,10 +76,10 @@ class Cutter:
         return {key: np.flatnonzero(is_kept[sets]) for key, sets in self.axis_sets.items()}
 
     def select(self, name: str, tensor: Tensor, before: KeptChannels, after: KeptChannels) -> Tensor:
-        """Return what is kept of a tensor.
+        """Return a tensor without the channels that are removed.
 
         Args:
-            name: Parameter or buffer that the tensor is shaped like.
+            name: Name of the parameter or buffer that has the tensor's axes.
             tensor: A tensor with the channels of `before`.
             before: The channels that it has.
             after: The channels to keep, a part of `before`.
@@ -88,9 +88,11 @@ class Cutter:
             axis, present, wanted = self.axes[key], before[key], after[key]
             if len(present) == len(wanted):
                 continue
+            # Original numbers become positions in the tensor, which may have lost channels before.
             indices = torch.from_numpy(np.searchsorted(present, wanted)).to(tensor.device)
             if axis.blocks > 1 and axis.side == "in":
-                # Every block of outputs reads inputs of its own, which are all the inputs that its rows have.
+                # The weight of a grouped convolution has (inputs / groups) columns. Each block of rows reads its own
+                # inputs, which are counted from the start of the block.
                 rows = tensor.chunk(axis.blocks, 0)
                 columns = indices.view(axis.blocks, -1) % (len(present) // axis.blocks)
                 tensor = torch.cat([row.index_select(1, column) for row, column in zip(rows, columns, strict=True)])

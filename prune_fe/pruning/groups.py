@@ -78,6 +78,7 @@ class Group:
             The highest score of each tuple in `keep_one_of` has to stay and is in no list.
         """
         away = set(removed)
+        # At equal scores the last position stays, because equal scores are removed by position.
         stay = {
             max(set(positions) - away, key=lambda position: (scores[position], position))
             for positions in self.keep_one_of
@@ -88,7 +89,7 @@ class Group:
         return [[position for position in free if self.block_ids[position] == block] for block in blocks]
 
     def units_at(self, positions: Iterable[int]) -> dict[str, tuple[int, ...]]:
-        """Return the unit numbers, ascending, that these positions stand for in each layer."""
+        """Return layer -> the unit numbers, ascending, at some positions of the group."""
         chosen = list(positions)
         return {
             layer: tuple(sorted(unit for position in chosen for unit in units[position]))

@@ -21,7 +21,7 @@ from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.watching import evaluating
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Layers of which each output is a sum over the inputs; a class derived from one may do more than that."""
+"""Layers whose every output is a sum over the inputs. Derived classes do not count, because they may do more."""
 
 
 @contextmanager

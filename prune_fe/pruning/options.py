@@ -78,14 +78,14 @@ class PruneOptions:
     brought to mean 0 and standard deviation 1 in each group, and no group loses more than 90 %."""
 
     scope: Scope = "all"
-    """Prune all layers, or leave those alone that a residual sum ties together ("inner")."""
+    """Prune all layers ("all"), or only those that no residual sum ties together ("inner")."""
 
     reduction: Reduction = "mean"
     """Rank units that are tied together by the mean, the largest or the smallest of their layers' scores."""
 
     round_to: Count = 1
-    """Leave a multiple of this number of units in every layer, such as 8, for which many kernels are fast. Fewer units
-    are removed where that is needed."""
+    """Leave a multiple of this number of units in every layer, such as 8, a width at which many kernels are fast. Fewer
+    units are removed where that is necessary."""
 
     protect: Annotated[Patterns, Parameter(consume_multiple=True)] = ()
     """Names or patterns of layers whose units all stay."""
@@ -108,12 +108,12 @@ class PruneOptions:
 
     @property
     def ratio_or_default(self) -> float | dict[str, float]:
-        """The ratio that is in force where no target is given."""
+        """The ratio, or the default where none is given; it has no effect beside a target."""
         return DEFAULT_RATIO if self.ratio is None else self.ratio
 
     @property
     def target(self) -> tuple[Literal["macs", "parameters"], float] | None:
-        """What the target is a share of, and the share that is left; None where a ratio is in force."""
+        """The resource of the target and the share of it to leave; None where a ratio says how much is removed."""
         if self.target_macs is not None:
             return "macs", self.target_macs
         return None if self.target_params is None else ("parameters", self.target_params)

@@ -54,7 +54,7 @@ class GroupState:
         ratio: Share of its units that the ratio asks for.
         scores: (positions,) scores, higher = keep; empty for a group that is not pruned.
         existing: (positions,) whether the units of a position existed when the scores were computed.
-        quota: What the group is to have lost by the end of the current round.
+        quota: How many units the group is to have lost by the end of the current round.
         removed: The positions that are removed.
         reason: Why the group loses no more units; None while it can.
     """
@@ -92,7 +92,7 @@ class GroupState:
         )
 
     def fill_quota(self) -> GroupState:
-        """Return the state with so many units removed as the quota says."""
+        """Return the state with as many units removed as the quota says."""
         per_block = self.quota.count // self.group.block_count
         chosen = [position for block in self.removal_order() for position in block[:per_block]]
         removed = set(self.removed)
@@ -246,7 +246,7 @@ def _counts_for_target(
         state = plan.states[group]
         in_turn = zip(*state.removal_order(), strict=False)
         orders.append([state.group.sets[position] for positions in in_turn for position in positions])
-    # What groups have lost that were stopped later is part of the cost as well.
+    # A group that was stopped in a later round has lost units already, which count towards the target.
     closed = [
         state.group.sets[position] for state in plan.states if state.reason is not None for position in state.removed
     ]
@@ -269,6 +269,7 @@ def _asked_so_far(state: GroupState, options: PruneOptions, progress: Fraction) 
 def _reason_to_keep_all(
     group: Group, protected: set[str], layer_scores: Mapping[str, Any], options: PruneOptions
 ) -> str | None:
+    """Return why a group loses no unit; None if it can lose some."""
     if group.reason is not None:
         return group.reason
     if not protected.isdisjoint(group.layers):
@@ -297,7 +298,12 @@ def _ratios_of(groups: Sequence[Group], ratio: float | Mapping[str, float]) -> l
 def match_layers(
     patterns: Iterable[str], layers: Sequence[str], complaint: str = "protect: no layer is called"
 ) -> set[str]:
-    """Return the layers that match a pattern.
+    """Return the layers that match at least one of some patterns.
+
+    Args:
+        patterns: Names or shell patterns such as "layer4.*".
+        layers: The names to choose from.
+        complaint: Beginning of the error message.
 
     Raises:
         InputError: A pattern matches no layer; the message starts with `complaint`.

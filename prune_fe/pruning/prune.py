@@ -1,7 +1,7 @@
 """Remove the units with the lowest scores from a network, at once or in rounds.
 
-Each round has three steps: `plan` which units every group loses (`plan.py`), `verify` on a copy with random weights
-that removing them is masking them (`verify.py`), and `apply`, that is cut the tensors (`cut.py`).
+Each round has three steps: plan which units every group loses (`plan.py`), verify on a copy with random weights that
+removing them equals masking them (`verify.py`), and cut the tensors (`cut.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
 
 TARGET_TOLERANCE = 0.01
-"""How close a target has to be met, as a share of it, without a note."""
+"""Largest deviation from a target, as a share of it, that is accepted without a note."""
 
 Rescore = Callable[[nn.Module, tuple[str, ...]], Scores]
+"""Function from the network so far and names of layers to new scores of these layers."""
+
 After = Callable[[nn.Module, tuple[Step, ...]], None]
+"""Function that is called with the network so far and the steps of a round."""
 
 
 def prune(
@@ -46,10 +49,10 @@ def prune(
 ) -> Pruned:
     """Remove the units with the lowest scores from a copy of a network.
 
-    Units that a residual sum, a gate or a depthwise convolution ties together are removed together. Equal scores are
-    removed in the order of the unit numbers. Layers without scores keep all units, and so do those that make the
-    network's outputs. Every removal is verified against the masked network first; a group for which that fails stays,
-    and its step says why.
+    Units that a residual sum, a gate or a depthwise convolution ties together are removed together. Units with equal
+    scores are removed in the order of their numbers. Layers without scores keep all units, and so do those that compute
+    the network's outputs. Every removal is verified against the masked network first; a group that fails this keeps its
+    units, and its step gives the reason.
 
     Args:
         model: The network; it is not changed.
@@ -112,7 +115,7 @@ class _Pruning:
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         """Remove the units in rounds."""
         self._set_quotas(Fraction(1))
-        # Groups that cannot lose what is asked of them are found before anything is cut or trained.
+        # Verify all rounds at once first, so that a group that fails is known before anything is cut or trained.
         failing = self._find_failing_groups(self.plan.open_groups)
         if failing:
             self.plan = self.plan.stopping(failing)
@@ -173,7 +176,7 @@ class _Pruning:
         self.kept = after
 
     def _update_scores(self, rescore: Rescore, groups: Sequence[GroupId]) -> None:
-        """Ask for new scores of the layers of some groups."""
+        """Call `rescore` for the layers of some groups, and plan with the new scores."""
         states = [self.plan.states[group] for group in groups]
         names = tuple(layer for state in states for layer in state.group.layers if layer in self.scored_layers)
         scores = rescore(self.model, names)
@@ -188,7 +191,9 @@ class _Pruning:
                 )
             values, kept = scores.keep[layer], self.kept[self._output_axis(layer)]
             if len(values) != len(kept):
-                raise InputError(f"layer {layer!r}: scores of {len(values)} units, it has {len(kept)} left")
+                raise InputError(
+                    f"rescore() returned {len(values)} scores of layer {layer!r}, which has {len(kept)} units"
+                )
             layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
         self.plan = self.plan.with_scores(groups, layer_scores, self.analysis.widths, self.options)
 
@@ -219,10 +224,10 @@ class _Pruning:
         )
 
     def _notes(self, shares: Mapping[Resource, float]) -> Iterator[str]:
-        """Yield what the user should know beside the steps.
+        """Yield messages for the user that no step contains.
 
         Args:
-            shares: Resource -> share that is left.
+            shares: Resource -> share that remains.
         """
         if self.options.target is not None:
             resource, target = self.options.target

@@ -1,4 +1,4 @@
-"""From the scores of layers to the scores of a group."""
+"""Compute the scores of a group's positions from the scores of its layers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Step:
     Attributes:
         layers: The layers of the group, in the order in which they run.
         units: Number of units of the group; a layer may have more units, in other groups.
-        asked: How many of them were to be removed; in a step that `after` gets, by the end of that round.
+        asked: How many of them were to be removed; in the steps that `after` receives, by the end of that round.
         count: How many are removed.
         removed: Layer -> the removed units, in the numbers of the network that prune() was given, ascending.
         kept: Layer -> the kept units, likewise.
@@ -46,9 +46,9 @@ class Pruned:
     Attributes:
         model: The pruned network.
         steps: One for each group, in the order in which the layers run.
-        macs: Share of the multiply-adds of convolutions and linear layers that is left.
-        parameters: Share of the parameters that is left.
-        notes: What else the user should know.
+        macs: Share of the multiply-adds of convolutions and linear layers that remains.
+        parameters: Share of the parameters that remains.
+        notes: Messages for the user, such as a target that was not met.
         cutter: The index mapping of the tensors of the network that was pruned.
         kept: The channels that the pruned network has.
     """
@@ -62,10 +62,13 @@ class Pruned:
     kept: KeptChannels = field(repr=False)
 
     def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is kept of tensors that belong to weights, such as momentum, moving averages or masks.
+        """Cut tensors that belong to weights, such as momentum, moving averages or masks, to the kept channels.
 
         Args:
             tensors: Name of a parameter or buffer of the original network -> a tensor of its shape.
+
+        Returns:
+            The same names -> tensors with the shapes that the pruned network's have.
 
         Raises:
             InputError: The original has no such parameter or buffer, or one of another shape.

@@ -1,4 +1,4 @@
-"""What a network costs without some of its channels, calculated without removing them."""
+"""Calculate the cost of a network without some of its channels, without removing them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,12 @@ class RemainingCost:
         return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
 
     def share(self, resource: Resource, removed: Iterable[SetId]) -> float:
-        """Return the share of a resource that is left without these coupled sets, in [0, 1]."""
+        """Return the share of a resource that remains without some coupled sets, in [0, 1].
+
+        Args:
+            resource: Multiply-adds or parameters.
+            removed: The coupled sets.
+        """
         kept = np.ones(self._set_count)
         kept[list(removed)] = 0
         shares = np.append(np.add.reduceat(kept[self._sets], self._starts) / self._lengths, 1.0)

@@ -38,11 +38,19 @@ class Verifier:
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self.model, self.images = model, images
-        # What was removed without a fault, with the attributes of modules that were changed with it.
+        # Removals that passed: the coupled sets, and the attributes of modules that were changed with them.
         self._verified: set[tuple[frozenset[SetId], frozenset[tuple[str, str]]]] = set()
 
     def find_fault(self, cutter: Cutter, removed: Iterable[SetId]) -> str | None:
-        """Return the reason why these coupled sets cannot be removed together from the whole network, or None."""
+        """Remove coupled sets from a copy of the whole network, and compare its outputs with the masked network's.
+
+        Args:
+            cutter: The index mapping of the network.
+            removed: The coupled sets.
+
+        Returns:
+            The reason why they cannot be removed together, or None if they can.
+        """
         sets = frozenset(removed)
         key = sets, frozenset(cutter.code_sizes)
         if key in self._verified:
@@ -67,7 +75,7 @@ class Verifier:
     def find_failing_groups(
         self, cutter: Cutter, sets_of: Mapping[GroupId, Sequence[SetId]], removed: Iterable[SetId] = ()
     ) -> dict[GroupId, str]:
-        """Return the groups whose removal is not masking, and the reason.
+        """Return the groups for which removing units does not equal masking them, and the reason.
 
         Args:
             cutter: The index mapping of the network.
@@ -95,16 +103,20 @@ def verification_copy(model: nn.Module, example: Tensor) -> tuple[nn.Module, Ten
     """Return a copy of a network to verify removals on, and random images for it.
 
     Both are on the CPU and in double precision where the network's code allows it, so that a small difference cannot
-    be a rounding error. Small images are many, so that no unit is zero on all of them.
+    be a rounding error. The smaller the images, the more there are, so that no unit is zero on all of them.
 
     Args:
         model: The network.
         example: (images, channels, height, width), an input of the network.
+
+    Returns:
+        The copy, and (images, channels, height, width) random images.
     """
     pixels = max(math.prod(example.shape[2:]), 1)
     count = min(max(len(example), MIN_PIXELS // pixels), MAX_IMAGES)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((count, *example.shape[1:]), generator=generator, dtype=torch.float64)
+    # Some networks run only on as many images as the example has.
     for tried in (count, len(example)):
         twin = copy_model(model)
         try:
@@ -119,9 +131,13 @@ def verification_copy(model: nn.Module, example: Tensor) -> tuple[nn.Module, Ten
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Draw weights and statistics, in place, with which every channel matters.
+    """Replace weights and statistics, in place, by random ones with which every channel affects the outputs.
 
     A layer that is initialised to zero, as the last norms of residual blocks are, would hide a wrong removal.
+
+    Args:
+        model: The network.
+        seed: Seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -133,6 +149,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             if name.endswith("bias"):
                 draw_uniform(weight, -0.2, 0.2)
             elif sum(size > 1 for size in weight.shape) > 1:
+                # He's initialisation, so that values neither vanish nor overflow in a deep network.
                 scale = (2 * len(weight) / weight.numel()) ** 0.5
                 weight.copy_(torch.empty(weight.shape).normal_(0, scale, generator=generator))
             else:

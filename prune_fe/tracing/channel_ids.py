@@ -1,4 +1,4 @@
-"""Tensors of channel ids: for every value of a network's tensor, the id of the channel that it belongs to.
+"""Tensors of channel ids: a tensor of integers beside a tensor of the network, with the id of each value's channel.
 
 Ids have the shape of the tensor that they describe. They usually differ along one dimension and are expanded along the
 others, which takes no memory.
@@ -42,6 +42,7 @@ def expand_along(ids: IdArray, dim: int, shape: Sequence[int]) -> Tensor:
 
 def varying_dims(ids: Tensor) -> list[int]:
     """Return the dimensions along which the ids are not all the same: those that hold channels."""
+    # An expanded dimension has stride 0; skipping it avoids a comparison of all its values.
     wide = [dim for dim in range(ids.ndim) if ids.shape[dim] > 1 and ids.stride(dim) != 0]
     return [dim for dim in wide if bool((ids.diff(dim=dim) != 0).any())]
 

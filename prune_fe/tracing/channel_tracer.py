@@ -58,20 +58,26 @@ def _own_tensors(modules: dict[str, nn.Module], whole: set[str]) -> Any:
 
 
 class _Tracer(TorchFunctionMode):
-    """Sees the calls of modules and functions and passes them to their rules."""
+    """Intercepts the calls of modules and functions and passes them to their rules.
+
+    Args:
+        builder: Collects the dependency graph.
+        whole: Names of the modules that have a rule.
+    """
 
     def __init__(self, builder: GraphBuilder, whole: set[str]) -> None:
         super().__init__()
         self.builder = builder
         self.whole = whole
-        self.whole_running = 0  # functions that these modules call are no business of the function rules
+        # How many of these modules are running. While one is, its rule replaces those of the functions that it calls.
+        self.whole_running = 0
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Trace the network for the duration of a context."""
         with ExitStack() as stack:
             for name, module in self.builder.modules.items():
-                # Before the network's own hooks, whose functions belong to the module.
+                # Our hook runs before the network's own, because the functions that those call belong to the module.
                 enter = module.register_forward_pre_hook(lambda _, args, name=name: self._enter(name), prepend=True)
                 leave = module.register_forward_hook(
                     lambda _, args, kwargs, output, name=name: self._leave(name, (*args, *kwargs.values()), output),
@@ -90,6 +96,7 @@ class _Tracer(TorchFunctionMode):
         self.builder.running.pop()
         self.whole_running -= name in self.whole
         value = next((entry for entry in inputs if isinstance(entry, Tensor)), None)
+        # A whole module inside another, such as a norm that calls a linear layer, is part of the outer one's rule.
         is_outermost = name in self.whole and not self.whole_running
         if is_outermost and isinstance(output, Tensor) and value is not None:
             follow_module(self.builder, name, value, output)

@@ -2,12 +2,12 @@
 
 Every output channel of every layer has an id. While the network runs on an example (`channel_tracer.py`), each tensor
 is accompanied by the ids of its channels, and rules for modules and functions (`module_rules.py`, `function_rules.py`)
-say what becomes of them:
+derive the ids of each output:
 
-- what rearranges values (a view, a concatenation, a split, a shuffle) rearranges the ids as well;
-- what combines values position by position (a residual sum, a gate) couples the channels that meet;
+- an operation that rearranges values (a view, a concatenation, a split, a shuffle) rearranges the ids as well;
+- one that combines values position by position (a residual sum, a gate) couples the channels that meet;
 - a layer couples the channels that it receives to its own inputs;
-- where a channel meets something that cannot shrink, it is fixed, with the reason.
+- a channel that meets something that cannot shrink is fixed, with the reason.
 
 Coupled channels are removed together or not at all, whatever the network's code looks like.
 """
@@ -86,7 +86,7 @@ class DependencyGraph:
 
 
 class GraphBuilder:
-    """Collects what is learned about the channels of a network while it runs.
+    """Collects axes, couplings and constraints while a network runs, and makes a dependency graph of them.
 
     Attributes:
         modules: The network's modules by name.
@@ -104,6 +104,7 @@ class GraphBuilder:
         """
         self.modules = modules
         self.running = [""]
+        # Weak keys: a tensor that the network no longer holds gives up its entry, and its id() cannot be mistaken.
         self.ids: Any = WeakIdKeyDictionary()
         self._own_tensors = own_tensors
         self._next_id = NO_CHANNEL + 1
@@ -120,7 +121,15 @@ class GraphBuilder:
         return repr(self.running[-1]) if self.running[-1] else "the network's code"
 
     def axis(self, module: str, side: str, size: int, blocks: int = 1, dim: int = 0) -> Axis:
-        """Return an axis of a module, with new ids when it is asked for the first time."""
+        """Return an axis of a module; the first call for it creates it with new ids.
+
+        Args:
+            module: Name of the module.
+            side: "in", "out", "both", or the name of a parameter or buffer.
+            size: Number of channels.
+            blocks: Number of equal parts into which the module divides them.
+            dim: The dimension of the channels, as in `Axis`.
+        """
         if (module, side) not in self._axes:
             channels = np.arange(self._next_id, self._next_id + size)
             self._next_id += size
@@ -175,26 +184,31 @@ class GraphBuilder:
         self._coupled.append((first[pairs], second[pairs]))
 
     def fix(self, ids: Tensor | None, reason: str) -> None:
-        """Note why channels cannot be removed. The first reason of a channel stays."""
+        """Record the reason why channels cannot be removed; a channel keeps its first reason.
+
+        Args:
+            ids: Ids of the channels in any shape; None for a tensor without channels.
+            reason: The reason.
+        """
         if ids is not None and ids.numel():
             for channel in np.unique(ids_along(ids, varying_dims(ids)) if ids.ndim else ids.numpy()):
                 self._reasons.setdefault(ChannelId(int(channel)), reason)
 
     def balance(self, blocks: list[IdArray]) -> None:
-        """Note that blocks of channels must lose equally many."""
+        """Record that blocks of channels must lose equally many."""
         self._balanced.append(blocks)
 
     def count(self, *channels: IdArray) -> None:
-        """Note that the code that is running may know how many these channels are."""
+        """Record that the running module's code may contain the number of these channels."""
         self._counted += [(self.running[-1], ids) for ids in channels]
 
     def apply_at(self, module: str, positions: int) -> None:
-        """Note that a layer is applied at a number of positions."""
+        """Record that a layer is applied at a number of positions, which its multiply-adds are proportional to."""
         self._positions[module] = self._positions.get(module, 0) + positions
 
     def build(self, images: int) -> DependencyGraph:
         """Return the graph after the network ran on a number of images."""
-        none = np.zeros(0, int)
+        none = np.zeros(0, int)  # np.concatenate() needs an array where nothing is coupled
         first = np.concatenate([none, *(ids for ids, _ in self._coupled)])
         second = np.concatenate([none, *(partners for _, partners in self._coupled)])
         pairs = coo_array((np.ones(len(first), bool), (first, second)), (self._next_id, self._next_id))
@@ -202,7 +216,7 @@ class GraphBuilder:
         fixed: dict[SetId, str] = {}
         for channel, reason in self._reasons.items():
             set_id = SetId(int(coupled_set[channel]))
-            # Being an output excludes channels from all groups, so it takes precedence over other reasons.
+            # OUTPUT excludes channels from all groups, so it takes precedence over other reasons.
             if channel != NO_CHANNEL and (reason == OUTPUT or set_id not in fixed):
                 fixed[set_id] = reason
         return DependencyGraph(

@@ -1,4 +1,4 @@
-"""What becomes of the channels in a torch function that the code of a network calls."""
+"""Rules for torch functions: how the channels of a function's output depend on those of its inputs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Call:
         kwargs: Its keywords.
         output: What it returned.
         inputs: The tensors among the arguments that have ids; there is at least one.
-        outputs: The tensors in the output that have a dimension.
+        outputs: The tensors in the output that have at least one dimension.
     """
 
     name: str
@@ -62,9 +62,14 @@ class Call:
 
 
 def follow_function(builder: GraphBuilder, call: Call) -> None:
-    """Follow the channels through a call: by the rule of its operator, or else as an elementwise function or a pooling.
+    """Follow the channels through a call of a function.
 
-    Channels of a call that is none of these are fixed.
+    A function that is not in the table of operators is tried as an elementwise function and then as a pooling. If it
+    can be neither, the channels that it receives are fixed.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: The call; at least one of its inputs has ids.
     """
     ids, shape = builder.ids[call.inputs[0]], call.inputs[0].shape
     if call.name == "setitem":
@@ -93,7 +98,7 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
 
 
 def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
-    """Apply the function to the ids of its tensors."""
+    """Apply the function to the ids of its tensors, which gives the ids of its output."""
     try:
         rearranged = _apply_to_ids(builder, call, ids)
     except (RuntimeError, TypeError):  # torch computes the function for floating point numbers only
@@ -118,7 +123,7 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
         outer = varying_dims(rearranged)
         if len(outer) == 1:
             builder.count(rows_along(rearranged, outer[0])[0])
-        elif outer:  # a shuffle, or heads: each part must keep as many
+        elif outer:  # a shuffle, or attention heads: all parts must keep equally many channels
             builder.balance(list(ids_along(rearranged, outer).reshape(rearranged.shape[outer[0]], -1)))
     elif "channel_shuffle" in call.name:
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
@@ -147,7 +152,7 @@ def _with_ids(builder: GraphBuilder, value: Any) -> Any:
 
 
 def _merge_dims(builder: GraphBuilder, ids: IdArray) -> None:
-    """Couple what becomes interleaved when several dimensions of channels become one.
+    """Couple channels that become interleaved when several dimensions of channels become one.
 
     Rows of neighbouring ids that are put one after another may lose channels independently. Where they are
     interleaved, the position of a channel depends on what the other rows lost before it, unless all lose the same.

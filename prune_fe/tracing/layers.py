@@ -1,9 +1,9 @@
 """Find the layers of a network whose units have maps.
 
-The map of a unit is what the next layer reads: after the norm and the activation that belong to the convolution, before
-pooling, concatenation or a residual sum. A module hook alone cannot find that point, because activations may be
-functions, work in place or serve several layers. So the network runs once, and the output of each convolution is
-followed through the torch functions that receive it. Any network that runs can be read.
+The map of a unit is read behind the norm and the activation that belong to the convolution, and before pooling,
+concatenation or a residual sum. A module hook alone cannot find that point, because activations may be functions, work
+in place or serve several layers. Therefore the network runs once, and the output of each convolution is followed
+through the torch functions that receive it. This works for any network that runs.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ GLOBAL_POOLINGS = functions(traits=Trait.POOLS_GLOBALLY)
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with units: the channels of its output, read some torch functions later.
+    """A module with units, which are the channels of its output, and the point where their maps are read.
 
     Attributes:
         name: The module's name in the network.
         units: Number of its units.
-        map_size: (height, width) of a map on the example that the layer was found with.
+        map_size: (height, width) of a map for the example that `find_layers` ran the network on.
         steps: Number of norms, activations and identities between the module and the point where its maps are read and
             masked.
         norm: Name of the batch norm among these steps, or None.
@@ -150,7 +150,15 @@ def list_convolutions(model: nn.Module, names: Sequence[str] | None = None) -> t
 
 
 def suggest_names(name: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown module: the names like it. Networks have too many modules to list them all."""
+    """Return a hint for an unknown module.
+
+    Args:
+        name: The unknown name.
+        known: The names of the modules that exist.
+
+    Returns:
+        Up to three similar names, because networks have too many modules to list them all.
+    """
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else "model.named_modules() lists them"
 
@@ -163,7 +171,7 @@ def _modules_with_units(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Survey:
-    """Run the network on the example and record what becomes of the outputs of the watched modules."""
+    """Run the network on the example and record which functions receive the outputs of the watched modules."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     survey = _Survey(norms.keys() - watched.keys())
     inputs = example if isinstance(example, tuple) else (example,)

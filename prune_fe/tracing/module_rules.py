@@ -1,4 +1,7 @@
-"""What becomes of the channels in a module that is handled as a whole: convolutions, linear layers, norms."""
+"""Rules for modules: how the channels of the output of a convolution, linear layer or norm depend on its input's.
+
+A module with a rule is handled as a whole: the functions that its code calls are not followed.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from prune_fe.tracing.ops import NORM_MODULES, TIMM_NORM_MODULES, TRUSTED_LIBRAR
 
 def has_module_rule(module: nn.Module) -> bool:
     """Return whether a module is handled as a whole, whatever its code does inside."""
+    # A user's subclass may override forward() and do anything there, so only known libraries' code is trusted.
     origin = f"{type(module).forward.__module__}."
     if not origin.startswith(TRUSTED_LIBRARIES):
         return False
@@ -35,7 +39,9 @@ def follow_module(builder: GraphBuilder, name: str, value: Tensor, output: Tenso
 
 
 def _follow_convolution(builder: GraphBuilder, name: str, conv: _ConvNd, value: Tensor, output: Tensor) -> None:
+    # Counted from the end, because an input without a batch dimension is allowed too.
     dim = output.ndim - 1 - len(conv.kernel_size)
+    # A transposed convolution multiplies its weights at every position of its input.
     positions = value if isinstance(conv, _ConvTransposeNd) else output
     builder.apply_at(name, math.prod(positions.shape[dim + 1 :]))
     ids, dim_from_end = builder.ids.get(value), dim - output.ndim

@@ -29,17 +29,17 @@ class Kind(Enum):
     NORM = auto()
     """Normalises; part of a map."""
     IDENTITY = auto()
-    """Leaves a map what it is in evaluation mode, and may stand anywhere in it."""
+    """Returns its input unchanged in evaluation mode, such as dropout; part of a map."""
     POOLING = auto()
-    """Puts one value in place of a window of them."""
+    """Replaces every window of values by one value."""
     RESAMPLING = auto()
     """Changes the size of a map, by interpolation."""
     PADDING = auto()
-    """Puts values around the edges."""
+    """Adds values around the edges."""
     REARRANGING = auto()
-    """Puts values in another place or shape; ids of channels can be rearranged in the same way."""
+    """Moves values to other positions or another shape; ids of channels can be rearranged in the same way."""
     REDUCING = auto()
-    """Puts one value in place of all along some dimensions."""
+    """Replaces all values along some dimensions by one value."""
     ELEMENTWISE = auto()
     """Combines the values that meet at one position. Every operator that is not listed is tried as one of these."""
     MATRIX_PRODUCT = auto()
@@ -55,7 +55,7 @@ class Kind(Enum):
 
 
 class Trait(Flag):
-    """What else is true of some operators of a kind."""
+    """Further properties of some operators of a kind."""
 
     NONE = 0
     SPLITS = auto()

@@ -21,17 +21,17 @@ from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
 
 TRIALS = 3
-"""Random masks that decide whether an operation keeps the channels apart."""
+"""Number of random masks that are tried to decide whether an operation keeps the channels apart."""
 
 
 @dataclass(frozen=True)
 class TailInputs:
-    """What the rest of a split network reads of some images.
+    """The inputs of the rest of a split network for some images.
 
     Attributes:
         unmasked: (images, units, ...), the values of each unit when it is not masked.
         masked: The same, or (1, units, ...), when it is masked.
-        others: Whatever else it reads.
+        others: All other values that it reads.
         per_image: Which of the others have a row for each image.
     """
 
@@ -89,6 +89,7 @@ class SplitNetwork:
         beside, others = others[: self.channelwise_inputs], others[self.channelwise_inputs :]
         unmasked = self.channelwise(maps.clone(), *_cloned(beside))
         masked = self.channelwise(torch.zeros_like(maps), *_cloned(beside))
+        # Usually a masked unit has the same values for every image, and one row of them saves memory.
         if torch.equal(masked, masked[:1].expand_as(masked)):
             masked = masked[:1]
         return TailInputs(unmasked, masked, tuple(others), self.per_image[self.channelwise_inputs :])
