@@ -19,16 +19,16 @@ def ablate(
     class_: Annotated[list[str] | None, Several, Parameter(name="--class")] = None,
     seed: Seeds = None,
 ) -> None:
-    """Mask the units of a layer one after the other, by every scorer of a recipe, and watch the test images.
+    """Mask the units of a layer one after the other, ordered by every scorer of a recipe, and measure test accuracy.
 
-    Figure 12 and table 11 of the paper: both orders, each class by the scores of its own training images, random
-    orders as the control. The tables also say how well each scorer agrees with what every unit alone is worth.
-    Finished curves are kept.
+    Prints figure 12 and table 11 of the paper. Units are masked best first and worst first, for each class in the order
+    of the scores of its own training images; random orders are the control. The tables also say how well each scorer
+    agrees with the increase of the loss when a unit is masked alone. Finished curves are kept.
 
     Args:
-        layer: A convolution, or any other module with feature maps; default: the last convolution. Of several layers,
-            also by patterns such as 'layer4.*', the same share of each is masked, with one run of the whole network
-            for each mask.
+        layer: A convolution, or any other module with feature maps; default: the last convolution. Several names, or a
+            pattern such as 'layer4.*', mask the same share of each layer, with one run of the whole network for each
+            mask.
         class_: Names of one or more classes; default: all.
     """
     checked, folder = open_run(recipe, flags, seed)

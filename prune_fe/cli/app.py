@@ -1,7 +1,7 @@
-"""The application: its commands, and what each error prints and returns.
+"""The application: its commands, and the message and exit code of each error.
 
-A command is one file with one function, and one line in `COMMANDS`. torch is imported inside the functions, so that
-help, a misspelt option and a wrong recipe are answered at once.
+A command is one file with one function, and one line in `COMMANDS`. torch is imported inside the functions, because
+its import takes seconds that help, a misspelt option and a wrong recipe should not wait for.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from prune_fe.options import explain_errors
 COMMANDS = (run, score, study, ablate, compare, report, prune, finetune, evaluate, export)
 
 RESUME_HINTS = {
-    "run": "; `prune-fe run ... --resume auto` continues behind the last finished step",
+    "run": "; `prune-fe run ... --resume auto` continues after the last finished step",
     "score": "; the same command continues where it stopped",
-    "compare": "; `prune-fe compare ... --resume auto` continues behind the last finished result",
-    "ablate": "; `prune-fe ablate ... --resume auto` continues behind the last finished curve",
+    "compare": "; `prune-fe compare ... --resume auto` continues after the last finished result",
+    "ablate": "; `prune-fe ablate ... --resume auto` continues after the last finished curve",
     "study": "; with --resume auto a network that is trained is not trained again",
 }
-"""What an interrupted command says about going on, by command."""
+"""Command -> how to continue it, which is printed when it is interrupted."""
 
 app = App(
     name="prune-fe",
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
+    # SIGTERM ends the command as Ctrl-C does, so that snapshots are written.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code of an error and what is printed for it, on one line."""
+    """Return the exit code of an error and its message, as one printable line."""
     code, text = getattr(error, "exit_code", 1), str(error)
     if isinstance(error, cyclopts.CycloptsError):
         code, text = InputError.exit_code, _explain_argument(error)
@@ -107,6 +108,7 @@ def explain(error: Exception) -> tuple[int, str]:
             text += f" ({shutil.disk_usage(folder).free >> 20} MiB free); what is finished is kept"
     else:
         text = f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
+    # Names of files may contain control characters, which would act on the terminal.
     line = " ".join(text.split())
     return code, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 

@@ -13,10 +13,10 @@ from prune_fe.errors import PruneFEError
 def compare(recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), seed: Seeds = None) -> None:
     """Compare the scorers of a recipe at several ratios, for several seeds and networks, and write a report.
 
-    Random units, filter L1 and the pruned architectures trained from scratch are always compared with. Finished
-    results are kept: the same command with --resume goes on, and processes on other GPUs or machines that see the
-    folder share the work when they are given the same command. Started by torchrun (torchrun -m prune_fe compare ...)
-    several processes work on each network together.
+    Random units, filter L1 and the pruned architectures trained from scratch are part of every comparison. Finished
+    results are kept: the same command with --resume continues an interrupted comparison. Run on other GPUs or machines
+    that see the folder, it shares the work. With torchrun (torchrun -m prune_fe compare ...), several processes work on
+    each network together.
     """
     from prune_fe.distributed import from_rank_0, process_group, rank
 
@@ -28,6 +28,7 @@ def compare(recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), seed: See
             opened.append(open_run(recipe, flags, seed, shared=True))
             return str(opened[0][1].path)
 
+        # One process creates the folder, and the others open it.
         path = from_rank_0(open_on_rank_0)
         if rank() > 0:
             flags = dataclasses.replace(flags, resume=path)

@@ -38,11 +38,11 @@ def evaluate(
 
     Args:
         latency: Time a pruned network and its original in turn; this needs no --data.
-        against: What it is compared with: a name or a folder; default: what the saved model was before pruning.
-        batch_sizes: One or more for --latency; default: 1 and 32.
-        threads: One or more for --latency; default: 1 and all.
-        dtype: One or more for --latency; default: float32.
-        memory_format: One or more for --latency; default: both.
+        against: The network to compare with, a name or a folder; default: the saved model's network before pruning.
+        batch_sizes: Images of one forward pass, one or more numbers for --latency; default: 1 and 32.
+        threads: CPU threads, one or more numbers for --latency; default: 1 and all.
+        dtype: Data types of weights and images, one or more for --latency; default: float32.
+        memory_format: Memory formats of weights and images, one or more for --latency; default: both.
         seconds: How long each network is timed in each setting; default: 0.5.
     """
     settings = {
@@ -101,7 +101,7 @@ def _print_quality(loaded: Loaded, batch_size: int, workers: int) -> None:
 
 
 def _load_original(model: str, against: str | None, loaded: Loaded) -> nn.Module:
-    """Return what the network is compared with, on its device: --against, or what it was before pruning."""
+    """Return the network to compare with, on the device of the other: --against, or the network before pruning."""
     import torch
 
     from prune_fe.models.build import build
@@ -113,7 +113,7 @@ def _load_original(model: str, against: str | None, loaded: Loaded) -> nn.Module
     with torch.inference_mode():
         outputs = network.eval()(images)
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-        raise InputError(f"--latency: {model} returns something else than (images, classes); it is not a classifier")
+        raise InputError(f"--latency: {model} does not return (images, classes); it is not a classifier")
     if against is None:
         original = build_original(model, outputs.shape[1], images.shape[1])
     elif is_saved(against):

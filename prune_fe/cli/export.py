@@ -21,7 +21,7 @@ def export(
 ) -> None:
     """Write a network as one file that runs without prune_fe, for batches of any size, and check it.
 
-    The file is read back and run beside the network on random images; the largest difference is printed.
+    The file is read back, and the largest difference between its outputs and the network's on random images is printed.
 
     Args:
         format: onnx: for onnxruntime and others (pip install 'prune-fe[export]'); torch-export: for torch.export.load.

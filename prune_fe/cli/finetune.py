@@ -31,7 +31,7 @@ def finetune(
     """Train a network on train/ and keep its best epoch on images held out from train/.
 
     Args:
-        seed: Draws the held-out images and their order in each epoch.
+        seed: Seed with which the held-out images, and the order of the others in each epoch, are drawn.
         checkpoints: A new folder for the weights before training and after each epoch, to score with
             `prune-fe score --from-checkpoints`.
     """

@@ -26,13 +26,13 @@ DEFAULT_OUTPUTS = 1000
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the flags of a command stand for.
+    """The network and the images that a command's flags name.
 
     Attributes:
         network: The network, on its device.
         splits: The images; None without --data.
         example: One image (1, channels, height, width) that the network runs on; zeros without --data.
-        notes: What was written down when a saved model was saved, such as its classes; empty for others.
+        notes: Notes that were saved with a saved model, such as its classes; empty for a model built by name.
     """
 
     network: nn.Module
@@ -42,13 +42,18 @@ class Loaded:
 
 
 def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> Loaded:
-    """Build or load the network, read the images, and try that the one runs on the other.
+    """Build or load the network, read the images, and check that the network runs on them.
 
     Args:
         model: Which network.
         data: Which images; none without `data.data`.
-        device: Where the network is put.
-        seed: Draws the held-out images, and the weights of a network that is built without a checkpoint.
+        device: The device of the network.
+        seed: Seed of the held-out images, and of the weights of a network that is built without a checkpoint.
+
+    Raises:
+        InputError: The flags contradict each other, or the network does not run on the images.
+        DataError: Images are missing or unreadable.
+        CheckpointError: A saved model or state dict is damaged or belongs to another network.
     """
     from prune_fe.experiment.device import prepare_device
     from prune_fe.models.checkpoints import load_weights
@@ -81,7 +86,7 @@ def is_saved(model: str) -> bool:
 
 
 def read_notes(model: str) -> dict[str, Any]:
-    """Return what was written down when a model was saved; nothing for one that is built by name."""
+    """Return the notes that were saved with a model; empty for one that is built by name."""
     from prune_fe.models.manifest import read_manifest
 
     notes = read_manifest(model).get("about") if is_saved(model) else None

@@ -21,7 +21,9 @@ AtLeastOne = validators.Number(gte=1)
 Several = Parameter(consume_multiple=True)
 DataPath = Annotated[str, Parameter(name=["--data", "--data-dir", "--data-path"], help=DATA_HELP)]
 NewFolder = Annotated[Path, Parameter(name=["--output", "--output-dir"], help="A new folder.")]
-BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"], help="Images at a time.", validator=AtLeastOne)]
+BatchSize = Annotated[
+    int, Parameter(name=["--batch-size", "-b"], help="Images of one forward pass.", validator=AtLeastOne)
+]
 Workers = Annotated[
     int, Parameter(name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0))
 ]
@@ -36,16 +38,16 @@ Seeds = Annotated[list[int] | None, Several, Parameter(help="One or more seeds, 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RecipeFlags:
-    """Flags of every command that carries out a recipe; they replace keys of the file."""
+    """Flags of every command that runs a recipe; they replace keys of the file."""
 
     data: DataPath | None = None
 
     output: Annotated[
-        Path, Parameter(name=["--output", "--output-dir"], help="The folder in which the run's own folder is made.")
+        Path, Parameter(name=["--output", "--output-dir"], help="The folder in which the run folder is created.")
     ] = Path("runs")
 
     resume: str | None = None
-    """A run folder to go on with, or "auto" for the latest one of this recipe in --output."""
+    """The folder of an interrupted run to continue, or "auto" for the latest one of this recipe in --output."""
 
     device: Device | None = None
 

@@ -27,14 +27,15 @@ def prune(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Remove the units with the lowest scores; writes a folder that prune_fe.load reads.
+    """Remove the units with the lowest scores, and write a folder that prune_fe.load reads.
 
-    Images (--data) are needed for --recalibrate only, and for the names of the classes.
+    Images (--data) are needed for --recalibrate only; the saved model also takes the names of its classes from them.
 
     Args:
         scores: A folder that `prune-fe score` wrote.
-        recalibrate: Let the batch norms of the pruned network see this many training images of --data.
-        seed: Draws the images.
+        recalibrate: Recompute the statistics of the pruned network's batch norms on this many training images of
+            --data.
+        seed: Seed with which the images are drawn.
     """
     require_new(output)
     require_data(data.data)
@@ -54,7 +55,7 @@ def prune(
     if splits is not None and recalibrate is not None and recalibrate > len(image_labels(splits.train)):
         raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(splits.train))} training images")
     if loaded_scores.provenance.get("model_sha256", "") != hash_weights(network):
-        reporter.say(f"note: {scores} holds scores of other weights than these, or does not say of which")
+        reporter.say(f"note: {scores} holds scores of other weights, or does not record the weights that it is for")
     pruned = prune_units(network, loaded_scores, example=example, options=options)
     for step in pruned.steps:
         counts = f"{step.asked} asked, {step.count} removed, {step.units - step.count} kept"

@@ -8,7 +8,7 @@ from prune_fe.cli.output import reporter
 
 
 def report(folder: Path) -> None:
-    """Write report.html of what a run or a comparison has measured until now; what is missing is marked as missing.
+    """Write report.html with the results that a run or a comparison has so far; missing ones are marked as missing.
 
     Args:
         folder: A run folder of `prune-fe run` or `prune-fe compare`.

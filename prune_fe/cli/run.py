@@ -1,4 +1,4 @@
-"""prune-fe run: carry out a recipe."""
+"""prune-fe run: train, score, prune and fine-tune as a recipe says."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def open_run(
     path: Path, flags: RecipeFlags, seeds: list[int] | None = None, shared: bool = False
 ) -> tuple[Recipe, RunFolder]:
-    """Read and check a recipe, and create its run folder or open the one to go on with.
+    """Read and check a recipe, and create its run folder or open the one to resume.
 
     Args:
         path: The recipe.
-        flags: What replaces keys of the recipe.
+        flags: Flags of the command, which replace keys of the recipe.
         seeds: Seeds that replace the recipe's.
         shared: Whether several processes use the folder (that of a comparison).
     """
@@ -57,7 +57,16 @@ def open_run(
 
 
 def latest_run(output: Path, name: str, comparison: bool) -> Path:
-    """Return the folder with the highest number that `output` holds of the runs, or comparisons, called `name`."""
+    """Return the latest run folder of a recipe: the one with the highest number.
+
+    Args:
+        output: The folder that holds run folders.
+        name: Name of the recipe.
+        comparison: Whether the run is a comparison; other runs are ignored then, and comparisons otherwise.
+
+    Raises:
+        InputError: There is none.
+    """
     from prune_fe.experiment.run_folder import is_comparison
 
     runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]

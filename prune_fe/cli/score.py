@@ -46,27 +46,29 @@ def score(
 ) -> None:
     """Score every unit of a network; several scorers share one pass over the images.
 
-    Writes OUTPUT/SCORER/scores.csv (a line a unit), classes.csv (a line a unit and class), layers.csv and scores.npz
-    (prune_fe.load_scores). The same command continues where it was interrupted, and reuses what is finished. Scorers
-    that read weights only need no --data.
+    Writes OUTPUT/SCORER/scores.csv (a row for each unit), classes.csv (a row for each unit and class), layers.csv and
+    scores.npz (read by prune_fe.load_scores). The same command continues where it was interrupted, and reuses finished
+    scores. Scorers that read weights only need no --data.
 
     Args:
-        from_checkpoints: A folder of state dicts: each is scored, in the order of their names, into
-            OUTPUT/CHECKPOINT/SCORER.
+        from_checkpoints: A folder of state dicts. Each is scored, in the order of their names, and its scores are
+            written to OUTPUT/CHECKPOINT/SCORER.
         classes: How many classes to score on, drawn with the seed, or the names of two or more; default: all.
         samples: Training images of each class; default: all.
-        images: A CSV file with a column "image", such as OUTPUT/images.csv: exactly these training images.
+        images: Score on exactly the training images that this CSV file names in its column "image"; score itself writes
+            one, OUTPUT/images.csv.
         layers: Names of modules; default: every convolution with a feature map.
-        except_: Patterns of layers to leave out of these: --except 'layer4.*'.
+        except_: Patterns of layers that are not scored: --except 'layer4.*'.
         output: A new folder, or one to continue.
-        seed: Draws the classes and the images.
-        set_: KEY=VALUE, a setting of the scorer: --set rank=edges; of one of several: --set feature-entropy.rank=edges.
+        seed: Seed with which the classes and the images are drawn.
+        set_: KEY=VALUE, a setting of the scorer: --set rank=edges. With several scorers: --set
+            feature-entropy.rank=edges.
     """
     require_scorers(scorer)
     if from_checkpoints is not None and model.checkpoint is not None:
         raise InputError("--checkpoint and --from-checkpoints: give one of them")
     if images is not None and (classes is not None or samples is not None):
-        raise InputError("--images says which images are read; --classes and --samples have no say beside it")
+        raise InputError("--images lists the images; --classes and --samples cannot be used with it")
     require_data(data.data)
     _require_score_folder(output)
     settings = scorer_settings(scorer, parse_assignments(set_))

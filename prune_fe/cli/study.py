@@ -13,7 +13,9 @@ from prune_fe.studies.options import SubjectOptions
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
-StudySeed = Annotated[Seed | None, Parameter(help="Which of the recipe's networks, by its seed; default: the first.")]
+StudySeed = Annotated[
+    Seed | None, Parameter(help="Seed of the network that is studied, one of the recipe's; default: the first.")
+]
 LayerName = Annotated[
     str | None,
     Parameter(
@@ -76,7 +78,7 @@ def samples(
 
     Args:
         samples: Numbers of training images of each class; default: 50, 100 and 500.
-        draws: How many times as many images are drawn.
+        draws: Number of samples of each size that are drawn and compared.
     """
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.samples import SIZES, samples_study
@@ -99,7 +101,7 @@ def classes(
 
     Args:
         counts: Numbers of classes; default: 1, 2, 5, 10, … and all.
-        ratio: Share of the units that is removed; default: what the recipe prunes.
+        ratio: Share of the units that is removed; default: the recipe's.
     """
     checked, folder = open_run(recipe, flags)
     from prune_fe.studies.classes import classes_study

@@ -126,7 +126,7 @@ def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, n
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs ignore
     message = refused(capsys, 130, "run", recipe)
     signal.signal(signal.SIGINT, inherited)
-    assert message == "interrupted; `prune-fe run ... --resume auto` continues behind the last finished step"
+    assert message == "interrupted; `prune-fe run ... --resume auto` continues after the last finished step"
     assert names("runs") == ["tiny-1"]
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -33,7 +33,7 @@ def test_resuming_needs_the_same_recipe_and_a_run(recipe, capsys, done):
     assert "none: there is no run to resume" in refused(capsys, 2, "run", recipe, "--resume", "none")
     shutil.copytree(done[1], "runs/tiny-1")
     message = refused(capsys, 2, "run", recipe, "--resume", "auto", "--set", "train.lr=1")
-    assert "begun with another recipe (not the same: train)" in message
+    assert "begun with another recipe (different: train)" in message
 
 
 def test_a_run_folder_in_use_is_refused(recipe, capsys, done):

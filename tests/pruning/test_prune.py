@@ -658,7 +658,7 @@ def test_rescore_that_returns_something_else_is_refused() -> None:
     with pytest.raises(InputError, match=r"rescore\(\) returned no scores of 'features.3'; it is asked for"):
         prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: few)
     long = Scores("long", {"features.3": np.zeros(7)})
-    with pytest.raises(InputError, match="layer 'features.3': scores of 7 units, it has 6 left"):
+    with pytest.raises(InputError, match="returned 7 scores of layer 'features.3', which has 6 units"):
         prune(model, scores, 0.5, X, rounds="layers", rescore=lambda *_: long)
 
 
@@ -687,7 +687,7 @@ def test_scores_of_another_width_in_a_later_round_are_refused() -> None:
     def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
         return Scores("wrong", {layer: np.zeros(99) for layer in layers})
 
-    with pytest.raises(InputError, match="layer 'stem': scores of 99 units, it has 6 left"):
+    with pytest.raises(InputError, match="returned 99 scores of layer 'stem', which has 6 units"):
         prune(model, score(model, scorer="random", example=networks.X), 0.5, networks.X, rounds=2, rescore=rescore)
 
 

@@ -39,7 +39,7 @@ def test_finished_scores_that_are_damaged_say_what_to_do(net: Net, images: Count
     first = scored(net, images, tmp_path, ["apoz"])["apoz"]
     whole = (tmp_path / "apoz/scores.npz").read_bytes()
     (tmp_path / "apoz/scores.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="scores.npz.*; delete .*apoz, and it is made again"):
+    with pytest.raises(CheckpointError, match="scores.npz.*; delete .*apoz, and the next run makes it again"):
         scored(net, images, tmp_path, ["apoz"])
     shutil.rmtree(tmp_path / "apoz")
     assert_same_bits(scored(net, images, tmp_path, ["apoz"])["apoz"], first)
