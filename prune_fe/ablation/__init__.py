@@ -1,1 +1,1 @@
-"""Measure what units are worth by masking them and running the network on test images."""
+"""Measure how much a network's accuracy and loss depend on its units, by masking them on test images."""

@@ -1,4 +1,4 @@
-"""Ablation: measure what the units of a layer are worth by masking them, one after the other or each alone.
+"""Ablation: mask the units of a layer, one after the other or each alone, and measure the accuracy that remains.
 
 Zhao & Zhang, ICLR 2022, figure 12 and table 11. Scores are computed on training images, ablation on test images.
 """
@@ -26,7 +26,7 @@ SHARES = tuple(number / 20 for number in range(21))
 
 
 class Options(TypedDict, total=False):
-    """How the images are read, and for which classes the results are.
+    """Options of ablation: how the images are read, and the classes for which results are returned.
 
     Attributes:
         classes: Indices of the classes; default: all that have images.
@@ -54,7 +54,7 @@ def ablate(
     every: int = 1,
     **options: Unpack[Options],
 ) -> Ablation:
-    """Remove the units of a layer one after the other (cumulative ablation).
+    """Mask the units of a layer one after the other, and measure the network after each (cumulative ablation).
 
     Args:
         model: The network.
@@ -81,9 +81,9 @@ def ablate(
 
 
 def ablate_each(model: nn.Module, data: Images, layer: str, **options: Unpack[Options]) -> UnitAblation:
-    """Remove each unit of a layer alone.
+    """Mask each unit of a layer alone, and measure the network without it.
 
-    Scores can be rank-correlated with the increase of the loss that this causes.
+    The rank correlation of scores with the increase of the loss shows how well they predict it.
 
     Args:
         model: The network.
@@ -108,7 +108,7 @@ def ablate_layers(
     order: Order = "ascending",
     **options: Unpack[Options],
 ) -> Ablation:
-    """Remove the same share of the units of every layer, more and more.
+    """Mask the same share of the units of every layer, for increasing shares, and measure the network at each.
 
     Args:
         model: The network.
@@ -125,7 +125,7 @@ def ablate_layers(
         DataError: A class has no images.
     """
     if wrong := [share for share in shares if not 0 <= share <= 1]:
-        raise InputError(f"shares: {wrong[0]} is no share; allowed: 0 to 1")
+        raise InputError(f"shares: {wrong[0]} is out of range; allowed: 0 to 1")
     if not shares or list(shares) != sorted(shares):
         raise InputError(f"shares is {list(shares)}; it must hold one or more, ascending")
     targets = _find_layers(model, data, layers)

@@ -1,4 +1,4 @@
-"""The results of ablation: predictions of a network with masked units, and what their curves are summed up by."""
+"""The results of ablation: predictions of a network with masked units, and summaries of their curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MaskedPredictions:
         images: Number of images of each class, shape (C,).
         all_images: Number of images of these and of all other classes.
         hits: Images of the class that are predicted as the class, shape (S, C).
-        called: Images of any class that are predicted as the class, shape (S, C).
+        called: Images of any class that are predicted as this class, shape (S, C).
         loss: Mean cross-entropy of the class's images in nats, shape (S, C).
         outputs: Number of classes of the network.
         how: "tail" if only the part of the network behind the layer was run for each mask; otherwise why the whole

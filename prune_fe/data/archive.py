@@ -1,4 +1,4 @@
-"""Tar files of images, unpacked beside themselves once."""
+"""Unpack tar files of images, once, into a folder next to the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from prune_fe.errors import DataError, EnvironmentFault
 from prune_fe.io import new_folder
 
 SLACK_BYTES = 2**26
-"""Images hardly compress: an archive that unpacks to more than 20 times its size and this much holds no images."""
+"""An archive that unpacks to more than 20 times its size plus this much is refused. Images hardly compress, so such an
+archive holds something else, and could fill the disk."""
 
 
 def unpack(path: Path) -> Path:
@@ -63,7 +64,7 @@ def _extract(archive: Path, folder: Path) -> None:
     """Extract an archive of plain files and folders into `folder`.
 
     Raises:
-        DataError: A member is a link or a device, the whole is larger than images can be, or its end is missing.
+        DataError: A member is a link or a device, the files are larger than images can be, or the end is missing.
     """
     bound, total = 20 * archive.stat().st_size + SLACK_BYTES, 0
 

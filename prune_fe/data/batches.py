@@ -17,7 +17,7 @@ Batches = Iterable[Batch]
 """(images (n, channels, height, width) float, labels (n,) int64), readable more than once."""
 
 Images = Dataset[Any] | Batches
-"""What a function that reads images takes: a map-style data set, or batches of them."""
+"""The type of arguments that hold images: a map-style data set of (image, label), or batches."""
 
 
 def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any) -> DataLoader[Any]:
@@ -50,7 +50,7 @@ def validate_batches(batches: Batches) -> Iterator[Batch]:
     """Yield the batches that hold an image, with their labels as int64 on the CPU.
 
     Raises:
-        InputError: Something is no batch of (images, labels); the message says what it is.
+        InputError: A batch is not (images, labels); the message says what it is.
     """
     if isinstance(batches, Splits):
         raise InputError("data is Splits: pass its .train, .validation or .test")

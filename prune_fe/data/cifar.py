@@ -27,7 +27,7 @@ def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Split
 
 
 def cifar10(path: str | Path, size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Splits:
-    """Return CIFAR-10, read as torchvision keeps it in the folder `path`; it is downloaded once if it is not there.
+    """Return CIFAR-10 from a folder in torchvision's format; the first call downloads it.
 
     Args:
         path: The folder that holds `cifar-10-batches-py`.
@@ -46,7 +46,7 @@ def cifar10(path: str | Path, size: int = 32, validation: float = VALIDATION, se
         parts = [CIFAR10(root, train=is_train, download=download) for is_train in (True, False)]
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{root}: no CIFAR-10 that can be read or downloaded ({reason})") from error
+        raise DataError(f"{root}: CIFAR-10 can be neither read nor downloaded ({reason})") from error
     train, test = (_decode(part, size) for part in parts)
     return hold_out(Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed)
 

@@ -20,7 +20,7 @@ class InMemory(Dataset[Any]):
         pixels: (n, channels, height, width) uint8.
         targets: The label of each image.
         classes: The name of each class.
-        normalise: What turns an image into the network's input.
+        normalise: Transform from an image in uint8 to the network's input.
         names: A name for each image; () if they have none.
     """
 

@@ -1,4 +1,4 @@
-"""Which images of a data set are read: so many of some classes, drawn with a seed, shared by the processes."""
+"""Choose the images of a data set that are read: a number of each class, drawn with a seed, shared by processes."""
 
 from __future__ import annotations
 

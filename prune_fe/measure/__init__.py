@@ -1,1 +1,1 @@
-"""Measure networks: accuracy, cost, latency, and the statistics of what was measured."""
+"""Measure networks: accuracy, cost and latency, and statistics of these measurements."""

@@ -1,4 +1,4 @@
-"""Measure how good a network is: accuracy, balanced accuracy and loss from one pass over the images."""
+"""Measure accuracy, balanced accuracy and loss of a network in one pass over the images."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ NOT_FASTER = 0.95
 """A network that takes more than this share of the original's time does not count as faster."""
 
 UNSTEADY = 1.5
-"""If the quartiles of a ratio differ by more than this factor, something else disturbed the measurement."""
+"""If the quartiles of a ratio differ by more than this factor, other work on the machine disturbed the measurement."""
 
 
 @dataclass(frozen=True)

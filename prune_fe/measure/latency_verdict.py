@@ -61,7 +61,7 @@ def latency_verdict(results: Sequence[Comparison | CannotRun], before: Cost, aft
 
 
 def _time(timed: Sequence[Comparison], slow: Sequence[Comparison], lagging: Sequence[Comparison]) -> str:
-    """Return what happened to the time in the worst setting, and in how many settings.
+    """Return a clause about the time in the worst setting, and the number of settings like it.
 
     Args:
         timed: All settings by the share of time, smallest first.
@@ -113,7 +113,7 @@ def _fewer_threads(worst: Comparison, timed: Sequence[Comparison]) -> str:
 
 
 def _likely_bound(worst: Comparison, pruned: nn.Module) -> str:
-    """Return what probably takes the time of a network whose widths are all multiples."""
+    """Return the probable bottleneck of a network whose widths are all multiples of `WIDTH_MULTIPLE`."""
     depthwise = sum(1 < module.groups == module.in_channels for module in _convolutions(pruned))
     if depthwise:
         return (

@@ -1,4 +1,4 @@
-"""Measure the seconds that work takes, and the memory that it needs on top of what is in use when it begins."""
+"""Measure the seconds that a block of code takes, and the memory that it needs in addition to that in use before."""
 
 from __future__ import annotations
 

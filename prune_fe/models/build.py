@@ -18,12 +18,16 @@ def build(name: str, classes: int, *, in_channels: int = 3, pretrained: bool = F
     """Build a network by name.
 
     Args:
-        name: `vgg-small`, the name of a torchvision classifier, or that of a timm model. `torchvision/…` and `timm/…`
-            say which library; a bare name is looked for in this order.
+        name: `vgg-small`, the name of a torchvision classifier, or that of a timm model. The prefixes `torchvision/`
+            and `timm/` choose the library; a name without one is searched for in this order.
         classes: Number of outputs.
         in_channels: Number of channels of the images.
-        pretrained: Download the library's weights. With a number of classes other than the weights', only timm can.
+        pretrained: Download the library's weights. For another number of classes than the weights have, only timm
+            supports this.
         arguments: More arguments of the network's constructor.
+
+    Returns:
+        The network on the CPU, in training mode.
 
     Raises:
         InputError: The name is unknown, or the network cannot be built with these arguments.
@@ -98,5 +102,5 @@ def torchvision_names() -> list[str]:
     """Return the names of torchvision's classifiers."""
     import torchvision
 
-    # Without the detectors, which download weights even if none are asked for.
+    # This leaves out the detectors, which download weights even if none are requested.
     return torchvision.models.list_models(module=torchvision.models)

@@ -80,7 +80,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: The network.
-        path: The file; folders above it are made, a file that is there is replaced.
+        path: The file; missing folders are created, and an existing file is replaced.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

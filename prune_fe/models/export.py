@@ -25,7 +25,7 @@ SUFFIXES: Mapping[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 """The suffix that a file of each format must have."""
 
 TOLERANCES: Mapping[Format, float] = {"onnx": 1e-3, "torch-export": 1e-5}
-"""How far the file's logits may be from the model's, as a share of the largest absolute logit."""
+"""Largest allowed difference between the file's logits and the model's, as a share of the largest absolute logit."""
 
 BATCHES = (1, 2, 5)
 """The batch sizes that an exported file is tried with."""
@@ -165,7 +165,7 @@ def _run_classifier(model: nn.Module, images: Tensor) -> Tensor:
 
 def _trace(model: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
     """Return the graph of a network, without its example and the paths of source files that torch stores in it."""
-    images = torch.zeros(2, *shape)  # torch takes a batch of one for a constant.
+    images = torch.zeros(2, *shape)  # For a batch of one, torch.export would make the batch size a constant.
     try:
         with _ignore_warnings(), torch.no_grad():
             program = torch.export.export(model, (images,), dynamic_shapes=ANY_BATCH)
@@ -195,7 +195,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, notes: str) -
 
 def _write_pt2(program: torch.export.ExportedProgram, file: Path, notes: str) -> None:
     """Write a .pt2 file."""
-    content = io.BytesIO()  # torch's own writer does not say that a disk is full.
+    content = io.BytesIO()  # torch's own writer does not report a full disk.
     with _ignore_warnings():
         torch.export.save(program, content, extra_files={"about.json": notes})
     file.write_bytes(content.getbuffer())

@@ -22,11 +22,11 @@ from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_ten
 
 
 def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
-    """Write a network to a folder, whole or not at all; `load` brings it back.
+    """Write a network to a folder, whole or not at all; `load` reads it.
 
-    The folder holds `model.safetensors` and `manifest.json`. The manifest names the constructor of our own,
-    torchvision's and timm's networks (others must be built by the caller), the settings of every module, the SHA-256
-    of it all, and `about`.
+    The folder holds `model.safetensors` and `manifest.json`. The manifest contains the settings of every module,
+    `about`, the SHA-256 of the content and, for networks of prune_fe, torchvision and timm, the constructor; other
+    networks must be built by the caller of `load`.
 
     Args:
         model: The network.

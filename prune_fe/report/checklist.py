@@ -1,4 +1,4 @@
-"""What a comparison must report, filled in from the results.
+"""The checklist of what a comparison must report, filled in from the results.
 
 The requirements are those of Blalock et al. 2020, Liu et al. 2019 and Wang et al. 2023.
 """
@@ -16,7 +16,7 @@ from prune_fe.report.page import Checklist
 
 FEW_POINTS, FEW_SEEDS = 5, 3
 MANY_CLASSES = 100
-"""From so many classes on, a top-5 accuracy is expected."""
+"""Smallest number of classes for which a top-5 accuracy is expected."""
 
 MOST_LISTED = 6
 """Texts of a list that are written out."""

@@ -1,4 +1,4 @@
-"""What the command line shows: the progress of long steps, and tables."""
+"""The output of the command line: the progress of long steps, and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prune_fe.scoring.scores import Scores
 
 FIRST_WIDTH = 32
-"""Characters for the name of a row at most; a longer name is folded."""
+"""Largest number of characters for the name of a row; a longer name is folded."""
 
 GAP = 2
 """Characters between two columns of a table."""
@@ -59,7 +59,7 @@ class ConsoleReporter:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, task: str) -> Callable[[int, int], None]:
-        """Return the function that a long step calls with how many parts are finished, and of how many.
+        """Begin to show the progress of a long step, and return the function that it calls: (finished, all parts).
 
         Args:
             task: Description of the step.
@@ -89,7 +89,7 @@ class ConsoleReporter:
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Return the table of a run: one row a scorer; of several seeds the mean ± standard deviation."""
+    """Return the table of a run: one row for each scorer, with mean ± standard deviation over several seeds."""
     seeds = {row.seed for row in rows}
     title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
     caption = "images/s: median; " + ", ".join(dict.fromkeys(row.timed_with for row in rows))

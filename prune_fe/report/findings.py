@@ -1,4 +1,4 @@
-"""What a run or a comparison has measured, as data frames: accuracies, differences with intervals, agreement."""
+"""The results of a run or a comparison as data frames: accuracies, differences with intervals, agreement."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says of the first scorer: "better", "worse" or "not told apart"."""
+        """The conclusion about the first scorer from the interval: "better", "worse" or "not told apart"."""
         if self.estimate.low > 0:
             return "better"
         return "worse" if self.estimate.high < 0 else "not told apart"
@@ -192,7 +192,7 @@ class Findings:
         return max(criteria, key=lambda s: float(self._correct(network, s, point, seeds).mean()), default=None)
 
     def drop(self, network: str, scorer: str, point: float) -> float | None:
-        """Return the accuracy lost (a share), the mean over the seeds that are there; None without a result."""
+        """Return the lost accuracy (a share), averaged over the seeds with a result; None without any."""
         lost = [each.row.accuracy_before - each.row.accuracy for each in self.select(network, scorer, point)]
         return float(np.mean(lost)) if lost else None
 
@@ -257,7 +257,7 @@ class Findings:
             return correct / images
 
     def scores_of(self, network: str) -> dict[str, dict[int, Scores]]:
-        """Return scorer -> seed -> scores, of the scores that are kept in the folder."""
+        """Return scorer -> seed -> scores, for the scores that the folder holds."""
         scores: dict[str, dict[int, Scores]] = {}
         for label in self.scorers:
             for seed in self.seeds:
@@ -310,7 +310,7 @@ class Findings:
 
     @functools.cached_property
     def missing(self) -> list[str]:
-        """What the recipe asks for and has no result, in words."""
+        """The tasks of the recipe that have no result, in words."""
         gaps = []
         for network in self.networks:
             for scorer in [UNPRUNED, *(entry.label for entry in self.recipe.scorers), *self.scratch]:
@@ -323,7 +323,7 @@ class Findings:
 
 
 def load_results(folder: Path | str) -> pd.DataFrame:
-    """Load what a run or a comparison has measured, finished or not.
+    """Load the results of a run or a comparison as data frames, finished or not.
 
     Args:
         folder: The folder that `prune-fe run` or `prune-fe compare` has written.

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: text, tables and charts.
+"""A report as one HTML page that loads no other file: text, tables and charts.
 
 What a caller passes is text and never markup. The same input makes the same page. The libraries that draw the charts
 are in the page once. Without JavaScript, the numbers of a chart are in the table below it.

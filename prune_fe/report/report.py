@@ -21,7 +21,7 @@ from prune_fe.report.tables import escape_markdown, markdown_table, write_frame
 
 
 def write_report(folder: Path) -> Path:
-    """Write the report of what a folder holds, finished or not.
+    """Write the report of a run or a comparison, finished or not.
 
     Args:
         folder: Folder of a run or a comparison. report.html, report.md, report.json, cells.csv, classes.csv and
@@ -60,7 +60,7 @@ def report_subtitle(findings: Findings) -> str:
 
 
 def class_frame(findings: Findings) -> pd.DataFrame:
-    """Return one row a network, operating point, scorer and class: accuracy before and after pruning.
+    """Return a row for each network, operating point, scorer and class: accuracy before and after pruning.
 
     The accuracies are means over the scorer's seeds.
     """
@@ -76,7 +76,7 @@ def class_frame(findings: Findings) -> pd.DataFrame:
 
 
 def agreement_frame(findings: Findings) -> pd.DataFrame:
-    """Return one row a network, pair of criteria and layer: rank correlations, and overlap at each point."""
+    """Return a row for each network, pair of criteria and layer: rank correlations, and overlap at each point."""
     return pd.DataFrame(list(_agreement_rows(findings)))
 
 
@@ -120,7 +120,7 @@ def report_numbers(findings: Findings) -> dict[str, Any]:
 
 
 def report_markdown(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Return the report as Markdown; of its charts the numbers."""
+    """Return the report as Markdown, with the numbers of its charts."""
     lines = [f"# {title}", "", subtitle, ""]
     for section in sections:
         lines += [f"## {section.title}", ""]

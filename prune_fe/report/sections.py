@@ -1,4 +1,4 @@
-"""The sections of a report, in the order in which a person wants to read them."""
+"""The sections of a report, in the order in which they appear."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Block:
 
 
 def _accuracy_table(findings: Findings, network: str) -> PageTable:
-    """Return a row a scorer and a column an operating point."""
+    """Return a table of accuracies with a row for each scorer and a column for each operating point."""
     signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
     differences = {point: findings.differences_to_random(network, point) for point in findings.points}
     names = [*findings.scorers, *findings.scratch]
@@ -390,7 +390,7 @@ def _agreement(findings: Findings, network: str) -> list[Block]:
 
 
 def _heatmap(title: str, values: pd.DataFrame, note: str) -> PageTable:
-    """Return a table whose cells are shaded, so that its numbers are read where they stand."""
+    """Return a table whose cells are shaded by their values."""
     rows = [
         [str(name), *("–" if np.isnan(value) else f"{value:.2f}" for value in row)] for name, row in values.iterrows()
     ]

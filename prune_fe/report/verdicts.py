@@ -1,4 +1,4 @@
-"""What came out, in words: no criterion is called better unless the interval says so."""
+"""The conclusions of a comparison in words: a criterion is called better only if the interval excludes zero."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERVALS = (
 
 
 def verdicts(findings: Findings) -> Iterator[str]:
-    """Yield a paragraph for each network and operating point, and then how the intervals are made."""
+    """Yield a paragraph for each network and operating point, and then one that explains the intervals."""
     texts = [
         _verdict(findings, network, point, best)
         for network in findings.networks

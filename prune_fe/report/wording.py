@@ -1,4 +1,4 @@
-"""How operating points, criteria, accuracies and differences are named in every text of a report."""
+"""The words for operating points, criteria, accuracies and differences in every text of a report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def describe_difference(difference: Difference | None) -> str:
 
 
 def controls_of(findings: Findings) -> list[str]:
-    """Return what the criteria are compared with: random units, filter norms and architectures from scratch."""
+    """Return the names of the controls: random units, filter norms and architectures from scratch."""
     controls = [findings.control(name) for name in (CONTROL, FILTER_NORM)]
     return [name for name in controls if name is not None] + findings.scratch
 

@@ -35,7 +35,7 @@ class Rows:
 
     Attributes:
         values: The rows, shape (images, …).
-        max_rows: How many rows there may be; more are an InputError.
+        max_rows: Largest number of rows; more raise InputError.
     """
 
     values: Tensor
@@ -52,7 +52,7 @@ class Rows:
 
 
 Sums = dict[str, Tensor | Rows]
-"""A measurement. Every entry is a sum or a count over images: batches and processes merge with `+` and nothing else."""
+"""A measurement. Every entry is a sum or a count over images, so that batches and processes are merged by `+` alone."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class LayerScore:
 
     Attributes:
         keep: The score of each unit, shape (units,), finite. Units with the lowest scores are pruned first.
-        raw: Quantities that the scores are made of, by name with the unit of measure: (units,) or (classes, units).
+        raw: Quantities that the scores are computed from, by name with the unit of measure: (units,) or
+            (classes, units).
     """
 
     keep: Tensor
@@ -89,7 +90,7 @@ class Scorer(ABC):
         """Return a scorer with these settings.
 
         Args:
-            name: What to call the scorer in an error.
+            name: Name of the scorer in error messages.
             settings: Values by name of the setting; those left out have their defaults.
 
         Raises:
@@ -115,7 +116,7 @@ class Scorer(ABC):
         return self
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:  # noqa: B027
-        """Raise an error for what this scorer cannot score, before any image is read.
+        """Raise an error if this scorer cannot score the layers on the images, before any image is read.
 
         Args:
             layers: The layers to be scored.

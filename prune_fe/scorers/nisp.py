@@ -79,9 +79,8 @@ class NISP(Scorer):
         response = find_response(model, example)
         if response.units > self.features:
             raise InputError(
-                f"nisp: layer {response.name!r} is given {response.units} features, of which Inf-FS makes matrices of "
-                f"{8 * response.units**2 / 2**30:.1f} GiB; at most {self.features} are allowed "
-                "(setting features)"
+                f"nisp: layer {response.name!r} reads {response.units} features, for which Inf-FS needs matrices of "
+                f"{8 * response.units**2 / 2**30:.1f} GiB; at most {self.features} are allowed (setting features)"
             )
         propagate_scores(model, layers, response, torch.ones(1), example)  # only for its errors
         return (response,)
@@ -321,13 +320,13 @@ RULES: Mapping[str, Callable[..., Tensor]] = {
     "sub": _sub,
     "contiguous": Tensor.contiguous,  # no plain identity: a view that follows needs contiguous memory
 }
-"""By operator, what replaces its functions."""
+"""Name of an operator -> the linear function that replaces its functions."""
 
 LINEARISED: Mapping[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,  # torch.batch_norm takes its arguments in another order
     **{function: rule for name, rule in RULES.items() for function in functions_named(name)},
 }
-"""By function, what replaces it."""
+"""Function -> the linear function that replaces it."""
 
 LINEAR = functions(traits=Trait.NON_NEGATIVE)
 """Functions that are linear with non-negative weights already, and are not replaced."""

@@ -1,4 +1,4 @@
-"""One pass of the images through a network for any number of scorers: maps are measured as soon as they exist."""
+"""Run the images through a network once for any number of scorers, which measure each map as soon as it exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Measurement = tuple[str, str, Sums]
 
 
 class Collection:
-    """What scorers have measured so far. Under torch.distributed each process has a collection of its share.
+    """The measurements of several scorers so far. Under torch.distributed each process collects its share of images.
 
     Args:
         scorers: Label -> scorer; each reads images.
@@ -86,7 +86,8 @@ class Collection:
             model: The network.
             read: read(skip=n) returns the batches without their first n images.
             progress: Called after each batch.
-            snapshot: File to go on from, written now and then, at the end and when the pass is interrupted.
+            snapshot: File from which an interrupted pass continues. It is written every `SNAPSHOT_SECONDS`, at the end
+                and when the pass is interrupted.
 
         Raises:
             DataError: There is no image, or a label is not the index of a class.
@@ -133,7 +134,7 @@ class Collection:
         return merged, torch.stack([counts for _, counts in shares]).sum(dim=0)
 
     def _add_batch(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-        """Measure one batch with all scorers, and add it only after that."""
+        """Measure one batch with all scorers, and add the measurements when all have succeeded."""
         classes = len(self.classes)
         if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
             raise DataError(f"label {odd[0]}: the data has {classes} classes, labels are 0 to {classes - 1}")
@@ -164,7 +165,7 @@ class Collection:
         return measurements
 
     def _measure_gradients(self, model: nn.Module, images: Tensor, labels: Tensor) -> list[Measurement]:
-        """Return what the scorers of gradients measure, each from a pass of its own, which it pays for."""
+        """Return what the scorers of gradients measure, each in a pass of its own that counts as the scorer's time."""
         measurements: list[Measurement] = []
         for label, scorer in self.scorers.items():
             if scorer.needs_gradients:
@@ -175,7 +176,7 @@ class Collection:
 
     @contextmanager
     def _metered(self, label: str, layer: Layer | None = None) -> Iterator[None]:
-        """Charge time and memory to a scorer, and name the layer in its errors."""
+        """Add time and memory of the block to a scorer's, and name the layer in its errors."""
         with self.meters[label].measuring():
             try:
                 yield

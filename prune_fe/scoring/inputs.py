@@ -1,4 +1,4 @@
-"""What scorers are given: a network, its layers and images, and the provenance that scores of them have."""
+"""The inputs of scorers: a network, its layers and the images, with the provenance that is saved with scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class ScoringInputs:
-    """Everything that scores depend on but the scorers.
+    """Everything that scores depend on, except the scorers.
 
     Attributes:
         model: The network.
@@ -73,7 +73,19 @@ class ScoringInputs:
         read: Callable[..., Batches] | None,
         chosen: ImageList,
     ) -> Self:
-        """Find the layers by running the network on `example`, or, without one, among its modules."""
+        """Find the layers and return the inputs.
+
+        Args:
+            model: The network.
+            example: Images (images, channels, height, width), of which the first is run; None finds convolutions among
+                the modules without running the network.
+            layers: Names of the layers; None for all.
+            read: Function that returns the batches, as in the attribute.
+            chosen: The images, as far as they are known in advance.
+
+        Raises:
+            InputError: A layer does not exist or has no maps.
+        """
         if example is None:
             return cls(model, list_convolutions(model, layers), None, read, chosen)
         example = example[:1].to(next(model.parameters()).device)
@@ -90,9 +102,12 @@ class ScoringInputs:
         return len(self.chosen.images) or (count_images(self.read()) if self.read is not None else 0)
 
     def provenance(self, scorer: Scorer) -> dict[str, Any]:
-        """Return where the scores of `scorer` come from.
+        """Return a description of the network, images and layers that the scores of a scorer are computed from.
 
-        Its entry `key` is a hash of everything that the scores depend on, beside the order of summation.
+        Its entry `key` is a hash of everything that the scores depend on, except the order of summation.
+
+        Args:
+            scorer: The scorer.
         """
         source = self._network | (self._sample if scorer.needs_data else {})
         layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}

@@ -61,7 +61,7 @@ def score(
         seed: Seed with which the classes and images are drawn.
         workers: Processes that read images.
         example: One image (1, channels, height, width) that the model runs on; the default is the first image.
-        progress: Called with (images done, images in all or 0 when unknown).
+        progress: Called with (measured images, all images or 0 when unknown).
         settings: Single options instead of those of `options`, such as `samples=100`; see `ScoreOptions`.
 
     Returns:
@@ -109,9 +109,9 @@ def score_all(
         workers: As in `score`.
         example: As in `score`.
         progress: As in `score`.
-        folder: Where the scores are stored, in folder/<label>, and what an interruption leaves unfinished. A call for
-            the same model, images and settings uses the stored scores, and continues what is unfinished with the same
-            result to the bit. Needs a data set.
+        folder: Folder in which the scores are stored, in folder/<label>, with a snapshot of an unfinished pass. A call
+            for the same model, images and settings uses the stored scores and continues the unfinished pass, with the
+            same result to the bit. Needs a data set.
         settings: As in `score`.
 
     Returns:
@@ -230,7 +230,7 @@ def _score_pending(
 def _scores_from(
     collection: Collection, inputs: ScoringInputs, scorers: Mapping[str, Scorer]
 ) -> Iterator[tuple[str, Scores | InputError]]:
-    """Yield for every label the scores that the collected sums give, or why there are none."""
+    """Yield for every label the scores from the collected sums, or the error that there is instead of them."""
     sums, counts = collection.gather_sums()
     network_seconds = collection.network_seconds  # before the meters go on to measure score() below
     for label, scorer in scorers.items():

@@ -153,7 +153,7 @@ def load_scores(folder: str | Path) -> Scores:
         known = {name: metadata[name] for name in METADATA if name in metadata}
         return Scores(keep=keep, raw=raw, **known | {"classes": tuple(metadata["classes"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a scores file that can be read ({error})") from error
+        raise CheckpointError(f"{path}: damaged, not a scores file ({error})") from error
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What cumulative ablation shows: summaries of the curves, table 11, agreement with single units, data of figure 12."""
+"""Tables of cumulative ablation: summaries of the curves, table 11, agreement with single units, data of figure 12."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def agreement(
 
 
 def describe(networks: Sequence[AblatedNetwork], recipe: Recipe) -> str:
-    """Return a text that says what the tables are of and how their intervals are made."""
+    """Return a text that describes the networks and images of the tables, and their intervals."""
     first, images = networks[0].first, networks[0].first.images
     controls = len(labels_by_scorer(networks)[CONTROL])
     seeds = ", ".join(str(network.seed) for network in networks)

@@ -141,7 +141,7 @@ class NetworkAblation:
         save_ablations(self._single_units_path, [*known.values(), ablation])
 
     def _make_curves(self, label: str, order: str) -> None:
-        """Run the classes that are not in the file yet, and save them with those that are."""
+        """Run the classes that the file does not have yet, and save them with the others."""
         path, orders = self._curve_path(label, order), self._orders(label, order)
         known = self._load(path, orders)
         missing = [n for n, name in enumerate(self.class_names) if name not in known]

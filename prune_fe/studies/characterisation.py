@@ -1,4 +1,4 @@
-"""The study of characterisation (table 5, appendix A.2): other numbers than the birth time describe a Betti curve."""
+"""The study of characterisation (table 5, appendix A.2): other descriptions of a Betti curve than its birth time."""
 
 from __future__ import annotations
 

@@ -124,6 +124,6 @@ def _rows(by_count: Mapping[int, Point]) -> dict[str, dict[str, list[object]]]:
 
 
 def _describe_amount(recipe: Recipe) -> str:
-    """Return how much the recipe prunes, in words."""
+    """Return a text that says how much the recipe prunes."""
     given = {name: value for name in AMOUNTS if (value := getattr(recipe.prune, name)) is not None}
     return ", ".join(f"{name} {value}" for name, value in (given or {"ratio": DEFAULT_RATIO}).items())

@@ -1,4 +1,4 @@
-"""Random draws of images: how far feature entropy differs between two draws, and how many images are enough.
+"""Random draws of images: the difference of feature entropy between two draws, and the number of images that suffices.
 
 The birth times of all images are measured once. Any choice of images can then be scored without the network.
 """

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip each image left to right or not, and shift it by up to an eighth of its size in each direction.
+    """Flip each image left to right with probability 1/2, and shift it by up to an eighth of its size each way.
 
     The border is filled by reflection.
 

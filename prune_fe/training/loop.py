@@ -34,7 +34,7 @@ RANK_STRIDE = 7919
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training images, and how well the network does on the validation images after it.
+    """One pass over the training images, and the quality of the network on the validation images after it.
 
     Attributes:
         number: 1 for the first epoch; 0 stands for the network before training.
@@ -65,11 +65,11 @@ def finetune(
     progress: Callable[[Epoch | None, int, int], None] | None = None,
     **settings: Any,
 ) -> list[Epoch]:
-    """Train `model` in place, and leave it with the weights of its best epoch on the validation images.
+    """Train `model` in place, and set it to the weights of its best epoch on the validation images.
 
-    The network as it came counts as epoch 0: it is left unchanged if no epoch is better. An error or an interruption
-    leaves the best epoch so far. The order of the images, their augmentation and dropout depend on the seed and the
-    epoch alone.
+    The network before training counts as epoch 0: it stays unchanged if no epoch is better. After an error or an
+    interruption it has the weights of the best epoch so far. The order of the images, their augmentation and dropout
+    depend only on the seed and the epoch.
 
     Under torch.distributed each process trains on its share of every batch. Gradients and, after each epoch, the
     statistics of batch norms are averaged over the processes.
@@ -80,12 +80,12 @@ def finetune(
         validation: Data set of (image, label) that selects the best epoch.
         options: Learning rate schedule, update and batches. The defaults are those with which the paper fine-tunes.
         momentum_buffers: Name of a parameter -> the momentum that SGD starts with; parameters that it does not name
-            start with none. It is updated to the momentum of the epoch whose weights are left, so that the next call
-            goes on from there, also after `prune(carry=momentum_buffers)`.
+            start with none. It is updated to the momentum of the best epoch, so that the next call continues with it,
+            also after `prune(carry=momentum_buffers)`.
         workers: Processes that read images.
         seed: Seed of everything that is random.
-        progress: Called with (None, steps done, steps in all) after each step, and with the epoch in the place of None
-            after each epoch.
+        progress: Called with (None, finished steps, all steps) after each step, and with (epoch, finished steps, all
+            steps) after each epoch.
         settings: Single options in place of those of `options`, such as `lr=0.1`; see `TrainOptions`.
 
     Returns:
@@ -118,9 +118,11 @@ def finetune(
         for number, rate in enumerate(rates, 1):
             start = time.perf_counter()
             order.epoch = number
+            # The epoch has its own seed, and the random numbers of the caller are not changed.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed * SEED_STRIDE + number + RANK_STRIDE * rank())
                 loss = _train_epoch(model, batches, optimizer, rate, chosen, lambda: report(None, next(steps)))
+            # Each process has computed the statistics of batch norms from its own share of the images.
             all_reduce_mean(model.buffers())
             if not math.isfinite(loss):
                 raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {chosen.lr:g})")
@@ -140,7 +142,7 @@ def finetune(
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """Return the epoch whose weights `finetune` leaves: highest validation accuracy, then lowest loss, then first."""
+    """Return the epoch with the highest validation accuracy; among equal ones the lowest loss decides, then order."""
     return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
 
 
@@ -152,7 +154,7 @@ def _trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _count_images(train: Dataset[Any], batch_size: int) -> int:
-    """Return the number of training images; raise an error if they cannot be trained on in such batches."""
+    """Return the number of training images; raise an error if there are none or they cannot be batched like this."""
     if not isinstance(train, Sized) or not hasattr(train, "__getitem__"):
         raise InputError(f"training images come as a map-style data set, not as a {type(train).__name__}")
     if len(train) == 0:

@@ -38,7 +38,7 @@ def carry_over(optimizer: torch.optim.Optimizer, model: nn.Module, pruned: Prune
         name = names.get(id(weight))
         if name is None:
             shape = tuple(weight.shape)
-            raise InputError(f"optimizer: a parameter of shape {shape} is none of this {type(model).__name__}'s")
+            raise InputError(f"optimizer: this {type(model).__name__} does not have its parameter of shape {shape}")
         replacements[id(weight)] = new[name]
         replacements |= _cut_state(optimizer, name, weight, new[name], pruned)
     return copy.deepcopy(optimizer, replacements)

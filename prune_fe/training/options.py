@@ -32,7 +32,7 @@ class TrainOptions:
     paper. The cosine schedule needs a number."""
 
     final_lr: Positive = 1e-5
-    """Lowest learning rate of the step schedule, at which further epochs go on."""
+    """Lowest learning rate of the step schedule; all further epochs have it."""
 
     momentum: Share = 0.9
     """Momentum of the gradients, in [0, 1)."""
@@ -41,7 +41,7 @@ class TrainOptions:
     """L2 penalty of the weights."""
 
     batch_size: Annotated[Count, Parameter(name=["--batch-size", "-b"])] = 512
-    """Images in a step; several processes share them evenly."""
+    """Images of one step, over all processes together."""
 
     augment: StrictBool = False
     """Flip and shift the training images at random."""

@@ -143,7 +143,7 @@ class _StatisticsAverage:
         return True
 
     def restore(self) -> None:
-        """Give the norm its old statistics again."""
+        """Restore the norm's old statistics."""
         for buffer, value in zip(self._buffers, self._old_values, strict=True):
             buffer.copy_(value)
 

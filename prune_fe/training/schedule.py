@@ -9,7 +9,7 @@ from functools import partial
 from prune_fe.training.options import TrainOptions
 
 Rate = Callable[[float], float]
-"""The learning rate within an epoch, as a function of the share of the epoch's steps that are done, in [0, 1)."""
+"""The learning rate within an epoch, as a function of the completed share of its steps, in [0, 1)."""
 
 
 def epoch_rates(options: TrainOptions) -> list[Rate]:

@@ -214,7 +214,7 @@ def test_bad_input_is_named(batches: list) -> None:
         prune_fe.ablate(model, batches, scores, "second", every=0)
     with pytest.raises(InputError, match="memory_gib is 0; allowed: more than 0"):
         prune_fe.ablate(model, batches, scores, "second", memory_gib=0)
-    with pytest.raises(InputError, match=r"shares: 1.5 is no share; allowed: 0 to 1"):
+    with pytest.raises(InputError, match=r"shares: 1.5 is out of range; allowed: 0 to 1"):
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1.5])
     with pytest.raises(InputError, match=r"shares is \[1, 0.5\]; it must hold one or more, ascending"):
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1, 0.5])

@@ -32,7 +32,7 @@ def test_cifar10_is_read_as_torchvision_keeps_it(cifar):
 
 def test_cifar10_that_cannot_be_read_is_named(cifar):
     next(cifar.glob("*/data_batch_3")).unlink()
-    with pytest.raises(DataError, match="no CIFAR-10 that can be read or downloaded"):
+    with pytest.raises(DataError, match="CIFAR-10 can be neither read nor downloaded"):
         cifar10(cifar)
 
 

@@ -431,7 +431,7 @@ def test_a_classifier_that_is_called_by_keyword_is_found() -> None:
 
 
 def test_too_many_features_are_refused_before_any_image_is_read() -> None:
-    with pytest.raises(InputError, match=r"layer 'head' is given 4 features, .* at most 3 are allowed \(setting feat"):
+    with pytest.raises(InputError, match=r"layer 'head' reads 4 features, .* at most 3 are allowed \(setting feat"):
         score(head_after(lambda net, x: x), Unreadable(), NISP(features=3), layers=["conv"], example=DATA[0][0][:1])
 
 

@@ -1,4 +1,4 @@
-"""Figure 12 of the paper: what removing more and more units costs."""
+"""Figure 12 of the paper: accuracy and loss while more and more units are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, se
 ORDERS = {"ascending": "ascending: best units first", "descending": "descending: worst units first"}
 QUANTITIES = {"accuracy": "test accuracy", "loss": "test loss (nats)"}
 MARKERS = 8
-"""About so many markers on a curve, which has a point for every removed unit."""
+"""Approximate number of markers on a curve, which has a point for every removed unit."""
 
 
 def ablation_curves(

@@ -1,4 +1,4 @@
-"""How long programs take for the birth times of a map."""
+"""The time that programs take to compute the birth times of a map."""
 
 from __future__ import annotations
 

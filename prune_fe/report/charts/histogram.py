@@ -1,4 +1,4 @@
-"""How the scores of one criterion are distributed."""
+"""The distribution of the scores of one criterion."""
 
 from __future__ import annotations
 

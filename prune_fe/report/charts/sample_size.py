@@ -1,4 +1,4 @@
-"""How many images and classes feature entropy needs."""
+"""The spread of feature entropy, and the agreement of two draws, by the number of images and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look that all charts share, and how a chart becomes a file or a specification."""
+"""The style of all charts, and functions that turn a chart into a file or a specification."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ SHAPES = (
 """Markers of the series, as many as colours."""
 
 MOST_BANDS = 4
-"""More series than these would hide one another's bands; they have whiskers."""
+"""Largest number of series that are drawn with bands. The bands of more would overlap, so they have whiskers."""
 
 WIDTH, HEIGHT = 420, 280
 """Size in pixels of a chart, or of one of its panels, in a file."""
