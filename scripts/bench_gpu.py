@@ -45,7 +45,7 @@ def spread(values: np.ndarray, digits: int = 3) -> str:
 
 
 def poison(maps: Tensor) -> None:
-    """Leave garbage in the memory that the next tensors of these sizes will use."""
+    """Fill the memory that the next tensors of these sizes will use with garbage, to reveal reads of unset values."""
     garbage = [torch.full((size,), 0x5A5A5A5A, dtype=torch.int32, device="cuda") for size in (len(maps), maps.numel())]
     del garbage
 

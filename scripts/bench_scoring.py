@@ -57,7 +57,7 @@ def task(name: str, arguments: argparse.Namespace, count: int) -> partial:
 
 
 def measure_seconds(call: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

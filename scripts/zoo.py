@@ -32,7 +32,7 @@ OUTCOMES = (
     "what was asked, or the table says why not; saved and loaded it gives the same bits. Everything else is "
     '"refused" (with the reason, before anything changed) or "FAILED".'
 )
-"""What the outcomes in the table mean."""
+"""Explanation of the outcomes, printed above the table."""
 
 TORCHVISION = (
     "alexnet vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 googlenet inception_v3:128 "
@@ -189,7 +189,7 @@ def find_faults_of_output(name: str, pruned: nn.Module, model: nn.Module, images
 
 
 def prune_by_torch_pruning(name: str, size: int) -> dict[str, Any]:
-    """Try torch-pruning's own pruner on one network, and check only that what it leaves still runs."""
+    """Try torch-pruning's own pruner on one network, and check only that the pruned network still runs."""
     import torch_pruning
 
     torch.manual_seed(0)
@@ -210,7 +210,7 @@ def prune_by_torch_pruning(name: str, size: int) -> dict[str, Any]:
 
 
 def run_in_a_process(engine: str, name: str, size: int, seconds: float, gib: float) -> dict[str, Any]:
-    """Prune one network in a process of its own, so that one that hangs or crashes costs its row only.
+    """Prune one network in a process of its own, so that a network that hangs or crashes loses only its own row.
 
     Args:
         engine: "cut" or "theirs", as for --child.

@@ -16,6 +16,7 @@ from prune_fe.ablation.trial import Trial
 from prune_fe.data.batches import Images, first_image
 from prune_fe.data.sampling import select_batches
 from prune_fe.errors import InputError
+from prune_fe.io import nearest
 from prune_fe.scoring.collection import Progress
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Scores
@@ -161,6 +162,9 @@ def _trial_and_run_options(
     model: nn.Module, data: Images, layers: Sequence[Layer], options: Mapping[str, Any]
 ) -> tuple[Trial, dict[str, Any]]:
     """Return a trial made with those of the options that concern reading, and the options of its run."""
+    for name in options:
+        if name not in Options.__annotations__:
+            raise InputError(f"{name}: unknown key; {nearest(name, Options.__annotations__)}")
     run_options = {name: value for name, value in options.items() if name in ("classes", "progress")}
     return Trial(model, data, layers, **{n: v for n, v in options.items() if n not in run_options}), run_options
 

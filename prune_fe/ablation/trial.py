@@ -133,6 +133,7 @@ class Trial:
         tally = _Tally(len(masks[0]), self._names, classes)
         n_images, kept = 0, []
         with evaluating(self.model), torch.no_grad():
+            # Images are read, and the head is run, once; later runs use the cached inputs of the tail.
             for batch in self.cached or self._prepared_batches():
                 indices = range(n_images, n_images + len(batch.labels))
                 for masks_part, images_part, output in self._outputs(batch, masks):
@@ -157,7 +158,7 @@ class Trial:
     def _validate_classes(self, classes: Sequence[int] | None) -> None:
         """Raise an error before anything is run, if the labels are known, for a class that has no images."""
         if classes is not None and len(set(classes)) < len(classes):
-            raise InputError(f"classes is {list(classes)}: one of them stands twice")
+            raise InputError(f"classes is {list(classes)}: one of them is given twice")
         data = getattr(self._batches, "dataset", None)
         if classes is not None and data is not None and has_labels(data):
             require_images(classes, set(image_labels(data)), self._names)
@@ -165,6 +166,7 @@ class Trial:
     def _prepared_batches(self) -> Iterator[_Batch]:
         """Yield every batch with the inputs of the tail, or with its images if there is no tail."""
         device = next(self.model.parameters()).device
+        # Every other image of a class goes to the second half, so that both halves have all classes.
         seen: Counter[int] = Counter()
         for images, labels in validate_batches(self._batches):
             on_device = images.to(device, non_blocking=True)
@@ -178,7 +180,7 @@ class Trial:
                 yield _Batch(labels, torch.tensor(halves), on_device, None)
 
     def _fits(self, batch: _Batch) -> bool:
-        """Return whether the inputs of the tail may be kept, judged by the size of this batch's."""
+        """Return whether the inputs of the tail for all images fit in memory, estimated from this batch's size."""
         n_images = count_images(self._batches)
         # A data set of unknown length counts 0 images, and may be large.
         return batch.tail_inputs is not None and 0 < n_images * batch.tail_inputs.image_bytes < self._memory / 2

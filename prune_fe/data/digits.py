@@ -34,7 +34,7 @@ def digits(size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Spl
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    pixels = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)
+    pixels = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)  # the scans have values from 0 to 16
     pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
     pixels, targets = pixels.round().to(torch.uint8), scans.target.tolist()
     classes = tuple(str(name) for name in scans.target_names)

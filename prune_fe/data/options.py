@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from prune_fe.data.registry import PATH_SOURCE, find_source
 from prune_fe.options import NonNegative, options
@@ -16,11 +16,17 @@ MEMORY_GIB = 4.0
 """Images that take at most this much memory are decoded once, unless the user says otherwise."""
 
 
+def _require_source(name: str) -> str:
+    """Return the name of a data source; an error in one option alone is reported with that option's name."""
+    find_source(name)
+    return name
+
+
 @options
 class DataOptions:
     """Which images are read: the section `data` of a recipe."""
 
-    source: str
+    source: Annotated[str, AfterValidator(_require_source)]
     """Where the images come from: digits, folder or cifar10."""
 
     path: str | None = None

@@ -56,6 +56,7 @@ def select_batches(
         raise DataError("no images: the data set is empty")
     if len(indices) < world_size():
         raise DataError(f"{len(indices)} images cannot be shared by {world_size()} processes")
+    # Process r reads images r, r + world_size, …, so that evaluate() can restore the order of the data.
     return make_loader(Subset(data, indices[rank() :: world_size()][skip:]), batch_size, workers)
 
 

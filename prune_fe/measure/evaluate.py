@@ -90,6 +90,7 @@ def evaluate(
             predicted = logits.argmax(dim=1)
             loss += float(cross_entropy(logits, labels, reduction="sum"))
             correct.append(predicted == labels)
+            # Row times the number of columns plus column: one bincount fills the matrix.
             confusion += torch.bincount(labels * classes + predicted, minlength=classes**2).view_as(confusion)
             n_images += len(labels)
             if progress is not None:
@@ -103,6 +104,7 @@ def _merge(shares: list[tuple[Tensor, float, Tensor]]) -> Evaluation:
     """Return the evaluation of all images from the confusion, summed loss and correctness of each process."""
     confusions, losses, corrects = zip(*shares, strict=True)
     merged = torch.zeros(sum(map(len, corrects)), dtype=torch.bool)
+    # Process r has read images r, r + n, …; this puts them back in the order of the data.
     for process, correct in enumerate(corrects):
         merged[process :: len(shares)] = correct
     return Evaluation(torch.stack(confusions).sum(dim=0), sum(losses) / len(merged), merged)

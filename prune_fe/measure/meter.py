@@ -36,6 +36,7 @@ class Meter:
         try:
             yield
         finally:
+            # CUDA runs kernels asynchronously, so the clock is read after the last one has finished.
             if self._cuda is not None:
                 torch.cuda.synchronize(self._cuda)
             self.seconds += time.perf_counter() - start
@@ -64,7 +65,7 @@ def seconds_in_turn(
 ) -> list[list[float]]:
     """Time tasks in alternating blocks of calls (A B A B …), after a warm-up.
 
-    Whatever else the machine does then affects all tasks alike, and the n-th times of two tasks are a pair.
+    Other work on the machine then affects all tasks alike, and the n-th times of two tasks form a pair.
 
     Args:
         tasks: Functions without arguments.
@@ -75,6 +76,7 @@ def seconds_in_turn(
     Returns:
         For each task the seconds of one call, a number for each block.
     """
+    # Blocks of several calls, because a single one may be shorter than the clock resolves.
     calls = [max(1, round(seconds / BLOCKS / _warm_up(task, seconds / 10, device))) for task in tasks]
     times: list[list[float]] = [[] for _ in tasks]
     while len(times[0]) < blocks or min(n * sum(spent) for n, spent in zip(calls, times, strict=True)) < seconds:

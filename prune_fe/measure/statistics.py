@@ -47,7 +47,7 @@ class Estimate:
 def bootstrap(values: Sequence[float] | NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Return the mean of values with its percentile bootstrap interval (Efron, 1979).
 
-    Of the differences of pairs it is the paired bootstrap.
+    For the differences of pairs, this is the paired bootstrap.
 
     Args:
         values: Finite numbers, shape (n,).

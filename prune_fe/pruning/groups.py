@@ -98,7 +98,7 @@ class Group:
 
 
 def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str]) -> tuple[Group, ...]:
-    """Return the groups of some convolutions, in the order in which the layers are given.
+    """Find the groups that the units of some convolutions belong to, in the order of the layers.
 
     Args:
         model: The network.
@@ -106,7 +106,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
         layers: Names of the convolutions whose units are scored.
 
     Returns:
-        Every unit of the layers is in one group, except for those that make the network's outputs.
+        The groups. Every unit of the layers is in exactly one, except for those that compute the network's outputs.
     """
     modules = dict(model.named_modules())
     outputs = {
@@ -150,6 +150,7 @@ def _opaque_group(module: nn.Module, layer: str) -> Group:
     return Group(
         layer_units={layer: tuple((unit,) for unit in range(width))},
         block_ids=(0,) * width,
+        # Negative ids cannot be confused with those of the dependency graph, which does not contain this layer.
         sets=tuple(map(SetId, range(-width, 0))),
         reason=f"layer {layer!r} is a {type(module).__name__}, whose code is not torch's",
     )

@@ -48,6 +48,7 @@ def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Seq
             raise InputError(f"the model returns {shape}; gradients need logits (images, classes) for every label")
         # In half precision a probability near 1 rounds to 1 and its gradient to zero.
         logits = output.float() if output.dtype != torch.float64 else output
+        # The sum keeps the gradient of each image its own; a mean would divide it by the size of the batch.
         loss = F.cross_entropy(logits, labels.to(output.device), reduction="sum")
         if missing := [layer.name for layer in layers if layer.name not in gates]:
             raise InputError(f"layer {missing[0]!r}: its maps were not reached in a forward pass")

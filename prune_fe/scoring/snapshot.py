@@ -1,4 +1,4 @@
-"""A file that holds an unfinished collection, from which an interrupted scoring goes on."""
+"""The file of an unfinished collection, from which an interrupted scoring continues."""
 
 from __future__ import annotations
 
@@ -54,16 +54,20 @@ class Snapshot:
         write_bytes(self.path, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
     def restore(self, collection: Collection) -> bool:
-        """Add what the file holds to an empty collection.
+        """Add the content of the file to an empty collection.
+
+        Args:
+            collection: The collection; it is unchanged if the result is False.
 
         Returns:
-            Whether it did: False where the file is missing, damaged or of other work.
+            Whether it was added: False where the file is missing, damaged or belongs to other work.
         """
         if not self.path.is_file():
             return False
         content = self.path.read_bytes()
         if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
             return False
+        # weights_only: the file is data, and loading it must not run code.
         saved = torch.load(io.BytesIO(content[DIGEST_BYTES:]), weights_only=True)
         if saved["key"] != self.key:
             return False
@@ -89,7 +93,7 @@ def _pack(value: Tensor | Rows) -> Any:
 
 
 def _unpack(value: Any) -> Tensor | Rows:
-    """Return the measurement that `_pack` was given."""
+    """Return the measurement that `_pack` turned into dense tensors."""
     if not isinstance(value, dict):
         return value
     if "rows" in value:

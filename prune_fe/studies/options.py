@@ -18,8 +18,8 @@ class SubjectOptions:
     paper's conv5_3_out). By default the last convolution."""
 
     unit: Natural | None = None
-    """Number of the unit. By default the one with the least H/ε for the class, of those whose maps have a hole in at
-    least half of the images."""
+    """Number of the unit. By default the one with the lowest H/ε for the class, among those whose maps have a hole in
+    at least half of the images."""
 
     class_name: Annotated[str | None, Parameter(name="--class")] = None
     """Name of the class. By default the first."""
@@ -28,4 +28,4 @@ class SubjectOptions:
     """Training images of a class. By default the recipe's number, or all."""
 
     seed: Seed | None = None
-    """Which of the recipe's networks is studied. By default that of its first seed."""
+    """Seed of the network that is studied, one of the recipe's. By default the first."""

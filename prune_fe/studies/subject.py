@@ -1,4 +1,4 @@
-"""What the studies of single units look at: one unit of one layer of a trained network, on the images of one class."""
+"""The subject of a study of single units: one unit of one layer of a trained network, on the images of one class."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Subject:
         Args:
             scorers: Label -> scorer.
             network: The network to score; default the subject's.
-            factor: What the values of all images are multiplied by.
+            factor: Number that the values of all images are multiplied by.
             all_classes: Use images of all classes instead of the subject's class alone.
         """
         return score_all(
@@ -177,10 +177,10 @@ def initialise_network(experiment: Experiment, seed: int) -> nn.Module:
 def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
     """Return the subject that the options name, with an untrained network, and say which indicators are left out.
 
-    Whatever is wrong with the options is therefore an error before a network is trained.
+    A fault in the options therefore raises an error before a network is trained.
 
     Args:
-        experiment: Whose network and images are studied.
+        experiment: The experiment whose network and images are studied.
         options: Which unit, on which images.
 
     Raises:
@@ -198,7 +198,7 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
         raise DataError(f"{samples} samples asked for, the smallest class has {available} training images")
     network = initialise_network(experiment, experiment.seed)
     names = None if options.layer is None else [options.layer]
-    # The unit by default depends on the trained network; until then, 0 stands for it.
+    # The default unit depends on the trained network, which does not exist yet; 0 is a placeholder.
     subject = Subject(
         network=network,
         splits=splits,
@@ -221,7 +221,7 @@ def train_subject(experiment: Experiment, subject: Subject, unit: int | None) ->
     """Return the subject with the experiment's trained network.
 
     Args:
-        experiment: Whose network is trained, or read from the run folder.
+        experiment: The experiment whose network is trained, or read from the run folder.
         subject: The subject with an untrained network.
         unit: Number of the unit; None chooses it by the trained network, see `Subject.with_unit`.
     """

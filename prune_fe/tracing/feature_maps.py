@@ -15,7 +15,10 @@ from prune_fe.tracing.layers import MAP_STEPS, Layer, suggest_names
 from prune_fe.tracing.watching import Watch
 
 MapReader = Callable[[Layer, Tensor], None]
+"""Function of a layer and its maps."""
+
 MapChange = Callable[[Layer, Tensor, bool], Tensor]
+"""Function from a layer, its maps and whether they were made in place to the maps that replace them."""
 
 
 def observe(
@@ -26,11 +29,11 @@ def observe(
     Args:
         model: The network.
         layers: Its layers to read, from `find_layers`.
-        read: Receives the layer and its maps, (images, units, height, width). They are the tensor that the network goes
-            on to use, which may be overwritten later: take what is needed at once.
-        gates: Where to put a gate for each layer, (images, units) ones with which the maps are multiplied (Molchanov et
-            al. 2019), so that the gradient of a loss with respect to a gate does not touch a parameter. Gradients have
-            to be enabled.
+        read: Receives the layer and its maps, (images, units, height, width). The network continues with this tensor
+            and may overwrite it later, so `read` must not keep it without a copy.
+        gates: Filled with layer name -> gate, (images, units) ones that the maps are multiplied by (Molchanov et al.
+            2019). The gradient of a loss with respect to a gate changes no parameter's gradient. Gradients have to be
+            enabled.
     """
 
     def read_and_gate(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
@@ -44,13 +47,14 @@ def observe(
 
 
 def follow(model: nn.Module, layers: Iterable[Layer], change: MapChange) -> AbstractContextManager[None]:
-    """Return a context in which the network goes on with `change(layer, maps, in_place)` instead of a layer's maps.
+    """Return a context in which the network continues with `change(layer, maps, in_place)` instead of a layer's maps.
 
     Args:
         model: The network.
         layers: The layers whose maps are changed.
-        change: Receives the layer, its maps, and whether they were written over what they were computed from, so that
-            the network may use them without having received them. What it returns for a layer `at_input` is ignored.
+        change: Receives the layer, its maps, and whether an in-place function computed them. In that case the network
+            may go on with the tensor it already has and ignore the returned one. The result for a layer `at_input` is
+            not used.
     """
     return _Follower(layers, change).watching(dict(model.named_modules()))
 
@@ -73,8 +77,8 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
 
     def zero(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
         index = torch.as_tensor(list(units[layer.name]), dtype=torch.int64, device=maps.device)
-        # The network may use what worked in place without its return value, so change it in place too, which autograd
-        # forbids after it was saved for a gradient.
+        # After an in-place function the network may ignore the return value, so the maps are changed in place as well.
+        # Autograd forbids that for a tensor that it has saved for a gradient.
         return maps.index_fill_(1, index, 0) if in_place and not maps.requires_grad else maps.index_fill(1, index, 0)
 
     by_name = {layer.name: layer for layer in layers}
@@ -98,7 +102,7 @@ class _Follower(Watch):
         for layer in layers:
             self.layers.setdefault(layer.name, []).append(layer)
         self.change = change
-        # By id of the tensor; the reference to it keeps the id from being used again.
+        # Tensors by id(). The stored reference keeps a tensor alive, so that no other one can get its id.
         self.in_progress: dict[int, list[tuple[Tensor, Layer, int]]] = {}
 
     @contextmanager
@@ -120,6 +124,7 @@ class _Follower(Watch):
         return output
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Look the input up before the call, because an in-place function returns the same tensor.
         followed = self.in_progress.pop(id(args[0]), []) if args and func in MAP_STEPS else []
         output = func(*args, **(kwargs or {}))
         in_place = bool(args) and output is args[0]
@@ -128,7 +133,7 @@ class _Follower(Watch):
         return output
 
     def _advance(self, layer: Layer, value: Tensor, steps: int, in_place: bool) -> Tensor:
-        """Return what the network goes on with: the changed map after the last step, the value itself before."""
+        """Return the value that the network continues with: the changed map at the last step, else the value itself."""
         if steps == layer.steps:
             return self.change(layer, value, in_place)
         self.in_progress.setdefault(id(value), []).append((value, layer, steps))

@@ -209,6 +209,7 @@ def _train_epoch(
             loss = F.cross_entropy(_require_tensor(model, model(inputs)), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # Equal shares of the batch: the mean of the processes' mean gradients is that of the whole batch.
         all_reduce_mean(weight.grad for weight in weights if weight.grad is not None)
         optimizer.step()
         losses.append(loss.detach() * len(labels))  # Not .item(), which would wait for the GPU in every step.
@@ -242,4 +243,5 @@ class _EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + self.epoch)
         indices = torch.randperm(self.n_images, generator=generator).tolist()
+        # Repeating the order fills the last shares, so that all processes take equally many steps.
         return iter((indices * world_size())[rank() : len(self) * world_size() : world_size()])

@@ -59,6 +59,7 @@ def recalibrate(
     with evaluating(model), _averaging(averages), torch.no_grad():
         for images, _ in validate_batches(batches):
             if len(images) > 1:
+                # With momentum None and a reset before each batch, a norm's buffers hold this batch's statistics.
                 for average in averages:
                     average.norm.reset_running_stats()
                 model(images.to(averages[0].device, non_blocking=True))

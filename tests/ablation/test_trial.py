@@ -218,7 +218,7 @@ def test_bad_input_is_named(batches: list) -> None:
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1.5])
     with pytest.raises(InputError, match=r"shares is \[1, 0.5\]; it must hold one or more, ascending"):
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1, 0.5])
-    with pytest.raises(InputError, match=r"classes is \[1, 1\]: one of them stands twice"):
+    with pytest.raises(InputError, match=r"classes is \[1, 1\]: one of them is given twice"):
         prune_fe.ablate(model, batches, scores, "second", classes=[1, 1])
     with pytest.raises(DataError, match="label 9: the model has 4 classes; allowed: 0 to 3"):
         prune_fe.ablate(model, [(batches[0][0], torch.full((7,), 9))], scores, "second")

@@ -260,7 +260,7 @@ def test_one_class_has_no_interval_and_no_verdict(done: Any, study: Any) -> None
     one = study(folder, classes=["7"])
     assert "[" not in one[0].text("l1-filter", "area under accuracy")
     assert one[0].note == "One class: there is nothing that could tell the scorers apart."
-    with pytest.raises(InputError, match="classes: one of them stands twice"):
+    with pytest.raises(InputError, match="classes: one of them is given twice"):
         study(folder, classes=["7", "7"])
 
 
