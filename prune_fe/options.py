@@ -22,8 +22,8 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Natural = Annotated[StrictInt, Field(ge=0)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
-NonNegative = Annotated[StrictFloat, Field(ge=0)]
-Positive = Annotated[StrictFloat, Field(gt=0)]
+NonNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 
 # Pydantic tries every alternative of a plain union and reports each of its errors. A tagged union checks one of them.
@@ -38,6 +38,12 @@ Number, Word = Tag("[number]"), Tag("[word]")
 
 NUMBER_OR_WORD = Discriminator(lambda value: "[word]" if isinstance(value, str) else "[number]")
 """Check a text as the alternative tagged `Word`, everything else as the one tagged `Number`."""
+
+YAML_WORDS = {
+    "Input should be a valid tuple": "Input should be a valid list",
+    "Tuple should have": "List should have",
+}
+"""Beginnings of pydantic's messages -> what they say here: a recipe has lists, and no tuples."""
 
 MAX_ERRORS = 10
 """At most this many errors are named in one message."""
@@ -131,6 +137,8 @@ def _explain(fault: Any, names_at: Any, where: str) -> str:
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{place}: unknown key; {nearest(str(path[-1]), names_at(path[:-1]))}"
     message = fault["msg"].removeprefix("Value error, ")
+    for words, plain in YAML_WORDS.items():
+        message = message.replace(words, plain)
     given = fault.get("input")
     shown = isinstance(given, str | int | float) and fault["type"] != "value_error"
     return f"{place}: {message[0].lower()}{message[1:]}" + (f" (got {reprlib.repr(given)})" if shown else "")

@@ -34,7 +34,7 @@ def test_ascending_removes_the_highest_scores_first(order: str, units: tuple[int
 def test_an_unknown_option_is_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2))
     data = [(torch.randn(4, 1, 4, 4), torch.arange(4) % 2)]
-    with pytest.raises(TypeError, match="memory"):
+    with pytest.raises(InputError, match="memory: unknown key; did you mean 'memory_gib'"):
         prune_fe.ablate_each(model, data, "0", memory=1.0)  # type: ignore[call-arg]
     with pytest.raises(InputError, match="memory_gib is -1; allowed: more than 0"):
         prune_fe.ablate_each(model, data, "0", memory_gib=-1)

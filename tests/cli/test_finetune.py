@@ -3,7 +3,7 @@
 from prune_fe.cli.app import main
 from prune_fe.models.manifest import read_manifest
 from prune_fe.scoring.scores import load_scores
-from tests.cli.helpers import names
+from tests.cli.helpers import names, refused
 
 
 def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
@@ -27,3 +27,8 @@ def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
     assert about["scores"]["scorer"] == "feature-entropy"
     assert about["scores"]["key"] == origin["key"]
     assert about["scores"]["model_sha256"] == origin["model_sha256"]
+
+
+def test_an_infinite_learning_rate_is_refused_before_the_network_is_built(capsys):
+    printed = refused(capsys, 2, "finetune", "--model", "no-such-network", "--data", "digits", "--lr", "inf")
+    assert "--lr: input should be a finite number (got inf)" in printed

@@ -17,7 +17,7 @@ def test_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"source": "digts"}, "unknown data source 'digts'; did you mean 'digits'"),
+        ({"source": "digts"}, "source: unknown data source 'digts'; did you mean 'digits'"),
         ({"path": "photos"}, "source digits needs no path, but path is 'photos'; source: folder reads a path"),
         ({"size": 3}, r"size: .*greater than or equal to 4 \(got 3\)"),
         ({"size": 8.0}, r"size: .*valid integer \(got 8.0\)"),
