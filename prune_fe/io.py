@@ -239,7 +239,9 @@ def lock_folder(folder: Path) -> TextIO:
         lock.seek(0)
         owner = lock.read()
         lock.close()
-        raise EnvironmentFault(f"{folder} is in use by another run (process {owner})") from None
+        # A process that has just locked the folder may not have written its number yet.
+        process = f" (process {owner})" if owner else ""
+        raise EnvironmentFault(f"{folder} is in use by another run{process}") from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

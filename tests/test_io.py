@@ -16,6 +16,7 @@ from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
 from prune_fe.io import (
     explain_disk_errors,
     finite_json,
+    lock_folder,
     nearest,
     new_files,
     new_folder,
@@ -270,3 +271,10 @@ def test_a_name_of_a_file_has_letters_digits_and_dots() -> None:
 def test_a_misspelt_word_gets_the_words_like_it(word: str, hint: str) -> None:
     assert nearest(word, ["ratio", "target_macs"]) == hint
     assert nearest(word, {"ratio": 1, "target_macs": 2}) == hint
+
+
+def test_a_folder_whose_owner_has_not_written_its_number_yet_is_in_use(tmp_path: Path) -> None:
+    with lock_folder(tmp_path) as lock:
+        lock.truncate(0)
+        with pytest.raises(EnvironmentFault, match="is in use by another run$"):
+            lock_folder(tmp_path)
