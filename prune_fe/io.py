@@ -201,12 +201,15 @@ def write_npz(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray
     Args:
         path: The file.
         about: Anything that JSON can express; it is stored as the array "about".
-        arrays: The arrays by name; none is called "about".
+        arrays: The arrays by name; none is called "about" or holds Python objects.
     """
     import numpy as np
 
+    # NumPy before 2.2 would store the argument allow_pickle=False as an array.
+    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
+        raise TypeError(f"{path}: array {objects[0]!r} holds Python objects, which npz can only pickle")
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+    np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)
     write_bytes(path, content.getvalue())
 
 

@@ -15,6 +15,7 @@ import torch
 import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.report.findings import load_findings
+from prune_fe.scoring.fingerprint import hash_architecture
 
 SAVED = Path(__file__).parent / "fixtures" / "v0.1.0"
 RECIPE = """
@@ -81,6 +82,14 @@ def test_a_finished_comparison_is_continued_without_work(saved: Path) -> None:
     assert (saved / "comparison/report.md").is_file()
 
 
+def architecture_differs() -> bool:
+    """Whether this torch prints modules in other words than the one that the scores were made with."""
+    network = prune_fe.load(SAVED / "run/seed-0/trained")
+    scores = prune_fe.load_scores(SAVED / "run/seed-0/feature-entropy")
+    return hash_architecture(network) != scores.provenance["architecture_sha256"]
+
+
+@pytest.mark.skipif(architecture_differs(), reason="this torch prints modules in other words: scores have another key")
 def test_a_finished_ablation_is_read_and_not_computed_again(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files have the losses of the halves only, from which that of all images follows but for the last digits."""
     for method in ("run", "run_single_units"):

@@ -17,6 +17,9 @@ from prune_fe.topology.births import Rank
 Draw = Callable[[str, int, int], Tensor]
 SIZES = (1, 2, 3, 4, 5, 7, 14, 28, 33)
 
+# Of NumPy, at the interpreter of Triton 3.6.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+
 interpreted = pytest.mark.skipif(
     find_spec("triton") is None or torch.cuda.is_available(),
     reason="Triton's interpreter runs the kernels where triton is installed and there is no CUDA device",
