@@ -26,7 +26,7 @@ def unpack(path: Path) -> Path:
 
     Raises:
         DataError: The path does not exist, or the archive is damaged, unsafe or far too large.
-        EnvironmentFault: The archive cannot be unpacked beside itself.
+        EnvironmentFault: The archive cannot be unpacked next to the file.
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder or tar file")

@@ -36,7 +36,7 @@ def folder(
     The images of val/ are the test images; the validation images are held out of those of train/.
 
     Args:
-        path: The folder, or a tar file of it, which is unpacked beside itself once.
+        path: The folder, or a tar file of it, which the first call unpacks into a folder next to it.
         size: Height and width of the images, in pixels.
         validation: Share of the training images of each class that is held out for validation.
         seed: Decides which images are held out.

@@ -37,7 +37,7 @@ class Splits:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a user of a network that was trained on these images needs: classes, size and preprocessing."""
+        """Classes, size and preprocessing of the images, which are saved with a network that was trained on them."""
         mean, std = self.normalised
         steps = {"resize": [self.size, self.size], "antialias": True, "scale": 1 / 255, "mean": mean, "std": std}
         return {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps}

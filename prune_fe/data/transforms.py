@@ -1,4 +1,4 @@
-"""From an image file to the network's input: decode, resize, normalise."""
+"""Turn an image file into the network's input: decode, resize, normalise."""
 
 from __future__ import annotations
 

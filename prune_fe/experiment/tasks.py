@@ -61,7 +61,7 @@ class Executor(Protocol):
         """Finish all tasks that can be finished.
 
         Args:
-            tasks: The tasks; each stands behind those whose results it needs.
+            tasks: The tasks; each comes after those whose results it needs.
 
         Returns:
             The errors of the tasks that failed.
@@ -87,7 +87,7 @@ class LocalExecutor:
         """Finish all tasks that can be finished, in their order; wait for those that other processes work on.
 
         Args:
-            tasks: The tasks; each stands behind those whose results it needs.
+            tasks: The tasks; each comes after those whose results it needs.
 
         Returns:
             The errors of the tasks that failed in this process.
@@ -148,11 +148,11 @@ def lost_results(tasks: Sequence[Task], failures: Failures) -> set[Path]:
     """Return the results that will not be made: those of failed tasks and of all tasks that need them.
 
     Args:
-        tasks: All tasks; each stands behind those whose results it needs.
+        tasks: All tasks; each comes after those whose results it needs.
         failures: The failed tasks.
     """
     lost = {task.result for task in tasks if task.name in failures}
-    # One pass is enough, because each task stands behind those that it needs.
+    # One pass is enough, because each task comes after those that it needs.
     for task in tasks:
         if not lost.isdisjoint(task.needs):
             lost.add(task.result)

@@ -77,7 +77,7 @@ def export(
     """Write a float32 CPU copy of a network, in evaluation mode and for batches of any size, to a new file.
 
     The file is read back, by onnxruntime or torch.export.load, and run beside the copy on seeded random images. No
-    file is left when it is refused.
+    file remains if it is refused.
 
     Args:
         model: The network; it is not changed.

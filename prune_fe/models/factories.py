@@ -29,7 +29,7 @@ ALLOWED_ARGUMENTS: Mapping[str, set[str]] = {
 
 
 def find_factory(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
-    """Find a constructor that gives `model` once its settings and tensors are put in.
+    """Find a constructor whose network equals `model` after its settings and tensors are replaced by those of `model`.
 
     Returns:
         Its name, such as "torchvision/resnet18", and its arguments; (None, {}) if there is none.

@@ -104,7 +104,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 
 def build_original(path: str | Path, outputs: int, in_channels: int = 3) -> nn.Module:
-    """Build the network that a saved one was before it was pruned, with fresh weights.
+    """Build the unpruned architecture of a saved network, with new weights.
 
     Args:
         path: The folder of the saved network.
@@ -125,7 +125,7 @@ def build_original(path: str | Path, outputs: int, in_channels: int = 3) -> nn.M
         raise CheckpointError(f"{path} holds a {manifest['class']}, whose constructor is not known; {advice}")
     check_arguments(factory, manifest["arguments"])
     arguments = {key: value for key, value in manifest["arguments"].items() if key not in ("classes", "channels")}
-    # What pruning leaves alone in torch's own modules may have been set by hand, such as a stride.
+    # Other settings than channel counts may have been changed by hand, such as a stride; they apply to the original.
     settings = {
         name: {key: value for key, value in own.items() if key not in CHANNEL_COUNTS}
         for name, own in manifest["settings"].items()

@@ -1,7 +1,7 @@
-"""The settings of a network's modules: every attribute that is no tensor, as JSON.
+"""The settings of a network's modules: every attribute that is not a tensor, as JSON.
 
-A pruned network differs from its constructor's in some of them (channel counts, sizes of splits and views). Settings
-are compared to find out whether a constructor gives the same network, and put into a fresh one when it is loaded.
+In a pruned network some of them (channel counts, sizes of splits and views) differ from those that its constructor
+sets. Settings are compared to find out whether a constructor builds the same network, and set on a new one by `load`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_SETTINGS = vars(nn.Module()).keys() | {"pretrained_cfg", "default_cfg"}
 
 
 def module_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return what the forward pass of each module may read beside its tensors: module -> attribute -> JSON value."""
+    """Return module -> attribute -> JSON value, for every attribute but tensors that a forward pass may read."""
     return {name: dict(_settings_of(module)) for name, module in model.named_modules()}
 
 

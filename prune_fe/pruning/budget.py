@@ -45,7 +45,12 @@ class Capacity:
 def feasible_counts(units: int, blocks: int, divisor: int) -> tuple[int, ...]:
     """Return how many units can be removed from equal blocks.
 
-    All blocks lose equally many and keep at least one, and the number that is left is a multiple of `divisor`.
+    All blocks lose equally many and keep at least one, and the number of remaining units is a multiple of `divisor`.
+
+    Args:
+        units: Number of units of all blocks together.
+        blocks: Number of blocks.
+        divisor: Number that the remaining units have to be a multiple of.
 
     >>> feasible_counts(6, 2, 1), feasible_counts(20, 1, 8)
     ((0, 2, 4), (0, 4, 12))

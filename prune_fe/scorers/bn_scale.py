@@ -23,7 +23,7 @@ class BNScale(Scorer):
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
             names = ", ".join(map(repr, bare[:3])) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
-            raise InputError(f"bn-scale: no batch norm stands between {names} and the maps; leave them out")
+            raise InputError(f"bn-scale: there is no batch norm between {names} and the maps; leave them out")
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None

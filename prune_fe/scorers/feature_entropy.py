@@ -185,7 +185,7 @@ def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
     """
     infinite = ratio.isinf()
     finite_mean = ratio.masked_fill(infinite, 0).sum(dim=0) / (~infinite).sum(dim=0).clamp(min=1)
-    n = max(largest, 2)  # 1 · ln 1 = 0 would make an infinite class count nothing
+    n = max(largest, 2)  # for one image, 1 · ln 1 = 0 would add nothing for an infinite class
     return infinite.sum(dim=0) * (n * math.log(n)) + finite_mean
 
 
@@ -219,5 +219,5 @@ def entropy_and_rate(births: Tensor, p: float = 0.1, normalise: Normalise = "bir
     probability = counts[is_birth] / (born if normalise == "births" else samples)[pairs[is_birth]]
     entropy = total(-probability * probability.log(), pairs[is_birth])
     entropy = torch.where(rate < p, (1 - rate) * samples.clamp(min=1).log(), entropy)
-    # abs() makes 0 of −0, which −1 · ln 1 is; an entropy is never negative.
+    # −1 · ln 1 is −0; abs() turns it into 0, and no other entropy is negative.
     return entropy.abs().view(classes, units), rate.view(classes, units)

@@ -18,9 +18,8 @@ class Taylor(GradientScorer):
     How the images are divided into batches makes no difference.
 
     Attributes:
-        square: What is squared. "total": the gradient of E over all images, as in the paper. "image": the gradient of
-            each image's own loss, of which the mean over the images is taken; this does not vanish on a converged
-            network.
+        square: "total" squares the gradient of E over all images, as in the paper. "image" squares the gradient of each
+            image's own loss and takes the mean over the images, which does not vanish on a converged network.
     """
 
     square: Square = "total"

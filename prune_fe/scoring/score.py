@@ -315,7 +315,7 @@ def _resolve_scorers(scorers: Scorers) -> dict[str, Scorer]:
     for scorer in map(resolve_scorer, scorers):
         name = scorer_name(scorer)
         if name in labelled:
-            raise InputError(f"scorer {name!r} stands twice: give each a label, {{label: scorer}}")
+            raise InputError(f"scorer {name!r} is given twice: give each a label, {{label: scorer}}")
         labelled[name] = scorer
     return labelled
 

@@ -149,7 +149,7 @@ def _class_numbers(experiment: Experiment, names: Sequence[str] | None) -> list[
             raise InputError(f"class {name!r}: no such class; {nearest(name, classes[:20])}")
     numbers = [classes.index(name) for name in names or classes]
     if len(set(numbers)) < len(numbers):
-        raise InputError("classes: one of them stands twice")
+        raise InputError("classes: one of them is given twice")
     counts = Counter(image_labels(experiment.splits.test))
     require_images(numbers, counts, classes)
     _check_table_11(counts, numbers)
@@ -224,5 +224,5 @@ def _without_unable(experiment: Experiment, network: nn.Module, layers: Sequence
         else:
             able.append(entry)
     if not able:
-        raise InputError(f"layer {', '.join(layer.name for layer in layers)}: none of the scorers can judge it")
+        raise InputError(f"layer {', '.join(layer.name for layer in layers)}: none of the scorers can score it")
     return recipe.model_copy(update={"scorers": able})

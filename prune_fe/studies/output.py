@@ -1,4 +1,4 @@
-"""What every study leaves in the run folder: its numbers as CSV, its tables as Markdown, and its chart as SVG."""
+"""Write the output of a study to the run folder: numbers as CSV, tables as Markdown, and a chart as SVG."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Watch(TorchFunctionMode, ABC):
             output: What it returned.
 
         Returns:
-            What the network goes on with instead of the output, or None to leave it.
+            The value that replaces the output in the network, or None to keep the output.
         """
 
     @contextmanager

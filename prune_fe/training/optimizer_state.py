@@ -50,7 +50,7 @@ def _cut_state(
     """Return the object id of each state that has the shape of `weight` -> its values for the pruned weight."""
     cut_shape = pruned.surviving({name: weight.detach()})[name].shape
     if cut_shape != new_weight.shape:
-        cut = f"{tuple(cut_shape)} is left of {tuple(weight.shape)}"
+        cut = f"{tuple(cut_shape)} remains of {tuple(weight.shape)}"
         raise InputError(f"parameter {name!r}: {cut}, the pruned model has {tuple(new_weight.shape)}")
     replacements: dict[int, Tensor] = {}
     for key, value in optimizer.state.get(weight, {}).items():

@@ -107,7 +107,7 @@ def test_the_images_of_an_earlier_score_can_be_scored_again(capsys):
     for text, message in (("image\nx.png\n", "image 'x.png': not among"), ("a,b\n1,2\n", "has a column 'image'")):
         Path("list.csv").write_text(text)
         assert message in refused(capsys, 3, *base, "--images", "list.csv", "--output", "other")
-    assert "have no say" in refused(capsys, 2, *base, "--images", "list.csv", "--samples", "3")
+    assert "cannot be used with it" in refused(capsys, 2, *base, "--images", "list.csv", "--samples", "3")
 
 
 def test_a_series_of_checkpoints_is_scored_in_their_order(capsys):
@@ -139,11 +139,13 @@ def test_a_score_that_a_signal_ended_goes_on_to_the_same_bits(capsys, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("prune_fe.cli.output.reporter.progress", killing)
         assert scored(*words) == 130
-    assert "interrupted; the same command goes on where it stopped" in capsys.readouterr().err
+    assert "interrupted; the same command continues where it stopped" in capsys.readouterr().err
     assert ".unfinished-0" in names("scores")
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr("prune_fe.cli.output.reporter.progress", lambda task: lambda done, total: seen.append((done, total)))
+        patch.setattr(
+            "prune_fe.cli.output.reporter.progress", lambda task: lambda done, total: seen.append((done, total))
+        )
         assert scored(*words) == 0
     assert seen == [(20, 20)]
     assert ".unfinished-0" not in names("scores")

@@ -65,7 +65,7 @@ def test_a_norm_before_the_convolution_is_not_its_own() -> None:
 
 
 def test_layers_without_a_norm_are_refused_all_by_name() -> None:
-    match = "bn-scale: no batch norm stands between 'bare', 'late' and the maps; leave them out"
+    match = "bn-scale: there is no batch norm between 'bare', 'late' and the maps; leave them out"
     with pytest.raises(InputError, match=match):
         score(Net(), scorer="bn-scale", example=EXAMPLE)
 

@@ -20,7 +20,7 @@ def test_labels_tell_two_settings_of_one_scorer_apart(net: Net, images: Counting
     assert list(found) == ["elements", "edges", "zeros"]
     assert [scores.scorer for scores in found.values()] == ["feature-entropy", "feature-entropy", "apoz"]
     assert_same_bits(found["edges"], scored(net, images, None, [FeatureEntropy(rank="edges")])["feature-entropy"])
-    with pytest.raises(InputError, match="scorer 'feature-entropy' stands twice: give each a label"):
+    with pytest.raises(InputError, match="scorer 'feature-entropy' is given twice: give each a label"):
         scored(net, images, None, [FeatureEntropy(), FeatureEntropy(rank="edges")])
 
 

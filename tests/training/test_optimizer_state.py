@@ -94,7 +94,7 @@ def test_what_cannot_be_carried_over_is_refused_by_name() -> None:
         carry_over(optimizer, model, pruned)
     optimizer.state.clear()
     pruned.model.get_submodule("2").bias = nn.Parameter(torch.ones(5))
-    with pytest.raises(InputError, match=r"parameter '2.bias': \(2,\) is left of \(2,\), the pruned model has \(5,\)"):
+    with pytest.raises(InputError, match=r"parameter '2.bias': \(2,\) remains of \(2,\), the pruned model has \(5,\)"):
         carry_over(optimizer, model, pruned)
     pruned.model.add_module("6", nn.Linear(1, 1))
     with pytest.raises(InputError, match="parameter '6.bias': only the pruned model has it"):
