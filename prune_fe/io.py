@@ -209,7 +209,7 @@ def write_npz(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray
     if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
         raise TypeError(f"{path}: array {objects[0]!r} holds Python objects, which npz can only pickle")
     content = io.BytesIO()
-    np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)
+    np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
     write_bytes(path, content.getvalue())
 
 

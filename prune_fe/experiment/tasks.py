@@ -175,7 +175,8 @@ def raise_failures(tasks: Sequence[Task], failures: Failures) -> None:
         n_waiting = len(lost_results(tasks, failures)) - len(failures)
         waiting = f", and {n_waiting} more that need them" if n_waiting else ""
         error = failures[first.name]
-        raise type(error)(f"{len(failures)} tasks failed{waiting}; the first is {first.name}: {error}")
+        count = "1 task" if len(failures) == 1 else f"{len(failures)} tasks"
+        raise type(error)(f"{count} failed{waiting}; the first is {first.name}: {error}")
 
 
 def _check_order(tasks: Sequence[Task]) -> None:

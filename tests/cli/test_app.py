@@ -67,7 +67,7 @@ COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
         ),
         (
             ["finetune", "--model", "m", "--data", "digits", "--lr", "nan"],
-            "--lr: input should be greater than 0 (got nan)",
+            "--lr: input should be a finite number (got nan)",
         ),
         (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs epochs"),
         (["evaluate", "--model", "m"], "pass --data PATH, or --latency for the time alone"),
@@ -163,7 +163,8 @@ def test_a_fault_in_a_process_that_reads_images_is_one_line_too(recipe, capsys, 
 
 
 def test_a_character_that_cannot_be_printed_does_not_end_a_run(recipe):
-    code = "import sys; from prune_fe.cli.app import main; from prune_fe.cli.output import reporter; main(['--version']); reporter.say('16×16 ± …')"
+    imports = "from prune_fe.cli.app import main; from prune_fe.cli.output import reporter"
+    code = f"{imports}; main(['--version']); reporter.say('16×16 ± …')"
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True)
     assert r"16\xd716" in done.stdout

@@ -172,7 +172,7 @@ def test_a_scorer_that_fails_stops_no_other_and_is_tried_again(
         return real(experiment, entry, scores)
 
     monkeypatch.setattr(module, "compress", diverge)
-    with pytest.raises(InputError, match="1 tasks failed; the first is cells.seed-0.l1-filter: the loss is nan"):
+    with pytest.raises(InputError, match="1 task failed; the first is cells.seed-0.l1-filter: the loss is nan"):
         go(tmp_path)
     folder = tmp_path / "runs" / "small-1"
     assert [line.split(",")[0] for line in (folder / "summary.csv").read_text().splitlines()[1:]] == [

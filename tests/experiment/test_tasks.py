@@ -82,7 +82,7 @@ def test_a_failed_task_is_named_and_logged_and_stops_only_what_needs_it(
     assert reporter.said == ["task-1: failed (no)"]
     [event] = events_of(tmp_path / "log.jsonl", "failed")
     assert (event["task"], event["result"], event["error"]) == ("task-1", "1", "no")
-    with pytest.raises(type(error), match="1 tasks failed, and 2 more that need them; the first is task-1: no"):
+    with pytest.raises(type(error), match="1 task failed, and 2 more that need them; the first is task-1: no"):
         raise_failures(chain.tasks, failures)
     chain.errors.clear()
     raise_failures(chain.tasks, LocalExecutor(folder, reporter).execute(chain.tasks))

@@ -21,7 +21,7 @@ def test_shares_are_those_of_the_cut_network(name: str) -> None:
     removed = []
     for group in analysis.groups:
         if group.reason is None:
-            blocks = group.removal_order(rng.permutation(len(group.sets)))
+            blocks = group.removal_order(rng.permutation(len(group.sets)).astype(float))
             count = rng.integers(0, min(map(len, blocks)))
             removed += [group.sets[position] for block in blocks for position in block[:count]]
     pruned = copy_model(model)

@@ -37,7 +37,7 @@ def test_a_point_that_fails_is_named_and_stops_no_other(
         make_point(self, entry)
 
     monkeypatch.setattr(PointGroup, "_make_point", fails)
-    with pytest.raises(DataError, match=r"1 tasks failed; the first is .*study-ratio-0.5.feature-entropy: no images"):
+    with pytest.raises(DataError, match=r"1 task failed; the first is .*study-ratio-0.5.feature-entropy: no images"):
         run_study(ratio_study, tmp_path, recipe_with(finetune=None), ratios=[0.5])
     place = tmp_path / "seed-1/study-ratio-0.5"
     assert not (place / "feature-entropy.json").exists()
