@@ -74,3 +74,12 @@ def test_the_package_imports_nothing_heavy_by_itself() -> None:
 def test_every_public_name_is_there() -> None:
     for name in prune_fe.__all__:
         assert not isinstance(getattr(prune_fe, name), type(sys)), f"prune_fe.{name} is hidden by a module"
+
+
+def test_every_module_has_a_test_file() -> None:
+    tests = Path(__file__).parent
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT)
+        # The charts, a file each, are tested together.
+        name = "report/test_charts.py" if "charts" in place.parts else str(place.with_name(f"test_{place.name}"))
+        assert path.name.startswith("__") or (tests / name).is_file(), f"{place} has no tests/{name}"

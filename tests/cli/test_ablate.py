@@ -1,0 +1,28 @@
+"""prune-fe ablate."""
+
+import csv
+import shutil
+from pathlib import Path
+
+from prune_fe.cli.app import main
+from tests.cli.helpers import refused
+
+QUICK = ["--set", "ablate.control_seeds=1", "--set", "ablate.every=2"]
+
+
+def test_one_class_of_the_last_convolution_in_both_orders(done, recipe, capsys):
+    shutil.copytree(done[1], "runs/tiny-1")
+    words = ["ablate", str(recipe), "--class", "3"]
+    assert main([*words, *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "Table 11" in printed
+    rows = list(csv.DictReader(Path("runs/tiny-2/ablation-features.4.csv").read_text().splitlines()))
+    assert {row["class"] for row in rows} == {"3"}
+    assert {row["order"] for row in rows} == {"ascending", "descending"}
+    assert {row["scorer"] for row in rows} == {"l1-filter", "feature-entropy", "random#0"}
+
+
+def test_an_unknown_layer_or_class_is_refused_and_leaves_no_run(recipe, capsys):
+    assert "layer 'features.9'" in refused(capsys, 2, "ablate", recipe, "--layer", "features.9")
+    assert "class 'ten'" in refused(capsys, 2, "ablate", recipe, "--class", "ten")
+    assert list(Path("runs").iterdir()) == []
