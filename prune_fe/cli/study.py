@@ -9,9 +9,21 @@ from cyclopts import App, Parameter, validators
 from prune_fe.cli.output import print_tables, reporter
 from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, Several
 from prune_fe.cli.run_folders import open_run, using
+from prune_fe.errors import InputError
+from prune_fe.io import nearest
 from prune_fe.studies.options import SubjectOptions
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
+
+
+@study.default
+def refuse_unknown_study(*words: Annotated[str, Parameter(show=False)]) -> None:
+    """Raise InputError where the first word is not the name of a study, or there is none."""
+    names = sorted(name for name in study if not name.startswith("-"))
+    if not words:
+        raise InputError(f"study: name one of {', '.join(names)}")
+    raise InputError(f"study {words[0]!r}: {nearest(words[0], names)}")
+
 
 StudySeed = Annotated[
     Seed | None, Parameter(help="Seed of the network that is studied, one of the recipe's; default: the first.")
