@@ -235,6 +235,7 @@ def lock_folder(folder: Path) -> TextIO:
     Raises:
         EnvironmentFault: Another process has locked it; the text names that process.
     """
+    # "a+" does not empty the file, which names the process that may hold the lock.
     lock = (folder / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -133,15 +133,15 @@ def explain_errors(error: ValidationError, names_at: Any, where: str = "") -> st
 def _explain(fault: Any, names_at: Any, where: str) -> str:
     # pydantic puts the tags of a tagged union, such as "[one]", into the path; they are no keys.
     path = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("[")))
-    place = ".".join(map(str, path)) or where or "options"
+    name = ".".join(map(str, path)) or where or "options"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place}: unknown key; {nearest(str(path[-1]), names_at(path[:-1]))}"
+        return f"{name}: unknown key; {nearest(str(path[-1]), names_at(path[:-1]))}"
     message = fault["msg"].removeprefix("Value error, ")
     for words, plain in YAML_WORDS.items():
         message = message.replace(words, plain)
     given = fault.get("input")
     shown = isinstance(given, str | int | float) and fault["type"] != "value_error"
-    return f"{place}: {message[0].lower()}{message[1:]}" + (f" (got {reprlib.repr(given)})" if shown else "")
+    return f"{name}: {message[0].lower()}{message[1:]}" + (f" (got {reprlib.repr(given)})" if shown else "")
 
 
 @functools.cache

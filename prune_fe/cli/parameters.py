@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from prune_fe.data.options import VALIDATION
+
 DATA_HELP = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
 
 
@@ -88,7 +90,7 @@ class RequiredDataFlags:
     source: str | None = None
     """Format of --data: folder (also a tar file), digits or cifar10; default: folder, or digits for "digits"."""
 
-    validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = 0.1
+    validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = VALIDATION
     """Share of the training images of each class that is held out from training."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
@@ -15,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.io import finite_json, write_csv, write_json, write_text
+from prune_fe.io import finite_json, lock_folder, write_csv, write_json, write_text
 
 PACKAGES = (
     "prune-fe",
@@ -68,7 +67,7 @@ class RunFolder:
     def __init__(self, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> None:
         self.path = path
         self.log_name = f"log-{uuid.uuid4().hex[:8]}.jsonl" if shared else "log.jsonl"
-        self._lock = None if shared else locked(path)
+        self._lock = None if shared else lock_folder(path)
         try:
             self._begin(recipe)
         except BaseException:
@@ -218,33 +217,6 @@ def events_of(log: Path, event: str) -> list[dict[str, Any]]:
         if entry["event"] == event:
             entries.append(entry)
     return entries
-
-
-def locked(folder: Path) -> TextIO:
-    """Lock a folder for this process.
-
-    Args:
-        folder: The folder; the lock is the file `.lock` in it.
-
-    Returns:
-        The open file; closing it, or the end of the process, releases the lock.
-
-    Raises:
-        EnvironmentFault: Another process has locked the folder.
-    """
-    # "a+" does not empty the file, which names the process that may hold the lock.
-    lock = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read()
-        lock.close()
-        raise EnvironmentFault(f"{folder} is in use by another run (process {owner})") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
 
 
 def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:

@@ -76,11 +76,13 @@ def classes_study(
     experiment = experiment.with_recipe(with_scorers(variants[max(variants)], [*entries, control]))
     _ = experiment.network  # trained here, so that the groups share it
     unpruned = unpruned_point(experiment)
-    place = experiment.seed_folder / f"study-classes-{'recipe' if ratio is None else repr(float(ratio))}"
-    control_group = PointGroup(experiment.with_recipe(with_scorers(recipe, [control])), place, place / "scores")
+    points_folder = experiment.seed_folder / f"study-classes-{'recipe' if ratio is None else repr(float(ratio))}"
+    control_group = PointGroup(
+        experiment.with_recipe(with_scorers(recipe, [control])), points_folder, points_folder / "scores"
+    )
     groups = {}
     for k, variant in variants.items():
-        of_count, path = experiment.with_recipe(with_scorers(variant, entries)), place / f"classes-{k}"
+        of_count, path = experiment.with_recipe(with_scorers(variant, entries)), points_folder / f"classes-{k}"
         groups[k] = PointGroup(of_count, path, path / "scores")
     finish_points(experiment, [control_group, *groups.values()])
     random = control_group.points()[CONTROL]
