@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prune_fe.data.registry import SOURCES
 from prune_fe.errors import DataError, EnvironmentFault, InputError
 from prune_fe.io import nearest
 from prune_fe.scorers import SCORERS
@@ -60,5 +61,6 @@ def require_new(output: Path) -> None:
 
 def require_data(data: str | None) -> None:
     """Raise DataError if `data` is a path and nothing is there."""
-    if data not in (None, "digits") and not Path(str(data)).exists():
+    needs_no_path = data is None or (data in SOURCES and not SOURCES[data].needs_path)
+    if not needs_no_path and not Path(str(data)).exists():
         raise DataError(f"{data}: no such folder or tar file")

@@ -25,6 +25,6 @@ def run(recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), seed: Seeds =
     except PruneFEError as error:  # The run itself has succeeded.
         reporter.say(f"no report: {error}")
     reporter.say(f"pruned model: {last}   (in Python: prune_fe.load({str(last)!r}))")
-    say_next("evaluate", "--model", last, "--data", checked.data.path or "digits")
+    say_next("evaluate", "--model", last, "--data", checked.data.path or checked.data.source)
     images = ("--data", flags.data) if flags.data else ()
     say_next("run", recipe, *images, "--set", "prune.ratio=0.7", "--seed", 0, 1, 2)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prune_fe.cli.inputs import parse_assignments, require_data
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import RecipeFlags
+from prune_fe.data.registry import PATH_SOURCE, find_source
 from prune_fe.errors import InputError, PruneFEError
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def open_run(
     }
     given = {key: value for key, value in replaced.items() if value is not None}
     recipe = load_recipe(path, given | parse_assignments(flags.set_))
-    if recipe.data.source != "digits" and recipe.data.path is None:
+    if find_source(recipe.data.source).needs_path and recipe.data.path is None:
         raise InputError(f"{path} reads a folder of images: pass --data PATH")
-    if recipe.data.source == "folder":
+    if recipe.data.source == PATH_SOURCE:
         require_data(recipe.data.path)
     content = recipe.model_dump(mode="json")
     if flags.resume is None:
