@@ -96,6 +96,9 @@ class RequiredDataFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+    images_per_class: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None
+    """At most this many training images of each class, drawn with the seed; default: all."""
+
 class DataFlags(RequiredDataFlags):
     """Flags that say which images a command reads, for a command that does not always need any."""
 

@@ -23,17 +23,20 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
     """Read the images for `prune_fe.data.registry.load_data`."""
     assert options.path is not None
-    return cifar10(options.path, options.size, options.validation, seed)
+    return cifar10(options.path, options.size, options.validation, seed, options.images_per_class)
 
 
-def cifar10(path: str | Path, size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Splits:
+def cifar10(
+    path: str | Path, size: int = 32, validation: float = VALIDATION, seed: int = 0, images_per_class: int | None = None
+) -> Splits:
     """Return CIFAR-10 from a folder in torchvision's format; the first call downloads it.
 
     Args:
         path: The folder that holds `cifar-10-batches-py`.
         size: Height and width of the images, in pixels; other sizes than 32 are resized.
         validation: Share of the training images of each class that is held out for validation.
-        seed: Decides which images are held out.
+        seed: Decides which images are drawn and held out.
+        images_per_class: At most this many training images of each class are used; None means all.
 
     Raises:
         DataError: The images cannot be read or downloaded.
@@ -48,7 +51,9 @@ def cifar10(path: str | Path, size: int = 32, validation: float = VALIDATION, se
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{root}: CIFAR-10 can be neither read nor downloaded ({reason})") from error
     train, test = (_decode(part, size) for part in parts)
-    return hold_out(Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed)
+    return hold_out(
+        Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed, images_per_class
+    )
 
 
 def _decode(images: CIFAR10, size: int) -> InMemory:

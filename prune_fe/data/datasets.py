@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -40,6 +40,52 @@ class InMemory(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.normalise(self.pixels[index]), self.targets[index]
+
+
+class DecodedWhenDrawn(InMemory):
+    """Images of files, of which those that are drawn are decoded once and kept in memory as uint8.
+
+    Args:
+        images: A torchvision `ImageFolder`.
+        to_pixels: Transform from an image of `images.loader` to uint8 (channels, height, width).
+        normalise: Transform from an image in uint8 to the network's input.
+    """
+
+    def __init__(self, images: Any, to_pixels: Callable[[Any], Tensor], normalise: Normalise) -> None:
+        names = image_names(images, range(len(images.targets)))
+        super().__init__(torch.empty(0, dtype=torch.uint8), images.targets, images.classes, normalise, names)
+        self.images, self.to_pixels = images, to_pixels
+        self.rows: dict[int, int] = {}
+        """Index of an image -> its row in `pixels`, for the images that are decoded."""
+
+    def decode(self, indices: Sequence[int], count_decoded: Callable[[], None] | None = None) -> None:
+        """Decode those of the images that are not decoded yet.
+
+        Args:
+            indices: Which images; a later call adds its own.
+            count_decoded: Called after each image.
+        """
+        missing = [index for index in indices if index not in self.rows]
+        if not missing:
+            return
+        before = len(self.pixels)
+        first = self._decode_one(missing[0])
+        pixels = torch.empty(before + len(missing), *first.shape, dtype=torch.uint8)
+        if before:
+            pixels[:before] = self.pixels
+        for number, index in enumerate(missing):
+            pixels[before + number] = self._decode_one(index) if number else first
+            if count_decoded is not None:
+                count_decoded()
+        self.pixels, self.rows = pixels, self.rows | {index: before + n for n, index in enumerate(missing)}
+
+    def _decode_one(self, index: int) -> Tensor:
+        """Return the pixels of an image from its file."""
+        return self.to_pixels(self.images.loader(self.images.samples[index][0]))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = self.pixels[self.rows[index]] if index in self.rows else self._decode_one(index)
+        return self.normalise(pixels), self.targets[index]
 
 
 class Rescaled(Dataset[Any]):

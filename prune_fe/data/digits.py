@@ -18,10 +18,12 @@ NORMALISED = ((0.5,), (0.5,))
 
 def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
     """Read the images for `prune_fe.data.registry.load_data`."""
-    return digits(options.size, options.validation, seed)
+    return digits(options.size, options.validation, seed, options.images_per_class)
 
 
-def digits(size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Splits:
+def digits(
+    size: int = 32, validation: float = VALIDATION, seed: int = 0, images_per_class: int | None = None
+) -> Splits:
     """Return scikit-learn's 1,797 scanned digits (8×8 pixels, one channel), enlarged to size×size.
 
     Every fifth image is a test image.
@@ -29,7 +31,8 @@ def digits(size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Spl
     Args:
         size: Height and width of the images, in pixels.
         validation: Share of the training images of each class that is held out for validation.
-        seed: Decides which images are held out.
+        seed: Decides which images are drawn and held out.
+        images_per_class: At most this many training images of each class are used; None means all.
     """
     from sklearn.datasets import load_digits
 
@@ -44,4 +47,4 @@ def digits(size: int = 32, validation: float = VALIDATION, seed: int = 0) -> Spl
 
     train = subset([index for index in range(len(targets)) if index % 5])
     test = subset(range(0, len(targets), 5))
-    return hold_out(Splits(train, train, test, classes, 1, size, NORMALISED), validation, seed)
+    return hold_out(Splits(train, train, test, classes, 1, size, NORMALISED), validation, seed, images_per_class)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prune_fe.data.archive import unpack
-from prune_fe.data.datasets import InMemory
-from prune_fe.data.labels import image_names
+from prune_fe.data.datasets import DecodedWhenDrawn
 from prune_fe.data.options import MEMORY_GIB, VALIDATION, DataOptions
 from prune_fe.data.registry import Progress
 from prune_fe.data.splits import Splits, hold_out
@@ -20,7 +19,8 @@ from prune_fe.errors import DataError
 def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
     """Read the images for `prune_fe.data.registry.load_data`."""
     assert options.path is not None
-    return folder(options.path, options.size, options.validation, seed, options.memory_gib, progress)
+    limit = options.images_per_class
+    return folder(options.path, options.size, options.validation, seed, options.memory_gib, progress, limit)
 
 
 def folder(
@@ -30,6 +30,7 @@ def folder(
     seed: int = 0,
     memory_gib: float = MEMORY_GIB,
     progress: Progress | None = None,
+    images_per_class: int | None = None,
 ) -> Splits:
     """Return the images of path/train/<class>/* and path/val/<class>/*, as RGB, resized to size×size.
 
@@ -39,9 +40,11 @@ def folder(
         path: The folder, or a tar file of it, which the first call unpacks into a folder next to it.
         size: Height and width of the images, in pixels.
         validation: Share of the training images of each class that is held out for validation.
-        seed: Decides which images are held out.
+        seed: Decides which images are drawn and held out.
         memory_gib: Images that take at most this much memory are decoded once, others each time they are read.
         progress: Called with (images decoded, all images) where they are decoded once.
+        images_per_class: At most this many training images of each class are used; None means all. The others are not
+            decoded.
 
     Raises:
         DataError: A folder, a class or an image is missing or cannot be read.
@@ -51,11 +54,19 @@ def folder(
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))[0]
         raise DataError(f"{root}: class {odd!r} is in train or in val, but not in both")
-    total = len(train) + len(test)
+    n_decoded, normalise = itertools.count(1), Normalise(IMAGENET_MEAN, IMAGENET_STD)
+
+    def count_decoded() -> None:
+        if progress is not None:
+            progress(next(n_decoded), total)
+
+    counts = Counter(train.targets).values()
+    total = len(test) + sum(count if images_per_class is None else min(count, images_per_class) for count in counts)
     if total * 3 * size * size <= memory_gib * 2**30:
-        train, test = _decode(train, size, progress, 0, total), _decode(test, size, progress, len(train), total)
+        train, test = (DecodedWhenDrawn(part, ResizeToPixels(size), normalise) for part in (train, test))
+        test.decode(range(len(test)), count_decoded)
     splits = Splits(train, train, test, tuple(train.classes), 3, size, (IMAGENET_MEAN, IMAGENET_STD))
-    return hold_out(splits, validation, seed)
+    return hold_out(splits, validation, seed, images_per_class, count_decoded)
 
 
 def _image_folder(root: Path, size: int) -> Any:
@@ -75,15 +86,3 @@ def _image_folder(root: Path, size: int) -> Any:
     if empty := sorted(set(range(len(images.classes))) - set(images.targets)):
         raise DataError(f"{root}: class {images.classes[empty[0]]!r}: 0 images, at least 1 is needed")
     return images
-
-
-def _decode(images: Any, size: int, progress: Progress | None, n_before: int, total: int) -> InMemory:
-    """Decode every image of an ImageFolder once; `n_before` of the `total` images were decoded before these."""
-    pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    resize = ResizeToPixels(size)
-    for index, (path, _) in enumerate(images.samples):
-        pixels[index] = resize(read_image(path))
-        if progress is not None:
-            progress(n_before + index + 1, total)
-    names = image_names(images, range(len(images)))
-    return InMemory(pixels, images.targets, images.classes, Normalise(IMAGENET_MEAN, IMAGENET_STD), names)

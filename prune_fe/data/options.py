@@ -41,6 +41,10 @@ class DataOptions:
     memory_gib: NonNegative = MEMORY_GIB
     """Images that take at most this much memory are decoded once; others each time they are read."""
 
+    images_per_class: Annotated[StrictInt, Field(ge=2)] | None = None
+    """Use at most this many training images of each class, drawn with the seed before validation images are held out
+    of them; a class with fewer keeps all of its images. By default all. Test images are never limited."""
+
     def __post_init__(self) -> None:
         if not find_source(self.source).needs_path and self.path is not None:
             raise ValueError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Subset
 
+from prune_fe.data.datasets import DecodedWhenDrawn
 from prune_fe.data.labels import image_labels
 
 
@@ -25,6 +27,8 @@ class Splits:
         size: Height and width of an image, in pixels.
         normalised: (mean, standard deviation) of each channel that the images were normalised with, for pixel values
             from 0 to 1.
+        images_per_class: The training and validation images were drawn from more, at most this many of each class;
+            None means that all are used.
     """
 
     train: Dataset[Any]
@@ -34,28 +38,76 @@ class Splits:
     channels: int
     size: int
     normalised: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    images_per_class: int | None = None
 
     @property
     def about(self) -> dict[str, Any]:
         """Classes, size and preprocessing of the images, which are saved with a network that was trained on them."""
         mean, std = self.normalised
         steps = {"resize": [self.size, self.size], "antialias": True, "scale": 1 / 255, "mean": mean, "std": std}
-        return {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps}
+        limit = {} if self.images_per_class is None else {"images_per_class": self.images_per_class}
+        return {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps} | limit
 
 
-def hold_out(splits: Splits, validation: float, seed: int) -> Splits:
+def hold_out(
+    splits: Splits,
+    validation: float,
+    seed: int,
+    images_per_class: int | None = None,
+    count_decoded: Callable[[], None] | None = None,
+) -> Splits:
     """Return the same images with a share of the training images held out for validation.
 
-    The split depends on `seed` alone: images that were held out before are training images again first.
+    The result depends on the arguments alone: images that were held out or not drawn before are training images again
+    first.
 
     Args:
         splits: The images; `splits.validation` is replaced.
-        validation: Share of the training images of each class, from 0 to less than 1.
-        seed: Seed of the draw.
+        validation: Share of the training images of each class, from 0 to less than 1; of the drawn ones where not all
+            are used.
+        seed: Seed of the draws.
+        images_per_class: At most this many images of each class are used, for training and validation together. None
+            means all.
+        count_decoded: Called after each drawn image that is decoded now.
     """
     every = splits.train.dataset if isinstance(splits.train, Subset) else splits.train
-    train, held_out = split_by_class(image_labels(every), validation, seed)
-    return replace(splits, train=Subset(every, train), validation=Subset(every, held_out))
+    labels = image_labels(every)
+    drawn = draw_of_each_class(labels, splits.classes, images_per_class, seed)
+    train, held_out = split_by_class([labels[index] for index in drawn], validation, seed)
+    if isinstance(every, DecodedWhenDrawn):
+        every.decode(drawn, count_decoded)
+    return replace(
+        splits,
+        train=Subset(every, [drawn[index] for index in train]),
+        validation=Subset(every, [drawn[index] for index in held_out]),
+        images_per_class=images_per_class,
+    )
+
+
+def draw_of_each_class(labels: Sequence[int], classes: Sequence[str], number: int | None, seed: int) -> list[int]:
+    """Draw images of each class at random.
+
+    Which images of a class are drawn depends on the seed, the name of the class and the number of its images, but not
+    on the other classes. More images of a class include those that a smaller `number` draws.
+
+    Args:
+        labels: The label of each image, an index into `classes`.
+        classes: The name of each class.
+        number: Images of each class; a class with fewer gives all of its images. None means all.
+        seed: Seed of the draw.
+
+    Returns:
+        The indices of the drawn images, sorted.
+    """
+    if number is None:
+        return list(range(len(labels)))
+    label_tensor, drawn = torch.tensor(labels), []
+    for label in sorted(set(labels)):
+        members = (label_tensor == label).nonzero().flatten()
+        digest = hashlib.sha256(f"{seed} {classes[label]}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        drawn += members[torch.randperm(len(members), generator=generator)[:number]].tolist()
+    return sorted(drawn)
 
 
 def split_by_class(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -156,7 +156,9 @@ class Experiment:
 
     def with_seed(self, seed: int) -> Self:
         """Return the experiment for another seed, with other validation images and another network."""
-        return dataclasses.replace(self, seed=seed, splits=hold_out(self.splits, self.recipe.data.validation, seed))
+        data = self.recipe.data
+        splits = hold_out(self.splits, data.validation, seed, data.images_per_class)
+        return dataclasses.replace(self, seed=seed, splits=splits)
 
     def with_network(self, label: str) -> Self:
         """Return the experiment of one network of a comparison.

@@ -234,10 +234,26 @@ def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[st
     if not isinstance(content, dict):
         raise InputError(f"{known}: damaged, it is not the recipe that a run writes")
     missing = object()  # a missing key differs from one whose value is None
-    one, other = ({key: value for key, value in each.items() if key not in ignored} for each in (recipe, content))
+    complete = (_with_defaults(recipe), _with_defaults(content))
+    one, other = ({key: value for key, value in each.items() if key not in ignored} for each in complete)
     if ignored and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
         one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
     return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
+
+
+def _with_defaults(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved recipe with the default of every key that the version which wrote it did not have yet.
+
+    Content that is no valid recipe is returned as it is.
+    """
+    from pydantic import ValidationError
+
+    from prune_fe.experiment.recipe import Recipe
+
+    try:
+        return Recipe.model_validate(content).model_dump(mode="json")
+    except ValidationError:
+        return content
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,8 @@ from PIL import Image
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.image_folder import folder
 from prune_fe.data.labels import image_labels
-from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from prune_fe.data.splits import hold_out
+from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from prune_fe.errors import DataError
 from tests.data.pictures import images_of, photos, picture
 
@@ -45,6 +46,36 @@ def test_progress_counts_every_image_once(tmp_path):
     seen = []
     folder(photos(tmp_path), 8, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 12) for done in range(1, 13)]
+
+
+def test_only_the_drawn_images_are_decoded_and_another_seed_decodes_its_own(tmp_path, monkeypatch):
+    photos(tmp_path, train=6)
+    read = []
+
+    def recorded(path):
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr("prune_fe.data.image_folder.read_image", recorded)
+    seen = []
+    splits: Any = folder(tmp_path, 8, progress=lambda *counts: seen.append(counts), images_per_class=3)
+    assert seen == [(done, 10) for done in range(1, 11)]
+    first = images_of(splits.train)
+    assert len(read) == len(set(read)) == 10
+    other: Any = hold_out(splits, 0.1, 5, 3)
+    assert len(read) == len(set(read)) > 10
+    each_time: Any = folder(tmp_path, 8, seed=5, memory_gib=0, images_per_class=3)
+    assert other.train.indices == each_time.train.indices
+    assert torch.equal(images_of(other.train), images_of(each_time.train))
+    assert torch.equal(images_of(splits.train), first)
+    assert image_labels(other.train) == image_labels(each_time.train)
+
+
+def test_memory_is_counted_for_the_drawn_images_only(tmp_path):
+    photos(tmp_path, train=6)
+    needed = (2 * 2 + 4) * 3 * 8 * 8 / 2**30
+    assert isinstance(folder(tmp_path, 8, memory_gib=needed, images_per_class=2).test, InMemory)
+    assert not isinstance(folder(tmp_path, 8, memory_gib=needed, images_per_class=3).test, InMemory)
 
 
 def test_a_class_that_is_only_in_train_or_only_in_val_is_named(tmp_path):

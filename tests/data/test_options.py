@@ -23,6 +23,7 @@ def test_the_defaults() -> None:
         ({"size": 8.0}, r"size: .*valid integer \(got 8.0\)"),
         ({"validation": 0.0}, r"validation: .*greater than 0"),
         ({"validation": 1.0}, r"validation: .*less than 1"),
+        ({"images_per_class": 1}, "images_per_class: .*greater than or equal to 2"),
         ({"memory_gib": -1.0}, "memory_gib: .*greater than or equal to 0"),
         ({"sise": 8}, "sise: unknown key; did you mean 'size'"),
     ],

@@ -2,18 +2,21 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from prune_fe.data.digits import digits
+from prune_fe.data.labels import image_labels
 from prune_fe.data.options import DataOptions
 from prune_fe.data.registry import SOURCES, load_data, parse_data
-from prune_fe.data.splits import Splits
+from prune_fe.data.splits import Splits, draw_of_each_class
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
-from tests.data.pictures import photos, write_cifar
+from tests.data.pictures import images_of, photos, write_cifar
 
 
 def options(**keywords: Any) -> DataOptions:
@@ -38,6 +41,27 @@ def test_every_source_holds_out_the_asked_share_by_the_seed(
     assert len(validation) / (len(train) + len(validation)) == pytest.approx(0.3, abs=0.11)  # type: ignore[arg-type]
     assert validation.indices == again.validation.indices  # type: ignore[attr-defined]
     assert validation.indices != two.validation.indices  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_draws_so_many_training_images_of_a_class_and_keeps_all_test_images(
+    source: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make: dict[str, Callable[[], Any]] = {
+        "digits": lambda: None,
+        "folder": lambda: photos(tmp_path, train=10),
+        "cifar10": lambda: write_cifar(tmp_path, monkeypatch),
+    }
+    path = make[source]()
+    every: Any = load_data(options(source=source, path=path and str(path), size=8), seed=1)
+    few: Any = load_data(options(source=source, path=path and str(path), size=8, images_per_class=4), seed=1)
+    assert Counter(image_labels(few.train)) == dict.fromkeys(range(len(few.classes)), 3)
+    assert Counter(image_labels(few.validation)) == dict.fromkeys(range(len(few.classes)), 1)
+    assert torch.equal(images_of(few.test), images_of(every.test))
+    drawn = sorted([*few.train.indices, *few.validation.indices])
+    assert drawn == draw_of_each_class(image_labels(every.train.dataset), few.classes, 4, 1)
+    assert torch.equal(few.train[2][0], every.train.dataset[few.train.indices[2]][0])
+    assert few.about["images_per_class"] == 4
 
 
 def test_what_is_read_is_what_the_sources_own_function_reads() -> None:

@@ -49,6 +49,15 @@ def test_results_lie_where_runs_and_comparisons_have_them(experiment: Experiment
     assert [event.get("network") for event in experiment.folder.events("note")] == ["one", None]
 
 
+def test_each_seed_draws_its_own_training_images(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(CONTENT | {"data": {"source": "digits", "size": 12, "images_per_class": 20}})
+    with closing(RunFolder(tmp_path, recipe.model_dump(mode="json"))) as folder:
+        experiment = begin(recipe, folder, Silent())
+        other, begun = experiment.with_seed(3).splits, begin(recipe, folder, Silent(), 3).splits
+    assert len(experiment.splits.train) + len(experiment.splits.validation) == 200  # type: ignore[arg-type]
+    assert other.train.indices == begun.train.indices != experiment.splits.train.indices  # type: ignore[attr-defined]
+
+
 def test_the_seed_decides_which_images_are_held_out(experiment: Experiment) -> None:
     other = experiment.with_seed(3)
     first, second, again = (e.splits.validation.indices for e in (experiment, other, other.with_seed(0)))  # type: ignore[attr-defined]
