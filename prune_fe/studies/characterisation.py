@@ -8,6 +8,7 @@ from typing import Any
 from prune_fe.experiment.experiment import Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.io import safe_file_name
 from prune_fe.report.tables import Table
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.base import Scorer
@@ -23,17 +24,20 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Column -> settings of feature entropy: what table 5 and appendix A.2 use instead of the birth time."""
 
+STATE = "characterisation"
+"""Name of the folder of the scores."""
+
 
 def characterisation_study(
     recipe: Recipe, folder: RunFolder, reporter: Reporter, options: SubjectOptions | None = None
 ) -> list[Table]:
     """Measure feature entropy with the birth, maximum and integral of Betti curves (table 5 and appendix A.2).
 
-    The tables are written to the run folder too, as study-characterisation-*.csv and .md. A network that is in the
-    folder is not trained again.
+    The tables are written to the run folder too, as study-characterisation-*.csv and .md. The network and the scores
+    that are in the folder are not made again, and an unfinished pass over the images is continued.
 
     Args:
-        recipe: Which network and images.
+        recipe: Which network and images; its `score.classes` are those of the layer's mean.
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which unit, on which images; the defaults where it is None.
@@ -64,9 +68,11 @@ def characterise(subject: Subject) -> list[Table]:
     Args:
         subject: The unit, layer and class.
     """
-    variants = build_variants()
-    of_class = subject.score(variants)
-    of_all = subject.score(variants, all_classes=True)
+    scorers = {safe_file_name(name): scorer for name, scorer in build_variants().items()}
+    of_class, of_all = (
+        dict(zip(VARIANTS, subject.score(scorers, STATE, all_classes=of_all).values(), strict=True))
+        for of_all in (False, True)
+    )
     layer, tables = subject.layer.name, []
     for indicator, title in ((H, "Characterisation: H in nats"), (RATE, "Characterisation: ε")):
         units = {name: indicator.unit_values(scores, layer) for name, scores in of_class.items()}

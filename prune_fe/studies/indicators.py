@@ -32,8 +32,12 @@ class Indicator:
 
     @property
     def key(self) -> str:
-        """Label of the scorer with its settings; indicators with the same key share one measurement."""
-        return f"{self.scorer} {sorted(self.settings.items())}"
+        """Label of the scorer with its settings; indicators with the same key share one measurement.
+
+        >>> Indicator("NISP", "nisp", "nisp_score", settings={"r": 1e-6, "alpha": 1.0}).key
+        'nisp-alpha-1.0-r-1e-06'
+        """
+        return "-".join([self.scorer, *(f"{name}-{value}" for name, value in sorted(self.settings.items()))])
 
     @property
     def compares_classes(self) -> bool:

@@ -27,11 +27,11 @@ def randomness_study(
 ) -> list[Table]:
     """Compare a trained unit with 100 units of ten untrained networks by every criterion (tables 2, 7 and 10).
 
-    The tables are written to the run folder too, as study-randomness-*.csv and .md. A network that is in the folder is
-    not trained again.
+    The tables are written to the run folder too, as study-randomness-*.csv and .md. The network and the scores of
+    each network that are in the folder are not made again.
 
     Args:
-        recipe: Which network and images.
+        recipe: Which network and images; its `score.classes` are the compared ones.
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which unit, on which images; the defaults where it is None.
@@ -70,7 +70,7 @@ def compare_with_random(
         network = initialise(seed).to(subject.example.device)
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randperm(subject.layer.units, generator=generator)[:count].tolist()
-        for name, unit_values in subject.indicator_values(network).items():
+        for name, unit_values in subject.indicator_values(f"random-{seed}", network).items():
             random[name] += unit_values[drawn].tolist()
     rows = {
         "well-trained unit": {name: [float(unit_values[subject.unit])] for name, unit_values in values.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.datasets import Rescaled
+from prune_fe.distributed import rank
 from prune_fe.experiment.experiment import Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.measure.evaluate import Evaluation, evaluate
+from prune_fe.io import write_json
+from prune_fe.measure.evaluate import evaluate
 from prune_fe.report.tables import Table
+from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array
 from prune_fe.studies.indicators import tables_like_the_papers
 from prune_fe.studies.options import SubjectOptions
-from prune_fe.studies.subject import Subject, choose_subject, train_subject, write_unit_study
+from prune_fe.studies.subject import TRAINED, Subject, choose_subject, train_subject, write_unit_study
 from prune_fe.tracing.feature_maps import follow, observe
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
@@ -27,17 +31,25 @@ from prune_fe.tracing.watching import evaluating
 ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
 """Columns of the accuracy on the test images, with their formats."""
 
+STATES = (
+    (TRAINED, 1.0, False),
+    ("half-images", 0.5, False),
+    ("half-filters", 1.0, True),
+    ("half-both", 0.5, True),
+)
+"""Name of each state, factor of the images, and whether the filters are halved."""
+
 
 def rescaling_study(
     recipe: Recipe, folder: RunFolder, reporter: Reporter, options: SubjectOptions | None = None
 ) -> list[Table]:
     """Measure every criterion with the images, the filters of a layer, and both halved (tables 1, 6 and 9).
 
-    The tables are written to the run folder too, as study-rescaling-*.csv and .md. A network that is in the folder is
-    not trained again.
+    The tables are written to the run folder too, as study-rescaling-*.csv and .md. The network, the scores and the
+    accuracies that are in the folder are not made again.
 
     Args:
-        recipe: Which network and images.
+        recipe: Which network and images; its `score.classes` are the compared ones.
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which unit, on which images; the defaults where it is None.
@@ -64,16 +76,15 @@ def rescale(subject: Subject) -> list[Table]:
     shares: dict[str, dict[str, Sequence[float]]] = {}
     originals: dict[str, Array] = {}
     halved_part = ""
-    for factor, halve_filters in ((1.0, False), (0.5, False), (1.0, True), (0.5, True)):
+    for state, factor, halve_filters in STATES:
         row = f"{'half scale' if factor < 1 else '×'}, {'half scale' if halve_filters else '×'}"
         network: nn.Module = subject.network
         halving: AbstractContextManager[Any] = nullcontext()
         if halve_filters:
             network, halving, halved_part = halve_layer(subject.network, subject.layer, subject.example)
         with halving:
-            evaluation = evaluate(network, Rescaled(subject.splits.test, factor), workers=subject.workers)
-            values = subject.indicator_values(network, factor)
-        rows[row] = _accuracy_cells(evaluation, subject.label)
+            values = subject.indicator_values(state, network, factor)
+            rows[row] = _accuracy_cells(subject, state, network, factor)
         rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
         originals = originals or values
         for name, units in values.items():
@@ -87,11 +98,21 @@ def rescale(subject: Subject) -> list[Table]:
     return [*tables_like_the_papers("Rescaling", rows, ACCURACY, note), of_layer]
 
 
-def _accuracy_cells(evaluation: Evaluation, label: int) -> dict[str, Sequence[float]]:
-    """Return the cells of the columns ACCURACY."""
-    of_class = evaluation.confusion[label]
-    recall = int(of_class[label]) / max(int(of_class.sum()), 1)
-    return dict(zip(ACCURACY, ([evaluation.accuracy], [recall]), strict=True))
+def _accuracy_cells(subject: Subject, state: str, network: nn.Module, factor: float) -> dict[str, Sequence[float]]:
+    """Return the cells of the columns ACCURACY, from the subject's folder or from a pass over the test images."""
+    path = None if subject.folder is None else subject.folder / f"{state}-accuracy.json"
+    digest = "" if path is None else hash_weights(network)
+    if path is not None and path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["model_sha256"] == digest:
+            return {column: [saved[column]] for column in ACCURACY}
+    evaluation = evaluate(network, Rescaled(subject.splits.test, factor), workers=subject.workers)
+    of_class = evaluation.confusion[subject.label]
+    recall = int(of_class[subject.label]) / max(int(of_class.sum()), 1)
+    cells = dict(zip(ACCURACY, (evaluation.accuracy, recall), strict=True))
+    if path is not None and rank() == 0:
+        write_json(path, cells | {"model_sha256": digest})
+    return {column: [value] for column, value in cells.items()}
 
 
 def halve_layer(

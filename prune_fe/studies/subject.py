@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.output import write_study
 from prune_fe.tracing.layers import Layer, find_layers
 
+TRAINED = "trained"
+"""Name of the state of a subject in which nothing is changed."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -38,10 +42,12 @@ class Subject:
         layer: The layer.
         unit: Number of the unit in the layer.
         label: Number of the class.
-        samples: Training images of the class; of every class for scorers that compare classes.
+        samples: Training images of the class; of every compared class for scorers that compare classes.
         seed: Seed with which the images are drawn.
         batch_size: Images that go through the network together.
         workers: Processes that load images.
+        compared: Numbers of the classes that are compared, with `label` among them; None means all.
+        folder: Where finished scores, and those of an unfinished pass, are saved and read from; None saves nothing.
     """
 
     network: nn.Module
@@ -53,6 +59,13 @@ class Subject:
     seed: int = 0
     batch_size: int = 64
     workers: int = 0
+    compared: tuple[int, ...] | None = None
+    folder: Path | None = None
+
+    @property
+    def compared_labels(self) -> tuple[int, ...]:
+        """Numbers of the classes that are compared."""
+        return tuple(range(len(self.splits.classes))) if self.compared is None else self.compared
 
     @property
     def example(self) -> Tensor:
@@ -61,11 +74,12 @@ class Subject:
 
     @property
     def text(self) -> str:
-        """The unit, layer, class and number of images in words."""
+        """The unit, layer, class, number of images and number of compared classes in words."""
         size = "×".join(map(str, self.layer.map_size))
         return (
             f"unit {self.unit} of {self.layer.name!r} ({self.layer.units} units, maps of {size}), "
-            f"class {self.splits.classes[self.label]!r}, {self.samples} training images"
+            f"class {self.splits.classes[self.label]!r}, {self.samples} training images; "
+            f"{len(self.compared_labels)} of {len(self.splits.classes)} classes are compared"
         )
 
     def file_name(self, study: str) -> str:
@@ -91,7 +105,7 @@ class Subject:
         return replace(self, unit=unit)
 
     def _most_selective_unit(self) -> int:
-        raw = self.score({H.scorer: H.build_scorer(self.label)})[H.scorer].raw
+        raw = self.score({H.key: H.build_scorer(self.label)}, TRAINED)[H.key].raw
         ratio = raw["entropy_per_rate_nats"][self.layer.name][0]
         rate = raw[RATE.quantity][self.layer.name][0]
         # Two equal births among 20 images have an entropy of 0 and make no selective unit.
@@ -106,7 +120,7 @@ class Subject:
             InputError: Feature entropy is one of them; no study does without it.
         """
         reasons = {}
-        labels = set(range(len(self.splits.classes)))
+        labels = set(self.compared_labels)
         for indicator in ALL_INDICATORS:
             scorer = indicator.build_scorer(self.label)
             try:
@@ -120,6 +134,7 @@ class Subject:
     def score(
         self,
         scorers: Mapping[str, Scorer],
+        state: str,
         *,
         network: nn.Module | None = None,
         factor: float = 1.0,
@@ -128,29 +143,34 @@ class Subject:
         """Return the scores of the layer by each of the scorers.
 
         Args:
-            scorers: Label -> scorer.
+            scorers: Label -> scorer; a label names a folder.
+            state: Name of what is scored, such as "random-3"; a folder for each is made in `folder`.
             network: The network to score; default the subject's.
             factor: Number that the values of all images are multiplied by.
-            all_classes: Use images of all classes instead of the subject's class alone.
+            all_classes: Use images of all compared classes instead of the subject's class alone.
         """
         return score_all(
             network or self.network,
             Rescaled(self.splits.train, factor),
             scorers,
             layers=[self.layer.name],
-            classes=None if all_classes else [self.label],
+            classes=self.compared_labels if all_classes else [self.label],
             samples=self.samples,
             seed=self.seed,
             batch_size=self.batch_size,
             workers=self.workers,
+            folder=self.folder and self.folder / f"{state}-{'classes' if all_classes else 'class'}",
         )
 
-    def indicator_values(self, network: nn.Module | None = None, factor: float = 1.0) -> dict[str, Array]:
+    def indicator_values(
+        self, state: str = TRAINED, network: nn.Module | None = None, factor: float = 1.0
+    ) -> dict[str, Array]:
         """Return the value of each indicator for every unit of the layer, shape (units,).
 
         Indicators that cannot score the layer are left out; `unavailable` gives the reasons.
 
         Args:
+            state: Name of what is scored; see `score`.
             network: The network to score; default the subject's.
             factor: What the values of all images are multiplied by.
         """
@@ -162,10 +182,34 @@ class Subject:
                 for indicator in available
                 if indicator.compares_classes == all_classes
             }
-            scores |= self.score(scorers, network=network, factor=factor, all_classes=all_classes)
+            if scorers:
+                scores |= self.score(scorers, state, network=network, factor=factor, all_classes=all_classes)
         return {
             indicator.name: indicator.unit_values(scores[indicator.key], self.layer.name) for indicator in available
         }
+
+
+def choose_compared(classes: int | Sequence[int] | None, label: int, n_classes: int, seed: int) -> tuple[int, ...]:
+    """Return the numbers of the classes that are compared, sorted, with `label` among them.
+
+    Args:
+        classes: How many, as in a recipe's `score.classes`; the others are drawn. Or which; `label` is added where it
+            is missing. None means all.
+        label: Number of the subject's class.
+        n_classes: Number of all classes.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: There are not so many classes.
+    """
+    if classes is None:
+        return tuple(range(n_classes))
+    if not isinstance(classes, int):
+        return tuple(sorted({label, *classes}))
+    if classes > n_classes:
+        raise InputError(f"score.classes is {classes}: the data has {n_classes} classes")
+    drawn = torch.randperm(n_classes, generator=torch.Generator().manual_seed(seed)).tolist()
+    return tuple(sorted([label, *(other for other in drawn if other != label)][:classes]))
 
 
 def initialise_network(experiment: Experiment, seed: int) -> nn.Module:
@@ -191,24 +235,30 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
     if options.class_name is not None and options.class_name not in classes:
         hint = nearest(options.class_name, classes[:20])
         raise InputError(f"class {options.class_name!r}: no such class; {hint}")
+    label = 0 if options.class_name is None else classes.index(options.class_name)
+    compared = choose_compared(recipe.score.classes, label, len(classes), experiment.seed)
     labels = image_labels(splits.train)
-    available = min(labels.count(label) for label in range(len(classes)))
+    available = min(labels.count(each) for each in compared)
     samples = options.samples or recipe.score.samples or available
     if samples > available:
-        raise DataError(f"{samples} samples asked for, the smallest class has {available} training images")
+        raise DataError(f"{samples} samples asked for, the smallest compared class has {available} training images")
     network = initialise_network(experiment, experiment.seed)
     names = None if options.layer is None else [options.layer]
+    layer = find_layers(network, experiment.example.to(experiment.device), names)[-1]
+    folder = f"{safe_file_name(layer.name)}-class-{label}-samples-{samples}"
     # The default unit depends on the trained network, which does not exist yet; 0 is a placeholder.
     subject = Subject(
         network=network,
         splits=splits,
-        layer=find_layers(network, experiment.example.to(experiment.device), names)[-1],
+        layer=layer,
         unit=0,
-        label=0 if options.class_name is None else classes.index(options.class_name),
+        label=label,
         samples=samples,
         seed=experiment.seed,
         batch_size=recipe.score.batch_size,
         workers=recipe.workers,
+        compared=compared,
+        folder=experiment.seed_folder / "study-units" / folder,
     )
     if options.unit is not None:
         subject = subject.with_unit(options.unit)

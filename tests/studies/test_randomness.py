@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from prune_fe.errors import InputError
+from prune_fe.scoring.collection import Collection
 from prune_fe.studies.randomness import compare_with_random, units_per_network
 from prune_fe.studies.subject import Subject
 from prune_fe.tracing.layers import Layer
@@ -52,3 +55,25 @@ def test_every_random_unit_is_drawn_once_and_the_same_again(subject: Subject, in
     assert [table.rows for table in one] == [table.rows for table in again]
     random = one[0].rows["6 random-initialised units"]["L1-norm"]
     assert len(set(random)) == 6
+
+
+def test_a_study_that_was_killed_goes_on_with_the_network_it_was_killed_in(
+    subject: Subject, initialise: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(subject, unit=5, samples=5)
+    whole = compare_with_random(small, initialise, units=6, networks=3)
+    saving, measured = replace(small, folder=tmp_path), []
+    run = Collection.run
+
+    def killed(collection: Collection, model: nn.Module, *arguments: Any) -> None:
+        measured.append(model)
+        if len(measured) == 6:  # the trained network and two random ones have two passes each
+            raise KeyboardInterrupt
+        run(collection, model, *arguments)
+
+    monkeypatch.setattr(Collection, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare_with_random(saving, initialise, units=6, networks=3)
+    again = compare_with_random(saving, initialise, units=6, networks=3)
+    assert len(measured) == 6 + 3
+    assert [table.rows for table in again] == [table.rows for table in whole]

@@ -1,12 +1,15 @@
 """The study of rescaling on a small trained network: tables 1, 6 and 9."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from prune_fe.measure.evaluate import evaluate
 from prune_fe.report.tables import Table
 from prune_fe.studies.rescaling import halve_layer, rescale
 from prune_fe.studies.subject import Subject
@@ -115,6 +118,29 @@ def test_a_halved_layer_gives_half_its_maps_and_leaves_the_network(
         half = maps_of(twin, layer, images)
     assert torch.allclose(half, whole / 2, rtol=1e-5, atol=1e-7)
     assert torch.equal(network(images), before)
+
+
+def test_a_study_that_was_killed_reads_what_it_had_measured(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(subject, samples=5)
+    whole, saving, evaluated = rescale(small), replace(small, folder=tmp_path), []
+
+    def killed(network: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        evaluated.append(network)
+        if len(evaluated) == 3:
+            raise KeyboardInterrupt
+        return evaluate(network, *arguments, **keywords)
+
+    monkeypatch.setattr("prune_fe.studies.rescaling.evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rescale(saving)
+    again = rescale(saving)
+    assert len(evaluated) == 3 + 2
+    assert [table.rows for table in again] == [table.rows for table in whole]
+    monkeypatch.setattr("prune_fe.scoring.collection.Collection.run", lambda *_: pytest.fail("measured again"))
+    assert [table.rows for table in rescale(saving)] == [table.rows for table in whole]
+    assert len(evaluated) == 5
 
 
 def maps_of(network: nn.Module, layer: Layer, images: Tensor) -> Tensor:
