@@ -13,7 +13,17 @@ import reprlib
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Discriminator, Field, StrictFloat, StrictInt, Tag, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
@@ -25,6 +35,7 @@ ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
 NonNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 # Pydantic tries every alternative of a plain union and reports each of its errors. A tagged union checks one of them.
 Single, Several = Tag("[one]"), Tag("[many]")

@@ -182,7 +182,8 @@ class Comparison:
         epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
         # The step schedule divides the rate by ten each epoch, so that a budget of many epochs would train with none.
         inherited = {field.name: getattr(base, field.name) for field in dataclasses.fields(TrainOptions)}
-        options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine"})
+        # A part is trained in front of which the weights are trained already; a new network has none.
+        options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine", "only": ()})
         description = f"{network} from scratch, {recipe.compare.points[0]} {amount:g}, {epochs} epochs"
         history = fit(experiment, model, options, description)
         outcome = measure(experiment, model, label)

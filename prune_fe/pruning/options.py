@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
-from pydantic import BeforeValidator
 
 from prune_fe.errors import InputError
 from prune_fe.options import (
@@ -14,6 +13,7 @@ from prune_fe.options import (
     SINGLE_OR_SEVERAL,
     Count,
     Number,
+    Patterns,
     Several,
     Share,
     ShareLeft,
@@ -36,7 +36,6 @@ Ratio = Annotated[
     SINGLE_OR_SEVERAL,
 ]
 Rounds = Annotated[Annotated[Count, Number] | Annotated[Literal["layers"], Word], NUMBER_OR_WORD]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:

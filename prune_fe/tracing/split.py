@@ -59,6 +59,15 @@ class TailInputs:
         )
         return type(self)(self.unmasked[images], masked, tuple(others), self.per_image)
 
+    def repeated_others(self, times: int) -> list[Tensor]:
+        """Return copies of the other values, those with a row for each image several times one after the other."""
+        return _cloned(
+            [
+                value.expand(times, *value.shape).flatten(0, 1) if has_rows else value
+                for value, has_rows in zip(self.others, self.per_image, strict=True)
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class SplitNetwork:
@@ -107,11 +116,7 @@ class SplitNetwork:
         n_masks, n_images = len(keep), len(inputs)
         keep = keep.view(n_masks, 1, -1, *[1] * (inputs.unmasked.ndim - 2))
         values = torch.where(keep, inputs.unmasked[None], inputs.masked[None]).flatten(0, 1)
-        others = [
-            value.expand(n_masks, *value.shape).flatten(0, 1) if has_rows else value
-            for value, has_rows in zip(inputs.others, inputs.per_image, strict=True)
-        ]
-        output = self.rest(values, *_cloned(others))
+        output = self.rest(values, *inputs.repeated_others(n_masks))
         return output.view(n_masks, n_images, *output.shape[1:])
 
 
@@ -138,11 +143,11 @@ def split(model: nn.Module, layer: Layer, images: Tensor) -> SplitNetwork | NotS
         try:
             graph = _Tracer(layer.name).trace(model)
         except Exception as error:  # a network's code may raise anything at a proxy
-            return NotSplit(f"it cannot be traced ({_first_line(error)})")
+            return NotSplit(f"it cannot be traced ({first_line(error)})")
         try:
             return _split_graph(model, graph, layer, images)
         except Exception as error:  # and at a part of its graph
-            return NotSplit(f"its parts do not run ({_first_line(error)})")
+            return NotSplit(f"its parts do not run ({first_line(error)})")
 
 
 def _split_graph(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) -> SplitNetwork | NotSplit:
@@ -220,24 +225,24 @@ def _candidates(model: nn.Module, graph: fx.Graph, node: fx.Node) -> Iterator[Sp
     before = [other for other in graph.nodes if other not in behind]
     for length, meeting in enumerate([node, *behind[:-1]]):  # the last one is the output
         early, late = behind[:length], behind[length:]
-        if not {node, *early}.isdisjoint(set(_inputs_of(late)) - {meeting}):
+        if not {node, *early}.isdisjoint(set(inputs_of(late)) - {meeting}):
             continue
         known = {node, *behind} | stored
-        beside, others = ([value for value in _inputs_of(part) if value not in known] for part in (early, late))
+        beside, others = ([value for value in inputs_of(part) if value not in known] for part in (early, late))
         yield SplitNetwork(
-            head=_subgraph(model, before, stored, (), [node, *beside, *others]),
-            channelwise=_subgraph(model, early, stored, [node, *beside], meeting),
-            rest=_subgraph(model, late, stored, [meeting, *others]),
+            head=subgraph(model, before, stored, (), [node, *beside, *others]),
+            channelwise=subgraph(model, early, stored, [node, *beside], meeting),
+            rest=subgraph(model, late, stored, [meeting, *others]),
             channelwise_inputs=len(beside),
         )
 
 
-def _inputs_of(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+def inputs_of(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     """Return the nodes that some nodes read, each once."""
     return list(dict.fromkeys(value for node in nodes for value in node.all_input_nodes))
 
 
-def _subgraph(
+def subgraph(
     model: nn.Module,
     nodes: Sequence[fx.Node],
     stored: Set[fx.Node],
@@ -257,7 +262,7 @@ def _subgraph(
     for number, node in enumerate(inputs):
         copies[node] = part.placeholder(f"given_{number}")
     returned = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
-    loaded = [node for node in _inputs_of(nodes) + returned if node in stored and node not in set(nodes)]
+    loaded = [node for node in inputs_of(nodes) + returned if node in stored and node not in set(nodes)]
     for node in (*dict.fromkeys(loaded), *nodes):
         if node not in copies:
             copies[node] = part.node_copy(node, copies.__getitem__)
@@ -320,5 +325,6 @@ def _cloned(values: Sequence[Tensor]) -> list[Tensor]:
     return [value.clone() for value in values]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

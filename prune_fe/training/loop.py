@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ from prune_fe.measure.evaluate import evaluate
 from prune_fe.options import validate_options
 from prune_fe.pruning.cut import refuse_unlike_weights
 from prune_fe.training.augmentation import flip_and_shift
+from prune_fe.training.features import TrainingInput, prepare_input
 from prune_fe.training.options import TrainOptions
+from prune_fe.training.part import TrainedPart, select_part
 from prune_fe.training.schedule import Rate, epoch_rates
 
 SEED_STRIDE = 100_003
@@ -85,72 +88,106 @@ def finetune(
         workers: Processes that read images.
         seed: Seed of everything that is random.
         progress: Called with (None, finished steps, all steps) after each step, and with (epoch, finished steps, all
-            steps) after each epoch.
+            steps) after each epoch. Each batch of images whose features are kept (`only`) counts as a step.
         settings: Single options in place of those of `options`, such as `lr=0.1`; see `TrainOptions`.
 
     Returns:
         The epochs, beginning with epoch 0.
 
     Raises:
-        InputError: An option is out of range, no weight is trainable, or the loss is not finite.
+        InputError: An option is out of range, `only` names nothing, no weight is trainable, or the loss is not finite.
         DataError: There are no training images.
     """
     chosen = validate_options(TrainOptions, options, **settings)
-    rates = epoch_rates(chosen)
-    weights = _trainable_weights(model)
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)
-    optimizer = _make_optimizer(model, weights, chosen, momentum_buffers or {})
-    all_reduce_mean(weights.values())  # All processes start with the same weights, to the bit.
-    batch_size = chosen.batch_size // world_size()
-    # Batch norms cannot train on a single image.
-    drop_last = len(order) > 1 == len(order) % batch_size
-    batches = make_loader(train, batch_size, workers, sampler=order, drop_last=drop_last)
-    device, steps = next(iter(weights.values())).device, itertools.count(1)
+    n_steps = len(epoch_rates(chosen)) * len(_make_batches(train, order, chosen.batch_size))
 
-    def report(epoch: Epoch | None, step: int) -> None:
+    def report(epoch: Epoch | None, done: int, n_feature_steps: int) -> None:
         if progress is not None:
-            progress(epoch, step, len(rates) * len(batches))
+            progress(epoch, done, n_feature_steps + n_steps)
 
-    result = evaluate(model, validation, workers=workers)
-    history = [Epoch(0, 0.0, math.nan, result.accuracy, result.loss, 0.0)]
-    best_state, best_momentum = copy.deepcopy(model.state_dict()), dict[str, Tensor]()
-    try:
-        for number, rate in enumerate(rates, 1):
-            start = time.perf_counter()
-            order.epoch = number
-            # The epoch has its own seed, and the random numbers of the caller are not changed.
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed * SEED_STRIDE + number + RANK_STRIDE * rank())
-                loss = _train_epoch(model, batches, optimizer, rate, chosen, lambda: report(None, next(steps)))
-            # Each process has computed the statistics of batch norms from its own share of the images.
-            all_reduce_mean(model.buffers())
-            if not math.isfinite(loss):
-                raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {chosen.lr:g})")
-            seconds = time.perf_counter() - start
-            result = evaluate(model, validation, workers=workers)
-            last_rate = optimizer.param_groups[0]["lr"]
-            history.append(Epoch(number, last_rate, loss, result.accuracy, result.loss, seconds))
-            if best_epoch(history) is history[-1]:
-                best_state, best_momentum = copy.deepcopy(model.state_dict()), _copy_momentum(optimizer, weights)
-            report(history[-1], number * len(batches))
-    finally:
-        model.load_state_dict(best_state)
-        model.eval()
-        if momentum_buffers is not None:
-            momentum_buffers.update(best_momentum)
-    return history
+    with ExitStack() as stack:
+        part = stack.enter_context(select_part(model, chosen.only))
+        optimizer = _make_optimizer(model, part.weights, chosen, momentum_buffers or {})
+        all_reduce_mean(part.weights.values())  # All processes start with the same weights, to the bit.
+        source = stack.enter_context(
+            prepare_input(part, train, validation, chosen, workers, lambda done, total: report(None, done, total))
+        )
+        best_momentum = dict[str, Tensor]()
+        stack.callback(lambda: momentum_buffers is not None and momentum_buffers.update(best_momentum))
+        training = _Training(part, source, optimizer, order, chosen, best_momentum)
+        return training.run(lambda epoch, done: report(epoch, source.steps + done, source.steps))
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One call of `finetune`.
+
+    Attributes:
+        part: The weights that are trained.
+        source: The images or features.
+        optimizer: The optimizer of these weights.
+        order: The order of the images.
+        options: How the network is trained.
+        best_momentum: Is filled with the momentum of the best epoch.
+    """
+
+    part: TrainedPart
+    source: TrainingInput
+    optimizer: torch.optim.SGD
+    order: _EpochOrder
+    options: TrainOptions
+    best_momentum: dict[str, Tensor]
+
+    def run(self, report: Callable[[Epoch | None, int], None]) -> list[Epoch]:
+        """Train all epochs, leave the weights of the best one, and return them.
+
+        Args:
+            report: Called with (None, finished steps) after each step, and with (epoch, finished steps) after each
+                epoch.
+        """
+        model, source = self.part.model, self.source
+        batches = _make_batches(source.train, self.order, self.options.batch_size, source.workers)
+        steps = itertools.count(1)
+        result = evaluate(source.evaluated, source.validation, workers=source.workers)
+        history = [Epoch(0, 0.0, math.nan, result.accuracy, result.loss, 0.0)]
+        best_state = copy.deepcopy(model.state_dict())
+        try:
+            for number, rate in enumerate(epoch_rates(self.options), 1):
+                start = time.perf_counter()
+                loss = self._train_epoch(number, batches, rate, lambda: report(None, next(steps)))
+                seconds = time.perf_counter() - start
+                result = evaluate(source.evaluated, source.validation, workers=source.workers)
+                last_rate = self.optimizer.param_groups[0]["lr"]
+                history.append(Epoch(number, last_rate, loss, result.accuracy, result.loss, seconds))
+                if best_epoch(history) is history[-1]:
+                    best_state = copy.deepcopy(model.state_dict())
+                    self.best_momentum.update(_copy_momentum(self.optimizer, self.part.weights))
+                report(history[-1], number * len(batches))
+        finally:
+            model.load_state_dict(best_state)
+            model.eval()
+        return history
+
+    def _train_epoch(self, number: int, batches: DataLoader[Any], rate: Rate, report_step: Callable[[], None]) -> float:
+        """Train for one epoch, and return the mean loss of an image over all processes."""
+        self.order.epoch = number
+        device = next(iter(self.part.weights.values())).device
+        self.part.begin_training()
+        # The epoch has its own seed, and the random numbers of the caller are not changed.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.order.seed * SEED_STRIDE + number + RANK_STRIDE * rank())
+            loss = _train_epoch(self.source.network, batches, self.optimizer, rate, self.options, report_step)
+        # Each process has computed the statistics of batch norms from its own share of the images.
+        all_reduce_mean(self.part.model.buffers())
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {self.options.lr:g})")
+        return loss
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """Return the epoch with the highest validation accuracy; among equal ones the lowest loss decides, then order."""
     return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
-
-
-def _trainable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    if not weights:
-        raise InputError(f"{type(model).__name__} is frozen: no weight has requires_grad, there is nothing to train")
-    return weights
 
 
 def _count_images(train: Dataset[Any], batch_size: int) -> int:
@@ -162,6 +199,21 @@ def _count_images(train: Dataset[Any], batch_size: int) -> int:
     if batch_size % world_size():
         raise InputError(f"batch_size={batch_size} cannot be shared evenly by {world_size()} processes")
     return len(train)
+
+
+def _make_batches(images: Dataset[Any], order: _EpochOrder, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+    """Return this process's shares of the batches of an epoch.
+
+    Args:
+        images: Map-style data set of (image, label).
+        order: The order of the images.
+        batch_size: Images of one step, over all processes together.
+        workers: Processes that read images.
+    """
+    share = batch_size // world_size()
+    # Batch norms cannot train on a single image.
+    drop_last = len(order) > 1 == len(order) % share
+    return make_loader(images, share, workers, sampler=order, drop_last=drop_last)
 
 
 def _make_optimizer(
@@ -198,7 +250,6 @@ def _train_epoch(
     """Train for one epoch, and return the mean loss of an image over all processes."""
     weights: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
     device, losses, n_images = weights[0].device, list[Tensor](), 0
-    model.train()
     for step, (images, labels) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = rate(step / len(batches))

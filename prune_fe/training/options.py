@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from pydantic import StrictBool
 
 from prune_fe.errors import InputError
-from prune_fe.options import Count, NonNegative, Positive, Share, options
+from prune_fe.options import Count, NonNegative, Patterns, Positive, Share, options
 
 Schedule = Literal["step", "cosine"]
 
@@ -48,6 +48,16 @@ class TrainOptions:
 
     amp: StrictBool = False
     """Compute in bfloat16 on CUDA."""
+
+    only: Annotated[Patterns, Parameter(consume_multiple=True)] = ()
+    """Names or patterns of the modules and parameters that are trained, such as "classifier.*"; the default is all.
+    Everything else stays fixed and runs in evaluation mode: its batch norms keep their statistics, its dropout is off,
+    and weight decay does not act on it."""
+
+    cache_gib: NonNegative = 4.0
+    """With `only`: memory for the features in front of the trained part. Without augmentation they are computed once
+    for each training and validation image. Features that need more are kept in a temporary file, if it takes at most
+    half of the free space of its disk; otherwise, and with 0, they are computed again in each epoch."""
 
     def __post_init__(self) -> None:
         """Check the rule that concerns several options.

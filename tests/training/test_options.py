@@ -56,6 +56,8 @@ def test_the_defaults_are_the_papers() -> None:
         "batch_size": 512,
         "augment": False,
         "amp": False,
+        "only": (),
+        "cache_gib": 4.0,
     }
 
 
