@@ -44,7 +44,7 @@ def finetune(
     from prune_fe.training.loop import best_epoch
     from prune_fe.training.loop import finetune as train
 
-    loaded = load(model, data, device, seed)
+    loaded = load(model, data, device, seed, new_classifier=True)
     network, splits = loaded.network, loaded.splits
     assert splits is not None
     if checkpoints is not None:

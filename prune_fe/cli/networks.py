@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
-from prune_fe.errors import InputError
+from prune_fe.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Loaded:
     notes: dict[str, Any]
 
 
-def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> Loaded:
+def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, new_classifier: bool = False) -> Loaded:
     """Build or load the network, read the images, and check that the network runs on them.
 
     Args:
@@ -49,6 +49,8 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> 
         data: Which images; none without `data.data`.
         device: The device of the network.
         seed: Seed of the held-out images, and of the weights of a network that is built without a checkpoint.
+        new_classifier: Whether layers of the classifier that trained weights do not fit are made anew, which makes
+            sense for a command that trains.
 
     Raises:
         InputError: The flags contradict each other, or the network does not run on the images.
@@ -57,6 +59,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> 
     """
     from prune_fe.experiment.device import prepare_device
     from prune_fe.models.checkpoints import load_weights
+    from prune_fe.models.classifier import describe_renewed
 
     chosen, saved = prepare_device(device, None), is_saved(model.model)
     if saved and model.num_classes is not None:
@@ -66,12 +69,20 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int) -> 
             f"{model.model} is a file: say which network it is of with --model, and --checkpoint {model.model}"
         )
     notes = read_notes(model.model)
+    renewed: list[str] = []
     network = _load_saved(model.model) if saved else None  # A damaged one is reported before images are read.
     splits = _read_images(model, data, notes, seed)
     if network is None:
-        network = _build(model, splits, seed)
+        network, renewed = _build(model, splits, seed)
+    elif model.pretrained:
+        raise InputError(f"--pretrained is for a model built by name; {model.model} is a saved one")
     if model.checkpoint is not None:
-        load_weights(network, model.checkpoint)
+        renewed = load_weights(network, model.checkpoint, new_classifier=new_classifier)
+    if renewed:
+        message = describe_renewed(str(model.checkpoint or f"the weights of {model.model}"), renewed)
+        if not new_classifier:
+            raise CheckpointError(f"{message}; prune-fe finetune trains them")
+        reporter.say(f"note: {message}")
     network = network.to(chosen)
     size = model.size or int(notes.get("size", DEFAULT_SIZE))
     example = splits.test[0][0][None] if splits else _zeros(network, size)
@@ -151,17 +162,23 @@ def _read_images(model: ModelFlags, data: RequiredDataFlags, notes: dict[str, An
     return load_data(options, seed=seed, progress=reporter.progress("reading images"))
 
 
-def _build(model: ModelFlags, splits: Splits | None, seed: int) -> nn.Module:
+def _build(model: ModelFlags, splits: Splits | None, seed: int) -> tuple[nn.Module, list[str]]:
+    """Return a network built by name, and the keys of its classifier that the library's weights do not fit."""
     import torch
 
-    from prune_fe.models.build import build
+    from prune_fe.models.build import build, build_pretrained
 
     outputs = model.num_classes or (len(splits.classes) if splits else DEFAULT_OUTPUTS)
+    channels = splits.channels if splits else 3
     torch.manual_seed(seed)  # So that `score` and `prune` see the same weights where there is no checkpoint.
-    network = build(model.model, outputs, in_channels=splits.channels if splits else 3)
+    if model.pretrained:
+        return build_pretrained(model.model, outputs, in_channels=channels)
+    network = build(model.model, outputs, in_channels=channels)
     if model.checkpoint is None:
-        reporter.say(f"note: {model.model} starts with random weights; --checkpoint FILE reads trained ones")
-    return network
+        reporter.say(
+            f"note: {model.model} starts with random weights; --checkpoint FILE or --pretrained read trained ones"
+        )
+    return network, []
 
 
 def _zeros(network: nn.Module, size: int) -> Tensor:

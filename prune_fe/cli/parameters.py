@@ -73,6 +73,9 @@ class ModelFlags:
     checkpoint: Path | None = None
     """A state dict for the model."""
 
+    pretrained: bool = False
+    """Download the trained weights of torchvision or timm for a model built by name."""
+
     num_classes: Annotated[int | None, Parameter(validator=AtLeastOne)] = None
     """Outputs of a model built by name; default: the classes of the data, or 1000."""
 
@@ -93,12 +96,12 @@ class RequiredDataFlags:
     validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = VALIDATION
     """Share of the training images of each class that is held out from training."""
 
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
     images_per_class: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None
     """At most this many training images of each class, drawn with the seed; default: all."""
 
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class DataFlags(RequiredDataFlags):
     """Flags that say which images a command reads, for a command that does not always need any."""
 

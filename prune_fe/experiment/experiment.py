@@ -26,8 +26,9 @@ from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Result, Row, load_re
 from prune_fe.experiment.run_folder import NETWORKS, RunFolder, environment
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.models.build import build
+from prune_fe.models.build import build, build_pretrained
 from prune_fe.models.checkpoints import load_weights
+from prune_fe.models.classifier import describe_renewed
 from prune_fe.models.manifest import read_manifest
 from prune_fe.models.saved import load, save
 from prune_fe.pruning.options import AMOUNTS, DEFAULT_RATIO
@@ -128,15 +129,16 @@ class Experiment:
         label = {} if self.place == self.folder.path else {"network": self.place.name}
         self.folder.log(event, **label, **values)
 
-    def build_network(self, pretrained: bool = False) -> nn.Module:
-        """Return a new network of the recipe, with as many inputs and outputs as the images need, on the CPU.
-
-        Args:
-            pretrained: Whether it has the library's trained weights; otherwise they are random.
-        """
+    def build_network(self) -> nn.Module:
+        """Return a new network of the recipe with random weights, as the images need it, on the CPU."""
         model = self.recipe.model
-        n_classes, channels = len(self.splits.classes), self.splits.channels
-        return build(model.name, n_classes, in_channels=channels, pretrained=pretrained, **model.arguments)
+        return build(
+            model.name,
+            len(self.splits.classes),
+            in_channels=self.splits.channels,
+            classifier_width=model.classifier_width,
+            **model.arguments,
+        )
 
     def with_recipe(self, recipe: Recipe) -> Self:
         """Return this experiment with another recipe for the same network.
@@ -395,9 +397,13 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
             raise CheckpointError(f"{error}; delete {path}, and the next run makes it again") from error
         return to_device(network, experiment.device)
     torch.manual_seed(seed)  # it decides the first weights
-    network = experiment.build_network(model.pretrained)
-    if model.checkpoint is not None:
-        load_weights(network, model.checkpoint)
+    network, renewed = _initial_network(experiment)
+    if renewed:
+        message = describe_renewed(model.checkpoint or f"the weights of {model.name}", renewed)
+        if experiment.recipe.train is None:
+            raise CheckpointError(f"{message}: a recipe without train: leaves them so")
+        experiment.reporter.say(f"note: {message}")
+        experiment.log("new_classifier", seed=seed, keys=renewed)
     network = to_device(network, experiment.device)
     check(experiment, network)
     if experiment.recipe.train is not None:
@@ -408,3 +414,21 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         save(network, path, about, overwrite=True)
     all_gather(None)  # a barrier: no process looks for the network before it is saved
     return network
+
+
+def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
+    """Return the network before training, and the keys of its classifier that trained weights do not fit."""
+    model, splits, renewed = experiment.recipe.model, experiment.splits, list[str]()
+    if model.pretrained:
+        network, renewed = build_pretrained(
+            model.name,
+            len(splits.classes),
+            in_channels=splits.channels,
+            classifier_width=model.classifier_width,
+            **model.arguments,
+        )
+    else:
+        network = experiment.build_network()
+    if model.checkpoint is not None:
+        renewed = load_weights(network, model.checkpoint, new_classifier=True)
+    return network, renewed

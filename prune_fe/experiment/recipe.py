@@ -51,10 +51,13 @@ class ModelOptions:
     """Name of the network, such as vgg-small, vgg16_bn or timm/resnet18."""
 
     pretrained: StrictBool = False
-    """Start from the library's trained weights."""
+    """Start from the library's trained weights. Layers of the classifier that they do not fit are made anew."""
 
     checkpoint: str | None = None
-    """File of a state dict to start from."""
+    """File of a state dict to start from. Layers of the classifier that it does not fit are made anew."""
+
+    classifier_width: Count | None = None
+    """Width of the hidden linear layers of the classifier, for data with few classes; by default the network's own."""
 
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the network's constructor."""
@@ -314,7 +317,7 @@ def keys_at(path: Sequence[str | int]) -> list[str]:
         path: Keys and list indices that lead to the section; () for the recipe itself.
 
     >>> keys_at(("compare", "networks", "mine"))
-    ['name', 'pretrained', 'checkpoint', 'arguments']
+    ['name', 'pretrained', 'checkpoint', 'classifier_width', 'arguments']
     """
     annotation: Any = Recipe
     for key in path:

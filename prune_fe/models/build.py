@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from prune_fe.errors import EnvironmentFault, InputError
+from prune_fe.models.checkpoints import fill
+from prune_fe.models.classifier import describe_renewed, is_in_classifier, set_classifier_width
 from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
 
 
-def build(name: str, classes: int, *, in_channels: int = 3, pretrained: bool = False, **arguments: Any) -> nn.Module:
+def build(
+    name: str,
+    classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    classifier_width: int | None = None,
+    **arguments: Any,
+) -> nn.Module:
     """Build a network by name.
 
     Args:
@@ -22,8 +31,10 @@ def build(name: str, classes: int, *, in_channels: int = 3, pretrained: bool = F
             and `timm/` choose the library; a name without one is searched for in this order.
         classes: Number of outputs.
         in_channels: Number of channels of the images.
-        pretrained: Download the library's weights. For another number of classes than the weights have, only timm
-            supports this.
+        pretrained: Download the library's weights. A warning names the layers of the classifier that they do not fit,
+            which get random weights.
+        classifier_width: Width of the hidden linear layers of the classifier (VGG and AlexNet have two); by default
+            the network's own.
         arguments: More arguments of the network's constructor.
 
     Returns:
@@ -33,37 +44,83 @@ def build(name: str, classes: int, *, in_channels: int = 3, pretrained: bool = F
         InputError: The name is unknown, or the network cannot be built with these arguments.
         EnvironmentFault: The weights cannot be downloaded.
     """
+    settings = {"in_channels": in_channels, "classifier_width": classifier_width, **arguments}
+    if not pretrained:
+        return _build(name, classes, pretrained=False, **settings)
+    network, renewed = build_pretrained(name, classes, **settings)
+    if renewed:
+        warnings.warn(describe_renewed(f"the weights of {name}", renewed), stacklevel=2)
+    return network
+
+
+def build_pretrained(name: str, classes: int, **settings: Any) -> tuple[nn.Module, list[str]]:
+    """Build a network by name with the library's trained weights.
+
+    Args:
+        name: Name of the network; see `build`.
+        classes: Number of outputs.
+        settings: Further arguments of `build`.
+
+    Returns:
+        The network, and the keys of its classifier that have random weights because the library's do not fit.
+    """
+    network = _build(name, classes, pretrained=False, **settings)
+    library, plain = parse_name(name)
+    if library == "prune_fe":
+        raise InputError(f"model {name!r} has no pretrained weights")
+    source = f"the weights of {name}"
+    try:
+        if library == "torchvision":
+            import torchvision
+
+            state = torchvision.models.get_model_weights(plain).DEFAULT.get_state_dict(progress=False, check_hash=True)
+            return network, fill(network, state, source, new_classifier=True)
+        # timm adapts the first convolution to the images and leaves out a classifier of other classes.
+        trained = _build(name, classes, pretrained=True, **settings | {"classifier_width": None})
+    except OSError as error:
+        raise EnvironmentFault(f"model {name!r}: its weights cannot be fetched ({error})") from error
+    state = trained.state_dict()
+    if getattr(trained, "pretrained_cfg", {}).get("num_classes") != classes:
+        state = {key: value for key, value in state.items() if not is_in_classifier(key)}
+    return network, fill(network, state, source, new_classifier=True)
+
+
+def _build(
+    name: str,
+    classes: int,
+    *,
+    pretrained: bool,
+    in_channels: int = 3,
+    classifier_width: int | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Build a network; see `build`. Only timm's can have trained weights here."""
     library, plain = parse_name(name)
     if library == "torchvision" and in_channels != 3:
         raise InputError(
             f"model {name!r} reads 3 channels, the images have {in_channels}; timm's models take any number"
         )
-    if library == "prune_fe" and pretrained:
-        raise InputError(f"model {name!r} has no pretrained weights")
     try:
+        network: nn.Module
         if library == "prune_fe":
-            return SmallVGG(classes, in_channels, **arguments)
-        if library == "timm":
+            network = SmallVGG(classes, in_channels, **arguments)
+        elif library == "timm":
             import timm
 
-            return timm.create_model(
+            network = timm.create_model(
                 plain, pretrained=pretrained, num_classes=classes, in_chans=in_channels, **arguments
             )
-        return _build_torchvision(plain, classes, pretrained, arguments)
+        else:
+            import torchvision
+
+            network = torchvision.models.get_model(plain, weights=None, num_classes=classes, **arguments)
     except OSError as error:
         raise EnvironmentFault(f"model {name!r}: its weights cannot be fetched ({error})") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"model {name!r}: {error}") from error
-
-
-def _build_torchvision(name: str, classes: int, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT if pretrained else None
-    known = len(weights.meta["categories"]) if weights is not None else classes
-    if known != classes:
-        raise ValueError(f"its weights tell {known} classes apart, the data has {classes}")
-    return torchvision.models.get_model(name, weights=weights, num_classes=classes, **arguments)
+    if classifier_width is not None:
+        set_classifier_width(network, classifier_width)
+    return network
 
 
 def parse_name(name: str) -> tuple[str, str]:

@@ -14,15 +14,21 @@ from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError
 from prune_fe.io import write_bytes
+from prune_fe.models.classifier import find_unfit_keys, is_in_classifier
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> list[str]:
     """Read a state dict into a network. Nothing in the file is executed.
 
     Args:
         model: The network; it is changed only if every key and shape fits.
         path: A .pth, .pt or .safetensors file. The state dict may be the value of `state_dict` or `model` in it, and
             its keys may begin with `module.`.
+        new_classifier: Accept a file of a network with another classifier, or with none. Layers of the classifier
+            that the file does not fit keep the weights that they have in `model`.
+
+    Returns:
+        The keys of the classifier that kept their weights; empty if everything was read.
 
     Raises:
         CheckpointError: The file is missing or damaged, or a key does not fit the network; the message names it.
@@ -36,14 +42,40 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         raise CheckpointError(f"{path}: holds no state dict")
     expected = model.state_dict()
     state = {key if key in expected else str(key).removeprefix("module."): value for key, value in content.items()}
+    return fill(model, state, path, new_classifier=new_classifier)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool) -> list[str]:
+    """Read a state dict into a network; see `load_weights`.
+
+    Args:
+        model: The network.
+        state: The state dict.
+        source: Where it comes from, for error messages.
+        new_classifier: Whether layers of the classifier need not fit.
+    """
+    expected = model.state_dict()
+    kept = find_unfit_keys(expected, state) if new_classifier else []
+    if new_classifier:
+        # The layers of the other classifier that have no place in this one.
+        state = {key: value for key, value in state.items() if key in expected or not is_in_classifier(key)}
+    for key in kept:
+        state = {**state, key: expected[key]}
     for key, value in expected.items():
         if key not in state:
-            raise CheckpointError(f"{path}: {key!r} is missing; it is a checkpoint of another model")
+            raise CheckpointError(f"{source}: {key!r} is missing; it is a checkpoint of another model{_hint(key)}")
         if state[key].shape != value.shape:
-            raise CheckpointError(f"{path}: {key!r} is {tuple(state[key].shape)}, the model has {tuple(value.shape)}")
+            shapes = f"{tuple(state[key].shape)}, the model has {tuple(value.shape)}"
+            raise CheckpointError(f"{source}: {key!r} is {shapes}{_hint(key)}")
     if extra := [key for key in state if key not in expected]:
-        raise CheckpointError(f"{path}: {extra[0]!r} is not in the model; it is a checkpoint of another model")
+        raise CheckpointError(f"{source}: {extra[0]!r} is not in the model; it is a checkpoint of another model")
     model.load_state_dict(state)
+    return kept
+
+
+def _hint(key: str) -> str:
+    """Return what to do about a classifier that does not fit, as the end of an error message."""
+    return "; training gives it a new classifier (prune-fe finetune, or train: in a recipe)" * is_in_classifier(key)
 
 
 def list_checkpoints(folder: Path) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from prune_fe.scoring.scores import Scores
 
 
 def score_checkpoints(
-    load_weights: Mapping[str, Callable[[], None]],
+    load_weights: Mapping[str, Callable[[], object]],
     network: nn.Module,
     splits: Splits | None,
     output: Path,

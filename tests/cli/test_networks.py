@@ -30,3 +30,20 @@ def test_a_model_that_is_a_file_a_run_folder_or_damaged_is_explained(done, capsy
         file.write(b"x")
     assert "broken is damaged" in refused(capsys, 4, "score", "--model", "broken", *common)
     assert "--num-classes is for" in refused(capsys, 2, "score", "--model", "broken", "--num-classes", 3, *common)
+
+
+def test_only_finetune_makes_a_new_classifier(done, capsys):
+    torch.save(build("vgg-small", 99, in_channels=1).state_dict(), "backbone.pth")
+    words = ["--model", "vgg-small", "--checkpoint", "backbone.pth", "--data", "digits"]
+    printed = refused(capsys, 4, "evaluate", *words)
+    assert "training gives it a new classifier (prune-fe finetune, or train: in a recipe)" in printed
+    assert main(["finetune", *words, "--epochs", "1"]) == 0
+    assert "does not fit classifier, made anew with random weights" in capsys.readouterr().out
+
+
+def test_pretrained_is_for_a_model_built_by_name(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    printed = refused(capsys, 2, "score", "--model", trained, "--scorer", "l1-filter", "--pretrained")
+    assert "--pretrained is for a model built by name" in printed
+    printed = refused(capsys, 2, "score", "--model", "vgg-small", "--scorer", "l1-filter", "--pretrained")
+    assert "model 'vgg-small' has no pretrained weights" in printed

@@ -14,6 +14,7 @@ from prune_fe.experiment.experiment import Experiment, begin, measure, save_resu
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.models.build import build
 from tests.experiment.helpers import Silent
 
 CONTENT: dict[str, Any] = {
@@ -119,3 +120,35 @@ def test_a_result_says_how_much_was_to_be_removed(
     save_result(variant, outcome, path, began=0.0)
     result = load_result(path)
     assert (result.goal, result.point) == saved
+
+
+def _backbone(path: Path) -> str:
+    """Write a checkpoint of the recipe's network for 99 classes, and return its path."""
+    torch.manual_seed(1)
+    torch.save(build("vgg-small", 99, in_channels=1, stages=[[4]]).state_dict(), path)
+    return str(path)
+
+
+def test_a_backbone_of_other_classes_gets_a_new_classifier_that_is_named(tmp_path: Path) -> None:
+    checkpoint = _backbone(tmp_path / "backbone.pth")
+    model = CONTENT["model"] | {"checkpoint": checkpoint}
+    content = CONTENT | {"model": model, "train": {"epochs": 1, "lr": 1e-9}}
+    recipe = Recipe.model_validate(content)
+    (tmp_path / "run").mkdir()
+    with closing(RunFolder(tmp_path / "run", recipe.model_dump(mode="json"))) as folder:
+        experiment = begin(recipe, folder, Silent())
+        weight = experiment.network.state_dict()["features.0.weight"]
+        assert experiment.network.state_dict()["classifier.weight"].shape == (10, 4)
+        assert torch.allclose(weight, torch.load(checkpoint)["features.0.weight"], atol=1e-6)
+        assert folder.events("new_classifier")[0]["keys"] == ["classifier.weight", "classifier.bias"]
+
+
+def test_a_new_classifier_that_nothing_trains_is_an_error(tmp_path: Path) -> None:
+    model = CONTENT["model"] | {"checkpoint": _backbone(tmp_path / "backbone.pth")}
+    recipe = Recipe.model_validate(CONTENT | {"model": model})
+    text = r"backbone.pth: does not fit classifier, made anew .*: a recipe without train: leaves them so"
+    (tmp_path / "run").mkdir()
+    with closing(RunFolder(tmp_path / "run", recipe.model_dump(mode="json"))) as folder:
+        experiment = begin(recipe, folder, Silent())
+        with pytest.raises(CheckpointError, match=text):
+            _ = experiment.network
