@@ -5,22 +5,29 @@ The birth times of all images are measured once. Any choice of images can then b
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.batches import make_loader, validate_batches
-from prune_fe.data.labels import image_labels
+from prune_fe.data.labels import image_labels, image_names
+from prune_fe.io import read_npz, write_npz
 from prune_fe.measure.statistics import spearman
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
+from prune_fe.scoring.collection import SNAPSHOT_SECONDS
+from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.scoring.scores import Array
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import Layer
@@ -57,6 +64,7 @@ class BirthTimes:
         batch_size: int = 64,
         workers: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        file: Path | None = None,
     ) -> BirthTimes:
         """Run every image through the network once and measure the maps of `layer`.
 
@@ -68,20 +76,32 @@ class BirthTimes:
             batch_size: Images that go through the network together.
             workers: Processes that load images.
             progress: Called with (images measured, images in all).
+            file: File to which the birth times so far are written every `SNAPSHOT_SECONDS` and at the end. If it holds
+                those of the same network, layer, images and settings, only the remaining images are measured.
         """
         device = next(network.parameters()).device
-        values: list[Tensor] = []
-        labels: list[int] = []
         total = len(image_labels(images))
+        key = "" if file is None else _key(network, layer, images, scorer)
+        measured = _read_births(file, key)
+        values, labels = ([], []) if measured is None else ([torch.from_numpy(measured[0])], measured[1].tolist())
 
         def read(layer: Layer, maps: Tensor) -> None:
             values.append(scorer.characteristic(maps).cpu().long())
 
+        def write() -> None:
+            if file is not None and values:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_npz(file, {"key": key}, {"values": torch.cat(values).numpy(), "labels": np.array(labels)})
+
+        remaining, last_written = Subset(images, range(len(labels), total)), time.monotonic()
         with evaluating(network), torch.no_grad(), observe(network, [layer], read):
-            for batch, batch_labels in validate_batches(make_loader(images, batch_size, workers)):
+            for batch, batch_labels in validate_batches(make_loader(remaining, batch_size, workers)):
                 network(batch.to(device, non_blocking=True))
                 labels += batch_labels.tolist()
                 progress(len(labels), total)
+                if time.monotonic() - last_written >= SNAPSHOT_SECONDS or len(labels) == total:
+                    write()
+                    last_written = time.monotonic()
         return cls(scorer, torch.cat(values).numpy(), np.array(labels))
 
     @cached_property
@@ -145,6 +165,23 @@ class DrawComparison:
         for n_classes, columns in self.agreement.items():
             for column, values in columns.items():
                 yield n_classes, column, float(values.mean())
+
+
+def _key(network: nn.Module, layer: Layer, images: Dataset[Any], scorer: FeatureEntropy) -> str:
+    """Return a text that identifies everything that birth times depend on."""
+    names = image_names(images, range(len(image_labels(images))))
+    maps = {"name": layer.name, "map_size": layer.map_size, "steps": layer.steps}
+    # Names do not say how the images were resized, but the pixels of one of them do.
+    digests = [hash_weights(network), hash_architecture(network), hash_tensors({"first": images[0][0]})]
+    return json.dumps([digests, maps, hashlib.sha256("\n".join(names).encode()).hexdigest(), scorer.settings])
+
+
+def _read_births(file: Path | None, key: str) -> tuple[Array, Array] | None:
+    """Return the birth times and labels in a file; None where it is missing or holds others."""
+    if file is None or not file.exists():
+        return None
+    about, arrays = read_npz(file)
+    return (arrays["values"], arrays["labels"]) if about.get("key") == key else None
 
 
 def compare_draws(

@@ -48,7 +48,7 @@ def samples_study(
 
     For each size, so many images of each of the recipe's scoring classes are drawn `draws` times without replacement,
     and every unit of the layer is scored on them. The network sees each image once. Files study-samples-* are written
-    to the run folder; a network that is in the folder is not trained again.
+    to the run folder; the network and the birth times that are in the folder are not made again.
 
     Args:
         recipe: Which network and images.
@@ -91,6 +91,7 @@ def samples_study(
         recipe.score.batch_size,
         recipe.workers,
         reporter.progress("birth times"),
+        experiment.seed_folder / "study-samples" / f"{safe_file_name(target.name)}.npz",
     )
     comparisons = [compare_draws(births, size, draws, seed, reporter.progress(f"draws of {size}")) for size in possible]
     name = f"study-samples-seed-{seed}-{safe_file_name(target.name)}"

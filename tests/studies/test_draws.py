@@ -1,5 +1,6 @@
 """Draws of images: against prune_fe.score on the same images, and what they say of the number of images."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from prune_fe.tracing.layers import find_layers
 
 LAYER = "features.4"
 SPLITS = hold_out(digits(12), 0.1, 1)
+ENTROPY = FeatureEntropy()
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,40 @@ def births(network: nn.Module) -> BirthTimes:
     """Of every training image, in the last layer."""
     layer = find_layers(network, SPLITS.test[0][0][None], [LAYER])[0]
     return BirthTimes.measure(network, layer, SPLITS.train, FeatureEntropy())
+
+
+def test_a_measurement_that_was_killed_goes_on_where_it_was(
+    network: nn.Module, births: BirthTimes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prune_fe.studies.draws.SNAPSHOT_SECONDS", 0.0)
+    layer, file = find_layers(network, SPLITS.test[0][0][None], [LAYER])[0], tmp_path / "births" / "layer.npz"
+    measured: list[int] = []
+    hook = network.register_forward_hook(lambda _, inputs, output: measured.append(len(inputs[0])))
+
+    def kill(done: int, total: int) -> None:
+        if done >= 256:
+            raise KeyboardInterrupt
+
+    def measure(data: Any = SPLITS.train, scorer: FeatureEntropy = ENTROPY, **options: Any) -> BirthTimes:
+        measured.clear()
+        return BirthTimes.measure(network, layer, data, scorer, file=file, **options)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            measure(progress=kill)
+        assert sum(measured) == 256
+        continued = measure()
+        assert sum(measured) == len(births.values) - 192  # the last batch before the kill was not written
+        assert continued.values.tolist() == births.values.tolist()
+        assert continued.labels.tolist() == births.labels.tolist()
+        assert measure().values.tolist() == births.values.tolist()
+        assert measured == []
+        assert len(measure(Subset(SPLITS.train, range(70))).values) == sum(measured) == 70
+        edges = measure(scorer=FeatureEntropy(rank="edges")).values
+        assert sum(measured) == len(edges)
+        assert edges.tolist() != births.values.tolist()
+    finally:
+        hook.remove()
 
 
 def fake(values: Any, labels: Any) -> BirthTimes:
