@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,35 @@ from prune_fe.scoring.collection import Progress
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.split import NotSplit, SplitNetwork, TailInputs, split
+from prune_fe.tracing.unit_sums import LinearTail, find_linear_tail
 from prune_fe.tracing.watching import evaluating
 
 ROWS = 4096
 """Number of images times masks that go through the tail together, if the memory suffices."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """Masks for some classes, in each of which more units are removed.
+
+    Attributes:
+        masks: For each layer the masks, shape (S, units), bool, True for a unit that is kept.
+        units: The order in which units are removed, for the result.
+        classes: Indices of the classes that the result is for; default: all that have images.
+    """
+
+    masks: Sequence[Tensor]
+    units: Sequence[int] = ()
+    classes: Sequence[int] | None = None
+
+
 class Trial:
     """A network and the test images on which it is run with units of some layers masked.
 
     For one layer of a network that can be traced, the network runs once for each image up to the layer, and the rest,
-    its tail, runs once for each mask. The inputs of the tail are kept for further runs if they take less than half of
-    the memory. Otherwise the whole network runs for each mask.
+    its tail, runs once for each mask. A linear layer with which the tail begins runs once for each image too: a mask
+    leaves out terms of its sums. The inputs of the tail are kept for further runs if they take less than half of the
+    memory. Otherwise the whole network runs for each mask.
 
     Attributes:
         model: The network.
@@ -81,10 +99,24 @@ class Trial:
         """The network split behind its only layer, tested on two images; or why it cannot be split."""
         if len(self.layers) > 1:
             return NotSplit("several layers")
+        images = self._two_images
+        return NotSplit("no images") if images is None else split(self.model, self.layers[0], images)
+
+    @cached_property
+    def linear_tail(self) -> LinearTail | None:
+        """The tail as sums over the units and what follows, if it begins with a linear layer."""
+        network, images = self.split_network, self._two_images
+        if images is None or isinstance(network, NotSplit):
+            return None
+        return find_linear_tail(network, images)
+
+    @cached_property
+    def _two_images(self) -> Tensor | None:
+        """The first and the last image of the first batch."""
         device = next(self.model.parameters()).device
         for images, _ in validate_batches(self._batches):
-            return split(self.model, self.layers[0], images[[0, -1]].to(device))
-        return NotSplit("no images")
+            return images[[0, -1]].to(device)
+        return None
 
     @property
     def slow_reason(self) -> str:
@@ -111,7 +143,16 @@ class Trial:
             InputError: A class is named twice, or the network's outputs are not finite.
             DataError: There are no images, or none of a class, or a label has no output.
         """
-        return self._run(masks, partial(Ablation, units=tuple(units)), classes, progress)
+        return self.run_all([Run(masks, units, classes)], progress=progress)[0]
+
+    def run_all(self, runs: Sequence[Run], *, progress: Progress | None = None) -> list[Ablation]:
+        """Run the network with the masks of several runs, and read the images only once.
+
+        Args:
+            runs: The masks and classes of each result.
+            progress: As in `run`; the errors are those of `run` too.
+        """
+        return self._run(runs, [partial(Ablation, units=tuple(run.units)) for run in runs], progress)
 
     def run_single_units(
         self, *, classes: Sequence[int] | None = None, progress: Progress | None = None
@@ -120,25 +161,23 @@ class Trial:
         n_units = self.layers[0].units
         # The first mask keeps all units: the losses of the others are compared with it.
         masks = torch.cat([torch.ones(1, n_units, dtype=torch.bool), ~torch.eye(n_units, dtype=torch.bool)])
-        return self._run([masks], UnitAblation, classes, progress)
+        return self._run([Run([masks], (), classes)], [UnitAblation], progress)[0]
 
     def _run(
-        self,
-        masks: Sequence[Tensor],
-        kind: Callable[..., Result],
-        classes: Sequence[int] | None,
-        progress: Progress | None,
-    ) -> Result:
-        self._validate_classes(classes)
-        tally = _Tally(len(masks[0]), self._names, classes)
+        self, runs: Sequence[Run], kinds: Sequence[Callable[..., Result]], progress: Progress | None
+    ) -> list[Result]:
+        """Run the network with all masks and return a result of each kind."""
+        for run in runs:
+            self._validate_classes(run.classes)
+        tallies = [_Tally(len(run.masks[0]), self._names, run.classes) for run in runs]
         n_images, kept = 0, []
         with evaluating(self.model), torch.no_grad():
             # Images are read, and the head is run, once; later runs use the cached inputs of the tail.
             for batch in self.cached or self._prepared_batches():
                 indices = range(n_images, n_images + len(batch.labels))
-                for masks_part, images_part, output in self._outputs(batch, masks):
+                for number, masks_part, images_part, output in self._outputs(batch, runs):
                     part = batch.labels[images_part], batch.halves[images_part]
-                    tally.add(masks_part, output, *part, indices[images_part])
+                    tallies[number].add(masks_part, output, *part, indices[images_part])
                 n_images += len(batch.labels)
                 if self._fits(batch):
                     kept.append(batch)
@@ -148,12 +187,22 @@ class Trial:
             raise DataError("no images to ablate on")
         # A batch with fewer images may seem to need less memory for each, so that only some batches fit.
         self.cached = kept if sum(len(batch.labels) for batch in kept) == n_images else None
-        return tally.result(
-            kind,
-            layers=tuple(layer.name for layer in self.layers),
-            removed=np.sum([(~layer_masks).sum(dim=1).numpy() for layer_masks in masks], axis=0),
-            how=f"the whole network for each mask: {self.slow_reason}" if self.slow_reason else "tail",
-        )
+        return [
+            tally.result(
+                kind,
+                layers=tuple(layer.name for layer in self.layers),
+                removed=np.sum([(~layer_masks).sum(dim=1).numpy() for layer_masks in run.masks], axis=0),
+                how=self._how,
+            )
+            for tally, kind, run in zip(tallies, kinds, runs, strict=True)
+        ]
+
+    @property
+    def _how(self) -> str:
+        """What is run for each mask."""
+        if self.slow_reason:
+            return f"the whole network for each mask: {self.slow_reason}"
+        return "tail" if self.linear_tail is None else "tail, its first layer as sums over the units"
 
     def _validate_classes(self, classes: Sequence[int] | None) -> None:
         """Raise an error before anything is run, if the labels are known, for a class that has no images."""
@@ -185,29 +234,42 @@ class Trial:
         # A data set of unknown length counts 0 images, and may be large.
         return batch.tail_inputs is not None and 0 < n_images * batch.tail_inputs.image_bytes < self._memory / 2
 
-    def _outputs(self, batch: _Batch, masks: Sequence[Tensor]) -> Iterator[tuple[slice, slice, Any]]:
-        """Yield some masks, some images of the batch, and the network's outputs, shape (masks · images, classes)."""
+    def _outputs(self, batch: _Batch, runs: Sequence[Run]) -> Iterator[_Outputs]:
+        """Yield a run's number, some of its masks, some images of the batch, and the outputs of the network."""
         if isinstance(self.split_network, SplitNetwork):
             assert batch.tail_inputs is not None
-            yield from self._tail_outputs(self.split_network, batch.tail_inputs, masks[0])
+            if self.linear_tail is None:
+                yield from self._tail_outputs(self.split_network, batch.tail_inputs, runs)
+            else:
+                yield from self._summed_outputs(self.linear_tail, batch.tail_inputs, runs)
         else:
             assert batch.images is not None
-            yield from self._network_outputs(batch.images, masks)
+            for number, run in enumerate(runs):
+                yield from ((number, *output) for output in self._network_outputs(batch.images, run.masks))
 
-    def _tail_outputs(
-        self, tail: SplitNetwork, inputs: TailInputs, masks: Tensor
-    ) -> Iterator[tuple[slice, slice, Any]]:
+    def _tail_outputs(self, tail: SplitNetwork, inputs: TailInputs, runs: Sequence[Run]) -> Iterator[_Outputs]:
         # The values inside the tail are about as large as its inputs, and several of them exist at once.
         rows = max(1, min(ROWS, int(self._memory / (8 * inputs.image_bytes))))
         n_images = min(len(inputs), rows)
-        n_masks = max(1, rows // n_images)
-        masks = masks.to(inputs.unmasked.device)
-        for first_image in range(0, len(inputs), n_images):
-            images_part = slice(first_image, first_image + n_images)
+        for images_part in _parts(len(inputs), n_images):
             some = inputs.select(images_part)
-            for first_mask in range(0, len(masks), n_masks):
-                masks_part = slice(first_mask, first_mask + n_masks)
-                yield masks_part, images_part, tail.logits(some, masks[masks_part]).flatten(0, 1)
+            for number, run in enumerate(runs):
+                masks = run.masks[0].to(inputs.unmasked.device)
+                for masks_part in _parts(len(masks), max(1, rows // n_images)):
+                    yield number, masks_part, images_part, tail.logits(some, masks[masks_part]).flatten(0, 1)
+
+    def _summed_outputs(self, tail: LinearTail, inputs: TailInputs, runs: Sequence[Run]) -> Iterator[_Outputs]:
+        rows = max(1, min(ROWS, int(self._memory / (8 * tail.row_bytes))))
+        n_masks = min(rows, max(len(run.masks[0]) for run in runs))
+        # The terms of an image take much more memory than its outputs for one mask.
+        n_images = max(1, min(rows // n_masks, int(self._memory / (4 * tail.image_bytes))))
+        # Equal parts: a part of few images has little work for each mask.
+        for images_part in _parts(len(inputs), ceil(len(inputs) / ceil(len(inputs) / n_images))):
+            sums = tail.unit_sums(inputs.select(images_part))
+            for number, run in enumerate(runs):
+                for masks_part in _parts(len(run.masks[0]), n_masks):
+                    keep = run.masks[0][masks_part].to(sums.terms.device)
+                    yield number, masks_part, images_part, tail.logits(sums, keep).flatten(0, 1)
 
     def _network_outputs(self, images: Tensor, masks: Sequence[Tensor]) -> Iterator[tuple[slice, slice, Any]]:
         for number in range(len(masks[0])):
@@ -217,6 +279,15 @@ class Trial:
             }
             with mask(self.model, self.layers, units):
                 yield slice(number, number + 1), slice(None), self.model(images)
+
+
+_Outputs = tuple[int, slice, slice, Any]
+"""The number of a run, some of its masks, some images, and the network's outputs, shape (masks · images, classes)."""
+
+
+def _parts(length: int, size: int) -> Iterator[slice]:
+    """Yield slices of `size` that cover `length` items; the last one may be shorter."""
+    return (slice(first, first + size) for first in range(0, length, size))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prune_fe.ablation.ablate import SHARES, masks_without_first, share_counts
 from prune_fe.ablation.curves import Ablation, join
-from prune_fe.ablation.trial import Trial
+from prune_fe.ablation.trial import Run, Trial
 from prune_fe.data.datasets import Rescaled
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment
@@ -25,7 +25,7 @@ from prune_fe.studies.ablation_tables import ORDERS, AblatedNetwork
 from prune_fe.tracing.layers import Layer
 
 SAVE_SECONDS = 30.0
-"""Interval at which the curves of a task with many classes are saved."""
+"""Time between two saves of the curves of a task with many classes, if one class does not take longer."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,26 @@ class NetworkAblation:
         path, orders = self._curve_path(label, order), self._orders(label, order)
         known = self._load(path, orders)
         missing = [n for n, name in enumerate(self.class_names) if name not in known]
-        # Classes with one order, such as those of a scorer of weights, share one run.
+        # Classes with one order, such as those of a scorer of weights, share their masks.
         is_shared = bool((orders[missing] == orders[missing[0]]).all())
-        parts, saved = list(known.values()), time.monotonic()
+        waiting = [missing] if is_shared else [[number] for number in missing]
+        parts = list(known.values())
         progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating ({path.stem})")
-        for done, numbers in enumerate([missing] if is_shared else [[n] for n in missing], 1):
-            units, classes = orders[numbers[0]], [self.classes[n] for n in numbers]
-            parts.append(self.trial.run(self._curve_masks(units), units=units.tolist(), classes=classes))
-            progress(done * len(numbers), len(missing))
-            # Every save writes all classes again, so that not every class is worth one.
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save_ablations(path, parts)
-                saved = time.monotonic()
-        save_ablations(path, parts)
+        n_runs, n_done = 1, 0
+        while waiting:
+            # Several runs read the images once. As many are made together as take the time between two saves.
+            started, together = time.monotonic(), waiting[:n_runs]
+            parts += self.trial.run_all([self._run_of(orders, numbers) for numbers in together])
+            seconds = (time.monotonic() - started) / len(together)
+            n_runs, waiting = max(1, int(SAVE_SECONDS / max(seconds, 1e-3))), waiting[n_runs:]
+            n_done += sum(map(len, together))
+            progress(n_done, len(missing))
+            save_ablations(path, parts)
+
+    def _run_of(self, orders: Array, numbers: Sequence[int]) -> Run:
+        """Return the run of classes with one order, the first one's."""
+        units = orders[numbers[0]]
+        return Run(self._curve_masks(units), units.tolist(), [self.classes[number] for number in numbers])
 
     def _curve_masks(self, units: Array) -> list[Tensor]:
         """Return the masks of each layer, shape (steps, units), in which more and more of `units` are removed."""

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prune_fe.ablation.trial import Trial
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment, begin
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.studies.ablation_files import finished_classes
+from prune_fe.studies import ablation_tasks
+from prune_fe.studies.ablation_files import finished_classes, load_ablations
 from prune_fe.studies.ablation_tasks import AblationTask, NetworkAblation
 from prune_fe.tracing.layers import find_layers
 
@@ -90,6 +92,34 @@ def test_the_order_is_that_of_the_scores_and_more_and_more_units_are_masked(abla
     removed = network.first.removed.tolist()
     assert removed == sorted(removed)
     assert removed[-1] == 12
+
+
+@pytest.mark.parametrize(("seconds", "together"), [(0.0, [1, 1, 1, 1]), (1e9, [1, 3])])
+def test_as_many_classes_run_together_as_take_the_time_between_two_saves(
+    ablate: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, together: list[int]
+) -> None:
+    ablation = ablate((3, 7, 1, 0), "features.4")
+    path, run_all, sizes, saved = tmp_path / "l1-activation.ascending.npz", Trial.run_all, [], []
+
+    def note(trial: Trial, runs: Any, **options: Any) -> Any:
+        sizes.append(len(runs))
+        saved.append(finished_classes(path))
+        return run_all(trial, runs, **options)
+
+    monkeypatch.setattr(Trial, "run_all", note)
+    monkeypatch.setattr(ablation_tasks, "SAVE_SECONDS", seconds)
+    ablation._make_curves("l1-activation", "ascending")
+    assert sizes == together
+    assert saved[:2] == [set(), {"3"}]
+    curves = load_ablations(path, 8)
+    assert list(curves) == ["3", "7", "1", "0"]
+    for number, order in zip(ablation.classes, ablation._orders("l1-activation", "ascending"), strict=True):
+        alone = ablation.trial.run(ablation._curve_masks(order), units=order.tolist(), classes=[number])
+        curve = curves[str(number)]
+        assert curve.units == alone.units
+        np.testing.assert_array_equal(curve.hits, alone.hits)
+        np.testing.assert_array_equal(curve.called, alone.called)
+        np.testing.assert_allclose(curve.loss, alone.loss, rtol=1e-6)
 
 
 def test_curves_of_other_scores_are_refused(ablate: Ablate, tmp_path: Path) -> None:
