@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -398,6 +399,11 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         return to_device(network, experiment.device)
     torch.manual_seed(seed)  # it decides the first weights
     network, renewed = _initial_network(experiment)
+    origin = {}
+    if model.checkpoint is not None:
+        with open(model.checkpoint, "rb") as file:
+            origin = {"checkpoint_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        experiment.log("checkpoint", seed=seed, file=Path(model.checkpoint).name, **origin)
     if renewed:
         message = describe_renewed(model.checkpoint or f"the weights of {model.name}", renewed)
         if experiment.recipe.train is None:
@@ -410,7 +416,7 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         for epoch in fit(experiment, network, experiment.recipe.train, "training"):
             experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
     if rank() == 0:
-        about = {"recipe": experiment.recipe.name, "seed": seed} | experiment.splits.about
+        about = {"recipe": experiment.recipe.name, "seed": seed} | origin | experiment.splits.about
         save(network, path, about, overwrite=True)
     all_gather(None)  # a barrier: no process looks for the network before it is saved
     return network

@@ -1,5 +1,6 @@
 """An experiment: its folders, its network, and what its variants share."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.models.build import build
+from prune_fe.models.manifest import read_manifest
 from tests.experiment.helpers import Silent
 
 CONTENT: dict[str, Any] = {
@@ -140,6 +142,9 @@ def test_a_backbone_of_other_classes_gets_a_new_classifier_that_is_named(tmp_pat
         weight = experiment.network.state_dict()["features.0.weight"]
         assert experiment.network.state_dict()["classifier.weight"].shape == (10, 4)
         assert torch.allclose(weight, torch.load(checkpoint)["features.0.weight"], atol=1e-6)
+        digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        assert folder.events("checkpoint")[0]["checkpoint_sha256"] == digest
+        assert read_manifest(experiment.seed_folder / "trained")["about"]["checkpoint_sha256"] == digest
         assert folder.events("new_classifier")[0]["keys"] == ["classifier.weight", "classifier.bias"]
 
 
