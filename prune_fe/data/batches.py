@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from prune_fe.data.datasets import PixelBatch
 from prune_fe.data.splits import Splits
 from prune_fe.errors import DataError, InputError
 
@@ -34,9 +35,10 @@ def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options
     """
     if batch_size < 1 or workers < 0:
         raise InputError(f"batch_size={batch_size}, workers={workers}: there must be at least 1 image and 0 workers")
-    return DataLoader(
+    return Loader(
         data,
         batch_size,
+        collate_fn=_collate,
         num_workers=workers,
         # Workers are spawned: the threads of numba and OpenMP do not survive a fork.
         multiprocessing_context="spawn" if workers else None,
@@ -46,8 +48,30 @@ def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options
     )
 
 
-def validate_batches(batches: Batches) -> Iterator[Batch]:
+class Loader(DataLoader[Any]):
+    """A DataLoader that normalises images in memory batch by batch instead of one by one."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield (images, labels) on the CPU."""
+        return self.on(None)
+
+    def on(self, device: torch.device | None) -> Iterator[Any]:
+        """Yield (images, labels) with the images of a `PixelBatch` on a device, where they are normalised."""
+        for batch in super().__iter__():
+            yield (batch.to_images(device), batch.labels) if isinstance(batch, PixelBatch) else batch
+
+
+def _collate(samples: Any) -> Any:
+    """Return a `PixelBatch` as it is, and anything else as a DataLoader does."""
+    return samples if isinstance(samples, PixelBatch) else default_collate(samples)
+
+
+def validate_batches(batches: Batches, device: torch.device | None = None) -> Iterator[Batch]:
     """Yield the batches that hold an image, with their labels as int64 on the CPU.
+
+    Args:
+        batches: The batches.
+        device: Where images in memory are normalised; a GPU does that sooner. Other images stay where they are.
 
     Raises:
         InputError: A batch is not (images, labels); the message says what it is.
@@ -56,7 +80,7 @@ def validate_batches(batches: Batches) -> Iterator[Batch]:
         raise InputError("data is Splits: pass its .train, .validation or .test")
     if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Tensor):
         raise InputError(f"data is a {type(batches).__name__}; it must be a data set or batches of (images, labels)")
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches.on(device) if isinstance(batches, Loader) else batches):
         pair = list(batch) if isinstance(batch, tuple | list) else []
         if [isinstance(part, Tensor) for part in pair] != [True, True]:
             kind = type(batch).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,42 @@ from torch.utils.data import Dataset
 
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.data.transforms import Normalise
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """Some images in uint8 with their labels, which are normalised together, on the device that needs them.
+
+    It is what `__getitems__` of a data set gives to a DataLoader. As a sequence it has the (image, label) of each
+    image, so that any other `collate_fn` works as well.
+
+    Attributes:
+        pixels: (images, channels, height, width) uint8.
+        labels: (images,) int64.
+        normalise: Transform from images in uint8 to the network's input.
+        factors: Number that each image is multiplied by after normalisation, (images,) float32; None for 1.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    normalise: Normalise
+    factors: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.normalise(self.pixels[index])
+        return image if self.factors is None else image * self.factors[index], int(self.labels[index])
+
+    def to_images(self, device: torch.device | None = None) -> Tensor:
+        """Return the normalised images, (images, channels, height, width) float32, on a device; default the CPU."""
+        images = self.normalise(self.pixels if device is None else self.pixels.to(device, non_blocking=True))
+        return images if self.factors is None else images.mul_(self.factors.to(images.device).view(-1, 1, 1, 1))
+
+    def pin_memory(self) -> PixelBatch:
+        """Return the batch in memory from which a GPU copies without waiting; DataLoader calls this."""
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class InMemory(Dataset[Any]):
@@ -40,6 +77,18 @@ class InMemory(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.normalise(self.pixels[index]), self.targets[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> PixelBatch | list[tuple[Tensor, int]]:
+        rows = self._rows(indices)
+        # A subclass that reads single images in a way of its own is read image by image.
+        if rows is None or type(self).__getitem__ not in READERS:
+            return [self[index] for index in indices]
+        labels = torch.tensor([self.targets[index] for index in indices])
+        return PixelBatch(self.pixels[torch.tensor(rows)], labels, self.normalise)
+
+    def _rows(self, indices: Sequence[int]) -> Sequence[int] | None:
+        """Return the rows of `pixels` that hold these images; None if some are not in memory."""
+        return indices
 
 
 class DecodedWhenDrawn(InMemory):
@@ -87,6 +136,13 @@ class DecodedWhenDrawn(InMemory):
         pixels = self.pixels[self.rows[index]] if index in self.rows else self._decode_one(index)
         return self.normalise(pixels), self.targets[index]
 
+    def _rows(self, indices: Sequence[int]) -> Sequence[int] | None:
+        return [self.rows[index] for index in indices] if all(index in self.rows for index in indices) else None
+
+
+READERS = (InMemory.__getitem__, DecodedWhenDrawn.__getitem__)
+"""The functions that read a single image as a `PixelBatch` holds it."""
+
 
 class Rescaled(Dataset[Any]):
     """The images of another data set, each multiplied by a factor after normalisation.
@@ -114,3 +170,16 @@ class Rescaled(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.data[index]
         return image * self.factors[index], label
+
+    def __getitems__(self, indices: Sequence[int]) -> PixelBatch | list[tuple[Tensor, int]]:
+        read = getattr(self.data, "__getitems__", None)
+        if read is None or type(self).__getitem__ is not RESCALE:
+            return [self[index] for index in indices]
+        batch, factors = read(indices), torch.tensor([self.factors[index] for index in indices], dtype=torch.float32)
+        if isinstance(batch, PixelBatch) and batch.factors is None:
+            return replace(batch, factors=factors)
+        return [(image * factor, label) for (image, label), factor in zip(batch, factors, strict=True)]
+
+
+RESCALE = Rescaled.__getitem__
+"""The function that reads a single rescaled image as a `PixelBatch` holds it."""

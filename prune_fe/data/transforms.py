@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalise:
-    """Turn uint8 (channels, height, width) into float (x / 255 − mean) / std.
+    """Turn uint8 (…, channels, height, width) into float (x / 255 − mean) / std.
 
     Args:
         mean: Mean of each channel, for values from 0 to 1.
@@ -27,8 +27,10 @@ class Normalise:
         self.shift = torch.tensor(mean).view(-1, 1, 1) / torch.tensor(std).view(-1, 1, 1)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the normalised image."""
-        return pixels * self.scale - self.shift
+        """Return the normalised image or images, on the device of `pixels`."""
+        # The same bits as pixels * scale − shift, without its slow product of integers and floats.
+        scale, shift = (value.to(pixels.device, non_blocking=True) for value in (self.scale, self.shift))
+        return pixels.float().mul_(scale).sub_(shift)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def evaluate(
     correct: list[Tensor] = []
     batches = select_batches(data, batch_size=batch_size, workers=workers)
     with evaluating(model), torch.no_grad():
-        for images, labels in validate_batches(batches):
+        for images, labels in validate_batches(batches, device):
             # Each process reads every world_size-th image.
             indices = range(
                 rank() + n_images * world_size(), rank() + (n_images + len(labels)) * world_size(), world_size()

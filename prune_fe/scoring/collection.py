@@ -98,7 +98,7 @@ class Collection:
         total = images_before + count_images(batches) if count_images(batches) else 0
         start = time.perf_counter() - self.seconds
         try:
-            for images, labels in validate_batches(batches):
+            for images, labels in validate_batches(batches, self.device):
                 self._add_batch(model, images.to(self.device, non_blocking=True), labels)
                 self.seconds = time.perf_counter() - start
                 if progress is not None:

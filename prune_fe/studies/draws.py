@@ -95,7 +95,7 @@ class BirthTimes:
 
         remaining, last_written = Subset(images, range(len(labels), total)), time.monotonic()
         with evaluating(network), torch.no_grad(), observe(network, [layer], read):
-            for batch, batch_labels in validate_batches(make_loader(remaining, batch_size, workers)):
+            for batch, batch_labels in validate_batches(make_loader(remaining, batch_size, workers), device):
                 network(batch.to(device, non_blocking=True))
                 labels += batch_labels.tolist()
                 progress(len(labels), total)

@@ -177,7 +177,7 @@ class _Source:
         start, all_labels = 0, list[Tensor]()
         # A loader draws a number, and the random numbers of the caller are not changed.
         with torch.random.fork_rng(devices=[]):
-            for images, labels in validate_batches(make_loader(self.images, BATCH_SIZE, workers)):
+            for images, labels in validate_batches(make_loader(self.images, BATCH_SIZE, workers), self.device):
                 rows[start : start + len(labels)] = self._run(images)
                 start += len(labels)
                 all_labels.append(labels)
