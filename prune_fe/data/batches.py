@@ -21,7 +21,7 @@ Images = Dataset[Any] | Batches
 """The type of arguments that hold images: a map-style data set of (image, label), or batches."""
 
 
-def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any) -> DataLoader[Any]:
+def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options: Any) -> Loader:
     """Return a DataLoader of `data`.
 
     Args:

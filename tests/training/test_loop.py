@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from prune_fe.data.batches import make_loader
 from prune_fe.data.datasets import InMemory
@@ -261,7 +261,7 @@ def test_a_network_that_returns_a_tuple_in_training_is_refused() -> None:
 
 
 def test_batches_instead_of_a_data_set_are_refused() -> None:
-    loader = make_loader(pictures(), 4)
+    loader = DataLoader(pictures(), 4)
     with pytest.raises(InputError, match="as a map-style data set, not as a DataLoader"):
         finetune(small(), loader, pictures(6))  # type: ignore[arg-type]
 
