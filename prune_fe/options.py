@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import reprlib
-from collections.abc import Collection, Mapping
+import typing
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import (
@@ -99,7 +100,7 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
     try:
         built: T = _adapter(cls).validate_python(values | _plain(keywords))  # type: ignore[arg-type]
     except ValidationError as error:
-        raise InputError(explain_errors(error, lambda _: option_names(cls), where)) from None
+        raise InputError(explain_errors(error, lambda path: _names_at(cls, path), where)) from None
     return built
 
 
@@ -117,6 +118,19 @@ def _plain(value: Any) -> Any:
 def option_names(cls: type[Any]) -> list[str]:
     """Return the names of the options of an options class or a pydantic model."""
     return list(getattr(cls, "model_fields", None) or [field.name for field in dataclasses.fields(cls)])
+
+
+def _names_at(cls: Any, path: Sequence[str | int]) -> list[str]:
+    """Return the names of the options of `cls`, or of the options class that one of them holds.
+
+    Args:
+        cls: A class made by `options`.
+        path: Names of options that lead to the inner class.
+    """
+    for name in path:
+        annotation = typing.get_type_hints(cls)[str(name)]
+        cls = next(kind for kind in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(kind))
+    return option_names(cls)
 
 
 def explain_errors(error: ValidationError, names_at: Any, where: str = "") -> str:

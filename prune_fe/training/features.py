@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import shutil
@@ -44,7 +43,6 @@ class TrainingInput:
         evaluated: The network for the validation images, or the part of it that reads their kept features.
         validation: Data set of (image or features, label).
         workers: Processes that read the data sets.
-        steps: Number of batches of images whose features were computed.
     """
 
     network: nn.Module
@@ -52,7 +50,6 @@ class TrainingInput:
     evaluated: nn.Module
     validation: Images
     workers: int
-    steps: int = 0
 
 
 class Features(Dataset[Any]):
@@ -80,7 +77,7 @@ def prepare_input(
     validation: Images,
     options: TrainOptions,
     workers: int = 0,
-    report_step: Callable[[int, int], None] = lambda done, total: None,
+    expect_steps: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> Iterator[TrainingInput]:
     """Compute the features in front of the trained part, where they never change, and yield what is trained on.
 
@@ -93,7 +90,7 @@ def prepare_input(
         validation: Data set of (image, label), or batches, whose features are not kept.
         options: How the network is trained.
         workers: Processes that read images.
-        report_step: Called after each batch of features with (batches done, batches in all).
+        expect_steps: Called with the number of batches of features; returns what is called after each of them.
     """
     whole = TrainingInput(part.model, train, part.model, validation, workers)
     if part.is_whole or options.cache_gib == 0:
@@ -109,20 +106,17 @@ def prepare_input(
     sources = [_Source(network.prefix, train, device, amp)]
     if isinstance(validation, Dataset) and isinstance(validation, Sized):
         sources.append(_Source(network.prefix, validation, device, False))
-    total, done = sum(math.ceil(len(source) / BATCH_SIZE) for source in sources), itertools.count(1)
     with _allocate([source.row_like() for source in sources], list(map(len, sources)), options.cache_gib) as stores:
         if isinstance(stores, NotSplit):
             _warn(stores.reason)
             yield whole
             return
-        kept = [
-            source.compute(store, workers, lambda: report_step(next(done), total))
-            for source, store in zip(sources, stores, strict=True)
-        ]
+        report_step = expect_steps(sum(math.ceil(len(source) / BATCH_SIZE) for source in sources))
+        kept = [source.compute(store, workers, report_step) for source, store in zip(sources, stores, strict=True)]
         if len(kept) == 2:
-            yield TrainingInput(network.rest, kept[0], network.rest, kept[1], workers=0, steps=total)
+            yield TrainingInput(network.rest, kept[0], network.rest, kept[1], workers=0)
         else:
-            yield TrainingInput(network.rest, kept[0], part.model, validation, workers=0, steps=total)
+            yield TrainingInput(network.rest, kept[0], part.model, validation, workers=0)
 
 
 def _warn(reason: str) -> None:
@@ -138,7 +132,7 @@ def _find_split(
     if world_size() > 1:
         return NotSplit("several processes share the images, each in another order in each epoch")
     for images in (train, validation):
-        if isinstance(images, Dataset) and not _is_constant(images):
+        if isinstance(images, Dataset) and not is_constant(images):
             return NotSplit("its data set gives other values when an image is read again")
     indices = range(min(2, len(train)))  # type: ignore[arg-type]
     device = next(iter(part.weights.values())).device
@@ -147,7 +141,7 @@ def _find_split(
         return split_prefix(part.model, torch.stack([train[index][0] for index in indices]).to(device))
 
 
-def _is_constant(images: Any) -> bool:
+def is_constant(images: Any) -> bool:
     """Return whether some images of a data set are the same when they are read twice."""
     if not isinstance(images, Sized) or not hasattr(images, "__getitem__"):
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -14,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from prune_fe.data.batches import make_loader
+from prune_fe.data.batches import Loader, make_loader
 from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.options import validate_options
 from prune_fe.pruning.cut import refuse_unlike_weights
 from prune_fe.training.augmentation import flip_and_shift
-from prune_fe.training.features import TrainingInput, prepare_input
-from prune_fe.training.options import TrainOptions
-from prune_fe.training.part import TrainedPart, select_part
+from prune_fe.training.distillation import Teaching, make_teaching, teacher_logits
+from prune_fe.training.features import TrainingInput, is_constant, prepare_input
+from prune_fe.training.options import DistillOptions, TrainOptions
+from prune_fe.training.part import TrainedPart, rate_factors, select_part
 from prune_fe.training.schedule import Rate, epoch_rates
 
 SEED_STRIDE = 100_003
@@ -41,8 +41,9 @@ class Epoch:
 
     Attributes:
         number: 1 for the first epoch; 0 stands for the network before training.
-        learning_rate: Learning rate of the last step.
-        train_loss: Mean cross-entropy of a training image, in nats.
+        learning_rate: Learning rate of the last step, for weights without a factor.
+        train_loss: Mean loss of a training image during the epoch, in nats: its cross-entropy, or with a teacher the
+            weighted sum of `prune_fe.training.distillation.distillation_loss`.
         validation_accuracy: Share of the validation images that are classified correctly.
         validation_loss: Mean cross-entropy of a validation image, in nats.
         seconds: Duration of training, without validation.
@@ -66,6 +67,7 @@ def finetune(
     workers: int = 0,
     seed: int = 0,
     progress: Callable[[Epoch | None, int, int], None] | None = None,
+    teacher: nn.Module | Tensor | None = None,
     **settings: Any,
 ) -> list[Epoch]:
     """Train `model` in place, and set it to the weights of its best epoch on the validation images.
@@ -88,35 +90,78 @@ def finetune(
         workers: Processes that read images.
         seed: Seed of everything that is random.
         progress: Called with (None, finished steps, all steps) after each step, and with (epoch, finished steps, all
-            steps) after each epoch. Each batch of images whose features are kept (`only`) counts as a step.
+            steps) after each epoch. A batch of images whose features (`only`) or teacher's logits are computed before
+            training counts as a step.
+        teacher: A network with the same outputs that `model` learns from beside the labels, as the option `distill`
+            says; it is not changed. Or its logits of the training images in their order, (images, classes), where the
+            images are not augmented; see `prune_fe.training.distillation.teacher_logits`.
         settings: Single options in place of those of `options`, such as `lr=0.1`; see `TrainOptions`.
 
     Returns:
         The epochs, beginning with epoch 0.
 
     Raises:
-        InputError: An option is out of range, `only` names nothing, no weight is trainable, or the loss is not finite.
+        InputError: An option is out of range, `only` or `lr_by_layer` names nothing, no weight is trainable, the
+            teacher is missing or does not fit, or the loss is not finite.
         DataError: There are no training images.
     """
     chosen = validate_options(TrainOptions, options, **settings)
+    if chosen.distill is not None and teacher is None:
+        raise InputError("distill needs a teacher: finetune(..., teacher=network)")
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)
     n_steps = len(epoch_rates(chosen)) * len(_make_batches(train, order, chosen.batch_size))
-
-    def report(epoch: Epoch | None, done: int, n_feature_steps: int) -> None:
-        if progress is not None:
-            progress(epoch, done, n_feature_steps + n_steps)
-
+    steps = _StepCounter(progress, n_steps)
     with ExitStack() as stack:
         part = stack.enter_context(select_part(model, chosen.only))
-        optimizer = _make_optimizer(model, part.weights, chosen, momentum_buffers or {})
+        optimizer = _make_optimizer(part, chosen, momentum_buffers or {})
         all_reduce_mean(part.weights.values())  # All processes start with the same weights, to the bit.
-        source = stack.enter_context(
-            prepare_input(part, train, validation, chosen, workers, lambda done, total: report(None, done, total))
-        )
+        teaching = None
+        if teacher is not None:
+            teaching = make_teaching(
+                model,
+                teacher,
+                train,
+                chosen.distill or DistillOptions(),
+                changes=chosen.augment or not is_constant(train),
+                compute=lambda network: teacher_logits(network, train, workers=workers, progress=steps.count_other),
+            )
+        source = stack.enter_context(prepare_input(part, train, validation, chosen, workers, steps.expect))
         best_momentum = dict[str, Tensor]()
         stack.callback(lambda: momentum_buffers is not None and momentum_buffers.update(best_momentum))
-        training = _Training(part, source, optimizer, order, chosen, best_momentum)
-        return training.run(lambda epoch, done: report(epoch, source.steps + done, source.steps))
+        return _Training(part, source, teaching, optimizer, order, chosen, best_momentum, steps).run()
+
+
+class _StepCounter:
+    """Counts the finished steps, and tells the caller's `progress`.
+
+    Args:
+        progress: What `finetune` was given.
+        total: Number of steps of training.
+    """
+
+    def __init__(self, progress: Callable[[Epoch | None, int, int], None] | None, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def expect(self, count: int) -> Callable[[], None]:
+        """Add steps that come before training, and return `count_step`."""
+        self.total += count
+        return self.count_step
+
+    def count_step(self) -> None:
+        """Count one step."""
+        self.done += 1
+        self.report(None)
+
+    def count_other(self, done: int, total: int) -> None:
+        """Count one of `total` steps that come before training; `done` of them are finished."""
+        if done == 1:
+            self.expect(total)
+        self.count_step()
+
+    def report(self, epoch: Epoch | None) -> None:
+        """Call `progress`, with an epoch that has ended or None."""
+        if self.progress is not None:
+            self.progress(epoch, self.done, self.total)
 
 
 @dataclass(frozen=True)
@@ -126,63 +171,96 @@ class _Training:
     Attributes:
         part: The weights that are trained.
         source: The images or features.
-        optimizer: The optimizer of these weights.
+        teaching: What is learnt from beside the labels; None for nothing.
+        optimizer: The optimizer of the trained weights.
         order: The order of the images.
         options: How the network is trained.
         best_momentum: Is filled with the momentum of the best epoch.
+        steps: Counts the steps.
     """
 
     part: TrainedPart
     source: TrainingInput
+    teaching: Teaching | None
     optimizer: torch.optim.SGD
     order: _EpochOrder
     options: TrainOptions
     best_momentum: dict[str, Tensor]
+    steps: _StepCounter
 
-    def run(self, report: Callable[[Epoch | None, int], None]) -> list[Epoch]:
-        """Train all epochs, leave the weights of the best one, and return them.
-
-        Args:
-            report: Called with (None, finished steps) after each step, and with (epoch, finished steps) after each
-                epoch.
-        """
+    def run(self) -> list[Epoch]:
+        """Train all epochs, leave the weights of the best one, and return them."""
         model, source = self.part.model, self.source
-        batches = _make_batches(source.train, self.order, self.options.batch_size, source.workers)
-        steps = itertools.count(1)
+        images = source.train if self.teaching is None else self.teaching.wrap(source.train)
+        batches = _make_batches(images, self.order, self.options.batch_size, source.workers)
         result = evaluate(source.evaluated, source.validation, workers=source.workers)
         history = [Epoch(0, 0.0, math.nan, result.accuracy, result.loss, 0.0)]
         best_state = copy.deepcopy(model.state_dict())
         try:
             for number, rate in enumerate(epoch_rates(self.options), 1):
                 start = time.perf_counter()
-                loss = self._train_epoch(number, batches, rate, lambda: report(None, next(steps)))
+                loss = self._train_epoch(number, batches, rate)
                 seconds = time.perf_counter() - start
                 result = evaluate(source.evaluated, source.validation, workers=source.workers)
-                last_rate = self.optimizer.param_groups[0]["lr"]
+                last_rate = rate((len(batches) - 1) / len(batches))
                 history.append(Epoch(number, last_rate, loss, result.accuracy, result.loss, seconds))
                 if best_epoch(history) is history[-1]:
                     best_state = copy.deepcopy(model.state_dict())
                     self.best_momentum.update(_copy_momentum(self.optimizer, self.part.weights))
-                report(history[-1], number * len(batches))
+                self.steps.report(history[-1])
         finally:
             model.load_state_dict(best_state)
             model.eval()
         return history
 
-    def _train_epoch(self, number: int, batches: DataLoader[Any], rate: Rate, report_step: Callable[[], None]) -> float:
+    def _train_epoch(self, number: int, batches: Loader, rate: Rate) -> float:
         """Train for one epoch, and return the mean loss of an image over all processes."""
         self.order.epoch = number
-        device = next(iter(self.part.weights.values())).device
         self.part.begin_training()
         # The epoch has its own seed, and the random numbers of the caller are not changed.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(self.order.seed * SEED_STRIDE + number + RANK_STRIDE * rank())
-            loss = _train_epoch(self.source.network, batches, self.optimizer, rate, self.options, report_step)
+            loss_sum, n_images = self._run_batches(batches, rate)
         # Each process has computed the statistics of batch norms from its own share of the images.
         all_reduce_mean(self.part.model.buffers())
+        shares = all_gather((loss_sum, n_images))
+        loss = sum(loss_sum for loss_sum, _ in shares) / sum(count for _, count in shares)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {self.options.lr:g})")
         return loss
+
+    def _run_batches(self, batches: Loader, rate: Rate) -> tuple[float, int]:
+        """Take a step for each batch, and return the sum of the images' losses and the number of images."""
+        losses, n_images = list[Tensor](), 0
+        for step, batch in enumerate(batches.on(self._device)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate(step / len(batches)) * group["lr_factor"]
+            loss = self._loss(*batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            # Equal shares of the batch: the mean of the processes' mean gradients is that of the whole batch.
+            all_reduce_mean(weight.grad for weight in self.part.weights.values() if weight.grad is not None)
+            self.optimizer.step()
+            losses.append(loss.detach() * len(batch[1]))  # Not .item(), which would wait for the GPU in every step.
+            n_images += len(batch[1])
+            self.steps.count_step()
+        return torch.stack(losses).cpu().double().sum().item(), n_images
+
+    def _loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the mean loss of a batch; `kept` are the teacher's logits of its images."""
+        inputs, targets = (value.to(self._device, non_blocking=True) for value in (images, labels))
+        if self.options.augment:
+            inputs = flip_and_shift(inputs, torch.default_generator)
+        is_mixed = self.options.amp and self._device.type == "cuda"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_mixed):
+            logits = _require_tensor(self.source.network, self.source.network(inputs))
+            if self.teaching is None:
+                return F.cross_entropy(logits, targets)
+            return self.teaching.loss(logits, targets, inputs, kept)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.part.weights.values())).device
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
@@ -201,7 +279,7 @@ def _count_images(train: Dataset[Any], batch_size: int) -> int:
     return len(train)
 
 
-def _make_batches(images: Dataset[Any], order: _EpochOrder, batch_size: int, workers: int = 0) -> DataLoader[Any]:
+def _make_batches(images: Dataset[Any], order: _EpochOrder, batch_size: int, workers: int = 0) -> Loader:
     """Return this process's shares of the batches of an epoch.
 
     Args:
@@ -217,16 +295,23 @@ def _make_batches(images: Dataset[Any], order: _EpochOrder, batch_size: int, wor
 
 
 def _make_optimizer(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], options: TrainOptions, momentum_buffers: Mapping[str, Tensor]
+    part: TrainedPart, options: TrainOptions, momentum_buffers: Mapping[str, Tensor]
 ) -> torch.optim.SGD:
-    """Return SGD for the trainable weights, starting with copies of the momentum buffers."""
+    """Return SGD for the trained weights, starting with copies of the momentum buffers.
+
+    The weights of each factor of the learning rate are a group; the group has it as "lr_factor".
+    """
+    weights = part.weights
     if momentum_buffers:
-        refuse_unlike_weights(momentum_buffers, model, "momentum_buffers")
+        refuse_unlike_weights(momentum_buffers, part.model, "momentum_buffers")
         if options.momentum == 0:
             raise InputError("momentum_buffers were given, but momentum is 0")
-    optimizer = torch.optim.SGD(
-        weights.values(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+    factors = rate_factors(part, options.lr_by_layer)
+    groups = [
+        {"params": [weights[name] for name in weights if factors[name] == factor], "lr_factor": factor}
+        for factor in dict.fromkeys(factors.values())
+    ]
+    optimizer = torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     for name, buffer in momentum_buffers.items():
         if name in weights:
             optimizer.state[weights[name]]["momentum_buffer"] = torch.empty_like(weights[name]).copy_(buffer.detach())
@@ -237,37 +322,6 @@ def _copy_momentum(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tenso
     """Return copies of the momentum buffers by parameter name; a weight that had no gradient yet has none."""
     buffers = {name: optimizer.state.get(weight, {}).get("momentum_buffer") for name, weight in weights.items()}
     return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
-
-
-def _train_epoch(
-    model: nn.Module,
-    batches: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
-    rate: Rate,
-    options: TrainOptions,
-    report_step: Callable[[], None],
-) -> float:
-    """Train for one epoch, and return the mean loss of an image over all processes."""
-    weights: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
-    device, losses, n_images = weights[0].device, list[Tensor](), 0
-    for step, (images, labels) in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step / len(batches))
-        inputs, targets = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        if options.augment:
-            inputs = flip_and_shift(inputs, torch.default_generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.amp and device.type == "cuda"):
-            loss = F.cross_entropy(_require_tensor(model, model(inputs)), targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # Equal shares of the batch: the mean of the processes' mean gradients is that of the whole batch.
-        all_reduce_mean(weight.grad for weight in weights if weight.grad is not None)
-        optimizer.step()
-        losses.append(loss.detach() * len(labels))  # Not .item(), which would wait for the GPU in every step.
-        n_images += len(labels)
-        report_step()
-    shares = all_gather((torch.stack(losses).cpu().double().sum().item(), n_images))
-    return sum(loss_sum for loss_sum, _ in shares) / sum(count for _, count in shares)
 
 
 def _require_tensor(model: nn.Module, logits: Any) -> Tensor:

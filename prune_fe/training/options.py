@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-from pydantic import StrictBool
+from cyclopts import Parameter, Token
+from pydantic import Field, StrictBool, StrictFloat
 
 from prune_fe.errors import InputError
 from prune_fe.options import Count, NonNegative, Patterns, Positive, Share, options
 
 Schedule = Literal["step", "cosine"]
+
+
+def _parse_factors(_: Any, tokens: Sequence[Token]) -> dict[str, float]:
+    """Return the value of `--lr-by-layer NAME=FACTOR ...`."""
+    factors: dict[str, float] = {}
+    for token in tokens:
+        name, _, factor = token.value.rpartition("=")
+        try:
+            factors[name] = float(factor)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ValueError(f"{token.value}: write NAME=FACTOR, such as features.*=0.1")
+    return factors
+
+
+@options
+class DistillOptions:
+    """How much a network learns from a teacher beside the labels (Hinton et al. 2015, section 2).
+
+    The paper is "Distilling the Knowledge in a Neural Network".
+    """
+
+    weight: Annotated[StrictFloat, Field(gt=0, le=1), Parameter(name="--distill-weight")] = 0.5
+    """Share w of the teacher in the loss, in (0, 1]: (1 - w) cross-entropy + w T² KL(teacher || network), where KL is
+    the divergence of the network's class probabilities from the teacher's, both at temperature T."""
+
+    temperature: Annotated[Positive, Parameter(name="--distill-temperature")] = 4.0
+    """Temperature T, by which both networks' logits are divided."""
 
 
 @options
@@ -23,6 +54,12 @@ class TrainOptions:
 
     lr: Positive = 1e-3
     """Learning rate at the start."""
+
+    lr_by_layer: Annotated[
+        dict[str, Positive], Parameter(converter=_parse_factors, n_tokens=-1, consume_multiple=True)
+    ] = dataclasses.field(default_factory=dict)
+    """Factors of the learning rate for names or patterns of modules and parameters, such as 0.1 for "features.*". A
+    name wins over a pattern, and an inner module's name over an outer one's; all other weights have the factor 1."""
 
     schedule: Schedule = "step"
     """step: divide the learning rate by ten after each epoch. cosine: lower it to zero over the epochs."""
@@ -58,6 +95,9 @@ class TrainOptions:
     """With `only`: memory for the features in front of the trained part. Without augmentation they are computed once
     for each training and validation image. Features that need more are kept in a temporary file, if it takes at most
     half of the free space of its disk; otherwise, and with 0, they are computed again in each epoch."""
+
+    distill: DistillOptions | None = None
+    """Learn from a teacher beside the labels; by default from the labels alone."""
 
     def __post_init__(self) -> None:
         """Check the rule that concerns several options.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.plan import match_layers
+from prune_fe.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def select_part(model: nn.Module, only: Sequence[str] = ()) -> Iterator[TrainedP
     Raises:
         InputError: A pattern matches nothing, or no selected weight has `requires_grad`.
     """
-    modules, names = (_match(model, only)) if only else (frozenset(model.modules()), set(_parameter_names(model)))
+    modules, names = (_match(model, only)) if only else (frozenset(model.modules()), set(_names(model)[1]))
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not trainable:
         raise InputError(f"{type(model).__name__} is frozen: no weight has requires_grad, there is nothing to train")
@@ -73,14 +75,54 @@ def select_part(model: nn.Module, only: Sequence[str] = ()) -> Iterator[TrainedP
             weight.requires_grad_(True)
 
 
-def _parameter_names(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_parameters()]
+def check_part(model: nn.Module, options: TrainOptions) -> None:
+    """Check that the names and patterns in the options of training fit a network.
+
+    Raises:
+        InputError: One of them matches nothing, or nothing that is trained.
+    """
+    with select_part(model, options.only) as part:
+        rate_factors(part, options.lr_by_layer)
+
+
+def rate_factors(part: TrainedPart, factors: Mapping[str, float]) -> dict[str, float]:
+    """Return the factor of the learning rate for each trained weight, by the weight's name.
+
+    Args:
+        part: The trained weights.
+        factors: Name or shell pattern of modules and parameters -> factor. The longest name that is the weight's own or
+            that of a module around it decides; without any, the patterns do.
+
+    Raises:
+        InputError: A name or pattern matches nothing, or no trained weight, or patterns give a weight several factors.
+    """
+    modules, parameters = _names(part.model)
+    match_layers(factors, [*modules, *parameters], "lr_by_layer: no module or parameter is called")
+    unused, by_weight = set(factors), {}
+    for weight in part.weights:
+        around = [name for name in modules if weight.startswith(f"{name}.")]
+        names = sorted([*around, weight], key=len, reverse=True)
+        exact = [name for name in names if name in factors]
+        matching = [pattern for pattern in factors if fnmatch.filter(names, pattern)]
+        chosen = exact[:1] or matching
+        if len({factors[pattern] for pattern in chosen}) > 1:
+            raise InputError(f"lr_by_layer: {weight!r} is matched by {' and '.join(chosen)}, which differ")
+        unused -= {*matching, *exact}
+        by_weight[weight] = factors[chosen[0]] if chosen else 1.0
+    if unused:
+        raise InputError(f"lr_by_layer: {min(unused)!r} matches no weight that is trained")
+    return by_weight
+
+
+def _names(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the names of all modules and of all parameters."""
+    return [name for name, _ in model.named_modules() if name], [name for name, _ in model.named_parameters()]
 
 
 def _match(model: nn.Module, only: Sequence[str]) -> tuple[frozenset[nn.Module], set[str]]:
     """Return the modules that run in training mode, and the names of the parameters that are selected."""
     modules = {name: module for name, module in model.named_modules() if name}
-    parameters = _parameter_names(model)
+    parameters = _names(model)[1]
     names = match_layers(only, [*modules, *parameters], "only: no module or parameter is called")
     matched = [module for name, module in modules.items() if name in names]
     inside = {part for module in matched for part in module.modules()}

@@ -32,3 +32,24 @@ def test_score_prune_finetune_and_evaluate_follow_each_other(done, capsys):
 def test_an_infinite_learning_rate_is_refused_before_the_network_is_built(capsys):
     printed = refused(capsys, 2, "finetune", "--model", "no-such-network", "--data", "digits", "--lr", "inf")
     assert "--lr: input should be a finite number (got inf)" in printed
+
+
+def test_a_network_learns_from_a_teacher(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    words = ["finetune", "--model", trained, "--data", "digits", "--epochs", "1", "-b", "64", "--only", "classifier*"]
+    assert main([*words, "--teacher", trained, "--distill-weight", "0.9", "--lr-by-layer", "classifier=0.5"]) == 0
+    assert "epoch 1: lr 0.001" in capsys.readouterr().out
+    assert names(".") == ["finetuned"]
+
+
+def test_distillation_without_a_teacher_is_refused(capsys):
+    printed = refused(capsys, 2, "finetune", "--model", "vgg-small", "--data", "digits", "--distill-temperature", "2")
+    assert "--distill-weight and --distill-temperature need --teacher" in printed
+
+
+def test_a_part_that_does_not_exist_is_refused(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    printed = refused(capsys, 2, "finetune", "--model", trained, "--data", "digits", "--only", "head.*")
+    assert "only: no module or parameter is called 'head.*'" in printed
+    printed = refused(capsys, 2, "finetune", "--model", trained, "--data", "digits", "--lr-by-layer", "classifier")
+    assert "write NAME=FACTOR, such as features.*=0.1" in printed

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from prune_fe.data.batches import make_loader
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.digits import digits
 from prune_fe.errors import DataError, InputError
@@ -54,6 +53,19 @@ def test_a_step_is_momentum_and_weight_decay_written_out(monkeypatch: pytest.Mon
         finetune(model, train, train, lr=0.003, final_lr=0.003, epochs=epoch, momentum=0.8, weight_decay=0.01)
         torch.testing.assert_close(model[1].weight.double(), weight, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(model[1].bias.double(), bias, rtol=1e-5, atol=1e-6)
+
+
+def test_a_factor_of_the_rate_scales_the_step_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    for factors in ({}, {"features*": 0.1, "features.0": 0.5}):
+        model, before = small(), small()
+        script_validation(monkeypatch, [0.0, 1.0])
+        history = finetune(model, pictures(), pictures(6), lr=0.1, epochs=1, momentum=0, lr_by_layer=factors)
+        assert history[1].learning_rate == 0.1
+        new, old = dict(model.named_parameters()), dict(before.named_parameters())
+        steps.append({name: new[name] - old[name] for name in new})
+    for name, factor in {"features.0.weight": 0.5, "features.4.weight": 0.1, "classifier.weight": 1}.items():
+        torch.testing.assert_close(steps[1][name], factor * steps[0][name], rtol=1e-3, atol=1e-7)
 
 
 def test_the_train_loss_is_the_mean_over_images_and_not_over_batches() -> None:

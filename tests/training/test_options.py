@@ -48,6 +48,7 @@ def test_finetune_refuses_an_option_out_of_range_before_it_trains() -> None:
 def test_the_defaults_are_the_papers() -> None:
     assert dataclasses.asdict(TrainOptions()) == {
         "lr": 1e-3,
+        "lr_by_layer": {},
         "schedule": "step",
         "epochs": None,
         "final_lr": 1e-5,
@@ -58,6 +59,7 @@ def test_the_defaults_are_the_papers() -> None:
         "amp": False,
         "only": (),
         "cache_gib": 4.0,
+        "distill": None,
     }
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.training.part import select_part
+from prune_fe.training.options import TrainOptions
+from prune_fe.training.part import check_part, rate_factors, select_part
 from tests.training.helpers import small
 
 
@@ -88,3 +89,34 @@ def test_a_choice_of_frozen_weights_is_refused() -> None:
     ):
         pass
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({}, {}),
+        ({"0.*": 0.1}, {"0.0.weight": 0.1, "0.0.bias": 0.1, "0.1.weight": 0.1, "0.1.bias": 0.1}),
+        ({"0": 0.1, "0.1": 0.5, "*.bias": 3.0}, {"0.0.weight": 0.1, "0.0.bias": 0.1, "0.1.weight": 0.5,
+                                                 "0.1.bias": 0.5, "2.1.bias": 3.0}),
+        ({"2": 0.1, "2.1.bias": 2.0}, {"2.1.weight": 0.1, "2.1.bias": 2.0}),
+    ],
+)  # fmt: skip
+def test_names_win_over_patterns_and_inner_names_over_outer_ones(
+    factors: dict[str, float], expected: dict[str, float]
+) -> None:
+    model = network()
+    with select_part(model) as part:
+        assert rate_factors(part, factors) == dict.fromkeys(part.weights, 1.0) | expected
+
+
+@pytest.mark.parametrize(
+    ("factors", "text"),
+    [
+        ({"3": 0.1}, "lr_by_layer: no module or parameter is called '3'"),
+        ({"0": 0.1}, "lr_by_layer: '0' matches no weight that is trained"),
+        ({"2.*": 0.1, "*.bias": 0.2}, r"lr_by_layer: '2.1.bias' is matched by 2.\* and \*.bias, which differ"),
+    ],
+)
+def test_factors_that_are_wrong_are_refused(factors: dict[str, float], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        check_part(network(), TrainOptions(only=("2",), lr_by_layer=factors))
