@@ -23,6 +23,7 @@ def evaluate(
     *,
     model: ModelFlags,
     data: DataFlags = DataFlags(),
+    split: Literal["test", "train", "validation"] = "test",
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
@@ -37,6 +38,7 @@ def evaluate(
     """Print accuracy, loss and cost of a network on the images of val/; with --latency, whether pruning made it faster.
 
     Args:
+        split: Which images: test (those of val/), or train or validation (the parts of train/ that `finetune` uses).
         latency: Time a pruned network and its original in turn; this needs no --data.
         against: The network to compare with, a name or a folder; default: the saved model's network before pruning.
         batch_sizes: Images of one forward pass, one or more numbers for --latency; default: 1 and 32.
@@ -68,12 +70,12 @@ def evaluate(
             raise DataError(
                 f"{data.data}: its classes are not those that {model.model} was trained on ({', '.join(trained_on)})"
             )
-        _print_quality(loaded, batch_size, workers)
+        _print_quality(loaded, split, batch_size, workers)
     if original is not None:
         _print_latency(original, loaded, settings)
 
 
-def _print_quality(loaded: Loaded, batch_size: int, workers: int) -> None:
+def _print_quality(loaded: Loaded, split: str, batch_size: int, workers: int) -> None:
     """Print accuracy, loss and cost."""
     from prune_fe.measure.cost import cost, speed
     from prune_fe.measure.evaluate import evaluate as evaluate_network
@@ -82,14 +84,14 @@ def _print_quality(loaded: Loaded, batch_size: int, workers: int) -> None:
     with reporter.showing():
         result = evaluate_network(
             loaded.network,
-            loaded.splits.test,
+            getattr(loaded.splits, split),
             batch_size=batch_size,
             workers=workers,
             progress=reporter.progress("evaluating"),
         )
     price, pace = cost(loaded.network, loaded.example), speed(loaded.network, loaded.example, batch_size)
     reporter.say(
-        f"accuracy {result.accuracy:.4%} ({result.images} images), balanced {result.balanced_accuracy:.4%}, "
+        f"accuracy {result.accuracy:.4%} ({result.images} {split} images), balanced {result.balanced_accuracy:.4%}, "
         f"loss {result.loss:.4f}"
     )
     pixels = "×".join(map(str, loaded.example.shape[-2:]))

@@ -1,10 +1,11 @@
-"""The options of the studies of single units."""
+"""The options of the studies of single units, of layers and of explanation."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from cyclopts import Parameter
+from pydantic import Field
 
 from prune_fe.options import Count, Natural, Seed, options
 
@@ -26,6 +27,55 @@ class SubjectOptions:
 
     samples: Count | None = None
     """Training images of a class. By default the recipe's number, or all."""
+
+    compared: Annotated[Count | None, Parameter(name="--compared-classes")] = None
+    """Number of classes that class selectivity compares, the studied one among them. By default the recipe's
+    score.classes, or all."""
+
+    seed: Seed | None = None
+    """Seed of the network that is studied, one of the recipe's. By default the first."""
+
+
+@options
+class LayersOptions:
+    """Which layers and networks are compared, on which images; the string under each option is its help text."""
+
+    layers: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--layer", consume_multiple=True)
+    ] = None
+    """One or more convolutions, or other modules with feature maps. A residual block with its convolutions, such as
+    layer4.1.conv1 layer4.1.conv2 layer4.1 of a ResNet, gets a panel of the chart of its own (figure 9B). By default
+    the recipe's layers, or every convolution."""
+
+    class_name: Annotated[str | None, Parameter(name="--class")] = None
+    """Name of the class that is shown beside the mean over all classes. By default the first."""
+
+    samples: Count | None = None
+    """Training images of a class. By default the recipe's number, or as many as the smallest class has."""
+
+    random_seeds: Count = 3
+    """Number of random-initialised networks, whose seeds are 0, 1, 2, …"""
+
+    random_classes: Count | None = None
+    """Score the random-initialised networks on so many classes only, which is faster. By default on all classes."""
+
+    seed: Seed | None = None
+    """Seed of the network that is studied, one of the recipe's. By default the first."""
+
+
+@options
+class ExplanationOptions:
+    """Which layers are studied, on which images; the string under each option is its help text."""
+
+    layers: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--layer", consume_multiple=True)
+    ] = None
+    """One or more convolutions, patterns of them such as "features.*", or other modules with feature maps. By default
+    the last convolution."""
+
+    images_per_class: Count | None = None
+    """Mask units on so many test images of each class, drawn with the seed. A mask of an early layer runs every
+    convolution behind it, once for each of the layer's units and image. By default all."""
 
     seed: Seed | None = None
     """Seed of the network that is studied, one of the recipe's. By default the first."""

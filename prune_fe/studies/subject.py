@@ -86,6 +86,8 @@ class Subject:
         """Return a file name without ending that differs for every subject of a run."""
         layer = safe_file_name(self.layer.name)
         subject = f"seed-{self.seed}-{layer}-unit-{self.unit}-class-{self.label}-samples-{self.samples}"
+        if len(self.compared_labels) < len(self.splits.classes):
+            subject += f"-compared-{len(self.compared_labels)}"
         return f"study-{study}-{subject}"
 
     def with_unit(self, unit: int | None) -> Subject:
@@ -207,7 +209,7 @@ def choose_compared(classes: int | Sequence[int] | None, label: int, n_classes: 
     if not isinstance(classes, int):
         return tuple(sorted({label, *classes}))
     if classes > n_classes:
-        raise InputError(f"score.classes is {classes}: the data has {n_classes} classes")
+        raise InputError(f"{classes} classes are to be compared, the data has {n_classes}")
     drawn = torch.randperm(n_classes, generator=torch.Generator().manual_seed(seed)).tolist()
     return tuple(sorted([label, *(other for other in drawn if other != label)][:classes]))
 
@@ -236,7 +238,7 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
         hint = nearest(options.class_name, classes[:20])
         raise InputError(f"class {options.class_name!r}: no such class; {hint}")
     label = 0 if options.class_name is None else classes.index(options.class_name)
-    compared = choose_compared(recipe.score.classes, label, len(classes), experiment.seed)
+    compared = choose_compared(options.compared or recipe.score.classes, label, len(classes), experiment.seed)
     labels = image_labels(splits.train)
     available = min(labels.count(each) for each in compared)
     samples = options.samples or recipe.score.samples or available
@@ -246,6 +248,8 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
     names = None if options.layer is None else [options.layer]
     layer = find_layers(network, experiment.example.to(experiment.device), names)[-1]
     folder = f"{safe_file_name(layer.name)}-class-{label}-samples-{samples}"
+    if len(compared) < len(classes):
+        folder += f"-compared-{len(compared)}"
     # The default unit depends on the trained network, which does not exist yet; 0 is a placeholder.
     subject = Subject(
         network=network,

@@ -17,6 +17,17 @@ def test_a_model_of_other_classes_is_not_evaluated(done, photos, capsys):
     assert "does not run on images of 3×16×16" in refused(capsys, 2, "evaluate", "--model", grey, "--data", photos)
 
 
+def test_the_images_may_be_those_of_training(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    counts = {}
+    for split in ("test", "train", "validation"):
+        assert main(["evaluate", "--model", trained, "--data", "digits", "--split", split]) == 0
+        printed = capsys.readouterr().out
+        counts[split] = int(printed.partition("% (")[2].partition(f" {split} images")[0])
+    assert counts["train"] > counts["test"] > counts["validation"] > 0
+    assert "--split" in refused(capsys, 2, "evaluate", "--model", trained, "--data", "digits", "--split", "val")
+
+
 def test_the_time_of_a_pruned_network_is_compared_with_its_original(done, capsys):
     pruned = str(done[1] / "seed-0" / "l1-filter" / "pruned")
     assert main(["evaluate", "--model", pruned, *LATENCY, "--dtype", "float32", "bfloat16"]) == 0

@@ -104,11 +104,19 @@ def test_the_files_hold_the_tables_and_the_recipes_scorers_are_not_checked(
     options = SubjectOptions(class_name="3", unit=1, seed=4)
     tables, said = run_study(characterisation_study, tmp_path, recipe, options=options)
     assert "layer (3 classes)" in tables[0].rows
-    name = "study-characterisation-seed-4-features.4-unit-1-class-3-samples-5"
+    name = "study-characterisation-seed-4-features.4-unit-1-class-3-samples-5-compared-3"
     rows = read_rows(tmp_path / f"{name}.csv")
     assert {row["table"] for row in rows} == {table.title for table in tables}
     assert (tmp_path / f"{name}.md").read_text().startswith("## characterisation: seed 4, unit 1 of 'features.4'")
     assert any("studying unit 1 of 'features.4'" in text for text in said)
+
+
+def test_the_option_of_compared_classes_replaces_the_recipes(tmp_path: Path, run_study: Any, recipe_with: Any) -> None:
+    recipe = recipe_with(score={"samples": 5, "classes": [1, 2]})
+    options = SubjectOptions(class_name="3", unit=1, seed=4, compared=2)
+    run_study(characterisation_study, tmp_path, recipe, options=options)
+    text = (tmp_path / "study-characterisation-seed-4-features.4-unit-1-class-3-samples-5-compared-2.md").read_text()
+    assert "2 of 10 classes are compared" in text
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,7 @@ def test_a_number_of_classes_draws_those_that_scoring_draws_with_the_subjects_ow
         assert len(compared) == 4
         assert 2 in compared
         assert set(compared) == chosen if 2 in chosen else len(chosen & {*compared}) == 3
-    with pytest.raises(InputError, match="score.classes is 7: the data has 6 classes"):
+    with pytest.raises(InputError, match="7 classes are to be compared, the data has 6"):
         choose_compared(7, 3, 6, 0)
 
 
