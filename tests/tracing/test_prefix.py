@@ -132,3 +132,32 @@ def test_a_network_that_is_not_split_says_why(kind: str, names: list[str], reaso
     outcome = split_prefix(part(Branching(kind), *names), images())
     assert isinstance(outcome, NotSplit)
     assert reason in outcome.reason
+
+
+def test_a_weight_that_a_fixed_module_shares_with_a_trained_one_belongs_to_what_changes() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.Tanh(), nn.Linear(36, 36))
+    model.get_submodule("1").weight = model.get_submodule("3").weight
+    part(model, "3")
+    network = split_prefix(model, images())
+    assert isinstance(network, PrefixSplit)
+    with torch.no_grad():
+        assert torch.equal(network.prefix(images()), images().flatten(1))
+
+
+def test_a_trained_module_asks_for_its_mode_each_time_that_it_runs() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(F.dropout(x, training=self.training))
+
+    model = part(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), Head()), "2")
+    network = split_prefix(model, images())
+    assert isinstance(network, PrefixSplit)
+    with torch.no_grad():
+        rows = network.prefix(images())
+        assert not torch.equal(network.rest(rows), network.rest(rows))
+        model.eval()
+        assert torch.equal(network.rest(rows), model(images()))
