@@ -11,7 +11,7 @@ from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, S
 from prune_fe.cli.run_folders import open_run, using
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
-from prune_fe.studies.options import SubjectOptions
+from prune_fe.studies.options import ExplanationOptions, SubjectOptions
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
@@ -73,6 +73,22 @@ def characterisation(
 
     with using(folder, flags.resume):
         tables = characterisation_study(checked, folder, reporter, options)
+    print_tables(tables)
+
+
+@study.command
+def explanation(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    options: Annotated[ExplanationOptions, Parameter(name="*")] = ExplanationOptions(),
+) -> None:
+    """Measure how well H/ε predicts the damage without each unit, and how much of that ε alone explains."""
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.explanation import explanation_study
+
+    with using(folder, flags.resume):
+        tables = explanation_study(checked, folder, reporter, options)
     print_tables(tables)
 
 

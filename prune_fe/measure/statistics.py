@@ -124,8 +124,21 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Return Spearman's ρ of two arrays of shape (n,), ties by mean ranks; 0 if one of them is constant."""
     from scipy.stats import spearmanr
 
-    # SciPy warns about a constant array and returns NaN.
-    return 0.0 if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
+    # SciPy warns about a constant array and returns NaN. Infinite values have ranks, but no difference.
+    return 0.0 if (a == a[0]).all() or (b == b[0]).all() else float(spearmanr(a, b).statistic)
+
+
+def partial_spearman(a: NDArray[Any], b: NDArray[Any], given: NDArray[Any]) -> float:
+    """Return the partial rank correlation of two arrays given a third, all of shape (n,).
+
+    It is the correlation of what remains of the ranks of `a` and `b` when what the ranks of `given` say of each,
+    linearly, is taken away (Kendall & Stuart, The Advanced Theory of Statistics, chapter 27). 0 if nothing remains of
+    one of them.
+    """
+    ab, ag, bg = spearman(a, b), spearman(a, given), spearman(b, given)
+    remaining = (1 - ag**2) * (1 - bg**2)
+    # Rounding leaves up to 1e-15 of an array that has the same ranks as the third.
+    return 0.0 if remaining < 1e-12 else float(np.clip((ab - ag * bg) / np.sqrt(remaining), -1, 1))
 
 
 def kendall(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -124,9 +124,27 @@ class ClassScores:
             random = Random(1000 * self.experiment.seed + number).score(self.experiment.network, self.layers, {})
             values = np.concatenate([random[layer.name].keep.numpy() for layer in self.layers])
             return np.array([values] * len(self.classes))
-        rows = []
+        rows = [
+            np.concatenate([scores.keep[layer.name] for layer in self.layers])
+            for scores in self._scores_by_class(label)
+        ]
+        return np.array(rows)
+
+    def of_layer(self, label: str, layer: str) -> Array:
+        """Return the scores of one layer by one scorer for each class, shape (classes, units); higher = keep."""
+        return np.array([scores.keep[layer] for scores in self._scores_by_class(label)])
+
+    def raw_by_class(self, label: str, quantity: str, layer: str) -> Array:
+        """Return a raw quantity of one layer for each class, shape (classes, units).
+
+        Args:
+            label: Label of a scorer that computes the quantity for each class.
+            quantity: Name of the quantity.
+            layer: Name of the layer.
+        """
+        return np.concatenate([scores.raw[quantity][layer] for scores in self._scores_by_class(label)])
+
+    def _scores_by_class(self, label: str) -> Iterator[Scores]:
         for class_number in self.classes:
             folder, key = self._locate(label, class_number)
-            scores = self._load(folder)[key]
-            rows.append(np.concatenate([scores.keep[layer.name] for layer in self.layers]))
-        return np.array(rows)
+            yield self._load(folder)[key]

@@ -75,7 +75,7 @@ def ablation_study(
     experiment = begin(recipe, folder, reporter)
     numbers = _class_numbers(experiment, classes)
     untrained = to_device(experiment.build_network(), experiment.device)
-    targets = _find_targets(experiment, untrained, layers)
+    targets = find_targets(experiment, untrained, layers)
     recipe = _without_unable(experiment, untrained, targets)
     names = [layer.name for layer in targets]
     folder.log_environment()
@@ -175,7 +175,7 @@ def _check_table_11(counts: Mapping[int, int], classes: Sequence[int]) -> None:
         raise DataError("table 11 needs at least two test images of a class and of another one, one for each half")
 
 
-def _find_targets(experiment: Experiment, network: nn.Module, names: Sequence[str] | None) -> tuple[Layer, ...]:
+def find_targets(experiment: Experiment, network: nn.Module, names: Sequence[str] | None) -> tuple[Layer, ...]:
     """Return the layers of these names and patterns, default the last convolution.
 
     Raises:

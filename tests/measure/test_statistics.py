@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
-from prune_fe.measure.statistics import Estimate, bootstrap, kendall, simultaneous, spearman
+from prune_fe.measure.statistics import Estimate, bootstrap, kendall, partial_spearman, simultaneous, spearman
 
 
 def test_an_interval_is_that_of_the_mean() -> None:
@@ -75,3 +76,24 @@ def test_rank_correlations() -> None:
     assert kendall(a, b) == pytest.approx(4 / 6)
     assert (spearman(a, -a), kendall(a, -a)) == pytest.approx((-1, -1))
     assert (spearman(a, np.ones(4)), kendall(np.ones(4), b)) == (0, 0)
+
+
+def test_infinite_values_have_ranks() -> None:
+    a, b = np.array([1.0, -np.inf, 3, -np.inf]), np.array([2.0, 1, 4, 1])
+    assert spearman(a, b) == pytest.approx(1)
+    assert spearman(np.full(4, -np.inf), b) == 0
+
+
+def test_partial_correlation_is_that_of_the_residuals_of_ranks() -> None:
+    random = np.random.default_rng(0)
+    given = random.random(200).round(1)  # with ties
+    a, b = given + random.random(200), given - random.random(200)
+    ranks = [rankdata(values) for values in (a, b, given)]
+    slopes = [np.polyfit(ranks[2], values, 1) for values in ranks[:2]]
+    left = [values - np.polyval(slope, ranks[2]) for values, slope in zip(ranks, slopes, strict=False)]
+    found = partial_spearman(a, b, given)
+    assert found == pytest.approx(np.corrcoef(*left)[0, 1])
+    assert found < 0.2 < spearman(a, b)
+    assert partial_spearman(a, b, np.ones(200)) == pytest.approx(spearman(a, b))
+    for alike in (a, -a, np.exp(a), b):
+        assert partial_spearman(a, b, alike) == 0

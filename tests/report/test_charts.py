@@ -18,6 +18,7 @@ from prune_fe.report.charts import (
     criterion_bars,
     histogram,
     layer_profile,
+    rank_correlation,
     run_overview,
     sample_size,
     save_chart,
@@ -82,6 +83,13 @@ CHARTS: dict[str, Callable[[], Any]] = {
     ),
     "trade_off": lambda: trade_off(points(), "multiply-adds", "Trade-off", ["random"], SCORERS),
     "layer_profile": lambda: layer_profile(layers(), "H, nats", "H by depth", ["random"]),
+    "rank_correlation": lambda: rank_correlation(
+        pd.DataFrame(
+            [(score, layer, 0.5, 0.4, 0.6) for layer in ("stem", "a") for score in ("H/ε", "ε")],
+            columns=["score", "layer", "value", "low", "high"],
+        ),
+        "Scores and the loss",
+    ),
     "criterion_bars": lambda: criterion_bars(
         pd.DataFrame({"criterion": ["a", "a", "b"], "quantity": ["x", "y", "x"], "value": [1.0, -2.0, 0.0]}),
         "points",
