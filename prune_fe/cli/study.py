@@ -11,7 +11,7 @@ from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, S
 from prune_fe.cli.run_folders import open_run, using
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
-from prune_fe.studies.options import ExplanationOptions, SubjectOptions
+from prune_fe.studies.options import ExplanationOptions, LayersOptions, SubjectOptions
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
@@ -89,6 +89,22 @@ def explanation(
 
     with using(folder, flags.resume):
         tables = explanation_study(checked, folder, reporter, options)
+    print_tables(tables)
+
+
+@study.command
+def layers(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    options: Annotated[LayersOptions, Parameter(name="*")] = LayersOptions(),
+) -> None:
+    """Compare H and ε of each layer of the trained network with random-initialised networks (figures 5A and 9)."""
+    checked, folder = open_run(recipe, flags)
+    from prune_fe.studies.layers import layers_study
+
+    with using(folder, flags.resume):
+        tables = layers_study(checked, folder, reporter, options)
     print_tables(tables)
 
 

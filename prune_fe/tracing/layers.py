@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Layer:
             masked.
         norm: Name of the batch norm among these steps, or None.
         at_input: Whether the maps are the module's input instead: features (images, units), or maps.
+        is_activated: Whether an activation is among these steps. (That a block ends with one is not known.)
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layer:
     steps: int = 0
     norm: str | None = None
     at_input: bool = False
+    is_activated: bool = field(default=False, compare=False)
 
 
 def find_layers(
@@ -280,5 +282,7 @@ class _Survey(Watch):
         # A stage that is used several times is the map itself, whatever one of the uses makes of it.
         steps = next((step for step in range(len(stages)) if self._uses.get((name, step), 0) != 1), len(stages) - 1)
         _, units, height, width = stages[steps].shape
-        has_norm = not NORMS.isdisjoint(self._steps[name][:steps])
-        return Layer(name, units, (height, width), steps, self._norm_of.get(name) if has_norm else None)
+        functions_between = self._steps[name][:steps]
+        norm = None if NORMS.isdisjoint(functions_between) else self._norm_of.get(name)
+        is_activated = not ACTIVATIONS.isdisjoint(functions_between)
+        return Layer(name, units, (height, width), steps, norm, is_activated=is_activated)

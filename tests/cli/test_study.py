@@ -29,8 +29,24 @@ def test_a_study_prints_its_tables_and_uses_the_trained_network_of_a_run(done, r
         ("--unit", "4"): "no unit 4, it has 4",
         ("--class", "x"): "no such class",
         ("--seed", "5"): "seed 5: the recipe has 0",
-        ("--samples", "9999"): "the smallest class has",
+        ("--samples", "9999"): "the smallest compared class has",
     }
     for more, message in wrong.items():
         assert main([*words[:5], *more]) in (2, 3)
         assert message in capsys.readouterr().err
+
+
+def test_layers_takes_several_layers_and_compares_with_random_networks(done, recipe, capsys):
+    shutil.copytree(done[1], "runs/tiny-1")
+    words = ["study", "layers", "tiny.yaml", "--resume", "auto", "--layer", "features.0", "features.3"]
+    assert main([*words, "--random-seeds", "1", "--random-classes", "2", "--class", "3"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "epochs" not in printed
+    for text in ("Layers: class 3", "features.3", "H random", "scored on 2 of the classes"):
+        assert text in printed
+    (path,) = Path("runs/tiny-1").glob("study-layers-seed-0-2-layers-*-class-3-samples-5-random-classes-2.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert {row["network"] for row in rows} == {"trained", "random 0"}
+    assert path.with_suffix(".svg").exists()
+    assert main([*words, "--random-seeds", "0"]) == 2
+    assert "--random-seeds" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from prune_fe.report.charts import (
     criterion_bars,
     histogram,
     layer_profile,
+    layer_status,
     rank_correlation,
     run_overview,
     sample_size,
@@ -62,6 +63,18 @@ def layers() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def statuses() -> pd.DataFrame:
+    rows = [
+        {"panel": panel, "quantity": quantity, "network": network, "layer": layer, "value": depth / 3,
+         "low": depth / 3 - width, "high": depth / 3 + width}
+        for panel in ("class cat", "all 10 classes")
+        for quantity in ("entropy", "rate")
+        for network, width in (("trained", 0.0), ("random", 0.1))
+        for depth, layer in enumerate(("stem", "block.conv", "a"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 CHARTS: dict[str, Callable[[], Any]] = {
     "ablation_curves": lambda: ablation_curves(
         curves(), {(o, s): 0.5 for o in ("ascending", "descending") for s in SCORERS}, "Ablation of conv"
@@ -90,6 +103,7 @@ CHARTS: dict[str, Callable[[], Any]] = {
         ),
         "Scores and the loss",
     ),
+    "layer_status": lambda: layer_status(statuses(), "Layers of a network", "random"),
     "criterion_bars": lambda: criterion_bars(
         pd.DataFrame({"criterion": ["a", "a", "b"], "quantity": ["x", "y", "x"], "value": [1.0, -2.0, 0.0]}),
         "points",
@@ -223,3 +237,13 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     assert isinstance(chart, alt.LayerChart)
     save_chart(chart, tmp_path / "a.svg")
     assert "NaN" not in (tmp_path / "a.svg").read_text()
+
+
+def test_the_layers_stand_in_their_order_and_both_quantities_have_a_row_of_panels(tmp_path):
+    content = specification(CHARTS["layer_status"]())
+    assert [len(row["hconcat"]) for row in content["vconcat"]] == [2, 2]
+    save_chart(CHARTS["layer_status"](), tmp_path / "a.svg")
+    labels = re.findall(r">(stem|block\.conv|a|class cat|all 10 classes|feature entropy H \(nats\)|selective rate ε)<",
+                        (tmp_path / "a.svg").read_text())  # fmt: skip
+    assert [label for label in labels if label in ("stem", "block.conv", "a")] == ["stem", "block.conv", "a"] * 4
+    assert {"class cat", "all 10 classes", "feature entropy H (nats)", "selective rate ε"} <= set(labels)

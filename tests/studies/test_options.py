@@ -1,4 +1,4 @@
-"""Options of the studies of single units: what is refused, and that nothing heavy is imported for them."""
+"""Options of the studies of units and of layers: what is refused, and that nothing heavy is imported for them."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
-from prune_fe.studies.options import SubjectOptions
+from prune_fe.studies.options import LayersOptions, SubjectOptions
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,19 @@ from prune_fe.studies.options import SubjectOptions
 def test_options_out_of_range_are_refused(options: dict[str, int], match: str) -> None:
     with pytest.raises(InputError, match=match):
         validate_options(SubjectOptions, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"random_seeds": 0}, "random_seeds: input should be greater than or equal to 1"),
+        ({"random_classes": 0}, "random_classes: input should be greater than or equal to 1"),
+        ({"layers": []}, "layers: list should have at least 1 item"),
+    ],
+)
+def test_options_of_layers_out_of_range_are_refused(options: dict[str, int], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        validate_options(LayersOptions, options)
 
 
 def test_the_defaults_are_left_to_the_study() -> None:

@@ -53,7 +53,11 @@ def vgg16(batch_norm: bool) -> nn.Module:
     ids=["vgg16", "vgg16_bn", "resnet18"],
 )
 def test_the_layers_of_the_papers_networks(model: Callable[[], nn.Module], steps: list[int]) -> None:
-    assert [layer.steps for layer in find_layers(model(), torch.randn(1, 3, 32, 32))] == steps
+    layers = find_layers(model(), torch.randn(1, 3, 32, 32))
+    assert [layer.steps for layer in layers] == steps
+    # Of a network with batch norms, a map with a norm only is not activated.
+    n_norms = [layer.norm is not None for layer in layers]
+    assert [layer.is_activated for layer in layers] == [n > norm for n, norm in zip(steps, n_norms, strict=True)]
 
 
 class Twice(nn.Module):

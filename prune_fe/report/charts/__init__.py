@@ -6,6 +6,7 @@ from prune_fe.report.charts.birth_times import birth_times
 from prune_fe.report.charts.criterion_bars import criterion_bars
 from prune_fe.report.charts.histogram import histogram
 from prune_fe.report.charts.layer_profile import layer_profile
+from prune_fe.report.charts.layer_status import layer_status
 from prune_fe.report.charts.rank_correlation import rank_correlation
 from prune_fe.report.charts.run_overview import run_overview
 from prune_fe.report.charts.sample_size import sample_size
@@ -19,6 +20,7 @@ __all__ = [
     "criterion_bars",
     "histogram",
     "layer_profile",
+    "layer_status",
     "rank_correlation",
     "run_overview",
     "sample_size",
