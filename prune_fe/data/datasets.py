@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prune_fe.data.labels import class_names, image_labels, image_names
-from prune_fe.data.transforms import Normalise
+from prune_fe.data.transforms import Normalise, ResizeToPixels
+
+DECODED_TOGETHER = 256
+"""Images that are given to the threads at once."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,11 @@ class DecodedWhenDrawn(InMemory):
 
     Args:
         images: A torchvision `ImageFolder`.
-        to_pixels: Transform from an image of `images.loader` to uint8 (channels, height, width).
+        to_pixels: Transform from an image of `images.loader` to uint8 (3, size, size).
         normalise: Transform from an image in uint8 to the network's input.
     """
 
-    def __init__(self, images: Any, to_pixels: Callable[[Any], Tensor], normalise: Normalise) -> None:
+    def __init__(self, images: Any, to_pixels: ResizeToPixels, normalise: Normalise) -> None:
         names = image_names(images, range(len(images.targets)))
         super().__init__(torch.empty(0, dtype=torch.uint8), images.targets, images.classes, normalise, names)
         self.images, self.to_pixels = images, to_pixels
@@ -108,7 +112,7 @@ class DecodedWhenDrawn(InMemory):
         """Index of an image -> its row in `pixels`, for the images that are decoded."""
 
     def decode(self, indices: Sequence[int], count_decoded: Callable[[], None] | None = None) -> None:
-        """Decode those of the images that are not decoded yet.
+        """Decode those of the images that are not decoded yet, in as many threads as torch uses.
 
         Args:
             indices: Which images; a later call adds its own.
@@ -117,16 +121,24 @@ class DecodedWhenDrawn(InMemory):
         missing = [index for index in indices if index not in self.rows]
         if not missing:
             return
-        before = len(self.pixels)
-        first = self._decode_one(missing[0])
-        pixels = torch.empty(before + len(missing), *first.shape, dtype=torch.uint8)
-        if before:
-            pixels[:before] = self.pixels
-        for number, index in enumerate(missing):
-            pixels[before + number] = self._decode_one(index) if number else first
-            if count_decoded is not None:
-                count_decoded()
-        self.pixels, self.rows = pixels, self.rows | {index: before + n for n, index in enumerate(missing)}
+        n_before, size = len(self.pixels), self.to_pixels.size
+        pixels = torch.empty(n_before + len(missing), 3, size, size, dtype=torch.uint8)
+        if n_before:
+            pixels[:n_before] = self.pixels
+        # Through NumPy: torch would copy each of these small images with threads of its own.
+        array = pixels.numpy()
+
+        def decode(row: int, index: int) -> None:
+            array[row] = self._decode_one(index).numpy()
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            # A part at a time: the pool decodes all that it is given, also when an image turns out to be damaged.
+            for start in range(0, len(missing), DECODED_TOGETHER):
+                part = missing[start : start + DECODED_TOGETHER]
+                for _ in pool.map(decode, range(n_before + start, len(pixels)), part):
+                    if count_decoded is not None:
+                        count_decoded()
+        self.pixels, self.rows = pixels, self.rows | {index: n_before + n for n, index in enumerate(missing)}
 
     def _decode_one(self, index: int) -> Tensor:
         """Return the pixels of an image from its file."""
