@@ -50,3 +50,14 @@ def test_layers_takes_several_layers_and_compares_with_random_networks(done, rec
     assert path.with_suffix(".svg").exists()
     assert main([*words, "--random-seeds", "0"]) == 2
     assert "--random-seeds" in capsys.readouterr().err
+
+
+def test_flags_of_the_explanation_say_which_layers_and_images(recipe, monkeypatch, capsys):
+    from prune_fe.studies import explanation
+
+    given = []
+    monkeypatch.setattr(explanation, "explanation_study", lambda *arguments: given.append(arguments[-1]) or [])
+    words = ["study", "explanation", "tiny.yaml", "--layer", "features.0", "features.3", "--images-per-class", "2"]
+    assert main([*words, "--seed", "0"]) == 0, capsys.readouterr().err
+    assert (given[0].layers, given[0].images_per_class, given[0].seed) == (("features.0", "features.3"), 2, 0)
+    assert main([*words[:-1], "0"]) == 2
