@@ -3,10 +3,12 @@
     python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000
 
 FOLDER holds a folder of photographs for each class. The two passes alternate in one process; each memory figure is the
-peak of a process of its own.
+peak of a process of its own. With --in-memory the photographs are decoded beforehand, as for a GPU, which one decoder
+cannot keep busy; the speed of reading them without a network is printed as well.
 """
 
 import argparse
+import functools
 import json
 import math
 import re
@@ -21,20 +23,37 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from torchvision.transforms import v2
 
 import prune_fe
+from prune_fe.data.batches import make_loader, validate_batches
+from prune_fe.data.datasets import DecodedWhenDrawn
+from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResizeToPixels, read_image
 from prune_fe.experiment.run_folder import environment
 
 
-def photographs(folder: str, count: int) -> Dataset:
-    """Return `count` images, evenly spread over those of all classes, 224×224."""
-    steps = [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    data = torchvision.datasets.ImageFolder(
-        folder, v2.Compose([*steps, v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
-    )
-    return Subset(data, np.linspace(0, len(data) - 1, count).astype(int).tolist())
+@functools.cache
+def photographs(folder: str, count: int, size: int, in_memory: bool) -> Subset:
+    """Return `count` images, evenly spread over those of all classes, size×size."""
+    steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    transform = v2.Compose([*steps, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    data = torchvision.datasets.ImageFolder(folder, transform, loader=read_image)
+    chosen = np.linspace(0, len(data) - 1, count).astype(int).tolist()
+    if in_memory:
+        data = DecodedWhenDrawn(data, ResizeToPixels(size), Normalise(IMAGENET_MEAN, IMAGENET_STD))
+        data.decode(chosen)
+    return Subset(data, chosen)
+
+
+def print_reading_speed(data: Subset, arguments: argparse.Namespace) -> None:
+    """Print how many images a second are read, decoded or not, and brought to the device."""
+    device, last = torch.device(arguments.device), torch.empty(0)
+    start = time.perf_counter()
+    for images, _ in validate_batches(make_loader(data, arguments.batch, arguments.workers), device):
+        last = images.to(device, non_blocking=True)
+    last.cpu()  # waits for the device
+    print(f"reading   {len(data) / (time.perf_counter() - start):9.2f} images/s", flush=True)
 
 
 def network(arguments: argparse.Namespace) -> nn.Module:
@@ -53,7 +72,8 @@ def task(name: str, arguments: argparse.Namespace, count: int) -> partial:
         count: Number of images.
     """
     options = {"batch_size": arguments.batch, "workers": arguments.workers}
-    return partial(getattr(prune_fe, name), network(arguments), photographs(arguments.images, count), **options)
+    data = photographs(arguments.images, count, arguments.size, arguments.in_memory)
+    return partial(getattr(prune_fe, name), network(arguments), data, **options)
 
 
 def measure_seconds(call: Callable[[], object]) -> float:
@@ -93,6 +113,9 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--in-memory", action="store_true", help="decode the photographs beforehand")
+    parser.add_argument("--no-peaks", action="store_true", help="measure no memory")
     parser.add_argument("--peak", nargs=2, metavar=("FUNCTION", "COUNT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -102,6 +125,7 @@ def main() -> None:
     print(json.dumps(environment() | settings), flush=True)
     # The first call compiles.
     task("score", arguments, arguments.batch)()
+    print_reading_speed(photographs(arguments.images, arguments.count, arguments.size, arguments.in_memory), arguments)
     tasks = [task(name, arguments, arguments.count) for name in ("evaluate", "score")]
     plain, scored = np.array([[measure_seconds(call) for call in tasks] for _ in range(arguments.passes)]).T
     for name, times in (("evaluate", plain), ("score", scored)):
@@ -110,7 +134,7 @@ def main() -> None:
         )
     ratios = plain / scored
     print(f"score / evaluate, images/s: {np.median(ratios):.3f} ({ratios.min():.3f}–{ratios.max():.3f})", flush=True)
-    for count in (arguments.batch * 2, arguments.batch * 8):
+    for count in () if arguments.no_peaks else (arguments.batch * 2, arguments.batch * 8):
         peaks = {name: peak_mib(name, arguments, count) for name in ("evaluate", "score")}
         print(
             f"peak of the process, {count} images: "
