@@ -70,7 +70,9 @@ def test_saved_scores_are_read_to_the_bit() -> None:
 def test_a_finished_run_is_continued_without_work(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = (saved / "run/summary.csv").read_text()
     assert main(["run", "small.yaml", "--resume", str(saved / "run")]) == 0
-    assert "feature-entropy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "feature-entropy" in printed
+    assert "goes on without it; a new run has it" in " ".join(printed.split())
     assert (saved / "run/summary.csv").read_text() == summary
     assert (saved / "run/report.html").is_file()
 

@@ -20,10 +20,11 @@ from prune_fe.errors import InputError, PruneFEError
 from prune_fe.experiment.device import to_device
 from prune_fe.experiment.experiment import Experiment, Outcome, Reporter, begin, check, fit, measure, save_result
 from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
-from prune_fe.experiment.results import SCRATCH, UNPRUNED, Result, load_result, save_test_labels
+from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, load_result, save_test_labels
 from prune_fe.experiment.run import compress
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tuning import count_tunings, explain_missing_control, has_tuned_control, tune_unpruned
 from prune_fe.io import write_json
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.pruning.prune import prune
@@ -56,6 +57,7 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
     comparison = Comparison(begin(recipe, folder, reporter))
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     comparison.check()
+    explain_missing_control(recipe, comparison.experiment)
     if changed := folder.log_environment():
         reporter.say(
             f"note: {', '.join(changed)} differ from when this comparison began; every result records its environment"
@@ -118,6 +120,8 @@ class Comparison:
                     for label in scratch:
                         path = experiment.result_path(label, amount)
                         late.append(self._task(path, (control,), self._from_scratch, network, seed, label, amount))
+                if has_tuned_control(self.recipe):
+                    yield self._task(experiment.result_path(TUNED), (unpruned,), self._tune_unpruned, network, seed)
         yield from late
 
     def _task(self, result: Path, needs: tuple[Path, ...], work: Any, *arguments: Any) -> Task:
@@ -149,6 +153,14 @@ class Comparison:
         """Train a network and measure it."""
         began, experiment = time.perf_counter(), self.select(network, seed)
         self._finish(experiment, measure(experiment, experiment.network, UNPRUNED), path, began)
+
+    def _tune_unpruned(self, network: str, seed: int, path: Path) -> None:
+        """Fine-tune a network without pruning it, and measure it."""
+        began, experiment = time.perf_counter(), self.select(network, seed)
+        _ = experiment.network  # so that the operating points share it
+        # With a round for each group of layers, a mild operating point may leave some groups whole.
+        count = max(count_tunings(self._at(experiment, amount)) for amount in self.recipe.compare.points[1])
+        self._finish(experiment, tune_unpruned(experiment, count), path, began)
 
     def _score(self, network: str, seed: int, path: Path) -> None:
         """Score a network with all scorers, and save the time and memory that each took."""
@@ -182,8 +194,9 @@ class Comparison:
         epochs = int(label.removeprefix(SCRATCH)) * budget_of(recipe, control)
         # The step schedule divides the rate by ten each epoch, so that a budget of many epochs would train with none.
         inherited = {field.name: getattr(base, field.name) for field in dataclasses.fields(TrainOptions)}
-        # A part is trained in front of which the weights are trained already; a new network has none.
-        options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine", "only": ()})
+        # A fixed part, rates by layer and a teacher are for a network that is trained already.
+        from_scratch: dict[str, Any] = {"only": (), "lr_by_layer": {}, "distill": None}
+        options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine"} | from_scratch)
         description = f"{network} from scratch, {recipe.compare.points[0]} {amount:g}, {epochs} epochs"
         history = fit(experiment, model, options, description)
         outcome = measure(experiment, model, label)
@@ -199,7 +212,7 @@ class Comparison:
         """Return the experiment of a network and seed with its network, measurement and scores in memory."""
         experiment = self.select(network, seed)
         # with_recipe() shares only cached properties that exist, so compute them before the first operating point.
-        _ = experiment.network, experiment.unpruned, experiment.scores
+        _ = experiment.network, experiment.unpruned, experiment.scores, experiment.teacher
         return experiment
 
     def _finish(self, experiment: Experiment, outcome: Outcome, path: Path, began: float) -> None:

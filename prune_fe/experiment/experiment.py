@@ -22,9 +22,10 @@ from prune_fe.data.splits import Splits, hold_out
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment.device import prepare_device, to_device
-from prune_fe.experiment.recipe import TRAINED, Recipe, ScorerEntry
-from prune_fe.experiment.results import BY_LAYER, UNPRUNED, Result, Row, load_result
+from prune_fe.experiment.recipe import TRAINED, Recipe, ScorerEntry, as_begun
+from prune_fe.experiment.results import BY_LAYER, TUNED, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, RunFolder, environment
+from prune_fe.experiment.teacher import saved_logits
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.build import build, build_pretrained
@@ -39,8 +40,10 @@ from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.layers import find_layers
+from prune_fe.training.features import is_constant
 from prune_fe.training.loop import Epoch, best_epoch, finetune
 from prune_fe.training.options import TrainOptions
+from prune_fe.training.part import check_part
 
 
 class Reporter(Protocol):
@@ -111,13 +114,34 @@ class Experiment:
         folder = self.seed_folder if self.place == self.folder.path else self.seed_folder / "scores"
         return score_units(self, self.recipe.scorers, folder=folder)
 
+    @cached_property
+    def teacher(self) -> nn.Module | Tensor | None:
+        """What fine-tuning learns from beside the labels; None without `finetune.distill`.
+
+        It is `network`, or its logits of the training images where these are the same in each epoch: read from
+        `seed_folder`, or computed and saved there.
+        """
+        finetune = self.recipe.finetune
+        if finetune is None or finetune.distill is None:
+            return None
+        if finetune.augment or not is_constant(self.splits.train):
+            return self.network
+        return saved_logits(
+            self.seed_folder / "teacher.npz",
+            self.network,
+            self.splits.train,
+            workers=self.recipe.workers,
+            begin_bar=lambda: self.reporter.progress("logits of the unpruned network"),
+        )
+
     def result_path(self, scorer: str, amount: float | None = None) -> Path:
         """Return the file that the result of a scorer is saved in.
 
         Args:
-            scorer: A scorer's label, or `UNPRUNED`.
+            scorer: A scorer's label, `UNPRUNED` or `TUNED`.
             amount: In a comparison the operating point: a ratio, or the share of the cost that is left.
         """
+        scorer = scorer.replace(", ", "-")
         if self.place == self.folder.path:
             name = f"seed-{self.seed}.{scorer}"
         else:
@@ -153,6 +177,8 @@ class Experiment:
         other, shared = dataclasses.replace(self, recipe=recipe), ["example", "network", "unpruned"]
         if (recipe.score, recipe.scorers) == (self.recipe.score, self.recipe.scorers):
             shared.append("scores")
+        if recipe.finetune == self.recipe.finetune:
+            shared.append("teacher")
         # cached_property stores its value in the instance's dictionary, which replace() does not copy.
         vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
@@ -205,6 +231,7 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
         InputError: The recipe does not have the seed, or the device cannot be used.
         DataError: Images are missing or unreadable.
     """
+    recipe = as_begun(recipe, folder.saved_recipe)
     device = prepare_device(recipe.device, recipe.threads)
     seed = recipe.seeds[0] if seed is None else seed
     if seed not in recipe.seeds:
@@ -220,14 +247,14 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
 
 
 def check(experiment: Experiment, network: nn.Module | None = None) -> None:
-    """Check the recipe's layers, scorers and numbers of images, without training.
+    """Check the recipe's layers, scorers, trained parts and numbers of images, without training.
 
     Args:
         experiment: The experiment.
         network: Its network, which need not be trained; by default a new one.
 
     Raises:
-        InputError: A layer does not exist or a scorer cannot score it, or a setting is wrong.
+        InputError: A layer or a part to train does not exist, a scorer cannot score a layer, or a setting is wrong.
         DataError: There are fewer training images than asked for.
     """
     recipe, splits, seed = experiment.recipe, experiment.splits, experiment.seed
@@ -238,6 +265,9 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
     n_wanted = recipe.prune.recalibrate or 0
     if n_wanted > len(labels):
         raise DataError(f"prune.recalibrate: {n_wanted} training images asked for, there are {len(labels)}")
+    for options in (recipe.train, recipe.finetune):
+        if options is not None:
+            check_part(network, options)
     for entry in recipe.scorers:
         scorer = resolve_scorer(entry.name, entry.settings, seed)
         chosen: list[int] = []
@@ -252,6 +282,7 @@ def fit(
     options: TrainOptions,
     description: str,
     momentum_buffers: dict[str, Tensor] | None = None,
+    teacher: nn.Module | Tensor | None = None,
 ) -> list[Epoch]:
     """Train a network in place on the training images and keep the epoch that is best on the validation images.
 
@@ -261,6 +292,7 @@ def fit(
         options: How to train it.
         description: Name of the training in messages and progress bars.
         momentum_buffers: Parameter name -> momentum to start with; afterwards the momentum of the best epoch.
+        teacher: What the network learns from beside the labels; see `prune_fe.training.loop.finetune`.
 
     Returns:
         The epochs; the first describes the network before training.
@@ -274,6 +306,7 @@ def fit(
         workers=experiment.recipe.workers,
         seed=experiment.seed,
         momentum_buffers=momentum_buffers,
+        teacher=teacher,
         progress=lambda epoch, done, total: progress(done, total),
     )
     best = best_epoch(history)
@@ -325,7 +358,7 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
     Args:
         experiment: The experiment whose test images are used.
         model: The network.
-        label: Label of the scorer that chose the removed units, or `UNPRUNED`.
+        label: Label of the scorer that chose the removed units, `UNPRUNED` or `TUNED`.
 
     Returns:
         The measurements; the accuracy is in `row.accuracy_before`, whatever was done to the network.
@@ -360,7 +393,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
         path: The file.
         began: `time.perf_counter()` when the work on it began.
     """
-    options, is_pruned = experiment.recipe.prune, outcome.row.scorer != UNPRUNED
+    options, is_pruned = experiment.recipe.prune, outcome.row.scorer not in (UNPRUNED, TUNED)
     goal = next((name for name in AMOUNTS if getattr(options, name) is not None), "ratio")
     amount = getattr(options, goal)
     if isinstance(amount, dict):

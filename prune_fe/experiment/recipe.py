@@ -86,6 +86,10 @@ class FinetuneSection(TrainOptions):
     when: Literal["after", "each_round"] = "after"
     """Fine-tune once after pruning, or after each round."""
 
+    unpruned: StrictBool = True
+    """Fine-tune the unpruned network in the same way and for as many epochs, as a control: what of the difference to
+    the unpruned network is due to fine-tuning. It is one more network for each seed, of the unpruned one's cost."""
+
 
 @options
 class AblateOptions:
@@ -231,6 +235,15 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_teacher(self) -> Recipe:
+        if self.train is not None and self.train.distill is not None:
+            raise ValueError(
+                "train.distill: the unpruned network is the teacher, and nothing teaches it; finetune.distill is for "
+                "the pruned ones"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_labels(self) -> Recipe:
         repeated = [label for label, count in Counter(scorer.label for scorer in self.scorers).items() if count > 1]
         if repeated:
@@ -299,6 +312,22 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {explain_errors(error, keys_at, 'recipe')}") from None
+
+
+def as_begun(recipe: Recipe, saved: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with what it meant when its run began, so that a finished run stays finished.
+
+    A run folder's recipe has every key. Without `finetune.unpruned` the run is of an earlier version, which did not
+    fine-tune the unpruned network.
+
+    Args:
+        recipe: The recipe.
+        saved: The content of the run folder's recipe.yaml.
+    """
+    finetune = saved.get("finetune")
+    if recipe.finetune is not None and isinstance(finetune, Mapping) and "unpruned" not in finetune:
+        return recipe.with_options("finetune", unpruned=False)
+    return recipe
 
 
 def parse_value(text: str) -> Any:

@@ -23,6 +23,9 @@ from prune_fe.scoring.scores import Array
 UNPRUNED = "(unpruned)"
 """The scorer in the rows of networks that have not been pruned."""
 
+TUNED = "(unpruned, fine-tuned)"
+"""The scorer in the rows of unpruned networks that had the same fine-tuning as the pruned ones: a control."""
+
 SCRATCH = "scratch#"
 """Prefix of the label of an architecture that was trained from scratch; a number follows, its budget of epochs as a
 multiple of that of the pruned networks."""
@@ -36,7 +39,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        scorer: Label of the scorer, or `UNPRUNED`.
+        scorer: Label of the scorer, `UNPRUNED` or `TUNED`.
         seed: Seed of the network.
         accuracy_before: Accuracy of the unpruned network on the test images.
         accuracy_pruned: Accuracy right after pruning; None if it was not measured.

@@ -22,15 +22,21 @@ from prune_fe.experiment.experiment import (
     Reporter,
     begin,
     check,
-    fit,
     measure,
     save_result,
     score_units,
 )
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
-from prune_fe.experiment.results import UNPRUNED, Row, load_result, save_test_labels
+from prune_fe.experiment.results import TUNED, UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tuning import (
+    count_tunings,
+    explain_missing_control,
+    has_tuned_control,
+    tune,
+    tune_unpruned,
+)
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.saved import save
 from prune_fe.pruning.prune import prune
@@ -49,7 +55,8 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
         reporter: Where messages and progress go.
 
     Returns:
-        The rows of the table: for each seed the unpruned network and one pruned network for each scorer.
+        The rows of the table: for each seed the unpruned network, the same with fine-tuning, and one pruned network for
+        each scorer.
 
     Raises:
         InputError: A setting is wrong, or a task failed.
@@ -58,6 +65,7 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     experiment = begin(recipe, folder, reporter)
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     check(experiment)
+    explain_missing_control(recipe, experiment)
     if changed := folder.log_environment():
         reporter.say(
             f"note: {', '.join(changed)} differ from when this run began; its numbers may differ in the last bits"
@@ -74,7 +82,7 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
 
 
 def run_tasks(experiment: Experiment, with_seed: Callable[[int], Experiment]) -> Iterator[Task]:
-    """Yield the tasks of a run: for each seed a network to train, and for each scorer a copy to prune.
+    """Yield the tasks of a run: for each seed a network to train, and copies of it to fine-tune and to prune.
 
     Args:
         experiment: The experiment of any seed.
@@ -84,6 +92,9 @@ def run_tasks(experiment: Experiment, with_seed: Callable[[int], Experiment]) ->
         of_seed = dataclasses.replace(experiment, seed=seed)
         unpruned = of_seed.result_path(UNPRUNED)
         yield Task(f"cells.{unpruned.stem}", unpruned, (), functools.partial(_train, with_seed, seed))
+        if has_tuned_control(experiment.recipe):
+            path = of_seed.result_path(TUNED)
+            yield Task(f"cells.{path.stem}", path, (unpruned,), functools.partial(_tune_unpruned, with_seed, seed))
         for entry in experiment.recipe.scorers:
             path = of_seed.result_path(entry.label)
             yield Task(f"cells.{path.stem}", path, (unpruned,), functools.partial(_prune, with_seed, seed, entry))
@@ -97,6 +108,12 @@ def _train(with_seed: Callable[[int], Experiment], seed: int) -> None:
         f"seed {seed}: the unpruned network is right on {outcome.row.accuracy:.2%} of the test images"
     )
     _finish(experiment, outcome, began)
+
+
+def _tune_unpruned(with_seed: Callable[[int], Experiment], seed: int) -> None:
+    """Fine-tune a copy of the trained network without pruning it, and measure it."""
+    began, experiment = time.perf_counter(), with_seed(seed)
+    _finish(experiment, tune_unpruned(experiment, count_tunings(experiment)), began)
 
 
 def _prune(with_seed: Callable[[int], Experiment], seed: int, entry: ScorerEntry) -> None:
@@ -130,14 +147,6 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
     momentum: dict[str, Tensor] = {}
     rounds, seconds = itertools.count(1), [scores.seconds]
 
-    def tune(model: nn.Module, suffix: str = "") -> None:
-        if recipe.finetune is not None:
-            phase = f"{entry.label}: fine-tuning{suffix}"
-            history = fit(experiment, model, recipe.finetune, phase, momentum)
-            epochs.extend(history)
-            for epoch in history:
-                experiment.log("epoch", phase=phase, seed=seed, **dataclasses.asdict(epoch))
-
     def score_again(model: nn.Module, layers: Sequence[str]) -> Scores:
         new = score_units(experiment, [entry], network=model, layers=layers)[entry.label]
         seconds.append(new.seconds)
@@ -151,7 +160,7 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
             experiment.log("recalibrate", scorer=entry.label, seed=seed, norms=norms, images=samples)
             reporter.say(f"{entry.label}: {norms} batch norms recalibrated on {samples} images after {round_name}")
         if recipe.finetune is not None and recipe.finetune.when == "each_round":
-            tune(model, f" after {round_name}")
+            epochs.extend(tune(experiment, model, f"{entry.label}: fine-tuning after {round_name}", momentum))
 
     pruned = prune(
         experiment.network,
@@ -173,7 +182,8 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
     accuracy_pruned = None
     if recipe.finetune is None or recipe.finetune.when == "after":
         accuracy_pruned = evaluate(model, experiment.splits.test, workers=recipe.workers).accuracy
-        tune(model)
+        if recipe.finetune is not None:
+            epochs.extend(tune(experiment, model, f"{entry.label}: fine-tuning", momentum))
     outcome = measure(experiment, model, entry.label)
     # measure() calls the accuracy of the network that it was given "before".
     row = dataclasses.replace(

@@ -142,6 +142,12 @@ class RunFolder:
         return cls(path, recipe, shared)
 
     @property
+    def saved_recipe(self) -> dict[str, Any]:
+        """The content of recipe.yaml, as the version that began the run wrote it."""
+        content: dict[str, Any] = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
+        return content
+
+    @property
     def is_shared(self) -> bool:
         """Whether several processes may use the folder at a time."""
         return self._lock is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_fe.experiment.results import SCRATCH, UNPRUNED
+from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED
 from prune_fe.report.findings import CONTROL, FILTER_NORM, Findings
 from prune_fe.report.page import Checklist
 
@@ -119,6 +119,11 @@ def _controls(findings: Findings) -> list[Entry]:
         ("Filter L1 norm, at every operating point", findings.is_complete(filter_norm), ""),
         ("The pruned architecture trained from scratch with the same budget", _has_scratch(findings, 1), budget),
         ("The same with twice the budget", _has_scratch(findings, 2), budget),
+        (
+            "The unpruned network with the same fine-tuning",
+            None if findings.recipe.finetune is None else findings.is_complete(TUNED),
+            "",
+        ),
     ]
 
 

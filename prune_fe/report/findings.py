@@ -15,9 +15,10 @@ import pandas as pd
 import yaml
 
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
-from prune_fe.experiment.results import SCRATCH, UNPRUNED, Result, Row, load_result
+from prune_fe.experiment.recipe import CONTROLS, Recipe, as_begun, with_controls
+from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, events_of, is_comparison
+from prune_fe.experiment.tuning import has_tuned_control
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
 from prune_fe.scoring.scores import Array, Scores, load_scores
 
@@ -68,7 +69,7 @@ class Findings:
     """The results in a folder, the scores beside them, and what the recipe asks for.
 
     A network's results are selected by its label, the scorer's label and the operating point, which is None for the
-    unpruned network.
+    unpruned network, with and without fine-tuning.
 
     Attributes:
         recipe: The recipe, with the controls that a comparison adds.
@@ -146,6 +147,12 @@ class Findings:
         return [f"{SCRATCH}{budget}" for budget in requested] if possible else []
 
     @functools.cached_property
+    def tuned(self) -> list[str]:
+        """The label of the unpruned networks that are fine-tuned as the pruned ones are, if there are any."""
+        is_measured = bool((self.frame["scorer"] == TUNED).any())
+        return [TUNED] if is_measured or has_tuned_control(self.recipe) else []
+
+    @functools.cached_property
     def _by_key(self) -> dict[tuple[str, str, float | None, int], Result]:
         return {(result.network, result.row.scorer, result.point, result.row.seed): result for result in self.results}
 
@@ -191,7 +198,7 @@ class Findings:
         criteria = [scorer for scorer in comparable if scorer in self.scorers]
         return max(criteria, key=lambda s: float(self._correct(network, s, point, seeds).mean()), default=None)
 
-    def drop(self, network: str, scorer: str, point: float) -> float | None:
+    def drop(self, network: str, scorer: str, point: float | None) -> float | None:
         """Return the lost accuracy (a share), averaged over the seeds with a result; None without any."""
         lost = [each.row.accuracy_before - each.row.accuracy for each in self.select(network, scorer, point)]
         return float(np.mean(lost)) if lost else None
@@ -304,7 +311,7 @@ class Findings:
         counts = [
             len(self.select(network, scorer, point))
             for network in self.networks
-            for point in ([None] if scorer == UNPRUNED else self.points)
+            for point in ([None] if scorer in (UNPRUNED, TUNED) else self.points)
         ]
         return bool(counts) and min(counts) == len(self.seeds)
 
@@ -313,8 +320,9 @@ class Findings:
         """The tasks of the recipe that have no result, in words."""
         gaps = []
         for network in self.networks:
-            for scorer in [UNPRUNED, *(entry.label for entry in self.recipe.scorers), *self.scratch]:
-                for point in [None] if scorer == UNPRUNED else self.points:
+            labels = [UNPRUNED, *self.tuned, *(entry.label for entry in self.recipe.scorers), *self.scratch]
+            for scorer in labels:
+                for point in [None] if scorer in (UNPRUNED, TUNED) else self.points:
                     count = len(self.select(network, scorer, point))
                     if count < len(self.seeds):
                         where = "" if point is None else f" at {self.goal} {point:g}"
@@ -331,7 +339,8 @@ def load_results(folder: Path | str) -> pd.DataFrame:
     Returns:
         One row for each measured network:
 
-        - network: its label; scorer: label of the criterion, "(unpruned)" or "scratch#BUDGET"; seed.
+        - network: its label; scorer: label of the criterion, "(unpruned)", "(unpruned, fine-tuned)" or
+          "scratch#BUDGET"; seed.
         - goal, point: the operating point, such as "ratio" and 0.5; None and NaN for an unpruned network.
         - accuracy: on the test images (a share), of the final network; accuracy_before, accuracy_pruned and
           accuracy_finetuned: before pruning, right after it and after fine-tuning; balanced_accuracy; loss (nats).
@@ -357,7 +366,7 @@ def load_findings(folder: Path) -> Findings:
     """
     try:
         content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate(content)
+        recipe = as_begun(Recipe.model_validate(content), content)
         test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
         environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.io import write_json, write_text
 from prune_fe.measure.statistics import kendall, spearman
 from prune_fe.report.findings import COLUMNS, Findings, load_findings
@@ -111,9 +111,11 @@ def report_numbers(findings: Findings) -> dict[str, Any]:
                     entry[name] = None if known is None else dataclasses.asdict(known.estimate)
                 entries.append(entry)
     unpruned = {network: findings.accuracies(network, UNPRUNED) for network in findings.networks}
+    tuned = {network: findings.accuracies(network, TUNED) for network in findings.networks} if findings.tuned else {}
     return {
         "environment": dict(findings.environment),
         "unpruned": unpruned,
+        "unpruned_finetuned": tuned,
         "cells": entries,
         "missing": findings.missing,
     }

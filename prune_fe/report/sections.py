@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prune_fe.experiment.results import UNPRUNED, Result
+from prune_fe.experiment.results import TUNED, UNPRUNED, Result
 from prune_fe.measure.statistics import kendall, spearman
 from prune_fe.report.charts import criterion_bars, histogram, layer_profile, trade_off
 from prune_fe.report.checklist import comparison_checklist
@@ -62,9 +62,10 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Block:
     """Return the accuracy against a cost; each criterion's line begins at the unpruned network."""
     axis, cost_of = COSTS[cost]
     rows: list[dict[str, Any]] = []
-    for scorer in [*findings.scorers, *findings.scratch]:
-        for point in [None, *findings.points] if scorer in findings.scorers else findings.points:
-            results = findings.select(network, UNPRUNED if point is None else scorer, point)
+    for scorer in [*findings.scorers, *findings.scratch, *findings.tuned]:
+        points = [None, *findings.points] if scorer in findings.scorers else findings.points
+        for point in [None] if scorer == TUNED else points:
+            results = findings.select(network, UNPRUNED if point is None and scorer != TUNED else scorer, point)
             if results:
                 accuracies = [result.row.accuracy for result in results]
                 detail = "unpruned" if point is None else describe_point(findings, point)
@@ -109,7 +110,8 @@ def _accuracy_table(findings: Findings, network: str) -> PageTable:
     signs = {"better": " ▲", "worse": " ▼", "not told apart": ""}
     differences = {point: findings.differences_to_random(network, point) for point in findings.points}
     names = [*findings.scorers, *findings.scratch]
-    rows = [[UNPRUNED, *(describe_accuracy(findings, network, UNPRUNED, None) for _ in findings.points)]]
+    unpruned = [UNPRUNED, *findings.tuned]
+    rows = [[name, *[describe_accuracy(findings, network, name, None)] * len(findings.points)] for name in unpruned]
     for scorer in names:
         signed = [
             describe_accuracy(findings, network, scorer, point)
@@ -119,11 +121,17 @@ def _accuracy_table(findings: Findings, network: str) -> PageTable:
         rows.append([describe_scorer(scorer), *signed])
     note = (
         f"Test accuracy: mean ± standard deviation over the seeds. ▲ better, ▼ worse than {CONTROL} by the interval. "
-        f"{_about_scratch(findings)}"
+        f"{_about_tuned(findings)}{_about_scratch(findings)}"
     )
     columns = ["criterion", *(f"{point:g}" for point in findings.points)]
-    highlight = [number for number, name in enumerate(names, 1) if name in controls_of(findings)]
+    highlight = [number for number, name in enumerate([*unpruned, *names]) if name in controls_of(findings)]
     return PageTable(f"Accuracy by {POINT_NAMES[findings.goal]}", columns, rows, note, highlight)
+
+
+def _about_tuned(findings: Findings) -> str:
+    if not findings.tuned:
+        return ""
+    return f"{TUNED}: the unpruned network, fine-tuned in the same way and for as many epochs as the pruned ones. "
 
 
 def _about_scratch(findings: Findings) -> str:
@@ -145,20 +153,21 @@ def _about_scratch(findings: Findings) -> str:
 def _point_table(findings: Findings, network: str, point: float) -> PageTable:
     """Return the columns of the paper's table 12, with intervals."""
     to_best, to_random = (f(network, point) for f in (findings.differences_to_best, findings.differences_to_random))
-    names = [*findings.scorers, *findings.scratch]
+    names = [*findings.scorers, *findings.scratch, *findings.tuned]
     rows = []
     for scorer in names:
-        results = findings.select(network, scorer, point)
+        where = None if scorer == TUNED else point
+        results = findings.select(network, scorer, where)
         if not results:
             rows.append([describe_scorer(scorer), "missing", *[""] * 8])
             continue
         pruned = [each.row.accuracy_pruned for each in results if each.row.accuracy_pruned is not None]
-        drop = findings.drop(network, scorer, point)
+        drop = findings.drop(network, scorer, where)
         rows.append(
             [
                 describe_scorer(scorer),
-                describe_accuracy(findings, network, scorer, point),
-                " ".join(f"{100 * value:.2f}" for value in findings.accuracies(network, scorer, point)),
+                describe_accuracy(findings, network, scorer, where),
+                " ".join(f"{100 * value:.2f}" for value in findings.accuracies(network, scorer, where)),
                 "" if drop is None else f"{100 * drop:+.2f}",
                 f"{100 * statistics.mean(pruned):.2f}" if pruned else "",
                 format_count(results[0].row.parameters),

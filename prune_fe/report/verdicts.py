@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prune_fe.experiment.results import UNPRUNED
 from prune_fe.report.findings import CONTROL, Findings
 from prune_fe.report.wording import (
     describe_accuracy,
@@ -46,7 +47,8 @@ def _verdict(findings: Findings, network: str, point: float, best: str) -> str:
     measured = [s for s in findings.scorers if findings.select(network, s, point)]
     if excluded := [scorer for scorer in measured if scorer not in comparable]:
         sentences.append(f"Not compared, because seeds are missing: {', '.join(excluded)}")
-    return ". ".join([*sentences, *_about_scratch(findings, network, point, best)]) + "."
+    sentences += [*_about_scratch(findings, network, point, best), *_about_tuned(findings, network)]
+    return ". ".join(sentences) + "."
 
 
 def _about_best(findings: Findings, network: str, point: float, best: str) -> str:
@@ -69,6 +71,13 @@ def _about_random(findings: Findings, network: str, point: float) -> Iterator[st
     yield f"Better than {CONTROL}: {join_or_none(better)}"
     if worse:
         yield f"Worse than {CONTROL}: {', '.join(worse)}"
+
+
+def _about_tuned(findings: Findings, network: str) -> Iterator[str]:
+    for label in findings.tuned:
+        if findings.select(network, label):
+            before, after = (describe_accuracy(findings, network, name, None) for name in (UNPRUNED, label))
+            yield f"The unpruned network: {before}, and {after} with the same fine-tuning"
 
 
 def _about_scratch(findings: Findings, network: str, point: float, best: str) -> Iterator[str]:

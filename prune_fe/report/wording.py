@@ -55,9 +55,9 @@ def describe_difference(difference: Difference | None) -> str:
 
 
 def controls_of(findings: Findings) -> list[str]:
-    """Return the names of the controls: random units, filter norms and architectures from scratch."""
+    """Return the names of the controls: random units, filter norms, from scratch, and unpruned with fine-tuning."""
     controls = [findings.control(name) for name in (CONTROL, FILTER_NORM)]
-    return [name for name in controls if name is not None] + findings.scratch
+    return [name for name in controls if name is not None] + findings.scratch + findings.tuned
 
 
 def join_or_none(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ def test_a_comparison_leaves_its_results_and_a_report_and_is_continued(recipe, c
     results = {path: path.read_bytes() for path in Path("runs/tiny-1/cells").iterdir()}
     assert {path.name.split(".seed-0.")[1] for path in results} == {
         "unpruned.json",
+        "unpruned-fine-tuned.json",
         "l1-filter.ratio-0.5.json",
         "feature-entropy.ratio-0.5.json",
         "random.ratio-0.5.json",

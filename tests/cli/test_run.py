@@ -22,8 +22,8 @@ def test_a_run_leaves_a_folder_with_everything(done):
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert set(events) == {"environment", "epoch", "row", "prune"}
     rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
-    assert [row["scorer"] for row in rows] == ["(unpruned)", "l1-filter", "feature-entropy"]
-    assert int(rows[1]["parameters"]) < int(rows[0]["parameters"])
+    assert [row["scorer"] for row in rows] == ["(unpruned)", "(unpruned, fine-tuned)", "l1-filter", "feature-entropy"]
+    assert int(rows[2]["parameters"]) < int(rows[1]["parameters"]) == int(rows[0]["parameters"])
 
 
 def test_a_run_prints_its_table_and_where_everything_is(done):

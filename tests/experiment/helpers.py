@@ -29,7 +29,7 @@ CONTENT: dict[str, Any] = {
 }
 RECIPE = Recipe.model_validate(CONTENT)
 SCORERS = ["feature-entropy", "zeros", "random", "l1-filter"]
-CELLS = 2 * 2 * (1 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned; ratios; scorers and scratch
+CELLS = 2 * 2 * (2 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned, fine-tuned or not; ratios; scorers, scratch
 
 
 class Silent:

@@ -19,10 +19,10 @@ import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.data.splits import hold_out
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment import compare, experiment, tasks
+from prune_fe.experiment import compare, experiment, tasks, teacher, tuning
 from prune_fe.experiment.claims import Claims
 from prune_fe.experiment.recipe import Recipe, with_controls
-from prune_fe.experiment.results import UNPRUNED, load_result
+from prune_fe.experiment.results import TUNED, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.report import report
 from prune_fe.report.findings import Findings, load_findings
@@ -69,7 +69,7 @@ def test_a_cell_is_what_the_steps_give_by_hand(filled: Path, found: Findings) ->
 
 
 def test_nothing_is_done_twice(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("compress", "measure", "fit"):
+    for name in ("compress", "measure", "fit", "tune_unpruned"):
         monkeypatch.setattr(compare, name, lambda *_, **__: pytest.fail("done again"))
     monkeypatch.setattr(experiment, "score_units", lambda *_, **__: pytest.fail("done again"))
     fill(filled)
@@ -276,6 +276,67 @@ def test_points_that_are_close_have_cells_of_their_own() -> None:
     assert one.result_path(UNPRUNED).name == "one.seed-0.unpruned.json"
 
 
+def test_the_unpruned_network_is_fine_tuned_as_the_pruned_ones_are(filled: Path, found: Findings) -> None:
+    assert found.tuned == [TUNED]
+    for network in found.networks:
+        for before, after in zip(found.select(network, UNPRUNED), found.select(network, TUNED), strict=True):
+            assert after.row.accuracy_before == before.row.accuracy
+            assert after.row.accuracy_finetuned == after.row.accuracy == after.correct.mean()
+            assert (after.row.accuracy_pruned, after.goal, after.point, after.removed) == (None, None, None, {})
+            assert (after.row.parameters, after.row.macs) == (before.row.parameters, before.row.macs)
+            assert [epoch["number"] for epoch in after.epochs] == [0, 1]
+    path = filled / "cells/two.seed-3.unpruned-fine-tuned.json"
+    model, splits = prune_fe.load(filled / "networks/two/seed-3/trained"), hold_out(prune_fe.digits(12), 0.6, 3)
+    prune_fe.finetune(
+        model, splits.train, splits.validation, lr=0.01, schedule="cosine", epochs=1, batch_size=128, seed=3
+    )
+    assert load_result(path).row.accuracy == pytest.approx(prune_fe.evaluate(model, splits.test).accuracy, abs=0.003)
+
+
+def test_the_unpruned_network_can_be_left_as_it_is(tmp_path: Path) -> None:
+    small = {"seeds": [0], "scorers": ["random"], "compare": {"ratios": [0.5], "scratch": []}}
+    tuning = CONTENT["finetune"] | {"unpruned": False}
+    fill(tmp_path / "c", Recipe.model_validate(CONTENT | small | {"finetune": tuning}))
+    assert not list((tmp_path / "c/cells").glob("*fine-tuned*"))
+    part = load_findings(tmp_path / "c")
+    assert (part.tuned, part.missing) == ([], [])
+
+
+def test_one_teacher_serves_every_criterion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Path] = []
+    real, taught, scratch = teacher.teacher_logits, list[Any](), list[Any]()
+
+    def logits(*arguments: Any, **keywords: Any) -> Any:
+        computed.append(arguments[0])
+        return real(*arguments, **keywords)
+
+    def fit(*arguments: Any) -> Any:
+        taught.append(arguments[5])
+        return real_fit(*arguments)
+
+    def fit_from_scratch(*arguments: Any) -> Any:
+        scratch.append(arguments[2])
+        assert len(arguments) == 4  # no teacher
+        return real_fit(*arguments)
+
+    real_fit = experiment.fit
+    monkeypatch.setattr(teacher, "teacher_logits", logits)
+    monkeypatch.setattr(tuning, "fit", fit)
+    monkeypatch.setattr(compare, "fit", fit_from_scratch)
+    section = CONTENT["finetune"] | {"distill": {"weight": 0.7}, "lr_by_layer": {"features.*": 0.1}}
+    small = {"seeds": [0], "compare": {"ratios": [0.25, 0.75], "scratch": [1]}, "train": None, "finetune": section}
+    recipe = Recipe.model_validate(CONTENT | small)
+    fill(tmp_path / "c", recipe)
+    assert len(computed) == 1
+    assert len(taught) == 2 * len(SCORERS) + 1
+    assert {tuple(each.shape) for each in taught} == {taught[0].shape}
+    assert {(each.distill, tuple(each.lr_by_layer)) for each in scratch} == {(None, ())}
+    # What goes on later reads them.
+    (tmp_path / "c/cells/vgg-small.seed-0.zeros.ratio-0.25.json").unlink()
+    fill(tmp_path / "c", recipe)
+    assert len(computed) == 1
+
+
 def test_a_budget_that_the_steps_do_not_fill_is_a_cosine(
     filled: Path, found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,5 +424,5 @@ def test_a_full_disk_costs_the_current_cell_only(
     (tmp_path / "runs/t-1/cells/.half.json").write_text("{")  # as a kill leaves it
     assert main([*words, "--resume", "auto"]) == 0
     now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs/t-1/cells").glob("[!.]*.json")}
-    assert len(now) == 4
+    assert len(now) == 5
     assert kept.items() <= now.items()

@@ -50,6 +50,18 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path):
         ("finetun: {}", "finetun: unknown key; did you mean 'finetune'?"),
         ("train: {weight-decay: 1}", "train.weight-decay: unknown key; did you mean 'weight_decay'?"),
         ("finetune: {whn: after}", "finetune.whn: unknown key; did you mean 'when'?"),
+        ("finetune: {distill: {temp: 4}}", "finetune.distill.temp: unknown key; allowed are weight, temperature"),
+        (
+            "finetune: {distill: {weight: 1.5}}",
+            "finetune.distill.weight: input should be less than or equal to 1 (got 1.5)",
+        ),
+        ("finetune: {lr_by_layer: {a: 0}}", "finetune.lr_by_layer.a: input should be greater than 0 (got 0)"),
+        ("train: {only: 3}", "train.only: input should be a valid list (got 3)"),
+        (
+            "train: {distill: {}}",
+            "recipe: train.distill: the unpruned network is the teacher, and nothing teaches it; finetune.distill is "
+            "for the pruned ones",
+        ),
         ("score: {sample: 3}", "score.sample: unknown key; did you mean 'samples'?"),
         ("prune: {ratios: 0.5}", "prune.ratios: unknown key; did you mean 'ratio'?"),
         ("score: {zzz: 0.5}", "score.zzz: unknown key; allowed are classes, samples, layers, batch_size"),

@@ -15,7 +15,7 @@ import prune_fe
 from prune_fe.data.digits import digits
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment.recipe import load_recipe
-from prune_fe.experiment.results import Row, load_result
+from prune_fe.experiment.results import TUNED, Row, load_result
 from prune_fe.experiment.run import run
 from prune_fe.experiment.run_folder import RunFolder
 from tests.experiment.helpers import Silent
@@ -64,7 +64,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], RunFo
 def test_every_scorer_starts_from_the_same_network_and_ends_with_the_same_size(
     finished: tuple[list[Row], RunFolder],
 ) -> None:
-    unpruned, *pruned = finished[0]
+    unpruned, tuned, *pruned = finished[0]
+    assert tuned.scorer == TUNED
+    assert (tuned.parameters, tuned.accuracy_before) == (unpruned.parameters, unpruned.accuracy_before)
     assert [row.scorer for row in pruned] == ["feature-entropy", "l1-filter", "chance"]
     assert {row.accuracy_before for row in pruned} == {unpruned.accuracy_before}
     assert len({(row.parameters, row.macs) for row in pruned}) == 1
@@ -78,7 +80,8 @@ def test_the_table_is_in_the_folder_and_its_numbers_are_those_of_the_saved_model
     with (folder.path / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
     splits = digits(32)
-    for row, line in zip(rows[1:], table[1:], strict=True):
+    assert [line["scorer"] for line in table] == [row.scorer for row in rows]
+    for row, line in zip(rows[2:], table[2:], strict=True):
         model = prune_fe.load(folder.path / "seed-0" / row.scorer / "pruned")
         result = prune_fe.evaluate(model, splits.test)
         assert result.accuracy == row.accuracy_finetuned == float(line["accuracy_finetuned"])
@@ -89,11 +92,11 @@ def test_the_table_is_in_the_folder_and_its_numbers_are_those_of_the_saved_model
 def test_what_each_network_tells_right_is_in_its_cell(finished: tuple[list[Row], RunFolder]) -> None:
     rows, folder = finished
     for row in rows:
-        cell = load_result(folder.path / "cells" / f"seed-0.{row.scorer}.json")
+        cell = load_result(folder.path / "cells" / f"seed-0.{row.scorer.replace(', ', '-')}.json")
         assert cell.row == row
         assert cell.correct.mean() == pytest.approx(row.accuracy)
-        assert (cell.goal, cell.point) == (("ratio", 0.5) if row is not rows[0] else (None, None))
-        assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row is not rows[0] else [])
+        assert (cell.goal, cell.point) == (("ratio", 0.5) if row not in rows[:2] else (None, None))
+        assert [len(units) for units in cell.removed.values()] == ([3, 3, 4] if row not in rows[:2] else [])
         assert len(cell.epochs) == (2 if row is not rows[0] else 0)
     with pytest.raises(CheckpointError, match="damaged.*; delete .*, and the next run makes it again"):
         load_result(folder.path / "recipe.yaml")
@@ -103,9 +106,9 @@ def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None
     rows, folder = finished
     events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
     kinds = [event["event"] for event in events]
-    assert kinds.count("row") == len(rows) == 4
+    assert kinds.count("row") == len(rows) == 5
     assert kinds.count("prune") == 3 * 3  # scorers × layers
-    assert kinds.count("epoch") == 2 + 3 * 2  # before and after one epoch
+    assert kinds.count("epoch") == 2 + 4 * 2  # before and after one epoch
     assert events[0]["packages"]["torch"] == metadata.version("torch")
     environment = json.loads((folder.path / "env.json").read_text())
     assert {key: events[0][key] for key in environment} == environment
@@ -123,8 +126,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(
     finished: tuple[list[Row], RunFolder], tmp_path: Path
 ) -> None:
     again, _ = go(tmp_path, {"seeds": [0, 1]})
-    assert numbers(again[:4]) == numbers(finished[0])
-    assert numbers(again[4:])[0][2:6] != numbers(again[:4])[0][2:6]
+    assert numbers(again[:5]) == numbers(finished[0])
+    assert numbers(again[5:])[0][2:6] != numbers(again[:5])[0][2:6]
 
 
 def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
@@ -175,8 +178,11 @@ def test_a_scorer_that_fails_stops_no_other_and_is_tried_again(
     with pytest.raises(InputError, match="1 task failed; the first is cells.seed-0.l1-filter: the loss is nan"):
         go(tmp_path)
     folder = tmp_path / "runs" / "small-1"
-    assert [line.split(",")[0] for line in (folder / "summary.csv").read_text().splitlines()[1:]] == [
+    with (folder / "summary.csv").open() as file:
+        scorers = [line["scorer"] for line in csv.DictReader(file)]
+    assert scorers == [
         "(unpruned)",
+        TUNED,
         "feature-entropy",
         "chance",
     ]
@@ -194,7 +200,7 @@ def test_a_network_that_needs_its_arguments_is_rebuilt_with_them(tmp_path: Path)
     for result in (folder.path / "cells").iterdir():
         result.unlink()
     with closing(RunFolder.resume(folder.path, recipe.model_dump(mode="json"))) as resumed:
-        assert [row.scorer for row in run(recipe, resumed, Silent())] == ["(unpruned)", "l1-filter"]
+        assert [row.scorer for row in run(recipe, resumed, Silent())] == ["(unpruned)", TUNED, "l1-filter"]
 
 
 def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
@@ -206,8 +212,10 @@ def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
     }
     rows, folder = go(tmp_path, overrides)
     phases = [event["phase"] for event in folder.events("epoch") if event["phase"] != "training"]
-    assert phases[::2] == [f"feature-entropy: fine-tuning after features.{i}" for i in (0, 4, 7)]
-    assert rows[1].scoring_seconds is not None
+    # The unpruned network has as many epochs.
+    assert phases[:6:2] == [f"{TUNED}: fine-tuning, {number} of 3" for number in (1, 2, 3)]
+    assert phases[6::2] == [f"feature-entropy: fine-tuning after features.{i}" for i in (0, 4, 7)]
+    assert rows[2].scoring_seconds is not None
 
 
 def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
@@ -221,10 +229,14 @@ def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
         "scorers": ["l1-filter"],
     }
     rows, folder = go(tmp_path, overrides)
-    assert abs(rows[1].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
-    assert rows[1].accuracy_pruned is None
+    assert abs(rows[2].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
+    assert rows[2].accuracy_pruned is None
     phases = dict.fromkeys(event["phase"] for event in folder.events("epoch"))
-    assert list(phases) == ["training", *(f"l1-filter: fine-tuning after round {n} of 2" for n in (1, 2))]
+    assert list(phases) == [
+        "training",
+        *(f"{TUNED}: fine-tuning, {n} of 2" for n in (1, 2)),
+        *(f"l1-filter: fine-tuning after round {n} of 2" for n in (1, 2)),
+    ]
     assert [(event["norms"], event["images"]) for event in folder.events("recalibrate")] == [(3, 64)] * 2
 
 
@@ -237,6 +249,10 @@ def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: P
         go(tmp_path, {"data.size": 4})
     with pytest.raises(DataError, match=r"prune.recalibrate: 5000 training images asked for, there are \d+"):
         go(tmp_path, {"prune.recalibrate": 5000})
+    with pytest.raises(InputError, match="only: no module or parameter is called 'head'"):
+        go(tmp_path, {"finetune.only": "head"})
+    with pytest.raises(InputError, match="lr_by_layer: 'features' matches no weight that is trained"):
+        go(tmp_path, {"train.only": "classifier", "train.lr_by_layer": {"features": 0.1}})
     with pytest.raises(DataError, match=r"class '0': \d+ images, 500 asked for"):
         go(tmp_path, {"score.samples": 500})
     assert not list((tmp_path / "runs").glob("*/seed-*"))

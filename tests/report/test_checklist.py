@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import checklist
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.findings import Findings
@@ -40,6 +40,7 @@ def test_a_whole_comparison(findings: Findings) -> None:
         ("l1-filter", ["Filter L1 norm, at every operating point"]),
         ("scratch#1", ["The pruned architecture trained from scratch with the same budget"]),
         ("scratch#2", ["The same with twice the budget"]),
+        (TUNED, ["The unpruned network with the same fine-tuning"]),
         (UNPRUNED, ["Accuracy before and after pruning"]),
     ],
 )

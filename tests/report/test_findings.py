@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import prune_fe
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.measure.statistics import Estimate, kendall
 from prune_fe.report.findings import COLUMNS, Difference, Findings, load_findings
+from prune_fe.report.report import write_report
 
 SCORERS, RATIOS, SEEDS = ["feature-entropy", "zeros", "random", "l1-filter"], [0.25, 0.75], [0, 3]
-RESULTS = 2 * 2 * (1 + 2 * (len(SCORERS) + 2))
+RESULTS = 2 * 2 * (2 + 2 * (len(SCORERS) + 2))
 
 
 def test_a_frame_has_a_row_for_each_result(comparison: Path) -> None:
@@ -64,11 +66,26 @@ def test_what_was_requested_is_known(findings: Findings) -> None:
     assert (findings.networks, findings.seeds, findings.points) == (["one", "two"], SEEDS, RATIOS)
     assert findings.scorers == SCORERS
     assert findings.scratch == ["scratch#1", "scratch#2"]
+    assert findings.tuned == [TUNED]
     assert (findings.goal, findings.missing, findings.failed) == ("ratio", [], {})
     assert findings.same_cost()
     assert findings.is_complete("zeros")
     assert findings.control("l1-filter") == "l1-filter"
     assert findings.control("hrank") is None
+
+
+def test_a_folder_from_before_the_control_lacks_nothing(comparison: Path, tmp_path: Path) -> None:
+    shutil.copytree(comparison, tmp_path / "old")
+    content = yaml.safe_load((comparison / "recipe.yaml").read_text())
+    assert content["finetune"].pop("unpruned") is True
+    (tmp_path / "old/recipe.yaml").write_text(yaml.safe_dump(content))
+    assert load_findings(tmp_path / "old").tuned == [TUNED]  # it was made later, by a run that went on
+    for path in (tmp_path / "old/cells").glob("*fine-tuned.json"):
+        path.unlink()
+    old = load_findings(tmp_path / "old")
+    assert (old.tuned, old.missing) == ([], [])
+    write_report(tmp_path / "old")
+    assert TUNED not in (tmp_path / "old/report.md").read_text()
 
 
 def test_costs_that_differ_are_seen(findings: Findings) -> None:

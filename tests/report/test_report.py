@@ -65,12 +65,13 @@ def test_agreement_csv_has_every_pair(reported: Path, findings: Findings) -> Non
 
 def test_report_json_has_the_means_and_differences(reported: Path, findings: Findings) -> None:
     content = json.loads((reported / "report.json").read_text())
-    assert set(content) == {"recipe", "environment", "unpruned", "cells", "missing"}
+    assert set(content) == {"recipe", "environment", "unpruned", "unpruned_finetuned", "cells", "missing"}
     assert len(content["cells"]) == 2 * 2 * 6
     entry = next(e for e in content["cells"] if (e["network"], e["scorer"], e["ratio"]) == ("two", "zeros", 0.75))
     assert entry["accuracies"] == findings.accuracies("two", "zeros", 0.75)
     assert entry["difference_to_random"]["mean"] == findings.differences_to_random("two", 0.75)["zeros"].estimate.mean
     assert content["unpruned"]["one"] == findings.accuracies("one", "(unpruned)")
+    assert content["unpruned_finetuned"]["one"] == findings.accuracies("one", "(unpruned, fine-tuned)")
 
 
 def test_the_page_and_the_text_say_the_same(reported: Path, findings: Findings) -> None:

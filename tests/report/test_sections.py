@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import sections
 from prune_fe.report.findings import Findings
 from prune_fe.report.page import Block, Charts, PageTable, Section, Text
 from prune_fe.report.sections import report_sections
+from prune_fe.report.wording import describe_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +54,18 @@ def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(whole: list[S
 def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
     known = table(whole, "Accuracy: two", "At share removed 0.25")
     rows = {row[0]: dict(zip(known.columns, row, strict=True)) for row in known.rows}
-    assert list(rows) == [*findings.scorers, "from scratch, 1× budget", "from scratch, 2× budget"]
+    assert list(rows) == [*findings.scorers, "from scratch, 1× budget", "from scratch, 2× budget", TUNED]
+    tuned = findings.accuracies("two", TUNED)
+    assert rows[TUNED]["each seed"] == " ".join(f"{100 * a:.2f}" for a in tuned)
+    assert rows[TUNED]["drop, points"] == f"{100 * (0.9 - np.mean(tuned)):+.2f}"
+    assert rows[TUNED]["minus random"] == ""
     row = rows["zeros"]
     assert row["each seed"] == " ".join(f"{100 * a:.2f}" for a in findings.accuracies("two", "zeros", 0.25))
     assert (row["right after pruning"], row["parameters"], row["multiply-adds"]) == ("30.00", "37.50k", "3.00M")
     assert rows["random"]["minus random"] == ""
     assert rows[str(findings.best("two", 0.25))]["minus the best"] == ""
     assert [known.rows[number][0] for number in known.highlight] == [
-        "random", "l1-filter", "from scratch, 1× budget", "from scratch, 2× budget",
+        "random", "l1-filter", "from scratch, 1× budget", "from scratch, 2× budget", TUNED,
     ]  # fmt: skip
 
 
@@ -74,7 +79,10 @@ def test_a_missing_criterion_is_said_to_be_missing(findings: Findings) -> None:
 def test_the_signs_of_the_accuracies_are_those_of_the_intervals(whole: list[Section], findings: Findings) -> None:
     known = table(whole, "Accuracy: one", "Accuracy by share removed")
     signs = {"better": "▲", "worse": "▼"}
-    for row, scorer in zip(known.rows[1:], [*findings.scorers, *findings.scratch], strict=True):
+    assert [row[0] for row in known.rows[:2]] == [UNPRUNED, TUNED]
+    assert known.rows[known.highlight[0]][0] == TUNED
+    assert known.rows[1][1:] == [describe_accuracy(findings, "one", TUNED, None)] * 2
+    for row, scorer in zip(known.rows[2:], [*findings.scorers, *findings.scratch], strict=True):
         for text, point in zip(row[1:], findings.points, strict=True):
             difference = findings.differences_to_random("one", point).get(scorer)
             sign = signs.get(difference.verdict, "%") if difference else "%"

@@ -18,7 +18,7 @@ from prune_fe.report.wording import (
 def test_points_and_criteria_have_names(findings: Findings) -> None:
     assert describe_point(findings, 0.75) == "share removed 0.75"
     assert [describe_scorer(name) for name in ("hrank", "scratch#2")] == ["hrank", "from scratch, 2× budget"]
-    assert controls_of(findings) == ["random", "l1-filter", "scratch#1", "scratch#2"]
+    assert controls_of(findings) == ["random", "l1-filter", "scratch#1", "scratch#2", "(unpruned, fine-tuned)"]
     assert [join_or_none(names) for names in (["a", "b"], [])] == ["a, b", "none"]
 
 
