@@ -33,7 +33,7 @@ COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
         (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: given twice"),
         (["score", "--model", "m", "--checkpoint", "a", "--from-checkpoints", "b"], "give one of them"),
         (["study", "rescalin", "a.yaml"], "study 'rescalin': did you mean 'rescaling'?"),
-        (["study"], "study: name one of characterisation, classes, randomness, ratio, rescaling, samples"),
+        (["study"], "study: name one of characterisation, classes, explanation, layers, randomness, ratio, rescaling, samples"),
         (["study", "rescaling", "none.yaml"], "none.yaml: No such file or directory"),
         (["score", "--model", "m", "--samples", "0"], 'Invalid value "0" for --samples. Must be >= 1.'),
         (["score", "--model", "m", "--batch-size", "0"], 'Invalid value "0" for --batch-size. Must be >= 1.'),
