@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from prune_fe.experiment.experiment import Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import write_json
-from prune_fe.measure.evaluate import evaluate
+from prune_fe.measure.evaluate import Evaluation, evaluate
 from prune_fe.report.tables import Table
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array
@@ -26,6 +26,7 @@ from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.subject import TRAINED, Subject, choose_subject, train_subject, write_unit_study
 from prune_fe.tracing.feature_maps import follow, observe
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.split import NotSplit, SplitNetwork, split
 from prune_fe.tracing.watching import evaluating
 
 ACCURACY = {"accuracy": ".2%", "of the class": ".2%"}
@@ -75,7 +76,7 @@ def rescale(subject: Subject) -> list[Table]:
     rows: dict[str, dict[str, Sequence[float]]] = {}
     shares: dict[str, dict[str, Sequence[float]]] = {}
     originals: dict[str, Array] = {}
-    halved_part = ""
+    accuracies, halved_part = measure_accuracies(subject), ""
     for state, factor, halve_filters in STATES:
         row = f"{'half scale' if factor < 1 else '×'}, {'half scale' if halve_filters else '×'}"
         network: nn.Module = subject.network
@@ -84,7 +85,7 @@ def rescale(subject: Subject) -> list[Table]:
             network, halving, halved_part = halve_layer(subject.network, subject.layer, subject.example)
         with halving:
             values = subject.indicator_values(state, network, factor)
-            rows[row] = _accuracy_cells(subject, state, network, factor)
+        rows[row] = {column: [value] for column, value in accuracies[state].items()}
         rows[row] |= {name: [float(units[subject.unit])] for name, units in values.items()}
         originals = originals or values
         for name, units in values.items():
@@ -98,21 +99,98 @@ def rescale(subject: Subject) -> list[Table]:
     return [*tables_like_the_papers("Rescaling", rows, ACCURACY, note), of_layer]
 
 
-def _accuracy_cells(subject: Subject, state: str, network: nn.Module, factor: float) -> dict[str, Sequence[float]]:
-    """Return the cells of the columns ACCURACY, from the subject's folder or from a pass over the test images."""
+def measure_accuracies(subject: Subject) -> dict[str, dict[str, float]]:
+    """Return the accuracy on the test images in each of STATES, from the subject's folder where it is there.
+
+    Whether the filters are halved or not, the network in front of the layer computes the same. It runs once for both
+    where the network can be split behind the layer.
+
+    Args:
+        subject: The layer, and the class whose own accuracy is measured.
+
+    Returns:
+        Name of the state -> column of ACCURACY -> share of the images.
+    """
+    digest = "" if subject.folder is None else hash_weights(subject.network)
+    accuracies: dict[str, dict[str, float]] = {}
+    for wanted_factor in dict.fromkeys(factor for _, factor, _ in STATES):
+        states = {halved: state for state, factor, halved in STATES if factor == wanted_factor}
+        read = {state: saved for state in states.values() if (saved := _read_accuracy(subject, state, digest))}
+        if len(read) < len(states):
+            for halved, evaluation in enumerate(_evaluate_whole_and_halved(subject, wanted_factor)):
+                read[states[bool(halved)]] = _accuracy_of_class(evaluation, subject.label)
+                _save_accuracy(subject, states[bool(halved)], read[states[bool(halved)]], digest)
+        accuracies |= read
+    return accuracies
+
+
+def _accuracy_of_class(evaluation: Evaluation, label: int) -> dict[str, float]:
+    """Return the values of the columns ACCURACY."""
+    of_class = evaluation.confusion[label]
+    recall = int(of_class[label]) / max(int(of_class.sum()), 1)
+    return dict(zip(ACCURACY, (evaluation.accuracy, recall), strict=True))
+
+
+def _read_accuracy(subject: Subject, state: str, digest: str) -> dict[str, float] | None:
+    """Return what `_save_accuracy` saved for the same network, if it did."""
     path = None if subject.folder is None else subject.folder / f"{state}-accuracy.json"
-    digest = "" if path is None else hash_weights(network)
-    if path is not None and path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved["model_sha256"] == digest:
-            return {column: [saved[column]] for column in ACCURACY}
-    evaluation = evaluate(network, Rescaled(subject.splits.test, factor), workers=subject.workers)
-    of_class = evaluation.confusion[subject.label]
-    recall = int(of_class[subject.label]) / max(int(of_class.sum()), 1)
-    cells = dict(zip(ACCURACY, (evaluation.accuracy, recall), strict=True))
-    if path is not None and rank() == 0:
-        write_json(path, cells | {"model_sha256": digest})
-    return {column: [value] for column, value in cells.items()}
+    if path is None or not path.exists():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return {column: saved[column] for column in ACCURACY} if saved.get("unhalved_model_sha256") == digest else None
+
+
+def _save_accuracy(subject: Subject, state: str, values: dict[str, float], digest: str) -> None:
+    if subject.folder is not None and rank() == 0:
+        subject.folder.mkdir(parents=True, exist_ok=True)
+        write_json(subject.folder / f"{state}-accuracy.json", values | {"unhalved_model_sha256": digest})
+
+
+def _evaluate_whole_and_halved(subject: Subject, factor: float) -> tuple[Evaluation, Evaluation]:
+    """Evaluate the network on the test images as it is, and with half the layer's maps.
+
+    Args:
+        subject: The network and the layer.
+        factor: What the values of all images are multiplied by.
+    """
+    images = Rescaled(subject.splits.test, factor)
+    two = torch.stack([images[0][0], images[len(images) - 1][0]]).to(subject.example.device)
+    parts = split(subject.network, subject.layer, two)
+    if isinstance(parts, NotSplit):
+        twin, halving, _ = halve_layer(subject.network, subject.layer, subject.example)
+        whole = evaluate(subject.network, images, workers=subject.workers)
+        with halving:
+            return whole, evaluate(twin, images, workers=subject.workers)
+    both = _WholeAndHalved(subject.network, parts)
+    whole = evaluate(both, images, workers=subject.workers)
+    # The images are read again for their labels only.
+    return whole, evaluate(_Known(both.halved, subject.network), images, workers=subject.workers)
+
+
+class _WholeAndHalved(nn.Module):
+    """A split network that returns its logits, and keeps those with half the layer's maps in `halved`."""
+
+    def __init__(self, network: nn.Module, parts: SplitNetwork) -> None:
+        super().__init__()
+        self.network, self.parts = network, parts
+        self.halved: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps, *others = self.parts.head(images)
+        logits, halved = (self.parts.run_tail(maps * factor, others) for factor in (1.0, 0.5))
+        self.halved.append(halved)
+        return logits
+
+
+class _Known(nn.Module):
+    """Returns logits that are known, batch by batch."""
+
+    def __init__(self, logits: Iterable[Tensor], network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.logits = network, iter(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return next(self.logits)
 
 
 def halve_layer(

@@ -103,6 +103,17 @@ class SplitNetwork:
             masked = masked[:1]
         return TailInputs(unmasked, masked, tuple(others), self.per_image[self.channelwise_inputs :])
 
+    def run_tail(self, maps: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """Return the network's outputs for given maps, (images, classes).
+
+        Args:
+            maps: The layer's maps, (images, units, height, width), which may be overwritten.
+            others: The other values that `head` returned with them.
+        """
+        beside, others = others[: self.channelwise_inputs], others[self.channelwise_inputs :]
+        output: Tensor = self.rest(self.channelwise(maps, *_cloned(beside)), *_cloned(others))
+        return output
+
     def logits(self, inputs: TailInputs, keep: Tensor) -> Tensor:
         """Run the rest of the network for every mask.
 

@@ -1,5 +1,6 @@
 """The study of rescaling on a small trained network: tables 1, 6 and 9."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prune_fe.data.datasets import Rescaled
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.report.tables import Table
-from prune_fe.studies.rescaling import halve_layer, rescale
+from prune_fe.studies.rescaling import halve_layer, measure_accuracies, rescale
 from prune_fe.studies.subject import Subject
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import Layer, find_layers
+from prune_fe.tracing.split import NotSplit
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +131,7 @@ def test_a_study_that_was_killed_reads_what_it_had_measured(
 
     def killed(network: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         evaluated.append(network)
-        if len(evaluated) == 3:
+        if len(evaluated) == 3:  # with half the images; the first two are the network with and without half the filters
             raise KeyboardInterrupt
         return evaluate(network, *arguments, **keywords)
 
@@ -141,6 +144,37 @@ def test_a_study_that_was_killed_reads_what_it_had_measured(
     monkeypatch.setattr("prune_fe.scoring.collection.Collection.run", lambda *_: pytest.fail("measured again"))
     assert [table.rows for table in rescale(saving)] == [table.rows for table in whole]
     assert len(evaluated) == 5
+    with torch.no_grad():
+        other = replace(saving, network=copy.deepcopy(saving.network))
+        next(other.network.parameters()).mul_(0.9)
+    measure_accuracies(other)
+    assert len(evaluated) == 9
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_halved_filters_are_evaluated_with_the_halved_network_and_its_front_part_runs_once(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, is_split: bool
+) -> None:
+    first = next(module for module in subject.network.modules() if isinstance(module, nn.Conv2d))
+    images: list[int] = []
+    if not is_split:
+        monkeypatch.setattr("prune_fe.studies.rescaling.split", lambda *_: NotSplit("a test"))
+    hook = first.register_forward_hook(lambda _, inputs, output: images.append(len(inputs[0])))
+    accuracies = measure_accuracies(subject)
+    hook.remove()
+    n_test = len(subject.splits.test)  # type: ignore[arg-type]
+    # The copy that is halved has the hook, too; splitting runs some 50 images more.
+    passes = sum(images) / n_test
+    assert 2 <= passes < 2.3 if is_split else 4 <= passes < 4.3
+    twin, halving, _ = halve_layer(subject.network, subject.layer, subject.example)
+    for factor, states in ((1.0, ("trained", "half-filters")), (0.5, ("half-images", "half-both"))):
+        data = Rescaled(subject.splits.test, factor)
+        assert accuracies[states[0]]["accuracy"] == evaluate(subject.network, data).accuracy
+        with halving:
+            halved = evaluate(twin, data)
+        assert accuracies[states[1]]["accuracy"] == halved.accuracy
+        recall = halved.confusion[subject.label, subject.label] / halved.confusion[subject.label].sum()
+        assert accuracies[states[1]]["of the class"] == pytest.approx(float(recall))
 
 
 def maps_of(network: nn.Module, layer: Layer, images: Tensor) -> Tensor:
