@@ -10,7 +10,8 @@ import prune_fe
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
     {"errors"},
-    {"io"},
+    {"io", "file_types"},
+    {"records"},
     {"options", "distributed", "topology", "tracing"},
     {"scorers", "data"},
     {"measure"},

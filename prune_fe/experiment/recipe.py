@@ -16,6 +16,7 @@ from prune_fe.data.options import DataOptions
 from prune_fe.errors import InputError
 from prune_fe.experiment.strict_yaml import parse_yaml, read_mapping
 from prune_fe.io import nearest
+from prune_fe.models.arguments import check_arguments
 from prune_fe.options import Count, Natural, Positive, Seed, Share, ShareLeft, explain_errors, option_names, options
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.scorers import SCORERS
@@ -60,7 +61,13 @@ class ModelOptions:
     """Width of the hidden linear layers of the classifier, for data with few classes; by default the network's own."""
 
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Arguments of the network's constructor."""
+    """Arguments of the network's constructor: numbers, words and lists of them. Paths and names of code are refused."""
+
+    def __post_init__(self) -> None:
+        try:
+            check_arguments(self.arguments)
+        except InputError as error:
+            raise InputError(f"arguments: {error}") from None
 
 
 @options

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from prune_fe.errors import InputError
+from prune_fe.file_types import open_regular_file
 
 MAX_BYTES = 2**16
 """Size of the largest file that is read."""
@@ -29,6 +30,9 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if key.tag == "tag:yaml.org,2002:merge":
+                    # A merged key would come beside one that is given, and the later one would win.
+                    raise _error("merge keys (<<) are not allowed", key)
                 if key.value in seen:
                     raise _error(f"{key.value!r} is given twice", key)
                 seen.add(key.value)
@@ -68,11 +72,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         # One byte more than is allowed shows that a file is too large, without reading all of it.
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             raw = file.read(MAX_BYTES + 1)
         text = raw.decode()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file") from error
     if len(raw) > MAX_BYTES:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.models import arguments as arguments_module
 from prune_fe.models.build import parse_name, torchvision_names
 from prune_fe.models.settings import apply_settings, module_settings
 from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
@@ -20,10 +21,9 @@ from prune_fe.tracing.ops import Kind, functions
 
 ALLOCATIONS = functions(Kind.ALLOCATION)
 
-ALLOWED_ARGUMENTS: Mapping[str, set[str]] = {
-    "prune_fe": {"classes", "channels", "stages"},
-    "torchvision": {"aux_logits"},
-    "timm": set(),
+ALLOWED_ARGUMENTS: Mapping[str, frozenset[str]] = {
+    "prune_fe": frozenset({"classes", "channels", "stages"}),
+    "torchvision": frozenset({"aux_logits"}),
 }
 """The arguments that a manifest may give to a library's constructor; others could fetch or run something."""
 
@@ -85,11 +85,13 @@ def check_arguments(factory: str, arguments: Mapping[str, Any]) -> None:
     """Check that a manifest gives only harmless arguments to its constructor.
 
     Raises:
-        CheckpointError: An argument is not in ALLOWED_ARGUMENTS.
+        CheckpointError: An argument is not in ALLOWED_ARGUMENTS, or its value is not one that a file may give.
     """
     library = factory.partition("/")[0]
-    if odd := sorted(set(arguments) - ALLOWED_ARGUMENTS.get(library, set())):
-        raise CheckpointError(f"the manifest's factory {factory!r} takes no argument {odd[0]!r}")
+    try:
+        arguments_module.check_arguments(arguments, ALLOWED_ARGUMENTS.get(library, frozenset()))
+    except InputError as error:
+        raise CheckpointError(f"the manifest's factory {factory!r} cannot be built: {error}") from error
 
 
 class _Weightless(TorchFunctionMode):

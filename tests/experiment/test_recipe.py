@@ -1,5 +1,6 @@
 """A recipe is read and checked to its last key, and nothing in it can do harm."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_digits_with_a_path_is_refused(tmp_path):
         ("x: !!timestamp nonsense", "line 6: tags are not allowed"),
         ("x: &a [1]\ny: [*a, *a]", "line 7: aliases are not allowed"),
         ("name: other", "line 6: 'name' is given twice"),
+        ("train: {lr: 1, <<: {lr: 2}}", r"line 6: merge keys \(<<\) are not allowed"),
         ("train: {lr: 1, lr: 2}", "line 6: 'lr' is given twice"),
         ("x: " + "[" * 5000, "not readable as YAML"),
         ("x: " + "{a: " * 5000, "not readable as YAML"),
@@ -229,6 +231,23 @@ def test_a_missing_file_and_a_folder_are_said(tmp_path):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="Is a directory"):
         load_recipe(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(InputError, match=r"pipe\.yaml: not a regular file"):
+        load_recipe(tmp_path / "pipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "model: {name: timm/resnet18, arguments: {checkpoint_path: evil.pth}}",
+        "model: {name: timm/resnet18, arguments: {pretrained_cfg_overlay: {file: evil.pth}}}",
+        "compare: {networks: {one: {name: timm/resnet18, arguments: {checkpoint_path: evil}}}}",
+    ],
+)
+def test_a_recipe_cannot_choose_a_file_through_arguments(tmp_path, model):
+    minimal = yaml.safe_load(MINIMAL) | yaml.safe_load(model)
+    with pytest.raises(InputError, match=r"arguments: '\w+' is not an argument that a file may give"):
+        load_recipe(write(tmp_path, yaml.safe_dump(minimal)))
 
 
 def test_overrides_win_over_the_file_at_any_depth(tmp_path):
