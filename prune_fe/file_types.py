@@ -6,8 +6,11 @@ import errno
 import os
 import stat
 import zipfile
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+from prune_fe.errors import InputError
 
 HEAD_BYTES = 512
 """How much of a file is looked at."""
@@ -30,7 +33,25 @@ BEGINNINGS = (
 """How files of a kind begin, and what to say about them."""
 
 
-def open_regular_file(path: Path) -> BinaryIO:
+def require_path(path: Any, name: str = "path") -> Path:
+    """Return a text or path-like object as a path.
+
+    Args:
+        path: What the caller gave.
+        name: Name of the argument.
+
+    Raises:
+        InputError: It is something else, or holds a null character.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{name} is a {type(path).__name__}; it must be a path")
+    text = os.fsdecode(path)
+    if "\0" in text:
+        raise InputError(f"{name} is {text[:60]!r}; a path has no null character")
+    return Path(text)
+
+
+def open_regular_file(path: Path) -> BufferedReader:
     """Open a file for reading.
 
     Args:

@@ -36,6 +36,10 @@ ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
 NonNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Size = Annotated[StrictInt, Field(ge=1, le=2**13)]
+BatchSize = Annotated[StrictInt, Field(ge=1, le=2**20)]
+Workers = Annotated[StrictInt, Field(ge=0, le=2**10)]
+Threads = Annotated[StrictInt, Field(ge=1, le=2**12)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 # Pydantic tries every alternative of a plain union and reports each of its errors. A tagged union checks one of them.
@@ -102,6 +106,29 @@ def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: s
     except ValidationError as error:
         raise InputError(explain_errors(error, lambda path: _names_at(cls, path), where)) from None
     return built
+
+
+def validate_value(kind: Any, value: Any, name: str) -> Any:
+    """Validate one argument of a function.
+
+    Args:
+        kind: Its type with its range, such as `Count`.
+        value: What the caller gave; numbers of NumPy are accepted.
+        name: Name of the argument, for the error.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: The value is of a wrong type or out of range.
+
+    >>> validate_value(Count, 3, "epochs")
+    3
+    """
+    try:
+        return TypeAdapter(kind).validate_python(_plain(value))
+    except ValidationError as error:
+        raise InputError(explain_errors(error, lambda _: (), name)) from None
 
 
 def _plain(value: Any) -> Any:

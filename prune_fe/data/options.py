@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from prune_fe.data.registry import PATH_SOURCE, find_source
-from prune_fe.options import NonNegative, options
+from prune_fe.options import Natural, NonNegative, Size, options
 
 VALIDATION = 0.1
 """The share of the training images that is held out for validation unless the user says otherwise."""
@@ -32,7 +32,7 @@ class DataOptions:
     path: str | None = None
     """The folder or file of the images; a source that is part of a package needs none."""
 
-    size: Annotated[StrictInt, Field(ge=4)]
+    size: Annotated[Size, Field(ge=4)]
     """Height and width of the images, in pixels."""
 
     validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = VALIDATION
@@ -45,8 +45,14 @@ class DataOptions:
     """Use at most this many training images of each class, drawn with the seed before validation images are held out
     of them; a class with fewer keeps all of its images. By default all. Test images are never limited."""
 
+    skip_bad: Natural = 0
+    """Leave out at most this many image files that cannot be read, and list them in the results; with more the run
+    stops. All images are decoded once more to find them. Only for folders of images."""
+
     def __post_init__(self) -> None:
         if not find_source(self.source).needs_path and self.path is not None:
             raise ValueError(
                 f"source {self.source} needs no path, but path is {self.path!r}; source: {PATH_SOURCE} reads a path"
             )
+        if self.skip_bad and self.source != PATH_SOURCE:
+            raise ValueError(f"skip_bad: source {self.source} reads no image files; source: {PATH_SOURCE} does")

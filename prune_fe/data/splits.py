@@ -11,7 +11,10 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.datasets import DecodedWhenDrawn
+from prune_fe.data.equal_images import separate_equal_images
 from prune_fe.data.labels import image_labels
+from prune_fe.errors import DataError
+from prune_fe.options import Count, Seed, Share, validate_value
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Splits:
             from 0 to 1.
         images_per_class: The training and validation images were drawn from more, at most this many of each class;
             None means that all are used.
+        skipped: Names of the images that could not be read and were left out.
     """
 
     train: Dataset[Any]
@@ -39,6 +43,7 @@ class Splits:
     size: int
     normalised: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
     images_per_class: int | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -46,7 +51,9 @@ class Splits:
         mean, std = self.normalised
         steps = {"resize": [self.size, self.size], "antialias": True, "scale": 1 / 255, "mean": mean, "std": std}
         limit = {} if self.images_per_class is None else {"images_per_class": self.images_per_class}
-        return {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps} | limit
+        skipped = {"skipped_images": self.skipped} if self.skipped else {}
+        about = {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps}
+        return about | limit | skipped
 
 
 def hold_out(
@@ -69,19 +76,42 @@ def hold_out(
         images_per_class: At most this many images of each class are used, for training and validation together. None
             means all.
         count_decoded: Called after each drawn image that is decoded now.
+
+    Raises:
+        InputError: A number is out of range.
+        DataError: No class has enough images for one to be held out, or a test image is a training image too.
     """
+    check_split(validation, seed, images_per_class)
     every = splits.train.dataset if isinstance(splits.train, Subset) else splits.train
     labels = image_labels(every)
     drawn = draw_of_each_class(labels, splits.classes, images_per_class, seed)
-    train, held_out = split_by_class([labels[index] for index in drawn], validation, seed)
+    parts = split_by_class([labels[index] for index in drawn], validation, seed)
+    train, held_out = separate_equal_images(every, splits.test, *([drawn[i] for i in part] for part in parts))
+    if validation > 0 and not held_out:
+        if not train:
+            raise DataError("no training images")
+        name = splits.classes[labels[train[0]]]
+        raise DataError(f"class {name!r}: 1 training image, at least 2 are needed: one is held out for validation")
     if isinstance(every, DecodedWhenDrawn):
         every.decode(drawn, count_decoded)
     return replace(
         splits,
-        train=Subset(every, [drawn[index] for index in train]),
-        validation=Subset(every, [drawn[index] for index in held_out]),
+        train=Subset(every, train),
+        validation=Subset(every, held_out),
         images_per_class=images_per_class,
     )
+
+
+def check_split(validation: float, seed: int, images_per_class: int | None) -> None:
+    """Check the arguments of `hold_out`.
+
+    Raises:
+        InputError: One is of a wrong type or out of range.
+    """
+    validate_value(Share, validation, "validation")
+    validate_value(Seed, seed, "seed")
+    if images_per_class is not None:
+        validate_value(Count, images_per_class, "images_per_class")
 
 
 def draw_of_each_class(labels: Sequence[int], classes: Sequence[str], number: int | None, seed: int) -> list[int]:

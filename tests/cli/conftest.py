@@ -48,5 +48,7 @@ def photos(tmp_path):
         for name, color in (("<script>", (255, 0, 0)), ("=cmd", (0, 0, 255))):
             (tmp_path / "photos" / part / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (20, 20), color).save(tmp_path / "photos" / part / name / f"{number}.png")
+                # Each image is another one, since test images must not be training images.
+                shade = (color[0], 10 * number + count, color[2])
+                Image.new("RGB", (20, 20), shade).save(tmp_path / "photos" / part / name / f"{number}.png")
     return tmp_path / "photos"

@@ -118,7 +118,7 @@ def test_a_corrupt_image_is_named_and_leaves_no_run(tmp_path, photos, capsys):
     (tmp_path / "f.yaml").write_text(FOLDER)
     (photos / "train" / "=cmd" / "3.png").write_bytes(b"")
     message = refused(capsys, 3, "run", "f.yaml", "--data", photos)
-    assert message == f"{photos}/train/=cmd/3.png: not an image that can be read"
+    assert message == f"{photos}/train/=cmd/3.png: not an image that can be read; it is empty"
     assert names("runs") == []
 
 

@@ -1,6 +1,9 @@
 """Tar files: unpacked once, whole or not at all, and never outside their folder."""
 
+import gzip
+import hashlib
 import io
+import os
 import random
 import tarfile
 
@@ -35,13 +38,81 @@ def test_a_tar_file_is_unpacked_beside_itself(tmp_path, name, prefix):
     archive = packed(tmp_path / name, tmp_path / "src", prefix)
     splits = folder(archive, 8)
     assert torch.equal(images_of(splits.test), images_of(folder(tmp_path / "src", 8).test))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "set", "src"])
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".{name}.sha256", f"set-{digest[:12]}", name, "src"]
 
 
 def test_a_tar_file_is_unpacked_once(tmp_path):
     archive = packed(tmp_path / "set.tar", photos(tmp_path / "src"))
     (unpack(archive) / "train" / "cat" / "0.png").unlink()
     assert not (unpack(archive) / "train" / "cat" / "0.png").exists()
+
+
+@pytest.mark.parametrize("name", ["set.tar", "set.tgz"])
+def test_another_archive_of_the_same_name_is_unpacked_anew(tmp_path, name):
+    first = packed(tmp_path / name, photos(tmp_path / "a", train=2))
+    old = images_of(folder(first, 8).test)
+    status = first.stat()
+    packed(tmp_path / "other.tar", photos(tmp_path / "b", ("cat", "dog"), train=2, val=1))
+    (tmp_path / "other.tar").replace(first)
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(folder(first, 8).test) == 2 != len(old)
+
+
+def test_a_folder_of_the_archives_name_is_not_taken_for_it(tmp_path):
+    archive = packed(tmp_path / "set.tar", photos(tmp_path / "src", train=2))
+    photos(tmp_path / "set", ("ant", "bee"))
+    assert folder(archive, 8).classes == ("cat", "dog")
+
+
+def test_an_archive_that_did_not_change_is_not_read_again(tmp_path, monkeypatch):
+    archive = packed(tmp_path / "set.tar", photos(tmp_path / "src", train=2))
+    target = unpack(archive)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *arguments: pytest.fail("read again"))
+    assert unpack(archive) == target
+
+
+def pax_bomb(key=b"path"):
+    """An archive whose first member says that its pax header has 1.5 GiB; packed, it has 1.5 MB."""
+    header = member("x", type=tarfile.XHDTYPE if key == b"path" else tarfile.GNUTYPE_LONGNAME, size=3 * 2**29)
+    return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(2**24))
+
+
+@pytest.mark.parametrize("key", [b"path", b"long name"])
+def test_a_header_beyond_reason_is_refused_before_it_is_read(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(archive_module, "SLACK_BYTES", 2**32)
+    (tmp_path / "set.tgz").write_bytes(pax_bomb(key))
+    with pytest.raises(DataError, match=r"set\.tgz: a header is larger than 1024 KiB, refused"):
+        unpack(tmp_path / "set.tgz")
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.addfile(member("train/a"))
+        tar.addfile(member("train/" + "n" * 2**21))
+    with pytest.raises(DataError, match=r"set\.tar: a header is larger than 1024 KiB, refused"):
+        unpack(tmp_path / "set.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.tar", "set.tgz"]
+
+
+def test_long_names_that_are_in_reason_are_read(tmp_path):
+    photos(tmp_path / "src", ("c" * 200, "d" * 200))
+    assert folder(packed(tmp_path / "set.tar", tmp_path / "src"), 8).classes == ("c" * 200, "d" * 200)
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path):
+    header = bytearray(member("train/a").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(-512, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    (tmp_path / "set.tar").write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(DataError, match="'train/a' has a size of -512 bytes, refused"):
+        unpack(tmp_path / "set.tar")
+
+
+def test_a_pipe_is_refused_and_other_files_are_named(tmp_path):
+    os.mkfifo(tmp_path / "set.tar")
+    with pytest.raises(DataError, match=r"set\.tar: cannot be read \(not a regular file\)"):
+        unpack(tmp_path / "set.tar")
+    (tmp_path / "page.tgz").write_text("<!doctype html>")
+    with pytest.raises(DataError, match="cannot be unpacked .*; it is an HTML page"):
+        unpack(tmp_path / "page.tgz")
 
 
 def test_folders_beside_the_top_one_do_not_hide_it(tmp_path):

@@ -1,24 +1,21 @@
 """Labels and names are found through subsets and loaders."""
 
-import shutil
-
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from prune_fe.data.image_folder import folder
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.data.sampling import select_by_name
 from prune_fe.errors import DataError
-from tests.data.pictures import Labelled
+from tests.data.pictures import Labelled, picture
 
 
 def test_images_are_named_by_their_path_or_their_number(tmp_path):
-    for name in ("b/2.png", "a/1.png", "b/10.png"):
-        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name)
-    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    for seed, name in enumerate(("train/b/2.png", "train/a/1.png", "train/b/10.png")):
+        for other in (name, name.replace("train", "val")):
+            (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+            picture(seed + 10 * (other == name)).save(tmp_path / other)
     for memory in (1.0, 0.0):  # decoded, and read from the disk each time
         test = folder(tmp_path, 8, memory_gib=memory).test
         assert image_names(test, [0, 2]) == ["a/1.png", "b/2.png"]

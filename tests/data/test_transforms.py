@@ -1,12 +1,13 @@
 """One image: every 8-bit mode is read, damage becomes one error."""
 
 import io
+import os
 import random
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from prune_fe.data.transforms import read_image
 from prune_fe.errors import DataError
@@ -53,3 +54,30 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match=r"bomb\.png: not an image that can be read .*exceeds limit"):
         read_image(str(tmp_path / "bomb.png"))
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_camera_is_applied(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture(size=(24, 16)).resize((240, 160))
+    stored.save(tmp_path / f"image.{form}", exif=exif)
+    with Image.open(tmp_path / f"image.{form}") as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / f"image.{form}"))), np.asarray(expected))
+    assert expected.size == ((240, 160) if orientation < 5 else (160, 240))
+
+
+def test_damaged_exif_data_does_not_hide_an_image(tmp_path):
+    picture().save(tmp_path / "image.png", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert read_image(str(tmp_path / "image.png")).size == (12, 9)
+
+
+def test_a_pipe_is_refused_at_once_and_a_pointer_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: .*not a regular file"):
+        read_image(str(tmp_path / "pipe.png"))
+    (tmp_path / "0.png").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError, match=r"0\.png: not an image that can be read; it is a Git LFS pointer"):
+        read_image(str(tmp_path / "0.png"))

@@ -1,0 +1,37 @@
+"""The image files of a folder are those of torchvision, in its order."""
+
+from torchvision.datasets import ImageFolder
+
+from prune_fe.data.image_files import EXTENSIONS, describe_left_out, find_image_files
+from tests.data.pictures import photos, picture
+
+
+def test_files_and_order_are_torchvisions(tmp_path):
+    root = photos(tmp_path, ("b", "a", "a b")) / "train"
+    for name in ("a/x/0.png", "a/x-1/0.JPEG", "a/x/y/0.png", "a/Z.png", "a/.hidden.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        picture().save(root / name)
+    ours, theirs = find_image_files(root, str, str), ImageFolder(str(root), transform=str, loader=str)
+    assert ours.samples == theirs.samples
+    assert list(ours.classes) == theirs.classes
+    assert (ours.targets, ours[3], len(ours)) == (theirs.targets, theirs[3], len(theirs))
+    assert not ours.left_out
+
+
+def test_extensions_are_torchvisions():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(EXTENSIONS) == set(IMG_EXTENSIONS)
+
+
+def test_left_out_files_are_counted_by_format():
+    assert describe_left_out(["a/x.gif", "b/y.txt", "c/z.txt", "README"]) == (
+        ".txt 2 (b/y.txt), .gif 1 (a/x.gif), without an ending 1 (README)"
+    )
+
+
+def test_images_can_be_left_out_by_index(tmp_path):
+    files = find_image_files(photos(tmp_path) / "train", str, str)
+    fewer = files.without([1, 6])
+    assert fewer.samples == [files.samples[index] for index in (0, 2, 3, 4, 5, 7)]
+    assert len(fewer.sizes) == len(fewer.identities) == 6
