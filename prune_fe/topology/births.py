@@ -1,10 +1,10 @@
 """The birth time of a feature map's first hole: how many elements must enter, largest first, until there is one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from prune_fe.topology import kernel, portable
 
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
+Chunk = TypeVar("Chunk")
 
 # The integer type with as many bits as each type, and the bits of +∞. The kernel takes at most 32 bits: float64 is
 # replaced by ranks first, so it is only viewed as itself, and its infinity is the rank of maps that are not finite.
@@ -24,6 +25,12 @@ INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float
 # and little enough that no thread waits long for the last one.
 CHUNK_ELEMENTS = 1 << 16
 
+MIN_UNITS = 64
+"""Interleaved units that one thread takes at least, where there are so many: fewer would split what lies together."""
+
+MAX_STRIP_TOPS = 1 << 21
+"""Largest number of interleaved units' strip tops, except for MIN_UNITS units: more would not stay in the cache."""
+
 
 def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None) -> Maps:
     """Return the birth time of each map's first hole, 0 if no threshold gives a hole.
@@ -33,7 +40,9 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     first Betti number is not zero.
 
     Args:
-        maps: (..., m, m), float16, bfloat16, float32 or float64, all finite; they are not changed.
+        maps: (..., m, m), float16, bfloat16, float32 or float64, all finite; they are not changed. On the CPU,
+            contiguous maps and PyTorch's channels-last format are read where they lie; maps with other strides are
+            copied.
         rank: How t* becomes a number. "elements": 1 + the number of U's m² elements > t* (Feature Entropy, ICLR 2022,
             eqs. 3 and 7). "edges": the number of different edge weights ≥ t* (one more than the authors' program
             writes).
@@ -63,7 +72,7 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     births = np.zeros(maps.shape[:-2], np.int32)
     if births.size and maps.shape[-1]:
         threads = threads or torch.get_num_threads()
-        fill_births(bit_patterns(maps, dtype), INFINITY[dtype], rank, threads, births.reshape(-1))
+        fill_births(bit_patterns(maps, dtype), INFINITY[dtype], rank, threads, births)
         check_finite(maps, births != kernel.NOT_FINITE)
     return torch.from_numpy(births) if isinstance(maps, torch.Tensor) else births
 
@@ -151,46 +160,148 @@ def has_hole(above: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
 
 
 def bit_patterns(maps: torch.Tensor | np.ndarray, dtype: str) -> np.ndarray:
-    """Return the maps as (maps, m²) integers of the same bits, as a copy only if they are strided."""
+    """Return the maps as integers of the same bits, (images, units, m, m), where they lie."""
+    kind = INTEGER[dtype]
     if isinstance(maps, torch.Tensor):
-        bits = maps.detach().contiguous().view(getattr(torch, INTEGER[dtype])).numpy()
+        bits = maps.detach().view(getattr(torch, kind)).numpy()
     else:
-        bits = np.ascontiguousarray(maps).view(INTEGER[dtype])
-    return bits.reshape(-1, maps.shape[-1] ** 2)
+        bits = (maps if maps.flags.aligned else maps.copy()).view(kind)
+    bits = bits[(None,) * (4 - bits.ndim)]
+    return bits.reshape(-1, *bits.shape[-3:])
+
+
+class Layout(NamedTuple):
+    """Where maps lie in the memory.
+
+    Attributes:
+        bits: 1-d, the memory from the first element to the last.
+        starts: Where each map begins, or the first map of each image, 1-d int64.
+        n_units: 1, or the interleaved units of each image.
+        stride: Distance between two elements of a map, row after row: 1, or more for interleaved units.
+    """
+
+    bits: np.ndarray
+    starts: np.ndarray
+    n_units: int
+    stride: int
+
+
+class _Memory:
+    """Presents the memory of an array as one of n elements in a row, which nobody writes to.
+
+    It is not marked as read-only, because that is another type for numba, and would be compiled for separately.
+    """
+
+    def __init__(self, array: np.ndarray, n: int) -> None:
+        data = (array.__array_interface__["data"][0], False)
+        self.__array_interface__ = {"data": data, "shape": (n,), "typestr": array.dtype.str, "version": 3}
+        self.array = array  # keeps the memory alive
+
+
+def layout_of(bits: np.ndarray) -> Layout:
+    """Return where the maps lie, as a copy only if they are neither contiguous nor interleaved.
+
+    Args:
+        bits: (images, units, m, m), at least one element.
+    """
+    n_images, n_units, size = bits.shape[:3]
+    image_stride, unit_stride, row_stride, stride = (step // bits.itemsize for step in bits.strides)
+    if size == 1:
+        row_stride = stride = 1
+    is_interleaved = n_units > 1 and unit_stride == 1 and stride > 1
+    is_whole = all(step % bits.itemsize == 0 for step in bits.strides) and min(image_stride, unit_stride) >= 0
+    if not (is_whole and row_stride == size * stride and (stride == 1 or is_interleaved)):
+        return layout_of(np.ascontiguousarray(bits))
+    starts = np.arange(n_images)[:, None] * image_stride
+    if not is_interleaved:
+        starts = starts + np.arange(n_units) * unit_stride
+    last = (n_images - 1) * image_stride + (n_units - 1) * unit_stride + (size * size - 1) * stride
+    memory = np.asarray(_Memory(bits, last + 1))
+    return Layout(memory, starts.reshape(-1), n_units if is_interleaved else 1, stride)
 
 
 def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, births: np.ndarray) -> None:
     """Write the birth time of each map to `births`, on several threads if that pays.
 
     Args:
-        bits: What `bit_patterns` returns, (maps, m²).
+        bits: What `bit_patterns` returns, (images, units, m, m).
         infinity: The bits of +∞.
         rank: How births are numbered.
         threads: The largest number of threads.
-        births: The output, (maps,) int32.
+        births: The output, (images, units) int32 in any contiguous shape.
     """
-    n_maps, n_elements = bits.shape
+    n_elements, by_edges = bits.shape[-1] ** 2, rank == "edges"
+    if bits.dtype == np.float64:
+        fill_births_by_rank(bits, infinity, by_edges, threads, births.reshape(-1))
+        return
+    layout = layout_of(bits)
+    births = births.reshape(len(layout.starts), layout.n_units)
+    step, width = chunk_shape(layout, bits.shape[-1], threads)
+
+    def work(chunks: Iterator[tuple[int, int]]) -> None:
+        scratch = kernel.make_scratch(n_elements, bits.dtype, width)
+        for image, unit in chunks:
+            found = births[image : image + step, unit : unit + width]
+            starts = layout.starts[image : image + step] + unit
+            given = (layout.bits, starts, found.shape[1], layout.stride, infinity, by_edges, scratch)
+            kernel.fill_births(*given, found.reshape(-1))  # a view: only single images are divided
+
+    share(work, [(i, j) for i in range(0, len(births), step) for j in range(0, layout.n_units, width)], threads)
+
+
+def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
+    """Return how many images, or contiguous maps, and how many interleaved units a thread takes at a time.
+
+    The units of several images are never divided.
+    """
+    n_images, n_units = len(layout.starts), layout.n_units
+    if n_units == 1:
+        return max(1, CHUNK_ELEMENTS // size**2), 1
+    n_strips = kernel.strip_counts(size, True)[0]
+    largest = MAX_STRIP_TOPS // (3 * n_strips)
+    if n_images < 2 * threads:
+        largest = min(largest, n_units * n_images // (2 * threads))
+    width = min(n_units, max(1, largest // MIN_UNITS) * MIN_UNITS)
+    return (max(1, CHUNK_ELEMENTS // (n_units * size**2)) if width == n_units else 1), width
+
+
+def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads: int, births: np.ndarray) -> None:
+    """Write the birth time of each map of float64, whose ranks within the map replace the values.
+
+    Args:
+        bits: (images, units, m, m) float64.
+        infinity: The rank of what is not finite.
+        by_edges: Whether births are numbered by "edges".
+        threads: The largest number of threads.
+        births: The output, (images · units,) int32.
+    """
+    n_units, n_elements = bits.shape[1], bits.shape[-1] ** 2
     step = max(1, CHUNK_ELEMENTS // n_elements)
-    starts = iter(range(0, n_maps, step))
 
-    def work(starts: Iterator[int]) -> None:
-        scratch = kernel.make_scratch(n_elements, np.dtype(np.int32) if bits.dtype == np.float64 else bits.dtype)
-        for start in starts:
-            chunk = slice(start, start + step)
-            # A read-only array is another type for numba, and would be compiled for separately: copy it.
-            words = np.require(bits[chunk], requirements="W")
-            words = ranks(words) if bits.dtype == np.float64 else words
-            kernel.fill_births(words, infinity, rank == "edges", scratch, births[chunk])
+    def work(chunks: Iterator[tuple[int, int]]) -> None:
+        scratch = kernel.make_scratch(n_elements, np.dtype(np.int32))
+        for image, unit in chunks:
+            words = ranks(np.require(bits[image, unit : unit + step], requirements=["C", "W"]).reshape(-1, n_elements))
+            found = births[image * n_units + unit :][: len(words)]
+            starts = np.arange(len(words)) * n_elements
+            kernel.fill_births(words.reshape(-1), starts, 1, 1, infinity, by_edges, scratch, found)
 
-    # The threads share one iterator: whoever has finished takes the next chunk. They live for one call only, so that
-    # the process may fork between calls; the caller's thread is one of them.
-    threads = min(threads, -(-n_maps // step))
+    share(work, [(i, j) for i in range(len(bits)) for j in range(0, n_units, step)], threads)
+
+
+def share(work: Callable[[Iterator[Chunk]], None], chunks: Sequence[Chunk], threads: int) -> None:
+    """Call `work` in several threads with one iterator over the chunks: whoever has finished takes the next one.
+
+    The threads live for one call only, so that the process may fork between calls; the caller's thread is one of them.
+    """
+    threads = min(threads, len(chunks))
+    remaining = iter(chunks)
     if threads == 1:
-        work(starts)
+        work(remaining)
         return
     with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, starts) for _ in range(threads - 1)]
-        work(starts)
+        others = [pool.submit(work, remaining) for _ in range(threads - 1)]
+        work(remaining)
         for other in others:
             other.result()
 

@@ -17,6 +17,13 @@ equation says that one unknown is zero or that two are equal.
 Once most vertices are connected, the first hole among the remaining elements can be found without sorting them
 (find_later_hole).
 
+Maps are read where they lie: each by itself, or interleaved as in PyTorch's channels-last format, where the elements of
+all units at one position lie side by side. A map is divided into strips, each of every n-th element, and the strips
+into columns, each of every n-th strip (for small maps, a column is one strip). One pass over all elements finds the
+largest of each strip, its top. The columns' tops show how large the first few elements of the map are, and only strips
+with such a top are read again. For interleaved maps the pass takes all units at once, because memory is read in whole
+cache lines and fastest in order, and it keeps the second largest of each strip too: most strips need not be read again.
+
 All compiled functions are in this one file because numba compares only the file of the function that it loads from its
 cache: a change in another file, of a function that is called, would go unnoticed.
 """
@@ -37,6 +44,10 @@ SLICE_GROWTH = 3  # how many times as many elements each slice should have as th
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
+LANES = 16  # how many interleaved units' tops are transposed at once: a cache line of 32-bit numbers
+BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
+STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once
+MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
 MAX_RANKED = 128  # beyond this many items a radix sort is faster than rank_sort
 DIGIT_BITS = 8  # of the radix sort
 
@@ -74,12 +85,17 @@ class Scratch(NamedTuple):
     """Arrays that one thread needs to process maps of one size and type; nothing in them outlives a map.
 
     Attributes:
-        keys: (m²,), the map's elements as integers in their order, unless they are in order already.
-        tops: (columns,), the largest element of each column, when the elements are laid out in rows of this length.
-        picked: (columns + 1,) int32, the columns that `gather` reads.
+        strip_tops: The largest element of each strip, (strips,). For interleaved units, (strips · blocks · 3 · BLOCK,):
+            for each block of units the largest elements, the second largest, and which row of the strip the largest is.
+        column_tops: (columns · units,), the largest element of each column, if the maps are interleaved and a column is
+            more than one strip; otherwise empty.
+        tops: (1 or LANES, columns), the largest element of each column, of one unit or some interleaved ones.
+        lows: (units,), the smallest element of each of the interleaved units.
+        columns: (columns + 1,) int32, the columns that have elements of a slice.
+        strips: (strips + 1,) int32, the strips that have elements of a slice.
         sample: (at most MAX_SAMPLED,), every n-th element.
         order: (m²,) int64, the items of a slice, sorted.
-        spare: (m² + 1,) int64, the items of a slice, unsorted.
+        spare: (2 · m² + 2,) int64, the items of a slice, unsorted.
         neighbours: (m,) or (m, words) uint64; bit b of row a is set if {a, b} is an edge, or a = b.
         labels: (m,) int32, equal for two vertices of one component.
         later_labels: (m,) int32, the same for the graph with later edges.
@@ -89,9 +105,12 @@ class Scratch(NamedTuple):
         unknowns: (m, m) int32, symmetric: the number of the unknown f(a, b) of eq. 1; 0 = known to be zero.
     """
 
-    keys: np.ndarray
+    strip_tops: np.ndarray
+    column_tops: np.ndarray
     tops: np.ndarray
-    picked: np.ndarray
+    lows: np.ndarray
+    columns: np.ndarray
+    strips: np.ndarray
     sample: np.ndarray
     order: np.ndarray
     spare: np.ndarray
@@ -104,19 +123,42 @@ class Scratch(NamedTuple):
     unknowns: np.ndarray
 
 
-def make_scratch(n_elements: int, dtype: np.dtype) -> Scratch:
-    """Return scratch arrays for maps of m² elements that are given as integers of this type."""
+def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
+    """Return how many strips a map of size × size elements is divided into, and how many columns the strips are."""
+    n_elements = size * size
+    elements_per_wanted = n_elements / (1.5 * slice_size(size))
+    if is_interleaved:
+        n_rows = STRIP_ROWS if size <= 32 else 2 * STRIP_ROWS if size <= 128 else 4 * STRIP_ROWS
+    else:
+        n_rows = max(1, round(elements_per_wanted ** (1 / 2 if size <= MAX_ROWS_OF_ONE_WORD else 1 / 3)))
+    n_strips = -(-n_elements // n_rows)
+    if size <= MAX_ROWS_OF_ONE_WORD:
+        return n_strips, n_strips
+    return n_strips, min(n_strips, math.ceil(elements_per_wanted ** (1 / 3) * 1.5 * slice_size(size)))
+
+
+def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
+    """Return scratch arrays for maps of m² elements that are given as integers of this type.
+
+    Args:
+        n_elements: m².
+        dtype: Of the integers.
+        n_units: The largest number of interleaved units that are read at once; 1 if the maps are not interleaved.
+    """
     size = math.isqrt(n_elements)
-    n_rows = max(1, round(math.sqrt(n_elements / (1.5 * slice_size(size)))))
-    n_columns = -(-n_elements // n_rows)
+    is_interleaved = n_units > 1
+    n_strips, n_columns = strip_counts(size, is_interleaved)
     n_words = (size + 63) // 64
     return Scratch(
-        keys=np.empty(n_elements, dtype),
-        tops=np.empty(n_columns, dtype),
-        picked=np.empty(n_columns + 1, np.int32),
+        strip_tops=np.empty(n_strips * (strip_width(n_units) if is_interleaved else 1), dtype),
+        column_tops=np.empty(n_columns * n_units if is_interleaved and n_columns < n_strips else 0, dtype),
+        tops=np.empty((LANES if is_interleaved else 1, n_columns), dtype),
+        lows=np.empty(n_units, dtype),
+        columns=np.empty(n_columns + 1, np.int32),
+        strips=np.empty(n_strips + 1, np.int32),
         sample=np.empty(len(range(0, n_elements, sample_step(n_elements))), dtype),
         order=np.empty(n_elements, np.int64),
-        spare=np.empty(n_elements + 1, np.int64),
+        spare=np.empty(2 * n_elements + 2, np.int64),
         neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
         labels=np.empty(size, np.int32),
         later_labels=np.empty(size, np.int32),
@@ -128,60 +170,102 @@ def make_scratch(n_elements: int, dtype: np.dtype) -> Scratch:
 
 
 @entry_point
-def fill_births(bits, infinity, by_edges, scratch, births):
+def strip_width(n_units):
+    """Return the length of a strip's tops of interleaved units: three numbers a unit, in whole blocks."""
+    return 3 * BLOCK * -(-n_units // BLOCK)
+
+
+@entry_point
+def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
+    bits, starts, n_units, stride, infinity, by_edges, scratch, births
+):
     """Write each map's birth time to `births`: 0 for none, NOT_FINITE for a map with NaN or an infinite element.
 
     The elements enter in ever lower slices, each sorted by itself, because a birth usually needs only the first few.
     The elements of the lowest value never enter: with them the graph is complete, and has no hole.
 
     Args:
-        bits: (maps, m²) int16 or int32, the bit patterns of IEEE numbers.
+        bits: 1-d int16 or int32, the bit patterns of IEEE numbers.
+        starts: int64, (maps,): where each map begins; or (images,): where the first map of each image begins.
+        n_units: 1; or the interleaved units of each image, whose maps begin at consecutive places.
+        stride: Distance between two elements of a map, row after row: 1; or more, for interleaved units.
         infinity: The bit pattern of +∞.
         by_edges: Whether births are numbered by the edge weights, not by the elements.
-        scratch: From make_scratch, for maps of this size and type.
-        births: Output, (maps,) int32.
+        scratch: From make_scratch, for maps of this size and type and at least n_units units.
+        births: Output, (maps,) or (images · n_units,) int32.
     """
     # Unpacked once: taking an array out of a tuple, or passing it to a function, costs as much as many edges.
-    tops, picked, sample, order, spare = scratch.tops, scratch.picked, scratch.sample, scratch.order, scratch.spare
+    strip_tops, column_tops, tops_of_lanes, lows = scratch.strip_tops, scratch.column_tops, scratch.tops, scratch.lows
+    columns, strips, sample, order, spare = (
+        scratch.columns,
+        scratch.strips,
+        scratch.sample,
+        scratch.order,
+        scratch.spare,
+    )
     neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
     pending, unknowns = scratch.pending, scratch.unknowns
-    for i in range(len(bits)):
-        keys = bits[i]
-        lowest, highest = fill_tops(keys, tops)
-        # Bit patterns of numbers ≥ 0, as after a ReLU, are in the order of the numbers already.
-        if lowest < 0:
-            fill_keys(keys, scratch.keys)
-            keys = scratch.keys
-            lowest, highest = fill_tops(keys, tops)
+    size, n_strips, n_columns = len(labels), len(strips) - 1, len(columns) - 1
+    is_interleaved, n_elements = stride > 1, size * size
+    width = strip_width(n_units) if is_interleaved else 1
+    unit, image, offset, tops = -1, 0, 0, tops_of_lanes[0]
+    for i in range(len(births)):
+        unit += 1
+        if unit == n_units:
+            unit, image = 0, image + 1
+        start = starts[image] + unit
+        if is_interleaved:
+            if unit == 0:
+                fill_interleaved_tops(
+                    bits, start, stride, n_elements, n_strips, strip_tops, column_tops, lows[:n_units]
+                )
+            offset = offset_of(unit)
+            if unit % LANES == 0:
+                n_lanes = min(LANES, n_units - unit)
+                if len(column_tops) > 0:
+                    transpose(column_tops, unit, n_units, n_lanes, tops_of_lanes)
+                else:
+                    transpose(strip_tops, offset, width, n_lanes, tops_of_lanes)
+            tops = tops_of_lanes[unit % LANES]
+            lowest, highest = lows[unit], largest(tops)
+        else:
+            lowest, highest = fill_tops(bits, start, n_elements, strip_tops, tops)
         births[i] = 0
         if lowest <= -infinity or highest >= infinity:
             births[i] = NOT_FINITE
             continue
         # A slice holds the elements with floor ≤ key < ceiling, and none goes below last_floor.
         ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
-        n_slice = slice_size(len(labels))
+        n_slice = slice_size(size)
         n_entered = n_values = 0
         clear(neighbours, labels, degrees)
         while ceiling > last_floor:
-            if n_entered == 0:
-                floor = choose_floor(tops, n_slice, last_floor, ceiling)
-            else:
-                last_floor = max(last_floor, cone_floor(keys, degrees))
+            values, n_wanted = tops, n_slice
+            if n_entered > 0:
+                last_floor = max(last_floor, cone_floor(bits, start, stride, degrees))
                 if last_floor >= ceiling:
                     break
                 # After that many elements most vertices are connected, and find_later_hole has few pairs to test.
-                if n_entered >= len(labels):
-                    position = find_later_hole(keys, scratch, last_floor, ceiling)
+                if n_entered >= size:
+                    position = find_later_hole(bits, start, stride, scratch, last_floor, ceiling)
                     if position == NO_HOLE:
                         break
                     if position >= 0 and not by_edges:
-                        births[i] = 1 + count(keys, 1 - (order[position] >> 32))
+                        least = 1 - (order[position] >> 32)
+                        n = pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, least)
+                        births[i] = 1 + count_elements(bits, start, stride, n_elements, strips, n, n_strips, least)
                         break
-                # The tops no longer tell how many elements are above a floor: a column may have several of them.
-                fill_sample(keys, sample)
-                n_wanted = max(MIN_SAMPLED, n_slice * len(sample) // len(keys))
-                floor = choose_floor(sample, n_wanted, last_floor, ceiling)
-            n = gather(keys, tops, picked, spare, floor, ceiling)
+                # A column may have several elements above a floor, so its top tells ever less about their number.
+                n_wanted = min(n_slice, n_columns // 4)
+                if n_slice > SLICE_GROWTH * slice_size(size):
+                    fill_sample(bits, start, stride, n_elements, sample)
+                    values, n_wanted = sample, max(MIN_SAMPLED, n_slice * len(sample) // n_elements)
+            floor = choose_floor(values, n_wanted, last_floor, ceiling)
+            n_picked = pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floor)
+            n = 0
+            if is_interleaved:
+                n, n_picked = gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, spare, floor, ceiling)
+            n = gather(bits, start, stride, n_elements, strips, n_picked, n_strips, spare, n, floor, ceiling)
             sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
             n_new_values, group = enter_slice(order, n, neighbours, labels, degrees, pending, unknowns)
             n_values += n_new_values
@@ -216,40 +300,136 @@ def fill_ranks(values, ranks):
 
 
 @compiled
-def fill_keys(bits, keys):
-    """Write integers in the order of the IEEE numbers with these bits to `keys`; −0 and +0 give the same.
+def key_at(bits, index):
+    """Return an integer in the order of the IEEE numbers, for the one with these bits; −0 and +0 give the same.
 
     An IEEE number is a sign and a magnitude, so ±magnitude has the numbers' order.
     """
-    largest = np.iinfo(bits.dtype).max
-    for i in range(len(bits)):
-        keys[i] = bits[i] if bits[i] >= 0 else -(bits[i] & largest)
+    word = bits[np.uint64(index)]  # a loop with a signed index is not vectorised
+    return word if word >= 0 else bits.dtype.type(np.iinfo(bits.dtype).min - word)
 
 
 @compiled
-def fill_tops(keys, tops):
-    """Write the largest key of each column to `tops`, and return the lowest and the highest key of the map.
+def fill_tops(bits, start, n_elements, strip_tops, tops):
+    """Write the largest key of each strip and column of a map, and return the lowest and the highest key.
 
     For most maps this is the only pass over all elements.
     """
-    n_columns = len(tops)
-    lowest = keys[0]
-    for column in range(n_columns):
-        tops[column] = keys[column]
-        lowest = min(lowest, keys[column])
-    for start in range(n_columns, len(keys), n_columns):
-        for column in range(min(n_columns, len(keys) - start)):
-            key = keys[np.uint64(start + column)]  # a loop with a signed index is not vectorised
-            tops[column] = max(tops[column], key)
+    n_strips, n_columns = len(strip_tops), len(tops)
+    rows = strip_tops if n_columns < n_strips else tops
+    lowest = key_at(bits, start)
+    for strip in range(n_strips):
+        key = key_at(bits, start + strip)
+        rows[strip] = key
+        lowest = min(lowest, key)
+    for first in range(n_strips, n_elements, n_strips):
+        for strip in range(min(n_strips, n_elements - first)):
+            key = key_at(bits, start + first + strip)
+            rows[np.uint64(strip)] = max(rows[np.uint64(strip)], key)
             lowest = min(lowest, key)
-    highest = tops[0]
-    for column in range(n_columns):
-        highest = max(highest, tops[column])
-    return lowest, highest
+    if n_columns < n_strips:
+        tops[:] = rows[:n_columns]
+        for first in range(n_columns, n_strips, n_columns):
+            for column in range(min(n_columns, n_strips - first)):
+                tops[np.uint64(column)] = max(tops[np.uint64(column)], rows[np.uint64(first + column)])
+    return lowest, largest(tops)
 
 
 @compiled
-def find_later_hole(keys, scratch, last_floor, ceiling):
+def largest(values):
+    """Return the largest value."""
+    result = values[0]
+    for i in range(len(values)):
+        result = max(result, values[i])
+    return result
+
+
+@compiled
+def fill_interleaved_tops(bits, start, stride, n_elements, n_strips, strip_tops, column_tops, lows):
+    """Write the tops of each strip and column and the lowest key of interleaved units.
+
+    Args:
+        bits: The bit patterns.
+        start: Where the first unit's map begins.
+        stride: Distance between two elements of a map.
+        n_elements: Elements of a map.
+        n_strips: Strips of a map.
+        strip_tops: Output, as in Scratch.
+        column_tops: Output, as in Scratch; may be empty.
+        lows: Output, (units,).
+    """
+    n_units, width = len(lows), strip_width(len(lows))
+    n_columns = len(column_tops) // n_units
+    lows[:] = np.iinfo(bits.dtype).max
+    for strip in range(n_strips):
+        for first in range(0, n_units, BLOCK):
+            n_lanes = min(BLOCK, n_units - first)
+            at = strip * width + 3 * first
+            block, low = strip_tops[at : at + 3 * BLOCK], lows[first : first + n_lanes]
+            block[:] = np.iinfo(bits.dtype).min
+            row = 0
+            for index in range(strip, n_elements, STRIP_ROWS * n_strips):
+                merge_rows(bits, start + first, stride, index, n_strips, n_elements, row, block, low)
+                row += STRIP_ROWS
+            if n_columns > 0:
+                at = strip % n_columns * n_units + first
+                merge_tops(block, column_tops[at : at + n_lanes], strip < n_columns)
+
+
+@compiled
+def merge_rows(bits, start, stride, index, n_strips, n_elements, row, block, lows):
+    """Merge STRIP_ROWS = 4 elements of a strip into the tops of a block of units and into their lowest keys.
+
+    All that is written are two arrays, in which the numbers of one kind are BLOCK apart: with more arrays, or smaller
+    distances, the compiler cannot prove that lanes are independent, and does not vectorise.
+    """
+    # A row beyond the last one is replaced by the strip's first. That can only make the second largest too large, and
+    # the strip is then read again.
+    i1, i2, i3 = index + n_strips, index + 2 * n_strips, index + 3 * n_strips
+    at0 = start + index * stride
+    at1 = start + i1 * stride if i1 < n_elements else at0
+    at2 = start + i2 * stride if i2 < n_elements else at0
+    at3 = start + i3 * stride if i3 < n_elements else at0
+    number = bits.dtype.type
+    row0, row1, row2, row3 = number(row), number(row + 1), number(row + 2), number(row + 3)
+    for i in range(len(lows)):
+        lane, second_lane, row_lane = np.uint64(i), np.uint64(i + BLOCK), np.uint64(i + 2 * BLOCK)
+        key0, key1 = key_at(bits, at0 + i), key_at(bits, at1 + i)
+        key2, key3 = key_at(bits, at2 + i), key_at(bits, at3 + i)
+        high01, low01, row01 = max(key0, key1), min(key0, key1), row1 if key1 > key0 else row0
+        high23, low23, row23 = max(key2, key3), min(key2, key3), row3 if key3 > key2 else row2
+        high, second = max(high01, high23), max(min(high01, high23), low01, low23)
+        before = block[lane]
+        lows[lane] = min(lows[lane], low01, low23)
+        block[row_lane] = (row23 if high23 > high01 else row01) if high > before else block[row_lane]
+        block[second_lane] = max(min(high, before), second, block[second_lane])
+        block[lane] = max(high, before)
+
+
+@compiled
+def merge_tops(block, column_tops, is_first):
+    """Merge the tops of a strip into those of its column."""
+    for i in range(len(column_tops)):
+        lane = np.uint64(i)
+        column_tops[lane] = block[lane] if is_first else max(column_tops[lane], block[lane])
+
+
+@compiled
+def offset_of(unit):
+    """Return where the tops of a strip have the top of an interleaved unit."""
+    return unit // BLOCK * (3 * BLOCK) + unit % BLOCK
+
+
+@compiled
+def transpose(columns, first, width, n_lanes, tops):
+    """Write the tops of n_lanes units, in columns that are `width` apart, to tops, (LANES, columns)."""
+    for column in range(tops.shape[1]):
+        for lane in range(n_lanes):
+            tops[np.uint64(lane), np.uint64(column)] = columns[np.uint64(column * width + first + lane)]
+
+
+@compiled
+def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
     """Find the first hole among the elements below the ceiling, without entering them.
 
     Let W be the edges' weights. An edge {a, b} closes a triangle when it enters if some c has both W(a, c) and
@@ -272,14 +452,14 @@ def find_later_hole(keys, scratch, last_floor, ceiling):
             while far != 0:
                 b = (i << 6) + trailing_zeros(far)
                 far &= far - np.uint64(1)
-                weight = weight_of(keys, size, a, b)
+                weight = weight_of(bits, start, stride, size, a, b)
                 if weight < last_floor:
                     continue
                 n_tests += 1
                 if n_tests > MAX_TESTS * size:
                     return UNSURE
                 # Equal weights enter together, so which of them closes a triangle depends on the whole group.
-                closing = closing_weight(keys, size, a, b, weight)
+                closing = closing_weight(bits, start, stride, size, a, b, weight)
                 if closing == weight:
                     return UNSURE
                 if closing < weight:
@@ -316,28 +496,29 @@ def fill_reached(neighbours, a, reached):
 
 
 @compiled
-def weight_of(keys, size, a, b):
+def weight_of(bits, start, stride, size, a, b):
     """Return the weight of the edge {a, b}."""
-    return max(keys[a * size + b], keys[b * size + a])
+    return max(key_at(bits, start + (a * size + b) * stride), key_at(bits, start + (b * size + a) * stride))
 
 
 @compiled
-def closing_weight(keys, size, a, b, enough):
+def closing_weight(bits, start, stride, size, a, b, enough):
     """Return the weight at which the first triangle on {a, b} has its other two edges.
 
     If that is above `enough`, any weight above `enough` is returned.
     """
-    closing = np.iinfo(keys.dtype).min
+    closing = np.iinfo(bits.dtype).min
     for c in range(size):
         if c not in (a, b):
-            closing = max(closing, min(weight_of(keys, size, a, c), weight_of(keys, size, b, c)))
+            one, other = weight_of(bits, start, stride, size, a, c), weight_of(bits, start, stride, size, b, c)
+            closing = max(closing, min(one, other))
             if closing > enough:
                 break
     return closing
 
 
 @compiled
-def cone_floor(keys, degrees):
+def cone_floor(bits, start, stride, degrees):
     """Return a floor below which no element gives a hole.
 
     It is the smallest key above that of the last edge of the vertex with most neighbours: once this vertex has all
@@ -345,10 +526,10 @@ def cone_floor(keys, degrees):
     """
     size = len(degrees)
     vertex = np.argmax(degrees)
-    last = np.iinfo(keys.dtype).max
+    last = np.iinfo(bits.dtype).max
     for other in range(size):
         if other != vertex:
-            last = min(last, max(keys[vertex * size + other], keys[other * size + vertex]))
+            last = min(last, weight_of(bits, start, stride, size, vertex, other))
     return np.int64(last) + 1
 
 
@@ -359,11 +540,11 @@ def sample_step(n_elements):
 
 
 @compiled
-def fill_sample(keys, sample):
+def fill_sample(bits, start, stride, n_elements, sample):
     """Write every n-th element to `sample`."""
-    step = sample_step(len(keys))
+    step = sample_step(n_elements)
     for i in range(len(sample)):
-        sample[i] = keys[i * step]
+        sample[i] = key_at(bits, start + i * step * stride)
 
 
 @compiled
@@ -400,28 +581,87 @@ def count(values, floor):
 
 
 @compiled
-def gather(keys, tops, picked, items, floor, ceiling):
-    """Write the elements with floor ≤ key < ceiling to `items`, and return their number.
+def count_elements(bits, start, stride, n_elements, strips, n_picked, n_strips, floor):
+    """Return how many elements of the strips are ≥ the floor."""
+    floor = bits.dtype.type(floor)
+    n = 0
+    for i in range(n_picked):
+        for index in range(strips[i], n_elements, n_strips):
+            n += key_at(bits, start + index * stride) >= floor
+    return n
 
-    An item is −key in the upper 32 bits and the element's index in the lower 32.
-    """
-    # Without branches: each element is written, and the position moves on only if it is wanted. The indices are
+
+@compiled
+def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floor):
+    """Write the strips that have an element ≥ the floor to `strips`, and return their number."""
+    # Without branches: each column is written, and the position moves on only if it is wanted. The indices are
     # unsigned because signed ones would be tested for being negative.
-    least, most = tops.dtype.type(floor), tops.dtype.type(ceiling - 1)
-    n_keys, n_columns = np.uint64(len(keys)), np.uint64(len(tops))
+    least = tops.dtype.type(floor)
+    n_columns = np.uint64(len(tops))
+    is_strip = len(tops) == n_strips
+    picked = strips if is_strip else columns
     n_picked = np.uint64(0)
     for column in range(n_columns):
         picked[n_picked] = column
         n_picked += np.uint64(tops[column] >= least)
-    n = np.uint64(0)
+    if is_strip:
+        return np.int64(n_picked)
+    # First all strips of the columns, so that no write waits for a top to be read from far away.
+    n_read = np.uint64(0)
     for i in range(n_picked):
-        index = np.uint64(picked[i])
-        while index < n_keys:
-            key = keys[index]
-            items[n] = (-np.int64(key) << 32) | np.int64(index)
-            n += np.uint64((least <= key) & (key <= most))
-            index += n_columns
+        strip = np.uint64(columns[i])
+        while strip < np.uint64(n_strips):
+            top = strip_tops[strip * np.uint64(width) + np.uint64(offset)]
+            spare[n_read] = (np.int64(top) << 32) | np.int64(strip)
+            n_read += np.uint64(1)
+            strip += n_columns
+    n = np.uint64(0)
+    for i in range(n_read):
+        strips[n] = spare[i] & 0xFFFFFFFF
+        n += np.uint64(spare[i] >> 32 >= least)
     return np.int64(n)
+
+
+@compiled
+def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, floor, ceiling):
+    """Write the tops below the ceiling of the interleaved strips that have no second element ≥ the floor to `items`.
+
+    Returns:
+        The number of items; and the number of the other strips, which are moved to the front.
+    """
+    for i in range(n_picked):
+        strip = np.uint64(strips[i])
+        at = strip * np.uint64(width) + np.uint64(offset)
+        index = strip + np.uint64(strip_tops[at + np.uint64(2 * BLOCK)]) * np.uint64(n_strips)
+        items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
+        items[2 * i + 1] = strip_tops[at + np.uint64(BLOCK)]
+    first = np.int64(1 - ceiling) << 32
+    n = n_others = np.uint64(0)
+    for i in range(n_picked):
+        item, is_alone, strip = items[2 * i], items[2 * i + 1] < floor, strips[i]
+        items[n] = item
+        n += np.uint64(is_alone & (item >= first))
+        strips[n_others] = strip
+        n_others += np.uint64(not is_alone)
+    return np.int64(n), np.int64(n_others)
+
+
+@compiled
+def gather(bits, start, stride, n_elements, strips, n_picked, n_strips, items, n, floor, ceiling):
+    """Append the elements of the strips with floor ≤ key < ceiling to n items, and return the new number of items.
+
+    An item is −key in the upper 32 bits and the element's index in the lower 32.
+    """
+    least, most = bits.dtype.type(floor), bits.dtype.type(ceiling - 1)
+    n_read, step = np.uint64(n), np.uint64(n_strips)
+    for i in range(n_picked):
+        index = np.uint64(strips[i])
+        while index < np.uint64(n_elements):
+            key = key_at(bits, np.uint64(start) + index * np.uint64(stride))
+            items[n_read] = (-np.int64(key) << 32) | np.int64(index)
+            n_read += np.uint64((least <= key) & (key <= most))
+            index += step
+    return np.int64(n_read)
 
 
 @compiled

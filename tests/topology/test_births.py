@@ -1,5 +1,6 @@
 """birth_times against persistent homology, on every kind of map it may be given."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from ripser import ripser
 
 from prune_fe.errors import InputError
-from prune_fe.topology import birth_times
-from prune_fe.topology.births import CHUNK_ELEMENTS, Rank
+from prune_fe.topology import birth_times, portable
+from prune_fe.topology.births import CHUNK_ELEMENTS, Layout, Rank, bit_patterns, chunk_shape, has_hole, layout_of
 from prune_fe.topology.kernel import MAX_ROWS
+
+Draw = Callable[[str, int, int], torch.Tensor]
 
 RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
 
@@ -215,6 +218,114 @@ def test_strides_do_not_matter() -> None:
     torch.testing.assert_close(birth_times(maps[:1].expand(3, -1, -1, -1)), expected[:1].expand(3, -1))
 
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 14, 28, 33, 57])
+def test_channels_last_maps_give_the_same_as_plain_tensor_operations(kind: str, size: int, draw_maps: Draw) -> None:
+    maps = draw_maps(kind, size, 40 if size < 20 else 6)
+    for dtype in DTYPES:
+        cast = maps.to(dtype)
+        for rank in get_args(Rank):
+            expected = portable.first_births(cast, rank == "edges", has_hole).view(2, -1)
+            images = cast.view(2, -1, size, size).to(memory_format=torch.channels_last)
+            assert torch.equal(birth_times(images, rank), expected), (dtype, rank)
+
+
+@pytest.mark.parametrize(("size", "units"), [(7, 130), (14, 65), (56, 64), (65, 2), (112, 3), (225, 2)])
+def test_channels_last_maps_of_many_units_or_rows_give_the_same(
+    kind: str, size: int, units: int, draw_maps: Draw
+) -> None:
+    maps = draw_maps(kind, size, 2 * units).view(2, units, size, size)
+    for dtype in DTYPES:
+        cast = maps.to(dtype)
+        for rank in get_args(Rank):
+            expected = birth_times(cast.double(), rank)  # by ranks, each map by itself
+            for threads in (1, 3):
+                images = cast.to(memory_format=torch.channels_last)
+                assert torch.equal(birth_times(images, rank, threads), expected), (dtype, rank, threads)
+
+
+@pytest.mark.parametrize("size", [4, 14, 30])
+def test_channels_last_maps_agree_with_persistent_homology(kind: str, size: int, draw_maps: Draw) -> None:
+    maps = draw_maps(kind, size, 6).view(1, 6, size, size).to(memory_format=torch.channels_last)
+    found = zip(*(birth_times(maps, rank)[0].tolist() for rank in get_args(Rank)), strict=True)
+    assert list(found) == [births_by_homology(values) for values in maps[0].numpy()]
+
+
+def test_channels_last_maps_are_constant_or_nearly() -> None:
+    maps = torch.zeros(2, 70, 14, 14)
+    maps[1, 3] = -2.5
+    maps[0, 69, 3, 5] = 1
+    maps[1, 68] = -0.0
+    maps[1, 67] = torch.from_numpy(random_maps(14, n=1)[0])
+    expected = birth_times(maps)
+    assert expected.nonzero().tolist() == [[1, 67]]
+    for dtype in DTYPES:
+        cast = maps.to(dtype)
+        found = birth_times(cast.to(memory_format=torch.channels_last))
+        assert torch.equal(found, birth_times(cast.double().contiguous()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("size", [1, 3, 14, 70])
+def test_the_first_element_of_channels_last_maps_that_is_not_finite_is_named(
+    size: int, value: float, dtype: torch.dtype
+) -> None:
+    maps = torch.zeros(2, 66, size, size, dtype=dtype).to(memory_format=torch.channels_last)
+    maps[1, 65, size - 1, 0] = maps[1, 64, size // 2, size // 3] = value
+    with pytest.raises(InputError, match=rf"maps\[1, 64, {size // 2}, {size // 3}\] is -?(nan|inf)"):
+        birth_times(maps)
+
+
+def test_maps_are_read_where_they_lie_if_contiguous_or_channels_last(draw_maps: Draw) -> None:
+    maps = draw_maps("random", 6, 60).view(4, 15, 6, 6)
+    last = maps.to(memory_format=torch.channels_last)
+    wide = torch.zeros(4, 15, 6, 12)
+    wide[..., ::2] = maps
+    in_place = {
+        "contiguous": maps,
+        "channels last": last,
+        "some units": last[:, 3:7],
+        "every second image": last[::2],
+        "the same image again": last[:1].expand(3, -1, -1, -1),
+        "one image": last[0],
+        "some contiguous units": maps[:, 2:5],
+        "units first": maps.transpose(0, 1),
+        "more dimensions": last[None],
+    }
+    copied = {
+        "transposed": maps.mT,
+        "every second unit": last[:, ::2],
+        "one unit": last[:, 3:4],
+        "parts of rows": wide[..., ::2],
+        "one number": maps[:1, :1, :1, :1].expand(4, 15, 6, 6),
+    }
+    for views, is_in_place in ((in_place, True), (copied, False)):
+        for what, view in views.items():
+            assert np.shares_memory(layout_of(bit_patterns(view, "float32")).bits, view.numpy()) == is_in_place, what
+            for threads in (1, 2):
+                expected = birth_times(view.double().contiguous())
+                assert torch.equal(birth_times(view, threads=threads), expected), what
+
+
+def test_few_images_are_divided_among_the_threads() -> None:
+    for n_images, n_units, threads, expected in (
+        (8, 512, 2, (1, 512)),
+        (1, 512, 2, (1, 128)),
+        (1, 100, 4, (1, 64)),
+        (2, 24, 8, (13, 24)),
+        (900, 8, 2, (41, 8)),
+    ):
+        layout = Layout(np.zeros(1), np.zeros(n_images), n_units, n_units)
+        assert chunk_shape(layout, 14, threads) == expected
+    assert chunk_shape(Layout(np.zeros(1), np.zeros(9), 512, 512), 224, 2) == (1, 192)
+    maps = torch.from_numpy(random_maps(9, n=200)).view(1, 200, 9, 9)
+    found = birth_times(maps.to(memory_format=torch.channels_last), threads=4)
+    assert torch.equal(found, birth_times(maps))
+
+
 def test_maps_of_a_network_in_training_are_taken_and_left_as_they_are() -> None:
     maps = torch.from_numpy(random_maps(10)).requires_grad_()
     before = maps.detach().clone()
@@ -224,8 +335,11 @@ def test_maps_of_a_network_in_training_are_taken_and_left_as_they_are() -> None:
     torch.testing.assert_close(maps.detach(), before)
 
 
-def test_a_read_only_array_is_taken() -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_read_only_array_is_taken(channels_last: bool) -> None:
     maps = random_maps(10)
+    if channels_last:
+        maps = np.ascontiguousarray(maps.transpose(1, 2, 0)).transpose(2, 0, 1)
     frozen = maps.copy()
     frozen.setflags(write=False)
     np.testing.assert_array_equal(birth_times(frozen), birth_times(maps))
