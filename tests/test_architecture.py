@@ -10,7 +10,7 @@ import prune_fe
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
     {"errors"},
-    {"io", "file_types"},
+    {"io", "file_types", "zip_seal"},
     {"records"},
     {"options", "distributed", "topology", "tracing"},
     {"scorers", "data"},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,20 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError
+from prune_fe.file_types import describe_content, open_regular_file, require_path
 from prune_fe.io import write_bytes
 from prune_fe.models.classifier import find_unfit_keys, is_in_classifier
+from prune_fe.tracing.weights import find_fault, require_sound_weights
+from prune_fe.zip_seal import find_damage, seal
+
+PREFIX = "module."
+"""What nn.DataParallel puts in front of each name."""
+
+KNOWN_GLOBALS = ("torch.", "collections.", "numpy.")
+"""Beginnings of the names that checkpoints of other programs hold beside the one that is refused."""
+
+MAX_PICKLE_BYTES = 2**24
+"""How much of a pickle is searched for names."""
 
 
 def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> list[str]:
@@ -31,9 +46,10 @@ def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = F
         The keys of the classifier that kept their weights; empty if everything was read.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or a key does not fit the network; the message names it.
+        CheckpointError: The file is missing or damaged, or a key does not fit the network or holds NaN or infinite
+            values; the message names it.
     """
-    path = Path(path)
+    path = require_path(path)
     content = _read(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -41,7 +57,12 @@ def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = F
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds no state dict")
     expected = model.state_dict()
-    state = {key if key in expected else str(key).removeprefix("module."): value for key, value in content.items()}
+    state: dict[str, Tensor] = {}
+    for name, value in content.items():
+        key = name if name in expected else str(name).removeprefix(PREFIX)
+        if key in state:
+            raise CheckpointError(f"{path}: {key!r} is there twice, with and without {PREFIX!r} in front")
+        state[key] = value
     return fill(model, state, path, new_classifier=new_classifier)
 
 
@@ -64,6 +85,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_c
     for key, value in expected.items():
         if key not in state:
             raise CheckpointError(f"{source}: {key!r} is missing; it is a checkpoint of another model{_hint(key)}")
+        fault = find_fault(state[key])
+        # A mask with infinite values, for instance, is infinite in the network too.
+        if fault is not None and find_fault(value) is None:
+            raise CheckpointError(f"{source}: {key!r} {fault}")
+        if value.is_floating_point() and not state[key].is_floating_point():
+            raise CheckpointError(f"{source}: {key!r} is {state[key].dtype}, the model has {value.dtype}")
         if state[key].shape != value.shape:
             shapes = f"{tuple(state[key].shape)}, the model has {tuple(value.shape)}"
             raise CheckpointError(f"{source}: {key!r} is {shapes}{_hint(key)}")
@@ -97,25 +124,87 @@ def list_checkpoints(folder: Path) -> dict[str, Path]:
 def _read(path: Path) -> Any:
     """Return what a checkpoint file holds."""
     try:
-        if path.suffix == ".safetensors":
-            return load_safetensors(path.read_bytes())
+        with open_regular_file(path) as file:
+            if path.suffix == ".safetensors":
+                return load_safetensors(file.read())
+            # torch.load notices no flipped bit of a tensor, but the checksums of its zip files do.
+            if zipfile.is_zipfile(file) and (damage := find_damage(file)):
+                raise CheckpointError(f"{path}: damaged ({damage})")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
+    except CheckpointError:
+        raise
     except Exception as error:  # What a damaged file raises depends on where the damage is.
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a checkpoint that can be read safely ({first_line})") from error
+        reason = _describe(path) or _explain(path, error)
+        raise CheckpointError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
+
+
+def _describe(path: Path) -> str | None:
+    """Return what a file is, where that explains why it is no checkpoint."""
+    content = describe_content(path)
+    # The kind that was expected explains nothing.
+    expected = "a safetensors file" if path.suffix == ".safetensors" else "a file of torch.save"
+    return None if content is None or content.startswith(expected) else f"it is {content}"
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Return why torch.load failed, in one line and without its advice to let the file run code."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return error.strerror or text
+    if "weights_only" not in text and "nickler" not in text:
+        return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    names = [name for name in _find_globals(path) if not name.startswith(KNOWN_GLOBALS)]
+    if refused := re.search(r"GLOBAL ([\w.]+\.\w+)", text):
+        names.append(refused[1])
+    if not names:
+        return "it is a pickle of more than tensors; save a network's state_dict() alone"
+    listed = ", ".join(list(dict.fromkeys(names))[:3])
+    return f"it is a pickle that names {listed}, which is not run; save a network's state_dict() alone"
+
+
+def _find_globals(path: Path) -> list[str]:
+    """Return the functions and classes that a pickle, or the one in a file of torch.save, names."""
+    names = list[str]()
+    with suppress(Exception):  # The pickle may be damaged; what stands before the damage is found.
+        with open_regular_file(path) as file:
+            content = file.read(MAX_PICKLE_BYTES)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                content = archive.open(member).read(MAX_PICKLE_BYTES)
+        texts, memo = [""], dict[int, str]()
+        for code, argument, _ in pickletools.genops(content):
+            if code.name == "GLOBAL":
+                names.append(str(argument).replace(" ", "."))
+            elif code.name == "STACK_GLOBAL":
+                names.append(".".join(texts[-2:]))
+            elif code.name == "MEMOIZE":
+                memo[len(memo)] = texts[-1]
+            elif code.name.endswith("BINPUT"):
+                memo[int(argument)] = texts[-1]  # type: ignore[arg-type]
+            elif code.name.endswith("BINGET"):
+                texts.append(memo[int(argument)])  # type: ignore[arg-type]
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return names
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write a network's state dict to a .pth file, whole or not at all; `load_weights` reads it.
+    """Write a network's state dict to a .pth file with its SHA-256, whole or not at all; `load_weights` checks it.
 
     Args:
         model: The network.
         path: The file; missing folders are created, and an existing file is replaced.
+
+    Raises:
+        InputError: A weight is NaN or infinite.
+        EnvironmentFault: The file cannot be written.
     """
-    path = Path(path)
+    require_sound_weights(model)
+    path = require_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(model.state_dict(), content)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, seal(content.getvalue()))

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from prune_fe.errors import CheckpointError
+from prune_fe.file_types import open_regular_file
 
 FORMAT = 1
 """The version of the format that this code writes and reads."""
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 """The files of a saved network."""
+
+MAX_BYTES = 2**25
+"""Size of the largest manifest that is read; those of the largest networks have a few MiB."""
 
 KINDS: Mapping[str, Any] = {
     "class": str,
@@ -36,9 +40,15 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
+        with open_regular_file(file) as opened:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise CheckpointError(f"{file}: larger than {MAX_BYTES >> 20} MiB, so it is not a manifest")
+        manifest = json.loads(content.decode())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no {MANIFEST} there; prune_fe.save writes one") from None
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from error
     if not isinstance(manifest, dict) or "format" not in manifest:

@@ -13,12 +13,14 @@ from safetensors.torch import save as dump_safetensors
 from torch import nn
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.file_types import open_regular_file, require_path
 from prune_fe.io import write_folder
 from prune_fe.models.build import build
 from prune_fe.models.factories import build_from_factory, check_arguments, find_factory
 from prune_fe.models.manifest import FORMAT, MANIFEST, WEIGHTS, compute_digest, read_manifest
 from prune_fe.models.settings import CHANNEL_COUNTS, apply_settings, module_settings, whole_number_settings
 from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_tensors, tensors_to_save
+from prune_fe.tracing.weights import require_sound_weights
 
 
 def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
@@ -38,11 +40,12 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
         The path.
 
     Raises:
-        InputError: The folder exists, or the network keeps something that cannot be saved.
+        InputError: The folder exists, a weight is NaN or infinite, or the network keeps something that cannot be saved.
         CheckpointError: A layer states other channel counts than its weight has.
         EnvironmentFault: The folder cannot be written.
     """
-    path = Path(path)
+    require_sound_weights(model)
+    path = require_path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another path or pass overwrite=True")
     if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, WEIGHTS}):
@@ -78,12 +81,16 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         The network, on the CPU, in evaluation mode.
 
     Raises:
+        InputError: The path is no path, or the model no module.
         CheckpointError: The files are missing or damaged, or hold another architecture.
     """
-    path = Path(path)
+    path = require_path(path)
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; it must be an nn.Module")
     manifest = read_manifest(path)
     try:
-        content = (path / WEIGHTS).read_bytes()
+        with open_regular_file(path / WEIGHTS) as file:
+            content = file.read()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}: {WEIGHTS}") from error
     if compute_digest(manifest, content) != manifest["sha256"]:

@@ -24,6 +24,7 @@ from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.weights import require_sound_weights
 
 TARGET_TOLERANCE = 0.01
 """Largest deviation from a target, as a share of it, that is accepted without a note."""
@@ -76,6 +77,7 @@ def prune(
         InputError: An argument is wrong, the network cannot be analysed, or nothing could be removed although the
             options ask for it.
     """
+    require_sound_weights(model)
     if not isinstance(example, Tensor):
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
     if not isinstance(scores, Scores):

@@ -27,6 +27,7 @@ from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Array, Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.weights import require_sound_weights
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Pattern of the labels that name a folder."""
@@ -125,8 +126,7 @@ def score_all(
     """
     choice = validate_options(ScoreOptions, options, **settings)
     resolved = _resolve_scorers(scorers)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is {model!r}; it must be an nn.Module")
+    require_sound_weights(model)
     readers = [label for label, scorer in resolved.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")

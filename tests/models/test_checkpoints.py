@@ -1,6 +1,7 @@
 """Weights from files: found however they are wrapped, refused when they do not fit, and never executed."""
 
 import copy
+import os
 import pickle
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError
-from prune_fe.models.checkpoints import load_weights
+from prune_fe.models.checkpoints import load_weights, save_weights
 from prune_fe.models.small_vgg import SmallVGG
 from tests.models.networks import Evil, images, outputs
 
@@ -84,6 +85,14 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path: Path, m
         with pytest.raises(CheckpointError, match="not a checkpoint that can be read safely"):
             load_weights(SmallVGG(4, 3, [[4]]), tmp_path / name)
     assert not touched.exists()
+    with pytest.raises(
+        CheckpointError, match=r"it is a pickle that names pathlib\.Path\.touch, pathlib\.PosixPath, which is not run"
+    ):
+        load_weights(SmallVGG(4, 3, [[4]]), tmp_path / "bare.pth")
+    with pytest.raises(
+        CheckpointError, match=r"that names __builtin__\.getattr, pathlib.*Path, which is not run; save a"
+    ):
+        load_weights(SmallVGG(4, 3, [[4]]), tmp_path / "evil.pth")
     pickle.loads((tmp_path / "bare.pth").read_bytes())
     assert touched.exists(), "the trap of this test does not work"
 
@@ -104,6 +113,102 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, suffix: st
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing.pth: no such file"):
         load_weights(SmallVGG(), tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.pth", b"<!doctype html>", r"\(it is an HTML page"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1", r"\(it is a Git LFS pointer"),
+        ("a.pth", b"\x1f\x8b\x08", r"\(it is a gzip file; unpack it first\)"),
+        ("a.pth", b"", r"\(it is empty\)"),
+        ("a.safetensors", b"", r"\(it is empty\)"),
+    ],
+)
+def test_it_is_said_what_a_file_is(tmp_path: Path, name: str, content: bytes, text: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=text) as caught:
+        load_weights(SmallVGG(), tmp_path / name)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchs_own_formats_under_other_names_are_named(tmp_path: Path) -> None:
+    state = SmallVGG(4, 3, [[4]]).state_dict()
+    save_file(state, tmp_path / "a.pth")
+    torch.save(state, tmp_path / "b.safetensors")
+    with pytest.warns((DeprecationWarning, FutureWarning), match="deprecated"):
+        torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "c.pth")
+    torch.save(SmallVGG(4, 3, [[4]]), tmp_path / "d.pth")
+    for name, text in (
+        ("a.pth", r"\(it is a safetensors file; call it NAME\.safetensors\)"),
+        ("b.safetensors", r"\(it is a file of torch\.save; call it NAME\.pth\)"),
+        ("c.pth", r"\(it is a TorchScript program; save its state_dict\(\) with torch\.save\)"),
+        ("d.pth", r"names prune_fe\.models\.SmallVGG, .*which is not run; save a network's state_dict\(\) alone\)"),
+    ):
+        with pytest.raises(CheckpointError, match=text) as caught:
+            load_weights(SmallVGG(4, 3, [[4]]), tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["torch.save", "save_weights"])
+def test_every_flipped_bit_is_found_or_harmless(tmp_path: Path, own: bool) -> None:
+    source = SmallVGG(4, 3, [[8]])
+    path = tmp_path / "weights.pth"
+    save_weights(source, path) if own else torch.save(source.state_dict(), path)
+    whole, chance, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        content = bytearray(whole)
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        model = SmallVGG(4, 3, [[8]])
+        try:
+            load_weights(model, path)
+        except CheckpointError:
+            refused += 1
+        else:
+            state = model.state_dict()
+            assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items())
+    # Between the members of torch's zip files there are bytes that mean nothing; the seal covers them too.
+    assert refused >= (145 if own else 75)
+
+
+def test_a_sealed_file_is_read_by_torch_and_safe_tools(tmp_path: Path) -> None:
+    source = SmallVGG(4, 3, [[4]])
+    save_weights(source, tmp_path / "weights.pth")
+    for mmap in (False, True):
+        state = torch.load(tmp_path / "weights.pth", weights_only=True, mmap=mmap)
+        assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items())
+
+
+def test_a_key_that_is_there_with_and_without_module_is_refused(tmp_path: Path) -> None:
+    state = SmallVGG(4, 3, [[4]]).state_dict()
+    torch.save({**state, "module.classifier.bias": torch.ones(4)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"'classifier\.bias' is there twice, with and without 'module\.'"):
+        load_weights(SmallVGG(4, 3, [[4]]), tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.tensor([1.0, float("nan"), 0, 0]), r"'classifier\.bias' holds 1 NaN or infinite values of 4"),
+        (torch.tensor([1.0, float("inf"), 0, 0]), r"'classifier\.bias' holds 1 NaN or infinite values of 4"),
+        (torch.ones(4, dtype=torch.complex64), r"'classifier\.bias' is complex"),
+        (torch.ones(4, device="meta"), r"'classifier\.bias' has no values: it is on the meta device"),
+        (torch.ones(4, dtype=torch.int64), r"'classifier\.bias' is torch\.int64, the model has torch\.float32"),
+    ],
+)
+def test_a_weight_that_is_no_finite_real_number_is_refused(tmp_path: Path, value: Tensor, text: str) -> None:
+    torch.save(changed(**{"classifier.bias": value}), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=text):
+        load_weights(SmallVGG(4, 3, [[4]]), tmp_path / "weights.pth")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    for name in ("pipe.pth", "pipe.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"{name}: .*\(not a regular file\)"):
+            load_weights(SmallVGG(), tmp_path / name)
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Manifests: damaged and forged ones are refused by name, and nothing is fetched or run."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,26 @@ def test_about_may_have_numbers_as_keys_and_tuples(tmp_path: Path) -> None:
     path = save(SmallVGG(), tmp_path / "model", {"names": {10: "x", 9: "y"}, "size": (3, 4), "loss": float("nan")})
     load(path)
     assert read_manifest(path)["about"]["names"] == {"10": "x", "9": "y"}
+
+
+def test_a_pipe_and_a_file_beyond_reason_are_refused_at_once(saved: Path) -> None:
+    (saved / "manifest.json").unlink()
+    os.mkfifo(saved / "manifest.json")
+    with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read .*not a regular file"):
+        load(saved)
+    (saved / "manifest.json").unlink()
+    (saved / "manifest.json").write_bytes(b" " * (2**25 + 1))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: larger than 32 MiB, so it is not a manifest"):
+        load(saved)
+
+
+@pytest.mark.parametrize("layers", [20_000, 400_000])
+def test_a_manifest_of_very_many_layers_is_refused_in_a_second(saved: Path, layers: int) -> None:
+    forge(saved, lambda m: m["settings"].update({f"features.{number}": {} for number in range(layers)}))
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="not in SmallVGG"):
+        load(saved)
+    assert time.process_time() - start < 2
+    forge(saved, lambda m: m.update(frozen=["features.0.weight"] * layers))
+    with pytest.raises(CheckpointError, match="not in SmallVGG"):
+        load(saved)

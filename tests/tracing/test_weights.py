@@ -1,0 +1,101 @@
+"""Networks whose weights nothing can be computed from are refused, with the name of the layer."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import prune_fe
+from prune_fe.errors import InputError
+from prune_fe.models.checkpoints import save_weights
+from prune_fe.models.small_vgg import SmallVGG
+from prune_fe.tracing.weights import require_network, require_sound_weights
+
+
+def broken(change: Callable[[Any], Any]) -> nn.Module:
+    model: Any = SmallVGG(4, 3, [[4], [6]]).eval()
+    with torch.no_grad():
+        change(model)
+    return model
+
+
+def nan_weight(model: Any) -> None:
+    model.features[4].weight[1, 0, 0, 0] = float("nan")
+
+
+def infinite_bias(model: Any) -> None:
+    model.classifier.bias[2] = float("-inf")
+
+
+def nan_statistics(model: Any) -> None:
+    model.features[1].running_var[0] = float("nan")
+
+
+BROKEN = [
+    (nan_weight, r"layer 'features.4': weight holds 1 NaN or infinite values of 216"),
+    (infinite_bias, r"layer 'classifier': bias holds 1 NaN or infinite values of 4"),
+    (nan_statistics, r"layer 'features.1': running_var holds 1 NaN or infinite values of 4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        *BROKEN,
+        (lambda model: model.to("meta"), r"layer 'features.0': weight has no values: it is on the meta device"),
+        (
+            lambda model: setattr(model.classifier, "weight", nn.Parameter(torch.eye(4) * 1j)),
+            r"layer 'classifier': weight is complex",
+        ),
+        (
+            lambda model: setattr(model.classifier, "weight", nn.Parameter(torch.eye(4).to_sparse())),
+            "layer 'classifier': weight is sparse_coo, not dense",
+        ),
+        (lambda model: setattr(model, "classifier", nn.LazyLinear(4)), "layer 'classifier': weight has no values yet"),
+    ],
+)
+def test_weights_without_finite_real_values_are_refused(change: Callable[[Any], Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        require_sound_weights(broken(change))
+
+
+def test_what_is_no_network_is_refused() -> None:
+    with pytest.raises(InputError, match="model is a str; it must be an nn.Module"):
+        require_network("resnet18")
+    with pytest.raises(InputError, match="teacher is a ReLU without any parameters"):
+        require_network(nn.ReLU(), "teacher")
+
+
+def test_masks_may_be_infinite_and_integers_are_no_weights() -> None:
+    model = SmallVGG(4, 3, [[4]])
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    require_sound_weights(model)
+
+
+@pytest.mark.parametrize(("change", "text"), BROKEN)
+def test_nothing_is_scored_pruned_or_saved(tmp_path: Any, change: Callable[[Any], Any], text: str) -> None:
+    model, example = broken(change), torch.zeros(1, 3, 8, 8)
+    whole = broken(lambda model: None)
+    scores = prune_fe.score(whole, None, "l1-filter", example=example)
+    for scorer in ("l1-filter", "l2-filter", "fpgm", "random", "bn-scale"):
+        with pytest.raises(InputError, match=text):
+            prune_fe.score(model, None, scorer, example=example)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match=text):
+        prune_fe.prune(model, scores, 0.5, example)
+    with pytest.raises(InputError, match=text):
+        prune_fe.save(model, tmp_path / "saved")
+    with pytest.raises(InputError, match=text):
+        save_weights(model, tmp_path / "weights.pth")
+    assert not list(tmp_path.iterdir())
+    assert all(
+        torch.equal(
+            value,
+            before[key],
+        )
+        or value.isnan().any()
+        for key, value in model.state_dict().items()
+    )
