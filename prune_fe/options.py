@@ -29,8 +29,8 @@ from pydantic import (
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
 
-Count = Annotated[StrictInt, Field(ge=1)]
-Natural = Annotated[StrictInt, Field(ge=0)]
+Count = Annotated[StrictInt, Field(ge=1, lt=2**31)]
+Natural = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 ShareLeft = Annotated[StrictFloat, Field(gt=0, le=1)]
 NonNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
@@ -39,7 +39,9 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Size = Annotated[StrictInt, Field(ge=1, le=2**13)]
 BatchSize = Annotated[StrictInt, Field(ge=1, le=2**20)]
 Workers = Annotated[StrictInt, Field(ge=0, le=2**10)]
-Threads = Annotated[StrictInt, Field(ge=1, le=2**12)]
+Threads = Annotated[StrictInt, Field(ge=1, le=2**10)]
+Epochs = Annotated[StrictInt, Field(ge=1, le=100_000)]
+Repeats = Annotated[StrictInt, Field(ge=1, le=10_000)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 # Pydantic tries every alternative of a plain union and reports each of its errors. A tagged union checks one of them.

@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 from prune_fe.cli.inputs import require_data
 from prune_fe.cli.networks import Loaded, is_saved, load, require_forward
 from prune_fe.cli.output import console, reporter
-from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Several, Workers
+from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Several, ThreadNumber, Workers
 from prune_fe.errors import DataError, InputError
 from prune_fe.report.console import latency_table
 
@@ -30,7 +30,7 @@ def evaluate(
     latency: bool = False,
     against: str | None = None,
     batch_sizes: Annotated[list[int] | None, Several, Parameter(validator=AtLeastOne)] = None,
-    threads: Annotated[list[int] | None, Several, Parameter(validator=AtLeastOne)] = None,
+    threads: Annotated[list[int] | None, Several, Parameter(validator=ThreadNumber)] = None,
     dtype: Annotated[list[Literal["float32", "bfloat16", "float16"]] | None, Several] = None,
     memory_format: Annotated[list[Literal["contiguous", "channels_last"]] | None, Several] = None,
     seconds: Annotated[float | None, Parameter(validator=validators.Number(gt=0, lt=math.inf))] = None,

@@ -157,7 +157,11 @@ def _read_images(model: ModelFlags, data: RequiredDataFlags, notes: dict[str, An
     source, path = parse_data(data.data, data.source)
     size = model.size or int(notes.get("size", find_source(source).default_size))
     given = {"source": source, "path": path, "size": size}
-    limits = {"validation": data.validation, "images_per_class": data.images_per_class}
+    limits = {
+        "validation": data.validation,
+        "images_per_class": data.images_per_class,
+        "skip_bad": data.skip_bad,
+    }
     options = validate_options(DataOptions, given, "--data", **limits)
     return load_data(options, seed=seed, progress=reporter.progress("reading images"))
 

@@ -19,15 +19,22 @@ def _check_device(_: Any, value: str | None) -> None:
         raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
 
 
-AtLeastOne = validators.Number(gte=1)
+AtLeastOne = validators.Number(gte=1, lt=2**31)
+ThreadNumber = validators.Number(gte=1, lte=2**10)
 Several = Parameter(consume_multiple=True)
 DataPath = Annotated[str, Parameter(name=["--data", "--data-dir", "--data-path"], help=DATA_HELP)]
 NewFolder = Annotated[Path, Parameter(name=["--output", "--output-dir"], help="A new folder.")]
 BatchSize = Annotated[
-    int, Parameter(name=["--batch-size", "-b"], help="Images of one forward pass.", validator=AtLeastOne)
+    int,
+    Parameter(
+        name=["--batch-size", "-b"], help="Images of one forward pass.", validator=validators.Number(gte=1, lte=2**20)
+    ),
 ]
 Workers = Annotated[
-    int, Parameter(name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0))
+    int,
+    Parameter(
+        name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0, lte=2**10)
+    ),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
@@ -58,6 +65,9 @@ class RecipeFlags:
 
     workers: Workers | None = None
 
+    skip_bad: Annotated[int | None, Parameter(validator=validators.Number(gte=0, lt=2**31))] = None
+    """Leave out at most this many image files that cannot be read, and list them in the results."""
+
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None
     """KEY=VALUE for any other key of the recipe: --set prune.ratio=0.7."""
 
@@ -76,10 +86,10 @@ class ModelFlags:
     pretrained: bool = False
     """Download the trained weights of torchvision or timm for a model built by name."""
 
-    num_classes: Annotated[int | None, Parameter(validator=AtLeastOne)] = None
+    num_classes: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=10**6))] = None
     """Outputs of a model built by name; default: the classes of the data, or 1000."""
 
-    size: Annotated[int | None, Parameter(validator=AtLeastOne)] = None
+    size: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=2**13))] = None
     """Height and width of the images; default: the saved model's, or 224 (digits: 32)."""
 
 
@@ -98,6 +108,9 @@ class RequiredDataFlags:
 
     images_per_class: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None
     """At most this many training images of each class, drawn with the seed; default: all."""
+
+    skip_bad: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))] = 0
+    """Leave out at most this many image files that cannot be read, and name them; with more the command stops."""
 
 
 @Parameter(name="*")

@@ -17,7 +17,19 @@ from prune_fe.errors import InputError
 from prune_fe.experiment.strict_yaml import parse_yaml, read_mapping
 from prune_fe.io import nearest
 from prune_fe.models.arguments import check_arguments
-from prune_fe.options import Count, Natural, Positive, Seed, Share, ShareLeft, explain_errors, option_names, options
+from prune_fe.options import (
+    Count,
+    Positive,
+    Repeats,
+    Seed,
+    Share,
+    ShareLeft,
+    Threads,
+    Workers,
+    explain_errors,
+    option_names,
+    options,
+)
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.scorers import SCORERS
 from prune_fe.scoring.options import ScoreOptions
@@ -108,7 +120,7 @@ class AblateOptions:
     rescale: tuple[Positive, Positive] | None = (0.5, 1.5)
     """Multiply the values of each test image by a random factor from this range; null leaves them as they are."""
 
-    control_seeds: Count = 5
+    control_seeds: Repeats = 5
     """Number of random orders of the units that serve as the control."""
 
     memory_gib: Positive = 1.0
@@ -138,7 +150,7 @@ class CompareOptions:
     networks: dict[Label, ModelOptions] = dataclasses.field(default_factory=dict)
     """Label -> network; by default the recipe's `model`."""
 
-    scratch: tuple[Count, ...] = (1, 2)
+    scratch: tuple[Repeats, ...] = (1, 2)
     """Budgets of the architectures that are trained from scratch, as multiples of the epochs of the pruned networks."""
 
     def __post_init__(self) -> None:
@@ -224,8 +236,8 @@ class Recipe(BaseModel):
     compare: CompareOptions = CompareOptions()
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
-    threads: Count | None = None
-    workers: Natural = 0
+    threads: Threads | None = None
+    workers: Workers = 0
 
     @model_validator(mode="after")
     def _check_rounds(self) -> Recipe:

@@ -14,6 +14,7 @@ from prune_fe.options import (
     Count,
     Number,
     Patterns,
+    Repeats,
     Several,
     Share,
     ShareLeft,
@@ -35,7 +36,7 @@ Ratio = Annotated[
     Annotated[Share, Single] | Annotated[dict[str, Share], Several],
     SINGLE_OR_SEVERAL,
 ]
-Rounds = Annotated[Annotated[Count, Number] | Annotated[Literal["layers"], Word], NUMBER_OR_WORD]
+Rounds = Annotated[Annotated[Repeats, Number] | Annotated[Literal["layers"], Word], NUMBER_OR_WORD]
 
 
 def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from prune_fe.options import SINGLE_OR_SEVERAL, Count, Natural, Several, Single, options
+from prune_fe.options import SINGLE_OR_SEVERAL, BatchSize, Count, Natural, Several, Single, options
 
 Classes = Annotated[
     Annotated[Count, Single] | Annotated[tuple[Natural, ...], Field(min_length=1), Several], SINGLE_OR_SEVERAL
@@ -28,5 +28,5 @@ class ScoreOptions:
     layers: LayerNames | None = None
     """Names of modules. By default every convolution that has a feature map."""
 
-    batch_size: Annotated[Count, Parameter(name=["--batch-size", "-b"])] = 64
+    batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] = 64
     """Images that go through the network together."""

@@ -10,7 +10,7 @@ from cyclopts import Parameter, Token
 from pydantic import Field, StrictBool, StrictFloat
 
 from prune_fe.errors import InputError
-from prune_fe.options import Count, NonNegative, Patterns, Positive, Share, options
+from prune_fe.options import BatchSize, Epochs, NonNegative, Patterns, Positive, Share, options
 
 Schedule = Literal["step", "cosine"]
 
@@ -64,7 +64,7 @@ class TrainOptions:
     schedule: Schedule = "step"
     """step: divide the learning rate by ten after each epoch. cosine: lower it to zero over the epochs."""
 
-    epochs: Count | None = None
+    epochs: Epochs | None = None
     """Number of epochs. By default the step schedule ends after the final learning rate: three epochs, as in the
     paper. The cosine schedule needs a number."""
 
@@ -77,7 +77,7 @@ class TrainOptions:
     weight_decay: Annotated[NonNegative, Parameter(name=["--weight-decay", "--wd"])] = 5e-4
     """L2 penalty of the weights."""
 
-    batch_size: Annotated[Count, Parameter(name=["--batch-size", "-b"])] = 512
+    batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] = 512
     """Images of one step, over all processes together."""
 
     augment: StrictBool = False

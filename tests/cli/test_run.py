@@ -122,6 +122,19 @@ def test_a_corrupt_image_is_named_and_leaves_no_run(tmp_path, photos, capsys):
     assert names("runs") == []
 
 
+def test_an_unreadable_image_is_skipped_and_listed_where_that_is_asked_for(tmp_path, photos, capsys):
+    (tmp_path / "f.yaml").write_text(FOLDER)
+    (photos / "train" / "=cmd" / "3.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"1 images cannot be read and are left out: train/=cmd/3\.png"):
+        assert main(["run", "f.yaml", "--data", str(photos), "--skip-bad", "1", "--set", "score.samples=4"]) == 0
+    run = next(Path("runs").iterdir())
+    assert (run / "skipped_images.csv").read_text().splitlines() == ["image", "train/=cmd/3.png"]
+    (photos / "train" / "=cmd" / "4.png").write_bytes(b"")
+    assert "2 images cannot be read, 1 may be skipped" in refused(
+        capsys, 3, "run", "f.yaml", "--data", photos, "--skip-bad", 1
+    )
+
+
 def test_a_class_with_too_few_images_is_named(photos, capsys):
     words = ("score", "--model", "vgg-small", "--size", 16, "--data", photos, "--samples", 9)
     assert "class '<script>': 5 images, 9 asked for" in refused(capsys, 3, *words)

@@ -31,3 +31,16 @@ def test_the_defaults() -> None:
 def test_a_wrong_option_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate_options(DataOptions, {"source": "digits", "size": 8} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"source": "digits", "size": 100_000}, "size: input should be less than or equal to 8192"),
+        ({"source": "digits", "size": 8, "skip_bad": 1}, "skip_bad: source digits reads no image files"),
+        ({"source": "folder", "path": "x", "size": 8, "skip_bad": -1}, "skip_bad: input should be greater than or"),
+    ],
+)
+def test_numbers_beyond_reason_are_refused(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        validate_options(DataOptions, given)

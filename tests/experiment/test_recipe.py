@@ -110,6 +110,22 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, mes
         ("train: {epochs: true}", "train.epochs: input should be a valid integer (got True)"),
         ("train: {epochs: 2.0}", "train.epochs: input should be a valid integer (got 2.0)"),
         ("train: {epochs: 0}", "train.epochs: input should be greater than or equal to 1 (got 0)"),
+        (
+            "train: {epochs: 1000000000000}",
+            "train.epochs: input should be less than or equal to 100000 (got 1000000000000)",
+        ),
+        (
+            "train: {batch_size: 10000000}",
+            "train.batch_size: input should be less than or equal to 1048576 (got 10000000)",
+        ),
+        ("threads: 100000", "threads: input should be less than or equal to 1024 (got 100000)"),
+        ("workers: 100000", "workers: input should be less than or equal to 1024 (got 100000)"),
+        (
+            "ablate: {control_seeds: 100000000}",
+            "ablate.control_seeds: input should be less than or equal to 10000 (got 100000000)",
+        ),
+        ("prune: {rounds: 100000000}", "prune.rounds: input should be less than or equal to 10000 (got 100000000)"),
+        ("score: {samples: 100000000000}", "score.samples: input should be less than 2147483648 (got 100000000000)"),
         ("train: {amp: 1}", "train.amp: input should be a valid boolean (got 1)"),
         ("train: {schedule: cosine}", "train: the cosine schedule needs epochs"),
         ("train: {schedule: cosin}", "train.schedule: input should be 'step' or 'cosine' (got 'cosin')"),

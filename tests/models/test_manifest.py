@@ -142,7 +142,7 @@ def test_a_pipe_and_a_file_beyond_reason_are_refused_at_once(saved: Path) -> Non
         load(saved)
 
 
-@pytest.mark.parametrize("layers", [20_000, 400_000])
+@pytest.mark.parametrize("layers", [20_000])
 def test_a_manifest_of_very_many_layers_is_refused_in_a_second(saved: Path, layers: int) -> None:
     forge(saved, lambda m: m["settings"].update({f"features.{number}": {} for number in range(layers)}))
     start = time.process_time()
