@@ -34,6 +34,7 @@ def open_run(
 
     replaced = {
         "data.path": flags.data,
+        "data.skip_bad": flags.skip_bad,
         "seeds": seeds,
         "device": flags.device,
         "threads": flags.threads,

@@ -243,6 +243,9 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
         begin_bar()(done, total)
 
     splits = load_data(recipe.data, seed=seed, progress=progress)
+    if splits.skipped:
+        folder.log("skipped_images", images=list(splits.skipped))
+        folder.write_table("skipped_images.csv", [{"image": name} for name in splits.skipped])
     return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
 
 
