@@ -1,4 +1,6 @@
-"""Files and names: atomic writes, JSON, CSV and npz, safe file names, and hints for misspelt words.
+"""Files and names: atomic writes, JSON and CSV, locks, safe file names, and hints for misspelt words.
+
+`prune_fe.records` has the files that are read back, with a digest.
 
 Every file and folder that the package writes appears whole or not at all: it is written under a temporary name on the
 same disk, synchronised, and renamed. A program that is killed at any moment leaves the old content or the new.
@@ -6,6 +8,7 @@ same disk, synchronised, and renamed. A program that is killed at any moment lea
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import errno
@@ -21,13 +24,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-from zipfile import BadZipFile
+from typing import Any, TextIO
 
-from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from prune_fe.errors import EnvironmentFault, InputError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -38,17 +37,32 @@ def write_bytes(path: Path, content: bytes) -> None:
         content: What it will hold.
 
     Raises:
-        OSError: The file cannot be written; the error names `path`.
+        EnvironmentFault: The file cannot be written; what was there is there still.
+    """
+    with explain_disk_errors(path, len(content)), replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write a file; it replaces `path` when the block ends without an error.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: The file cannot be written; what was there is there still.
     """
     # The temporary name is random, since several processes may write the same file.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        _write_synced(partial, content)
+        yield partial
+        _sync(partial)
         os.replace(partial, path)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        # A failed write() does not say which file it was.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    # Without this, a crash of the machine could bring the old file back.
+    _sync(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -80,19 +94,20 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def new_files(path: Path) -> Iterator[Path]:
+def new_files(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield where to write a new file; it appears at `path` when the block ends without an error.
 
     Other files that the block writes beside the yielded one appear beside `path`, before it.
 
     Args:
         path: The new file; folders above it are made.
+        needed: The size of the files in bytes, where it is known, for the error on a full disk.
 
     Raises:
         InputError: A file of one of these names exists.
         EnvironmentFault: A file cannot be written.
     """
-    with explain_disk_errors(path), temporary_folder(path) as aside:
+    with explain_disk_errors(path, needed), temporary_folder(path) as aside:
         yield aside / path.name
         # The file itself is last: once it is there, the files that belong to it are too.
         for part in sorted(aside.iterdir(), key=lambda part: part.name == path.name):
@@ -147,10 +162,22 @@ def explain_disk_errors(path: Path, needed: int | None = None) -> Iterator[None]
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(path.parent).free >> 20
-            size = f", {(needed >> 20) + 1} MiB needed" if needed is not None else ""
-            raise EnvironmentFault(f"{path}: no space left, {free} MiB free{size}") from error
+            raise EnvironmentFault(f"{path}: {describe_full_disk(path, needed)}") from error
         raise EnvironmentFault(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def describe_full_disk(path: Path, needed: int | None = None) -> str:
+    """Return what there is to say about a disk that is full: how much is free, how much is needed, and which disk.
+
+    Args:
+        path: What was to be written; it need not exist.
+        needed: Its size in bytes, where it is known.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free >> 20
+    size = f", {(needed >> 20) + 1} MiB needed" if needed is not None else ""
+    disk = next(parent for parent in (folder, *folder.parents) if parent.is_mount())
+    return f"no space left, {free} MiB free{size} on the disk of {disk}; what is finished is kept"
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -195,48 +222,53 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_npz(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to a compressed npz file, whole or not at all; see `write_bytes`.
-
-    Args:
-        path: The file.
-        about: Anything that JSON can express; it is stored as the array "about".
-        arrays: The arrays by name; none is called "about" or holds Python objects.
-    """
-    import numpy as np
-
-    # NumPy before 2.2 would store the argument allow_pickle=False as an array.
-    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
-        raise TypeError(f"{path}: array {objects[0]!r} holds Python objects, which npz can only pickle")
-    content = io.BytesIO()
-    np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
-    write_bytes(path, content.getvalue())
-
-
-def read_npz(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the mapping `about` and the arrays by name that `write_npz` wrote to a file.
-
-    Raises:
-        CheckpointError: The file is missing or damaged, or holds something else.
-    """
-    import numpy as np
-
-    try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return json.loads(str(arrays.pop("about"))), arrays
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from error
-
-
 def lock_folder(folder: Path) -> TextIO:
     """Lock a folder against other processes until the returned file is closed.
 
     Raises:
         EnvironmentFault: Another process has locked it; the text names that process.
     """
+    return _lock(folder / ".lock", folder)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Claim a file or folder that will be written, against other processes, until the block ends.
+
+    The claim is a lock on the file `.NAME.lock` beside `path`. The system releases it when the process ends, however
+    it ends.
+
+    Args:
+        path: The file or folder; folders above it are made, and removed again where they are empty at the end.
+
+    Raises:
+        EnvironmentFault: Another process has claimed it; the text names that process.
+    """
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    name = path.with_name(f".{path.name}.lock")
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = _lock(name, path)
+            # The owner before may have removed the file between the two steps of locking it.
+            if name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat()):
+                break
+            lock.close()
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+        lock.close()
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            for folder in missing:
+                folder.rmdir()
+
+
+def _lock(name: Path, what: Path) -> TextIO:
+    """Lock the file `name`, which stands for `what`, until the returned file is closed."""
     # "a+" does not empty the file, which names the process that may hold the lock.
-    lock = (folder / ".lock").open("a+")
+    with explain_disk_errors(name):
+        lock = name.open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -245,10 +277,11 @@ def lock_folder(folder: Path) -> TextIO:
         lock.close()
         # A process that has just locked the folder may not have written its number yet.
         process = f" (process {owner})" if owner else ""
-        raise EnvironmentFault(f"{folder} is in use by another run{process}") from None
+        raise EnvironmentFault(f"{what} is in use by another run{process}") from None
     lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's number
+        lock.write(str(os.getpid()))
+        lock.flush()
     return lock
 
 

@@ -4,23 +4,24 @@ import csv
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
+from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.io import (
+    claimed,
     explain_disk_errors,
     finite_json,
     lock_folder,
     nearest,
     new_files,
     new_folder,
-    read_npz,
     safe_cell,
     safe_file_name,
     temporary_folder,
@@ -28,7 +29,6 @@ from prune_fe.io import (
     write_csv,
     write_folder,
     write_json,
-    write_npz,
     write_text,
 )
 
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_content(tmp_path: Path, di
         path.write_bytes(b"old")
     for limit in (1, 2):
         disk.fail_at(limit)
-        with pytest.raises(OSError, match="No space left on device: .*file"):
+        with pytest.raises(EnvironmentFault, match=r"file: no space left, \d+ MiB free, 1 MiB needed on the disk of /"):
             write_bytes(path, b"new")
         assert names(tmp_path) == (["file"] if exists else [])
         assert not exists or path.read_bytes() == b"old"
@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_content(tmp_path: Path, di
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"nowhere/file"):
+    with pytest.raises(EnvironmentFault, match=r"nowhere/file: cannot be written \(No such file"):
         write_bytes(tmp_path / "nowhere" / "file", b"")
 
 
@@ -126,39 +126,6 @@ def test_a_cell_that_a_spreadsheet_would_run_is_quoted(value: str) -> None:
 @pytest.mark.parametrize("value", ["a=1", "", -1, 0.5, None])
 def test_other_cells_stay(value: Any) -> None:
     assert safe_cell(value) == value
-
-
-# npz
-
-
-def test_npz_comes_back_to_the_bit(tmp_path: Path) -> None:
-    arrays = {"keep/conv": np.array([1.5, np.nan, np.inf]), "units": np.arange(6, dtype=np.int32).reshape(2, 3)}
-    write_npz(tmp_path / "file.npz", {"layers": ["conv"], "size": 3}, arrays)
-    about, back = read_npz(tmp_path / "file.npz")
-    assert about == {"layers": ["conv"], "size": 3}
-    assert back.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert back[name].dtype == array.dtype
-        assert back[name].tobytes() == array.tobytes()
-
-
-def test_a_damaged_npz_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "file.npz"
-    with pytest.raises(CheckpointError, match=r"file\.npz: damaged \(.*No such file"):
-        read_npz(path)
-    write_npz(path, {"a": 1}, {"x": np.arange(100)})
-    whole = path.read_bytes()
-    for length in (0, 1, 30, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"file\.npz: damaged"):
-            read_npz(path)
-
-
-@pytest.mark.parametrize("content", [{"x": np.zeros(2)}, {"about": np.array("no json")}, {"about": np.array([None])}])
-def test_an_npz_of_something_else_is_refused_and_nothing_is_unpickled(tmp_path: Path, content: dict[str, Any]) -> None:
-    np.savez(tmp_path / "file.npz", **content)
-    with pytest.raises(CheckpointError, match=r"file\.npz: damaged"):
-        read_npz(tmp_path / "file.npz")
 
 
 # Folders
@@ -221,7 +188,7 @@ def test_new_files_appear_together_the_named_one_last(tmp_path: Path, disk: Disk
             file.with_name("net.data").write_bytes(b"2")
 
     disk.fail_at(4)  # The other file is synchronised and moved first.
-    with pytest.raises(EnvironmentFault, match=r"net: no space left, \d+ MiB free$"):
+    with pytest.raises(EnvironmentFault, match=r"net: no space left, \d+ MiB free on the disk of /"):
         write()
     assert names(tmp_path) == ["net.data"]
     disk.fail_at(0)
@@ -242,8 +209,12 @@ def test_a_temporary_folder_is_removed_with_what_is_in_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("error", "needed", "message"),
     [
-        (OSError(errno.ENOSPC, "full"), None, r"file: no space left, \d+ MiB free$"),
-        (OSError(errno.ENOSPC, "full"), 0, r"file: no space left, \d+ MiB free, 1 MiB needed$"),
+        (
+            OSError(errno.ENOSPC, "full"),
+            None,
+            r"file: no space left, \d+ MiB free on the disk of /.*; what is finished is kept$",
+        ),
+        (OSError(errno.ENOSPC, "full"), 0, r"file: no space left, \d+ MiB free, 1 MiB needed on the disk of /"),
         (PermissionError(errno.EACCES, "Permission denied"), 0, r"file: cannot be written \(Permission denied\)$"),
         (OSError("odd"), None, r"file: cannot be written \(odd\)$"),
     ],
@@ -278,3 +249,47 @@ def test_a_folder_whose_owner_has_not_written_its_number_yet_is_in_use(tmp_path:
         lock.truncate(0)
         with pytest.raises(EnvironmentFault, match="is in use by another run$"):
             lock_folder(tmp_path)
+
+
+def test_a_claim_is_refused_to_others_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "out"
+    refusal = rf"out is in use by another run \(process {os.getpid()}\)"
+    with claimed(path), pytest.raises(EnvironmentFault, match=refusal), claimed(path):
+        pass
+    assert names(tmp_path) == []
+    with claimed(path):
+        (path.parent / "other").touch()
+    assert names(path.parent) == ["other"]
+
+
+def test_the_claim_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    code = f"import os, pathlib, prune_fe.io as io; c = io.claimed(pathlib.Path({str(path)!r})); c.__enter__()"
+    code += "; os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert names(tmp_path) == [".out.lock"]
+    with claimed(path):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_claims_in_a_row_by_many_threads_are_never_held_twice(tmp_path: Path) -> None:
+    held, most, failures = [0], [0], []
+
+    def work() -> None:
+        for _ in range(40):
+            try:
+                with claimed(tmp_path / "out"):
+                    held[0] += 1
+                    most[0] = max(most[0], held[0])
+                    held[0] -= 1
+            except EnvironmentFault:
+                failures.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert len(failures) < 160

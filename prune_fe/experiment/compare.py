@@ -25,9 +25,9 @@ from prune_fe.experiment.run import compress
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import count_tunings, explain_missing_control, has_tuned_control, tune_unpruned
-from prune_fe.io import write_json
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.pruning.prune import prune
+from prune_fe.records import write_record
 from prune_fe.scoring.score import score
 from prune_fe.training.options import TrainOptions
 from prune_fe.training.schedule import count_epochs
@@ -169,7 +169,7 @@ class Comparison:
         saved = ("scorer", "settings", "images", "seconds", "own_seconds", "peak_bytes")
         costs = {label: {name: getattr(scores, name) for name in saved} for label, scores in experiment.scores.items()}
         if rank() == 0:
-            write_json(path, costs)
+            write_record(path, costs)
         all_gather(None)  # a barrier: no process looks for the file before it is written
 
     def _prune(self, network: str, seed: int, label: str, amount: float, path: Path) -> None:

@@ -286,6 +286,7 @@ def fit(
     description: str,
     momentum_buffers: dict[str, Tensor] | None = None,
     teacher: nn.Module | Tensor | None = None,
+    unfinished: Path | None = None,
 ) -> list[Epoch]:
     """Train a network in place on the training images and keep the epoch that is best on the validation images.
 
@@ -296,11 +297,14 @@ def fit(
         description: Name of the training in messages and progress bars.
         momentum_buffers: Parameter name -> momentum to start with; afterwards the momentum of the best epoch.
         teacher: What the network learns from beside the labels; see `prune_fe.training.loop.finetune`.
+        unfinished: File from which an interrupted training goes on; by default one of the task that is worked on, which
+            is removed with the task's end.
 
     Returns:
         The epochs; the first describes the network before training.
     """
     splits, progress = experiment.splits, experiment.reporter.progress(description)
+    unfinished = unfinished or experiment.folder.next_training()
     history = finetune(
         model,
         splits.train,
@@ -310,6 +314,7 @@ def fit(
         seed=experiment.seed,
         momentum_buffers=momentum_buffers,
         teacher=teacher,
+        unfinished=unfinished,
         progress=lambda epoch, done, total: progress(done, total),
     )
     best = best_epoch(history)
@@ -448,12 +453,14 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         experiment.log("new_classifier", seed=seed, keys=renewed)
     network = to_device(network, experiment.device)
     check(experiment, network)
+    unfinished = path.with_name(f"{TRAINED}.unfinished")
     if experiment.recipe.train is not None:
-        for epoch in fit(experiment, network, experiment.recipe.train, "training"):
+        for epoch in fit(experiment, network, experiment.recipe.train, "training", unfinished=unfinished):
             experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
     if rank() == 0:
         about = {"recipe": experiment.recipe.name, "seed": seed} | origin | experiment.splits.about
         save(network, path, about, overwrite=True)
+        unfinished.unlink(missing_ok=True)
     all_gather(None)  # a barrier: no process looks for the network before it is saved
     return network
 

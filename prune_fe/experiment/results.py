@@ -17,7 +17,7 @@ from prune_fe.data.labels import image_labels, image_names
 from prune_fe.data.splits import Splits
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.io import write_json
+from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.scores import Array
 
 UNPRUNED = "(unpruned)"
@@ -29,6 +29,9 @@ TUNED = "(unpruned, fine-tuned)"
 SCRATCH = "scratch#"
 """Prefix of the label of an architecture that was trained from scratch; a number follows, its budget of epochs as a
 multiple of that of the pruned networks."""
+
+ADVICE = "delete it, and the next run makes it again"
+"""What to do about a result that is damaged."""
 
 BY_LAYER = "by layer"
 """The goal of a network that was pruned with a ratio for each layer."""
@@ -111,7 +114,7 @@ class Result:
         packed = base64.b64encode(np.packbits(self.correct).tobytes()).decode()
         correct = {"images": len(self.correct), "bits": packed}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content | {"row": dataclasses.asdict(self.row), "correct": correct})
+        write_record(path, content | {"row": dataclasses.asdict(self.row), "correct": correct})
 
 
 def load_result(path: Path) -> Result:
@@ -121,7 +124,7 @@ def load_result(path: Path) -> Result:
         CheckpointError: The file is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_record(path)
         correct = content["correct"]
         bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
         is_correct = np.unpackbits(bits, count=correct["images"]).astype(bool)
@@ -132,8 +135,10 @@ def load_result(path: Path) -> Result:
         ):
             raise ValueError("its accuracy is not that of its images")
         return result
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {ADVICE}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{damaged(path, error)}; {ADVICE}") from error
 
 
 def save_test_labels(splits: Splits, folder: RunFolder) -> None:
@@ -141,12 +146,13 @@ def save_test_labels(splits: Splits, folder: RunFolder) -> None:
 
     Raises:
         InputError: The run was begun with other test images.
+        CheckpointError: The file is damaged.
     """
     labels, path = image_labels(splits.test), folder.path / "test.json"
     names = image_names(splits.test, range(len(labels)))
     digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
     content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
     if not path.exists():
-        folder.write_json(path.name, content)
-    elif json.loads(path.read_text(encoding="utf-8")) != content:
+        write_record(path, content)
+    elif read_record(path) != content:
         raise InputError(f"{folder.path} was begun with other test images or classes; start a new run")

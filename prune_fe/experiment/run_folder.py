@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 
 import yaml
 
-from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.io import finite_json, lock_folder, write_csv, write_json, write_text
+from prune_fe.errors import InputError
+from prune_fe.io import explain_disk_errors, finite_json, lock_folder, safe_file_name, write_csv, write_text
+from prune_fe.records import read_record, read_yaml, write_record, write_yaml
 
 PACKAGES = (
     "prune-fe",
@@ -41,16 +43,26 @@ MACHINE_KEYS = ("device", "threads", "workers")
 NETWORKS = "networks"
 """The folder of a comparison's networks inside its run folder; other run folders do not have it."""
 
+CLAIMS, FAILED, UNFINISHED = "claims", "failed", "unfinished"
+"""Folders inside a run folder: of the claims on tasks, the errors of failed tasks, and the files of unfinished ones."""
+
 
 def is_comparison(folder: Path) -> bool:
     """Return whether a run folder is that of a comparison."""
     return (folder / NETWORKS).exists()
 
 
+def has_results(folder: Path) -> bool:
+    """Return whether a run folder holds anything that would be computed again without it."""
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name not in (CLAIMS, FAILED)]
+    return any(any(entry.iterdir()) for entry in folders)
+
+
 class RunFolder:
     """The folder of one run, with its recipe and a log of every step.
 
-    Each event is one line of `log.jsonl`, which is on the disk before the next step begins.
+    Each event is one line of `log.jsonl`, which is on the disk before the next step begins. The log is for people, and
+    no command reads it; what is read back has a digest, see `prune_fe.records`.
 
     Args:
         path: The folder, which must exist.
@@ -67,6 +79,8 @@ class RunFolder:
     def __init__(self, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> None:
         self.path = path
         self.log_name = f"log-{uuid.uuid4().hex[:8]}.jsonl" if shared else "log.jsonl"
+        self._task: str | None = None
+        self._n_trainings = 0
         self._lock = None if shared else lock_folder(path)
         try:
             self._begin(recipe)
@@ -83,7 +97,7 @@ class RunFolder:
         if self._lock is None:
             (self.path / NETWORKS).mkdir(exist_ok=True)
         if not known.exists():
-            write_text(known, yaml.safe_dump(dict(recipe), sort_keys=False))
+            write_yaml(known, yaml.safe_dump(dict(recipe), sort_keys=False))
         elif differing := _differing_keys(known, recipe, MACHINE_KEYS if self._lock is None else ()):
             raise InputError(
                 f"{self.path} was begun with another recipe (different: {', '.join(differing)}); resume with that "
@@ -107,7 +121,7 @@ class RunFolder:
         Raises:
             EnvironmentFault: The folder cannot be made.
         """
-        try:
+        with explain_disk_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
             taken = [
                 int(m[1]) for entry in parent.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", entry.name))
@@ -116,13 +130,15 @@ class RunFolder:
             while True:
                 number += 1
                 # Another process may create the folder of this number in between; mkdir then fails.
-                try:
+                with contextlib.suppress(FileExistsError):
                     (parent / f"{name}-{number}").mkdir()
-                except FileExistsError:
-                    continue
+                    break
+            try:
                 return cls(parent / f"{name}-{number}", recipe, shared)
-        except OSError as error:
-            raise EnvironmentFault(f"{parent}: {error.strerror}") from error
+            except BaseException:
+                # The disk may be full. A folder without a recipe would stand before those that can be resumed.
+                shutil.rmtree(parent / f"{name}-{number}", ignore_errors=True)
+                raise
 
     @classmethod
     def resume(cls, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
@@ -144,8 +160,7 @@ class RunFolder:
     @property
     def saved_recipe(self) -> dict[str, Any]:
         """The content of recipe.yaml, as the version that began the run wrote it."""
-        content: dict[str, Any] = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
-        return content
+        return read_yaml(self.path / "recipe.yaml")
 
     @property
     def is_shared(self) -> bool:
@@ -159,18 +174,46 @@ class RunFolder:
             EnvironmentFault: The log cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            with (self.path / self.log_name).open("a") as file:
-                file.write(json.dumps(finite_json({"event": event, "time": now} | values), allow_nan=False) + "\n")
-                # flush() hands the line to the system, and fsync() makes the system write it to the disk.
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise EnvironmentFault(f"{self.path}/{self.log_name}: {error.strerror}") from error
+        path = self.path / self.log_name
+        with explain_disk_errors(path), path.open("a") as file:
+            file.write(json.dumps(finite_json({"event": event, "time": now} | values), allow_nan=False) + "\n")
+            # flush() hands the line to the system, and fsync() makes the system write it to the disk.
+            file.flush()
+            os.fsync(file.fileno())
 
-    def events(self, event: str) -> list[dict[str, Any]]:
-        """Return the logged events of one kind."""
-        return events_of(self.path / self.log_name, event)
+    @contextlib.contextmanager
+    def working_on(self, task: str) -> Iterator[None]:
+        """Give a task a place for its unfinished work, which is removed when the block ends without an error."""
+        self._task, self._n_trainings = safe_file_name(task), 0
+        try:
+            yield
+            shutil.rmtree(self.path / UNFINISHED / self._task, ignore_errors=True)
+        finally:
+            self._task = None
+
+    def next_training(self) -> Path | None:
+        """Return the file for the next training of the task that is worked on; None outside of `working_on`.
+
+        A task that is resumed asks for its files in the same order, so that it finds those of its trainings again.
+        """
+        if self._task is None:
+            return None
+        self._n_trainings += 1
+        return self.path / UNFINISHED / self._task / f"training-{self._n_trainings}"
+
+    def record_failure(self, task: str, result: Path, error: Exception) -> None:
+        """Write down that a task failed, for the report, and log it.
+
+        Args:
+            task: Name of the task.
+            result: The file that is missing therefore.
+            error: Why.
+        """
+        content = {"task": task, "result": result.relative_to(self.path).as_posix(), "error": str(error)}
+        with explain_disk_errors(self.path / FAILED):
+            (self.path / FAILED).mkdir(exist_ok=True)
+        write_record(self.path / FAILED / f"{safe_file_name(task)}.json", content)
+        self.log("failed", **content)
 
     def log_environment(self) -> list[str]:
         """Log versions and hardware, and write them to env.json in a new folder.
@@ -181,18 +224,14 @@ class RunFolder:
         here, path = environment(), self.path / "env.json"
         self.log("environment", **here)
         if not path.exists():
-            self.write_json(path.name, here)
+            write_record(path, here)
             return []
-        began = json.loads(path.read_text(encoding="utf-8"))
+        began = read_record(path)
         return [key for key in here if here[key] != began.get(key)]
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a CSV file of this name to the folder."""
         write_csv(self.path / name, rows)
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file of this name to the folder."""
-        write_json(self.path / name, content)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of this name to the folder."""
@@ -200,10 +239,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Close the folder, and remove it if the run has no results yet."""
-        # A comparison makes its folder of networks at once; anything in a subfolder is a result.
-        folders = [entry for entry in self.path.iterdir() if entry.is_dir()]
-        if not any(entry.name != NETWORKS or any(entry.iterdir()) for entry in folders):
-            shutil.rmtree(self.path)
+        if not has_results(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
@@ -212,17 +249,18 @@ class RunFolder:
             self._lock.close()
 
 
-def events_of(log: Path, event: str) -> list[dict[str, Any]]:
-    """Return the events of one kind in a log file; a last line that was not written to its end is skipped."""
-    entries = []
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry["event"] == event:
-            entries.append(entry)
-    return entries
+def failed_tasks(folder: Path) -> dict[str, str]:
+    """Return task -> error, of the failed tasks of a run folder that still have no result.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    failures = [read_record(path) for path in sorted((folder / FAILED).glob("[!.]*.json"))]
+    return {
+        str(each.get("task")): str(each.get("error"))
+        for each in failures
+        if not (folder / str(each.get("result"))).exists()
+    }
 
 
 def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[str] = ()) -> list[str]:
@@ -233,12 +271,7 @@ def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[st
         recipe: The other recipe.
         ignored: Keys that may differ; if there are any, the path of the images may differ too.
     """
-    try:
-        content = yaml.safe_load(known.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{known}: damaged, it is not the recipe that a run writes")
+    content = read_yaml(known)
     missing = object()  # a missing key differs from one whose value is None
     complete = (_with_defaults(recipe), _with_defaults(content))
     one, other = ({key: value for key, value in each.items() if key not in ignored} for each in complete)

@@ -18,7 +18,7 @@ from prune_fe.distributed import from_rank_0, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment.claims import Claims
 from prune_fe.experiment.experiment import Reporter
-from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.run_folder import CLAIMS, RunFolder
 
 POLL_SECONDS = 5.0
 """Interval at which a process without work looks whether other processes have finished theirs."""
@@ -81,7 +81,7 @@ class LocalExecutor:
 
     def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
         self.folder, self.reporter = folder, reporter
-        self._claims = Claims(folder.path / "claims") if folder.is_shared else None
+        self._claims = Claims(folder.path / CLAIMS) if folder.is_shared else None
 
     def execute(self, tasks: Sequence[Task]) -> Failures:
         """Finish all tasks that can be finished, in their order; wait for those that other processes work on.
@@ -133,14 +133,14 @@ class LocalExecutor:
     def _work_on(self, task: Task, failures: dict[str, InputError | DataError]) -> None:
         """Do the task's work, and record an error that does not concern all tasks."""
         try:
-            task.work()
+            with self.folder.working_on(task.name):
+                task.work()
         except (InputError, DataError) as error:
             # The error may be that of one rank only, and the other ranks would wait for it forever.
             if world_size() > 1:
                 raise type(error)(f"{task.name}: {error}") from error
             failures[task.name] = error
-            result = task.result.relative_to(self.folder.path).as_posix()
-            self.folder.log("failed", task=task.name, result=result, error=str(error))
+            self.folder.record_failure(task.name, task.result, error)
             self.reporter.say(f"{task.name}: failed ({error})")
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from prune_fe.data.labels import image_labels, image_names
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError
-from prune_fe.io import read_npz, write_npz
+from prune_fe.records import read_npz, write_npz
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.training.distillation import teacher_logits
 

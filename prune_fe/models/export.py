@@ -102,7 +102,7 @@ def export(
     images = _random_images(shape)
     expected = [_run_classifier(twin, batch) for batch in images]
     program = _trace(twin, shape)
-    with new_files(path) as file:
+    with new_files(path, sum(weight.nbytes for weight in program.state_dict.values())) as file:
         write = _write_onnx if format == "onnx" else _write_pt2
         opset = write(program, file, notes)
         try:

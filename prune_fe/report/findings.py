@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import CONTROLS, Recipe, as_begun, with_controls
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, Row, load_result
-from prune_fe.experiment.run_folder import NETWORKS, events_of, is_comparison
+from prune_fe.experiment.run_folder import NETWORKS, failed_tasks, is_comparison
 from prune_fe.experiment.tuning import has_tuned_control
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
+from prune_fe.records import read_record, read_yaml
 from prune_fe.scoring.scores import Array, Scores, load_scores
 
 RESAMPLES = 2_000
@@ -364,17 +363,19 @@ def load_findings(folder: Path) -> Findings:
         InputError: The folder holds no run or comparison, or nothing has been measured yet.
         CheckpointError: A file is damaged.
     """
+    for name in ("recipe.yaml", "test.json", "env.json"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder}: nothing of `prune-fe run` or `prune-fe compare` to report ({folder / name} is missing)"
+            )
     try:
-        content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(folder / "recipe.yaml")
         recipe = as_begun(Recipe.model_validate(content), content)
-        test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-        environment = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            f"{folder}: nothing of `prune-fe run` or `prune-fe compare` to report ({error.filename} is missing)"
-        ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(f"{folder}: damaged ({error})") from error
+    test, environment = read_record(folder / "test.json"), read_record(folder / "env.json")
     comparison = is_comparison(folder)
     if comparison:
         recipe = with_controls(recipe)
@@ -393,15 +394,5 @@ def load_findings(folder: Path) -> Findings:
             for entry in recipe.scorers:
                 if (scores_folder / entry.label / "scores.npz").exists():
                     scores[network, seed, entry.label] = load_scores(scores_folder / entry.label)
-    labels, failed = np.array(test["labels"]), _failed_tasks(folder)
+    labels, failed = np.array(test["labels"]), failed_tasks(folder)
     return Findings(recipe, results, scores, test["classes"], labels, environment, comparison, failed)
-
-
-def _failed_tasks(folder: Path) -> dict[str, str]:
-    """Return task -> error, of the tasks in the logs of a comparison that still have no result."""
-    failed = {}
-    for log in sorted(folder.glob("log-*.jsonl"), key=lambda path: path.stat().st_mtime):
-        for event in events_of(log, "failed"):
-            if not (folder / event["result"]).exists():
-                failed[event["task"]] = event["error"]
-    return failed

@@ -12,8 +12,12 @@ from torch import nn
 from prune_fe.data.splits import Splits
 from prune_fe.io import write_csv
 from prune_fe.measure.evaluate import evaluate
+from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.score_folder import write_image_list
 from prune_fe.scoring.scores import Scores
+
+RECORD = "training.json"
+"""The rows of training.csv as they are read back."""
 
 
 def score_checkpoints(
@@ -24,14 +28,14 @@ def score_checkpoints(
     scorers: Collection[str],
     score_into: Callable[[Path], Mapping[str, Scores]],
 ) -> list[dict[str, Any]]:
-    """Score `network` with the weights of each checkpoint, and write training.csv after each.
+    """Score `network` with the weights of each checkpoint, and write training.csv and training.json after each.
 
     Args:
         load_weights: Name of a checkpoint -> function that loads it into `network`, in order.
         network: The network.
         splits: Images, for accuracy and loss on the test images; None without any.
         output: Each checkpoint's scores go to a folder of its name in here.
-        scorers: Names of the scorers; rows of other scorers in an existing training.csv are kept.
+        scorers: Names of the scorers; rows of other scorers in an existing training.json are kept.
         score_into: Scores the network as it is and stores the scores in the folder it is given.
 
     Returns:
@@ -40,7 +44,7 @@ def score_checkpoints(
     for load in load_weights.values():
         load()  # A checkpoint that does not fit is reported before any is scored.
     rows: list[dict[str, Any]] = []
-    kept_rows = _rows_of_other_scorers(output / "training.csv", scorers)
+    kept_rows = _rows_of_other_scorers(output, scorers)
     for name, load in load_weights.items():
         load()
         result = evaluate(network, splits.test) if splits else None
@@ -53,12 +57,25 @@ def score_checkpoints(
                     mean = scores.layer_mean(quantity, layer)
                     row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
                     rows.append(row | quality)
+        write_record(output / RECORD, {"rows": [*kept_rows, *rows]})
         write_csv(output / "training.csv", [*kept_rows, *rows])
     return rows
 
 
-def _rows_of_other_scorers(table: Path, scorers: Collection[str]) -> list[dict[str, Any]]:
-    if not table.exists():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["scorer"] not in scorers]
+def _rows_of_other_scorers(output: Path, scorers: Collection[str]) -> list[dict[str, Any]]:
+    """Return the rows of other scorers that an earlier call has written.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    record, table = output / RECORD, output / "training.csv"
+    try:
+        if record.exists():
+            rows = read_record(record)["rows"]
+        elif table.exists():  # of an earlier version
+            rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        else:
+            rows = []
+        return [row for row in rows if row["scorer"] not in scorers]
+    except (KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise damaged(record if record.exists() else table, error) from error

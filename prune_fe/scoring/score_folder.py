@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from prune_fe.errors import CheckpointError, InputError, PruneFEError
-from prune_fe.io import lock_folder, write_csv, write_json
+from prune_fe.io import explain_disk_errors, lock_folder, write_csv
+from prune_fe.records import damaged, read_record, read_sealed, write_record
 from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.scores import Scores
+from prune_fe.scoring.snapshot import PREFIX
 
 REQUEST = "score.json"
 """The file that says what was asked for and where it was computed; it marks a folder of scores."""
@@ -44,23 +45,24 @@ def open_score_folder(
     """
     path, is_new = folder / REQUEST, not folder.exists()
     request = {key: str(value) if isinstance(value, Path) else value for key, value in request.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
-        content: dict[str, Any] = {"asked": request, "scorers": {}}
-        if any(folder.glob("**/scores.npz")) and path.exists():  # A folder without scores may be begun anew.
-            content = _read_request(path)
-        _refuse_other_request(folder, content["asked"], request)
-        if any(folder.glob("**/.unfinished-*")):
-            say(f"{folder} holds an unfinished pass; it is continued if nothing has changed")
-        write_json(path, content)
         try:
+            content: dict[str, Any] = {"asked": request, "scorers": {}}
+            if any(folder.glob("**/scores.npz")) and path.exists():  # A folder without scores may be begun anew.
+                content = _read_request(path)
+            _refuse_other_request(folder, content["asked"], request)
+            for unfinished in sorted(folder.glob(f"**/{PREFIX}*")):
+                say(_describe_unfinished(unfinished))
+            write_record(path, content)
             yield
         except PruneFEError:
             if is_new and not [entry for entry in folder.iterdir() if entry.name not in (path.name, ".lock")]:
                 shutil.rmtree(folder)
             raise
         content["scorers"] |= {label: scorer.settings for label, scorer in scorers.items()}
-        write_json(path, content | {"environment": environment()})
+        write_record(path, content | {"environment": environment()})
 
 
 def write_image_list(folder: Path, scores: Mapping[str, Scores]) -> None:
@@ -72,12 +74,21 @@ def write_image_list(folder: Path, scores: Mapping[str, Scores]) -> None:
 
 def _read_request(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-        if not (isinstance(content["asked"], dict) and isinstance(content["scorers"], dict)):
-            raise TypeError("not what prune-fe score writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); choose another --output") from error
-    return dict(content)
+        content = read_record(path)
+        if not (isinstance(content.get("asked"), dict) and isinstance(content.get("scorers"), dict)):
+            raise damaged(path, "not what prune-fe score writes")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; choose another --output") from error
+    return content
+
+
+def _describe_unfinished(path: Path) -> str:
+    """Return what happens to the unfinished pass in a file."""
+    try:
+        read_sealed(path)
+    except CheckpointError as error:
+        return f"note: {error}; this pass begins again"
+    return f"{path.parent} holds an unfinished pass; it is continued if nothing has changed"
 
 
 def _refuse_other_request(folder: Path, earlier: Mapping[str, Any], request: Mapping[str, Any]) -> None:

@@ -12,12 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.io import read_npz, safe_cell, write_npz
+from prune_fe.io import explain_disk_errors, replacing, safe_cell
+from prune_fe.records import damaged, read_npz, write_npz
 
 Array = NDArray[Any]
 
 METADATA = ("scorer", "classes", "images", "seconds", "settings", "own_seconds", "peak_bytes", "provenance")
 """The fields of Scores that are not arrays."""
+
+TYPES: Mapping[str, Any] = {
+    "scorer": str,
+    "classes": list,
+    "images": int,
+    "seconds": int | float,
+    "settings": dict,
+    "own_seconds": int | float,
+    "peak_bytes": int | None,
+    "provenance": dict,
+}
+"""The types of these fields in a file."""
 
 FILE_NAME = "scores.npz"
 
@@ -53,6 +66,8 @@ class Scores:
 
     def __post_init__(self) -> None:
         for layer, keep in self.keep.items():
+            if not isinstance(keep, np.ndarray) or keep.ndim != 1 or keep.dtype.kind not in "fiu":
+                raise InputError(f"layer {layer!r}: the scores are {_describe(keep)}, they must be real, one a unit")
             bad = np.flatnonzero(~np.isfinite(keep))
             if bad.size:
                 raise InputError(f"layer {layer!r}, unit {bad[0]}: the score is {keep[bad[0]]}, it must be finite")
@@ -151,14 +166,40 @@ def load_scores(folder: str | Path) -> Scores:
         raw = {q: {layer: arrays[f"{q}/{layer}"] for layer in layers} for q in metadata["quantities"]}
         # Files of earlier versions lack some fields.
         known = {name: metadata[name] for name in METADATA if name in metadata}
-        return Scores(keep=keep, raw=raw, **known | {"classes": tuple(metadata["classes"])})
+        _check_metadata(known)
+        scores = Scores(keep=keep, raw=raw, **known | {"classes": tuple(metadata["classes"])})
+        _check_shapes(scores)
+        return scores
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, not a scores file ({error})") from error
+        raise damaged(path, f"not a scores file: {error}") from error
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise TypeError where a field has another type than `Scores.save` writes."""
+    for name, value in metadata.items():
+        if not isinstance(value, TYPES[name]) or isinstance(value, bool):
+            raise TypeError(f"{name!r} is a {type(value).__name__}")
+    if not all(isinstance(name, str) for name in metadata["classes"]):
+        raise TypeError("'classes' holds something else than names")
+
+
+def _check_shapes(scores: Scores) -> None:
+    """Raise ValueError where a quantity does not have a real number for each unit, or each class and unit."""
+    for quantity, layers in scores.raw.items():
+        for layer, values in layers.items():
+            units = len(scores.keep[layer])
+            if values.shape not in ((units,), (len(scores.classes), units)) or values.dtype.kind not in "fiub":
+                raise ValueError(f"{quantity!r} of layer {layer!r} is {_describe(values)}, the layer has {units} units")
+
+
+def _describe(value: Any) -> str:
+    """Return what kind of array something is, for an error message."""
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV table row by row: that of the classes may have millions of rows."""
-    with path.open("w", newline="") as file:
+    """Write a CSV table row by row, whole or not at all: that of the classes may have millions of rows."""
+    with explain_disk_errors(path), replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

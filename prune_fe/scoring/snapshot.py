@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,15 @@ import torch
 from torch import Tensor
 
 from prune_fe.distributed import rank
-from prune_fe.io import write_bytes
+from prune_fe.errors import CheckpointError
+from prune_fe.records import read_sealed, write_sealed
 from prune_fe.scorers.base import Rows, sparse_counts
 
 if TYPE_CHECKING:
     from prune_fe.scoring.collection import Collection
 
-DIGEST_BYTES = hashlib.sha256().digest_size
+PREFIX = ".unfinished-"
+"""What the names of all these files begin with."""
 
 
 class Snapshot:
@@ -31,7 +32,7 @@ class Snapshot:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.path, self.key = folder / f".unfinished-{rank()}", key
+        self.path, self.key = folder / f"{PREFIX}{rank()}", key
 
     def write(self, collection: Collection) -> None:
         """Write the sums, counts and times of `collection`, whole or not at all."""
@@ -51,7 +52,7 @@ class Snapshot:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+        write_sealed(self.path, buffer.getvalue())
 
     def restore(self, collection: Collection) -> bool:
         """Add the content of the file to an empty collection.
@@ -64,11 +65,12 @@ class Snapshot:
         """
         if not self.path.is_file():
             return False
-        content = self.path.read_bytes()
-        if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+        try:
+            content = read_sealed(self.path)
+        except CheckpointError:
             return False
         # weights_only: the file is data, and loading it must not run code.
-        saved = torch.load(io.BytesIO(content[DIGEST_BYTES:]), weights_only=True)
+        saved = torch.load(io.BytesIO(content), weights_only=True)
         if saved["key"] != self.key:
             return False
         collection.counts, collection.seconds = saved["counts"], saved["seconds"]

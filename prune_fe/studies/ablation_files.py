@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from prune_fe.ablation.curves import Ablation, Result, UnitAblation, join
 from prune_fe.errors import CheckpointError
-from prune_fe.io import read_npz, write_npz
+from prune_fe.experiment.results import ADVICE
+from prune_fe.records import read_npz, write_npz
 from prune_fe.scoring.scores import Array
 
 
@@ -52,9 +51,11 @@ def finished_classes(path: Path) -> set[str]:
     if not path.exists():
         return set()
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return set(json.loads(str(file["about"]))["classes"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        about, _ = read_npz(path, names=())
+        return set(about["classes"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {ADVICE}") from error
+    except (KeyError, TypeError) as error:
         raise _damaged(path, error) from error
 
 
@@ -104,13 +105,13 @@ def _load(path: Path, n_units: int, make: Maker[Result]) -> dict[str, Result]:
             for number, (name, order) in enumerate(zip(about["classes"], orders, strict=True))
         }
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; delete it, and the next run makes it again") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{error}; {ADVICE}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again")
+    return CheckpointError(f"{path}: damaged ({error}); {ADVICE}")
 
 
 def _class_ablation(

@@ -22,8 +22,8 @@ from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.batches import make_loader, validate_batches
 from prune_fe.data.labels import image_labels, image_names
-from prune_fe.io import read_npz, write_npz
 from prune_fe.measure.statistics import spearman
+from prune_fe.records import damaged, read_npz, write_npz
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
 from prune_fe.scoring.collection import SNAPSHOT_SECONDS
@@ -181,7 +181,12 @@ def _read_births(file: Path | None, key: str) -> tuple[Array, Array] | None:
     if file is None or not file.exists():
         return None
     about, arrays = read_npz(file)
-    return (arrays["values"], arrays["labels"]) if about.get("key") == key else None
+    if about.get("key") != key:
+        return None
+    try:
+        return arrays["values"], arrays["labels"]
+    except KeyError as error:
+        raise damaged(file, error) from error
 
 
 def compare_draws(

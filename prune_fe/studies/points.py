@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +13,10 @@ from prune_fe.data.labels import image_labels
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.experiment import Experiment, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import ADVICE, UNPRUNED
 from prune_fe.experiment.run import compress
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
-from prune_fe.io import write_json
+from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.scores import Scores
 
 if TYPE_CHECKING:
@@ -71,9 +70,11 @@ def load_point(path: Path) -> Point:
         CheckpointError: The file is damaged.
     """
     try:
-        return Point(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and the next run makes it again") from error
+        return Point(**read_record(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {ADVICE}") from error
+    except TypeError as error:
+        raise CheckpointError(f"{damaged(path, error)}; {ADVICE}") from error
 
 
 def unpruned_point(experiment: Experiment) -> Point:
@@ -154,7 +155,7 @@ class PointGroup:
             macs=row.macs,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.path(entry.label), asdict(point))
+        write_record(self.path(entry.label), asdict(point))
 
 
 def finish_points(experiment: Experiment, groups: Sequence[PointGroup]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,8 +15,8 @@ from prune_fe.distributed import rank
 from prune_fe.experiment.experiment import Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.io import write_json
 from prune_fe.measure.evaluate import Evaluation, evaluate
+from prune_fe.records import read_record, write_record
 from prune_fe.report.tables import Table
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Array
@@ -136,14 +135,14 @@ def _read_accuracy(subject: Subject, state: str, digest: str) -> dict[str, float
     path = None if subject.folder is None else subject.folder / f"{state}-accuracy.json"
     if path is None or not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_record(path)
     return {column: saved[column] for column in ACCURACY} if saved.get("unhalved_model_sha256") == digest else None
 
 
 def _save_accuracy(subject: Subject, state: str, values: dict[str, float], digest: str) -> None:
     if subject.folder is not None and rank() == 0:
         subject.folder.mkdir(parents=True, exist_ok=True)
-        write_json(subject.folder / f"{state}-accuracy.json", values | {"unhalved_model_sha256": digest})
+        write_record(subject.folder / f"{state}-accuracy.json", values | {"unhalved_model_sha256": digest})
 
 
 def _evaluate_whole_and_halved(subject: Subject, factor: float) -> tuple[Evaluation, Evaluation]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from prune_fe.training.features import TrainingInput, is_constant, prepare_input
 from prune_fe.training.options import DistillOptions, TrainOptions
 from prune_fe.training.part import TrainedPart, rate_factors, select_part
 from prune_fe.training.schedule import Rate, epoch_rates
+from prune_fe.training.unfinished import TrainingState, UnfinishedTraining, identify_training, trained_tensors
 
 SEED_STRIDE = 100_003
 """Distance between the random seeds of the epochs of two neighbouring seeds: more than there are epochs."""
@@ -68,6 +71,7 @@ def finetune(
     seed: int = 0,
     progress: Callable[[Epoch | None, int, int], None] | None = None,
     teacher: nn.Module | Tensor | None = None,
+    unfinished: str | Path | None = None,
     **settings: Any,
 ) -> list[Epoch]:
     """Train `model` in place, and set it to the weights of its best epoch on the validation images.
@@ -95,6 +99,9 @@ def finetune(
         teacher: A network with the same outputs that `model` learns from beside the labels, as the option `distill`
             says; it is not changed. Or its logits of the training images in their order, (images, classes), where the
             images are not augmented; see `prune_fe.training.distillation.teacher_logits`.
+        unfinished: File that is written after each epoch, or less often where that takes long. If the call is
+            interrupted, the same call goes on from it, on one thread to the same bits. The caller removes it when the
+            trained network is saved.
         settings: Single options in place of those of `options`, such as `lr=0.1`; see `TrainOptions`.
 
     Returns:
@@ -102,8 +109,10 @@ def finetune(
 
     Raises:
         InputError: An option is out of range, `only` or `lr_by_layer` names nothing, no weight is trainable, the
-            teacher is missing or does not fit, or the loss is not finite.
+            teacher is missing or does not fit, the loss is not finite, or `unfinished` is of another training.
         DataError: There are no training images.
+        CheckpointError: `unfinished` is damaged.
+        EnvironmentFault: `unfinished` cannot be written.
     """
     chosen = validate_options(TrainOptions, options, **settings)
     if chosen.distill is not None and teacher is None:
@@ -115,6 +124,11 @@ def finetune(
         part = stack.enter_context(select_part(model, chosen.only))
         optimizer = _make_optimizer(part, chosen, momentum_buffers or {})
         all_reduce_mean(part.weights.values())  # All processes start with the same weights, to the bit.
+        file = UnfinishedTraining(None, "")
+        if unfinished is not None:
+            key = identify_training(model, train, chosen, seed, momentum_buffers or {}, teacher)
+            file = UnfinishedTraining(Path(unfinished), key)
+        state = file.read()
         teaching = None
         if teacher is not None:
             teaching = make_teaching(
@@ -128,7 +142,7 @@ def finetune(
         source = stack.enter_context(prepare_input(part, train, validation, chosen, workers, steps.expect))
         best_momentum = dict[str, Tensor]()
         stack.callback(lambda: momentum_buffers is not None and momentum_buffers.update(best_momentum))
-        return _Training(part, source, teaching, optimizer, order, chosen, best_momentum, steps).run()
+        return _Training(part, source, teaching, optimizer, order, chosen, best_momentum, steps, file).run(state)
 
 
 class _StepCounter:
@@ -177,6 +191,7 @@ class _Training:
         options: How the network is trained.
         best_momentum: Is filled with the momentum of the best epoch.
         steps: Counts the steps.
+        file: Where the state is kept while training is unfinished.
     """
 
     part: TrainedPart
@@ -187,17 +202,24 @@ class _Training:
     options: TrainOptions
     best_momentum: dict[str, Tensor]
     steps: _StepCounter
+    file: UnfinishedTraining
 
-    def run(self) -> list[Epoch]:
-        """Train all epochs, leave the weights of the best one, and return them."""
+    def run(self, state: TrainingState | None) -> list[Epoch]:
+        """Train all epochs, or those behind a state; leave the weights of the best one, and return the epochs."""
         model, source = self.part.model, self.source
         images = source.train if self.teaching is None else self.teaching.wrap(source.train)
         batches = _make_batches(images, self.order, self.options.batch_size, source.workers)
-        result = evaluate(source.evaluated, source.validation, workers=source.workers)
-        history = [Epoch(0, 0.0, math.nan, result.accuracy, result.loss, 0.0)]
-        best_state = copy.deepcopy(model.state_dict())
+        rates = list(enumerate(epoch_rates(self.options), 1))
+        if state is None:
+            result = evaluate(source.evaluated, source.validation, workers=source.workers)
+            history = [Epoch(0, 0.0, math.nan, result.accuracy, result.loss, 0.0)]
+            best_state = copy.deepcopy(model.state_dict())
+        else:
+            history = [Epoch(int(number), *rest) for number, *rest in state.epochs]
+            best_state = self._restore(state)
+            self.steps.done += (len(history) - 1) * len(batches)
         try:
-            for number, rate in enumerate(epoch_rates(self.options), 1):
+            for number, rate in rates[len(history) - 1 :]:
                 start = time.perf_counter()
                 loss = self._train_epoch(number, batches, rate)
                 seconds = time.perf_counter() - start
@@ -208,10 +230,31 @@ class _Training:
                     best_state = copy.deepcopy(model.state_dict())
                     self.best_momentum.update(_copy_momentum(self.optimizer, self.part.weights))
                 self.steps.report(history[-1])
+                if self.file.is_due(is_last=number == len(rates)):
+                    self._keep(history, best_state)
         finally:
             model.load_state_dict(best_state)
             model.eval()
         return history
+
+    def _keep(self, history: Sequence[Epoch], best_state: Mapping[str, Tensor]) -> None:
+        """Write the state after an epoch to the file."""
+        weights = trained_tensors(self.part.model, self.part.weights)
+        best = None if best_epoch(history) is history[-1] else {name: best_state[name] for name in weights}
+        momentum = _copy_momentum(self.optimizer, self.part.weights)
+        epochs = [list(dataclasses.astuple(epoch)) for epoch in history]
+        self.file.write(TrainingState(epochs, weights, momentum, best, self.best_momentum))
+
+    def _restore(self, state: TrainingState) -> dict[str, Tensor]:
+        """Put network and optimizer into a state, and return the state dict of the best epoch."""
+        model = self.part.model
+        best = model.state_dict() | (state.weights if state.best_weights is None else state.best_weights)
+        # The copy is made before the network is changed, whose tensors the state dict shares.
+        best = copy.deepcopy(best)
+        model.load_state_dict(model.state_dict() | state.weights)
+        _set_momentum(self.optimizer, self.part.weights, state.momentum)
+        self.best_momentum.update({name: value.to(self._device) for name, value in state.best_momentum.items()})
+        return best
 
     def _train_epoch(self, number: int, batches: Loader, rate: Rate) -> float:
         """Train for one epoch, and return the mean loss of an image over all processes."""
@@ -312,10 +355,17 @@ def _make_optimizer(
         for factor in dict.fromkeys(factors.values())
     ]
     optimizer = torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    _set_momentum(optimizer, weights, momentum_buffers)
+    return optimizer
+
+
+def _set_momentum(
+    optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], momentum_buffers: Mapping[str, Tensor]
+) -> None:
+    """Give the optimizer copies of the momentum buffers of the weights with these names."""
     for name, buffer in momentum_buffers.items():
         if name in weights:
             optimizer.state[weights[name]]["momentum_buffer"] = torch.empty_like(weights[name]).copy_(buffer.detach())
-    return optimizer
 
 
 def _copy_momentum(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

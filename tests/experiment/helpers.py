@@ -1,5 +1,6 @@
 """A small comparison and a silent reporter, for the tests of experiments."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,15 @@ def fill(folder: Path, recipe: Recipe = RECIPE) -> list[str]:
     compare.compare(recipe, where, silent)
     where.close()
     return silent.said
+
+
+def logged(folder: RunFolder, event: str) -> list[dict[str, Any]]:
+    """Return the events of one kind in a log, without a line that was cut."""
+    entries = []
+    # splitlines() would also split at line separators inside of texts.
+    for line in (folder.path / folder.log_name).read_text(encoding="utf-8").split("\n"):
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return [entry for entry in entries if entry["event"] == event]

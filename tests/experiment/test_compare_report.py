@@ -17,6 +17,7 @@ from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.measure.statistics import spearman
+from prune_fe.records import read_record, write_record
 from prune_fe.report import checklist, report
 from prune_fe.report.findings import Findings, load_findings
 from tests.experiment.helpers import CELLS, CONTENT, SCORERS
@@ -248,17 +249,17 @@ def test_nothing_of_what_was_asked_for_can_hide(filled: Path, tmp_path: Path, mo
 def test_a_cell_whose_images_are_not_its_own_is_damaged(filled: Path, tmp_path: Path) -> None:
     shutil.copytree(filled, tmp_path / "c")
     path = tmp_path / "c/cells/one.seed-0.zeros.ratio-0.25.json"
-    content = json.loads(path.read_text())
+    content = read_record(path)
     bits, images = content["correct"]["bits"], content["correct"]["images"]
     for changed in ({"bits": bits[:20]}, {"bits": "A" * len(bits)}, {"images": images - 40}):
-        path.write_text(json.dumps(content | {"correct": content["correct"] | changed}))
+        write_record(path, content | {"correct": content["correct"] | changed})
         with pytest.raises(
             CheckpointError, match="ratio-0.25.json: damaged .*; delete it, and the next run makes it again"
         ):
             load_findings(tmp_path / "c")
-    path.write_text(json.dumps(content))
-    test = json.loads((tmp_path / "c/test.json").read_text())
-    (tmp_path / "c/test.json").write_text(json.dumps(test | {"labels": test["labels"][:-1]}))
+    write_record(path, content)
+    test = read_record(tmp_path / "c/test.json")
+    write_record(tmp_path / "c/test.json", test | {"labels": test["labels"][:-1]})
     with pytest.raises(CheckpointError, match=f"has {images} test images, test.json has {images - 1}"):
         load_findings(tmp_path / "c")
 

@@ -17,7 +17,7 @@ from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.models.build import build
 from prune_fe.models.manifest import read_manifest
-from tests.experiment.helpers import Silent
+from tests.experiment.helpers import Silent, logged
 
 CONTENT: dict[str, Any] = {
     "name": "t",
@@ -49,7 +49,7 @@ def test_results_lie_where_runs_and_comparisons_have_them(experiment: Experiment
     assert one.result_path("random", 0.5) == tmp_path / "cells/one.seed-3.random.ratio-0.5.json"
     one.log("note", x=1)
     experiment.log("note", x=2)
-    assert [event.get("network") for event in experiment.folder.events("note")] == ["one", None]
+    assert [event.get("network") for event in logged(experiment.folder, "note")] == ["one", None]
 
 
 def test_each_seed_draws_its_own_training_images(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_backbone_of_other_classes_gets_a_new_classifier_that_is_named(tmp_pat
         assert experiment.network.state_dict()["classifier.weight"].shape == (10, 4)
         assert torch.allclose(weight, torch.load(checkpoint)["features.0.weight"], atol=1e-6)
         digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-        assert folder.events("checkpoint")[0]["checkpoint_sha256"] == digest
+        assert logged(folder, "checkpoint")[0]["checkpoint_sha256"] == digest
         assert read_manifest(experiment.seed_folder / "trained")["about"]["checkpoint_sha256"] == digest
-        assert folder.events("new_classifier")[0]["keys"] == ["classifier.weight", "classifier.bias"]
+        assert logged(folder, "new_classifier")[0]["keys"] == ["classifier.weight", "classifier.bias"]
 
 
 def test_a_new_classifier_that_nothing_trains_is_an_error(tmp_path: Path) -> None:

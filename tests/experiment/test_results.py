@@ -12,6 +12,7 @@ from prune_fe.data.digits import digits
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.results import Result, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.records import read_record, write_record
 
 ROW = Row("apoz", 3, 0.9, 0.25, 0.75, 0.7, 0.5, 100, 1000, 5.0, 4.0, 6.0, "batch 64", 1.5)
 
@@ -55,8 +56,12 @@ def test_a_run_keeps_its_test_images(tmp_path: Path) -> None:
     with closing(RunFolder(tmp_path, {"name": "t"})) as folder:
         save_test_labels(splits, folder)
         save_test_labels(splits, folder)
-        content = json.loads((tmp_path / "test.json").read_text())
+        content = read_record(tmp_path / "test.json")
         assert content["classes"] == [str(number) for number in range(10)]
-        (tmp_path / "test.json").write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
+        changed = content | {"labels": content["labels"][::-1]}
+        (tmp_path / "test.json").write_text(json.dumps({"file_format": 1} | changed))
+        with pytest.raises(CheckpointError, match="test.json: damaged"):
+            save_test_labels(splits, folder)
+        write_record(tmp_path / "test.json", changed)
         with pytest.raises(InputError, match="was begun with other test images or classes"):
             save_test_labels(splits, folder)

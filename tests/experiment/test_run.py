@@ -18,7 +18,8 @@ from prune_fe.experiment.recipe import load_recipe
 from prune_fe.experiment.results import TUNED, Row, load_result
 from prune_fe.experiment.run import run
 from prune_fe.experiment.run_folder import RunFolder
-from tests.experiment.helpers import Silent
+from prune_fe.records import read_record
+from tests.experiment.helpers import Silent, logged
 
 RECIPE = """
 name: small
@@ -110,12 +111,12 @@ def test_every_step_is_in_the_log(finished: tuple[list[Row], RunFolder]) -> None
     assert kinds.count("prune") == 3 * 3  # scorers × layers
     assert kinds.count("epoch") == 2 + 4 * 2  # before and after one epoch
     assert events[0]["packages"]["torch"] == metadata.version("torch")
-    environment = json.loads((folder.path / "env.json").read_text())
+    environment = read_record(folder.path / "env.json")
     assert {key: events[0][key] for key in environment} == environment
     times = [event["time"] for event in events]
     assert times == sorted(times)
     assert rows[1].timed_with == "batch 64, float32, cpu, 1 thread"
-    for event in folder.events("prune"):
+    for event in logged(folder, "prune"):
         assert {len(numbers) for numbers in event["removed"].values()} == {event["asked"]} == {event["count"]}
     scores = prune_fe.load_scores(folder.path / "seed-0" / "feature-entropy")
     assert scores.images == 60
@@ -189,7 +190,7 @@ def test_a_scorer_that_fails_stops_no_other_and_is_tried_again(
     monkeypatch.undo()
     recipe = load_recipe(folder / "recipe.yaml")
     with closing(RunFolder.resume(folder, recipe.model_dump(mode="json"))) as resumed:
-        assert [event["task"] for event in resumed.events("failed")] == ["cells.seed-0.l1-filter"]
+        assert [event["task"] for event in logged(resumed, "failed")] == ["cells.seed-0.l1-filter"]
         assert numbers(run(recipe, resumed, Silent())) == numbers(finished[0])
 
 
@@ -211,7 +212,7 @@ def test_rescoring_and_fine_tuning_after_each_layer(tmp_path: Path) -> None:
         "scorers": ["feature-entropy"],
     }
     rows, folder = go(tmp_path, overrides)
-    phases = [event["phase"] for event in folder.events("epoch") if event["phase"] != "training"]
+    phases = [event["phase"] for event in logged(folder, "epoch") if event["phase"] != "training"]
     # The unpruned network has as many epochs.
     assert phases[:6:2] == [f"{TUNED}: fine-tuning, {number} of 3" for number in (1, 2, 3)]
     assert phases[6::2] == [f"feature-entropy: fine-tuning after features.{i}" for i in (0, 4, 7)]
@@ -231,13 +232,13 @@ def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
     rows, folder = go(tmp_path, overrides)
     assert abs(rows[2].macs / rows[0].macs - 0.5) < 0.03  # the layers have 6 and 8 units
     assert rows[2].accuracy_pruned is None
-    phases = dict.fromkeys(event["phase"] for event in folder.events("epoch"))
+    phases = dict.fromkeys(event["phase"] for event in logged(folder, "epoch"))
     assert list(phases) == [
         "training",
         *(f"{TUNED}: fine-tuning, {n} of 2" for n in (1, 2)),
         *(f"l1-filter: fine-tuning after round {n} of 2" for n in (1, 2)),
     ]
-    assert [(event["norms"], event["images"]) for event in folder.events("recalibrate")] == [(3, 64)] * 2
+    assert [(event["norms"], event["images"]) for event in logged(folder, "recalibrate")] == [(3, 64)] * 2
 
 
 def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: Path) -> None:

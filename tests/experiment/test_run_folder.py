@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.experiment.run_folder import RunFolder, environment
+from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
+from prune_fe.experiment.run_folder import FAILED, RunFolder, environment, failed_tasks, has_results
+from tests.experiment.helpers import logged
 
 RECIPE = {"name": "mini", "train": {"lr": 1e-5}, "seeds": [0]}
 
@@ -48,7 +49,7 @@ def test_a_folder_that_appears_at_the_same_moment_is_not_taken(tmp_path, monkeyp
 
 def test_a_parent_that_is_a_file_is_the_environment_s_fault(tmp_path):
     (tmp_path / "runs").touch()
-    with pytest.raises(EnvironmentFault, match="runs: File exists"):
+    with pytest.raises(EnvironmentFault, match="runs: cannot be written .File exists"):
         RunFolder.create(tmp_path / "runs", "mini", RECIPE)
 
 
@@ -78,9 +79,13 @@ def test_another_recipe_cannot_resume_and_the_difference_is_named(tmp_path):
 
 def test_a_recipe_that_is_damaged_is_said(tmp_path):
     path = closed(tmp_path)
-    (path / "recipe.yaml").write_text("{")
-    with pytest.raises(InputError, match=r"recipe\.yaml: damaged, it is not the recipe that a run writes"):
-        RunFolder.resume(path, RECIPE)
+    text = (path / "recipe.yaml").read_text()
+    for damage in ("{", "[]", text.replace("mini", "nini", 1)):
+        (path / "recipe.yaml").write_text(damage)
+        with pytest.raises(CheckpointError, match=r"recipe\.yaml: damaged"):
+            RunFolder.resume(path, RECIPE)
+    (path / "recipe.yaml").write_text("\n".join(text.splitlines()[1:-1]))  # as versions without a digest wrote it
+    RunFolder.resume(path, RECIPE).close()
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):
@@ -94,7 +99,7 @@ def test_the_log_comes_back_after_the_folder_was_closed(folder):
     folder.log("epoch", number=1)
     folder.close()
     again = RunFolder.resume(folder.path, RECIPE)
-    assert [event["row"] for event in again.events("row")] == [{"a": 1, "text": "größer\u2028<script>"}]
+    assert [event["row"] for event in logged(again, "row")] == [{"a": 1, "text": "größer\u2028<script>"}]
     again.close()
 
 
@@ -117,16 +122,16 @@ def test_a_run_cut_at_any_byte_of_its_last_line_keeps_the_others_and_goes_on(fol
     for cut in range(len(first), len(second)):
         (folder.path / "log.jsonl").write_bytes(second[:cut])
         again = RunFolder.resume(folder.path, RECIPE)
-        assert [event["row"] for event in again.events("row")][:1] == [1]
+        assert [event["row"] for event in logged(again, "row")][:1] == [1]
         again.log("row", row=3)
         whole = cut == len(second) - 1  # only the line's end is missing
-        assert [event["row"] for event in again.events("row")] == ([1, 2, 3] if whole else [1, 3])
+        assert [event["row"] for event in logged(again, "row")] == ([1, 2, 3] if whole else [1, 3])
         again.close()
 
 
 def test_a_log_that_cannot_be_written_is_the_environment_s_fault(folder):
     (folder.path / "log.jsonl").mkdir()
-    with pytest.raises(EnvironmentFault, match=r"log\.jsonl: Is a directory"):
+    with pytest.raises(EnvironmentFault, match=r"log\.jsonl: cannot be written \(Is a directory\)"):
         folder.log("row")
 
 
@@ -143,18 +148,19 @@ def test_a_table_is_replaced_as_a_whole(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(EnvironmentFault, match=r"t\.csv: no space left, \d+ MiB free, 1 MiB needed"):
         folder.write_table("t.csv", [{"a": 2}] * 100)
     assert (folder.path / "t.csv").read_text() == "a\n1\n"
-    with pytest.raises(OSError, match="No space left") as raised:
-        folder.write_table("t.csv", [{"a": 2}])
-    assert raised.value.filename == str(folder.path / "t.csv")
     assert not list(folder.path.glob(".t.csv.*"))  # nothing that fills the disk the more
 
 
 def test_only_a_folder_in_which_nothing_was_done_is_discarded(tmp_path):
     used, unused = (RunFolder.create(tmp_path, "mini", RECIPE) for _ in range(2))
     (used.path / "seed-0").mkdir()
+    (used.path / "seed-0" / "scores").touch()
+    (unused.path / FAILED).mkdir()
+    (unused.path / FAILED / "task.json").touch()
+    assert (has_results(used.path), has_results(unused.path)) == (True, False)
     used.discard()
     unused.discard()
     assert (used.path.exists(), unused.path.exists()) == (True, False)
@@ -168,3 +174,39 @@ def test_the_environment_holds_versions_but_no_host_name_and_no_path():
     assert platform.node() not in text
     assert str(Path.home()) not in text
     assert str(Path(__file__).parents[2]) not in text
+
+
+def test_a_full_disk_leaves_no_folder_without_a_recipe(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentFault, match=r"recipe\.yaml: no space left"):
+        RunFolder.create(tmp_path, "mini", RECIPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failures_are_read_from_files_with_a_digest(folder):
+    folder.record_failure("a.(b)", folder.path / "cells" / "b.json", InputError("why"))
+    folder.record_failure("c", folder.path / "log.jsonl", InputError("there is a result"))
+    assert failed_tasks(folder.path) == {"a.(b)": "why"}
+    [path, _] = sorted((folder.path / FAILED).iterdir())
+    path.write_text(path.read_text().replace("why", "who"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        failed_tasks(folder.path)
+
+
+def test_a_task_finds_the_files_of_its_trainings_again_until_it_has_ended(folder):
+    assert folder.next_training() is None
+    with pytest.raises(KeyError), folder.working_on("cells.a (b)"):
+        first, second = folder.next_training(), folder.next_training()
+        assert first != second
+        first.parent.mkdir(parents=True)
+        first.touch()
+        raise KeyError
+    assert has_results(folder.path)
+    with folder.working_on("cells.a (b)"):
+        assert folder.next_training() == first
+        assert first.exists()
+    assert not has_results(folder.path)
+    assert folder.next_training() is None

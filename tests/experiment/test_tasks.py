@@ -8,8 +8,9 @@ import pytest
 
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment import tasks as module
-from prune_fe.experiment.run_folder import RunFolder, events_of
+from prune_fe.experiment.run_folder import RunFolder, failed_tasks
 from prune_fe.experiment.tasks import LocalExecutor, Task, lost_results, raise_failures
+from tests.experiment.helpers import logged
 
 
 class Silent:
@@ -80,8 +81,9 @@ def test_a_failed_task_is_named_and_logged_and_stops_only_what_needs_it(
     assert failures == {"task-1": error}
     assert chain.order == ["0", "1", "4"]
     assert reporter.said == ["task-1: failed (no)"]
-    [event] = events_of(tmp_path / "log.jsonl", "failed")
+    [event] = logged(folder, "failed")
     assert (event["task"], event["result"], event["error"]) == ("task-1", "1", "no")
+    assert failed_tasks(tmp_path) == {"task-1": "no"}
     with pytest.raises(type(error), match="1 task failed, and 2 more that need them; the first is task-1: no"):
         raise_failures(chain.tasks, failures)
     chain.errors.clear()

@@ -14,6 +14,7 @@ import prune_fe
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.measure.statistics import Estimate, kendall
+from prune_fe.records import write_record
 from prune_fe.report.findings import COLUMNS, Difference, Findings, load_findings
 from prune_fe.report.report import write_report
 
@@ -154,9 +155,8 @@ def test_failed_tasks_without_a_result_are_told(comparison: Path, tmp_path: Path
     folder = tmp_path / "c"
     shutil.copytree(comparison, folder)
     (folder / "cells/one.seed-0.zeros.ratio-0.25.json").unlink()
-    events = [
-        {"event": "failed", "task": "gone", "result": "cells/one.seed-0.zeros.ratio-0.25.json", "error": "why"},
-        {"event": "failed", "task": "there", "result": "cells/one.seed-3.zeros.ratio-0.25.json", "error": "why"},
-    ]
-    (folder / "log-1.jsonl").write_text("\n".join(map(json.dumps, events)) + "\n")
+    (folder / "failed").mkdir()
+    for task, seed in (("gone", 0), ("there", 3)):
+        failure = {"task": task, "result": f"cells/one.seed-{seed}.zeros.ratio-0.25.json", "error": "why"}
+        write_record(folder / "failed" / f"{task}.json", failure)
     assert load_findings(folder).failed == {"gone": "why"}

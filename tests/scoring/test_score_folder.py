@@ -10,6 +10,7 @@ import pytest
 
 from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
 from prune_fe.io import lock_folder
+from prune_fe.records import write_sealed
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scoring.score_folder import open_score_folder, write_image_list
 from prune_fe.scoring.scores import Scores
@@ -27,7 +28,7 @@ def open_folder(folder: Path, said: list[str] | None = None, **request: Any) -> 
 def test_the_file_says_what_was_asked_for_and_after_the_scores_also_how(tmp_path: Path) -> None:
     with open_folder(tmp_path / "s", data=Path("images")):
         content = json.loads((tmp_path / "s/score.json").read_text())
-        assert content == {"asked": {"model": "vgg", "data": "images"}, "scorers": {}}
+        assert (content["asked"], content["scorers"]) == ({"model": "vgg", "data": "images"}, {})
     content = json.loads((tmp_path / "s/score.json").read_text())
     assert content["scorers"] == {"apoz": APoZ().settings}
     assert content["environment"] == {"torch": "2"}
@@ -64,10 +65,14 @@ def test_an_error_removes_a_new_folder_without_scores_only(tmp_path: Path) -> No
 
 def test_an_unfinished_pass_is_announced(tmp_path: Path) -> None:
     said: list[str] = []
-    (tmp_path / ".unfinished-0").write_bytes(b"")
+    write_sealed(tmp_path / ".unfinished-0", b"")
     with open_folder(tmp_path, said):
         pass
-    assert said == [f"{tmp_path} holds an unfinished pass; it is continued if nothing has changed"]
+    assert said.pop() == f"{tmp_path} holds an unfinished pass; it is continued if nothing has changed"
+    (tmp_path / ".unfinished-0").write_bytes(b"x")
+    with open_folder(tmp_path, said):
+        pass
+    assert said[0].endswith(".unfinished-0: damaged (its SHA-256 is another one); this pass begins again")
 
 
 def test_a_damaged_request_is_refused(tmp_path: Path) -> None:
@@ -75,6 +80,25 @@ def test_a_damaged_request_is_refused(tmp_path: Path) -> None:
     (tmp_path / "score.json").write_text("[]")
     with pytest.raises(CheckpointError, match="score.json: damaged"), open_folder(tmp_path):
         pass
+
+
+def test_a_flipped_bit_in_the_request_is_refused(tmp_path: Path) -> None:
+    with open_folder(tmp_path, seed=1):
+        SCORES.save(tmp_path / "apoz")
+    path = tmp_path / "score.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 3'))
+    with pytest.raises(CheckpointError, match="score.json: damaged .its SHA-256"), open_folder(tmp_path, seed=3):
+        pass
+
+
+def test_a_full_disk_leaves_no_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(EnvironmentFault, match="score.json: no space left"), open_folder(tmp_path / "s"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_folder_of_several_scores_is_refused_and_one_of_a_single_one_is_taken(
 
 def test_a_file_that_lacks_an_array_is_refused_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "scores.npz", about=np.array('{"scorer": "x", "layers": ["a"], "quantities": []}'))
-    with pytest.raises(CheckpointError, match="scores.npz: damaged, not a scores file .'keep/a'"):
+    with pytest.raises(CheckpointError, match="scores.npz: damaged .not a scores file: 'keep/a'"):
         load_scores(tmp_path)
 
 

@@ -11,7 +11,7 @@ from prune_fe.ablation.ablate import masks_without_first
 from prune_fe.ablation.curves import Ablation, MaskedPredictions, UnitAblation, join
 from prune_fe.ablation.trial import Trial
 from prune_fe.errors import CheckpointError
-from prune_fe.io import read_npz, write_npz
+from prune_fe.records import read_npz, write_npz
 from prune_fe.studies.ablation_files import finished_classes, load_ablations, load_unit_ablations, save_ablations
 from prune_fe.tracing.layers import find_layers
 

@@ -1,0 +1,155 @@
+"""The file of an unfinished training, from which an interrupted one continues to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.data.labels import has_labels, image_labels, image_names
+from prune_fe.distributed import from_rank_0, rank, world_size
+from prune_fe.errors import CheckpointError, InputError
+from prune_fe.records import damaged, read_sealed, write_sealed
+from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
+from prune_fe.training.features import is_constant
+from prune_fe.training.options import TrainOptions
+
+WRITING_SHARE = 0.05
+"""Share of the time of training that writing the file may take; a network of gigabytes is not written each epoch."""
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class TrainingState:
+    """What training goes on from after an epoch.
+
+    Attributes:
+        epochs: The fields of each `Epoch` so far, in their order.
+        weights: The trained weights and the buffers.
+        momentum: The momentum of the trained weights.
+        best_weights: The weights and buffers of the best epoch; None where it is the last one.
+        best_momentum: The momentum of the best epoch; empty where it is the network before training.
+    """
+
+    epochs: list[list[float]]
+    weights: Tensors
+    momentum: Tensors
+    best_weights: Tensors | None
+    best_momentum: Tensors
+
+
+class UnfinishedTraining:
+    """The file of an unfinished training; it is written whole or not at all, with a digest.
+
+    Args:
+        path: The file; None keeps nothing.
+        key: Text that identifies the training.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self.path, self.key = path, key
+        self._writing_seconds, self._last_written = 0.0, -float("inf")
+
+    def read(self) -> TrainingState | None:
+        """Return the state in the file, on the CPU; None where there is no file.
+
+        Raises:
+            CheckpointError: The file is damaged.
+            InputError: It is of another training.
+        """
+        path = self.path
+        return None if path is None else from_rank_0(lambda: self._read(path))
+
+    def _read(self, path: Path) -> TrainingState | None:
+        if not path.exists():
+            return None
+        advice = "delete it, and the training begins again"
+        try:
+            content = read_sealed(path)
+            # weights_only: the file is data, and loading it must not run code.
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if saved.pop("key") == self.key:
+                return TrainingState(**saved)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {advice}") from error
+        except Exception as error:  # torch raises what it likes for a file that something else has written
+            raise CheckpointError(f"{damaged(path, error)}; {advice}") from error
+        raise InputError(
+            f"{path}: an unfinished training of other weights, images, options or number of processes; {advice}"
+        )
+
+    def is_due(self, is_last: bool) -> bool:
+        """Return whether there is a file that is to be written after this epoch, which may be the last one."""
+        waited = time.monotonic() - self._last_written
+        return self.path is not None and (is_last or waited >= self._writing_seconds / WRITING_SHARE)
+
+    def write(self, state: TrainingState) -> None:
+        """Write the state.
+
+        Raises:
+            EnvironmentFault: The file cannot be written; the one before is there still.
+        """
+        if self.path is None or rank() > 0:
+            return
+        start = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save({"key": self.key} | {name: getattr(state, name) for name in FIELDS}, buffer)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(self.path, buffer.getvalue())
+        self._last_written = time.monotonic()
+        self._writing_seconds = self._last_written - start
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainingState))
+"""The names of what is written."""
+
+
+def identify_training(
+    model: nn.Module,
+    images: Any,
+    options: TrainOptions,
+    seed: int,
+    momentum_buffers: Mapping[str, Tensor],
+    teacher: nn.Module | Tensor | None,
+) -> str:
+    """Return a text that identifies everything that training depends on, but the hardware and the versions.
+
+    Args:
+        model: The network before training.
+        images: The training images.
+        options: How it is trained.
+        seed: Seed of everything that is random.
+        momentum_buffers: The momentum that it starts with.
+        teacher: What it learns from beside the labels.
+    """
+    names = image_names(images, range(len(images)))
+    labels = image_labels(images) if has_labels(images) else None
+    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
+    # Names do not say how the images were resized, but the pixels of one of them do.
+    first = hash_tensors({"first": images[0][0]}) if is_constant(images) else None
+    taught_by = hash_tensors({"logits": teacher}) if isinstance(teacher, Tensor) else None
+    if isinstance(teacher, nn.Module):
+        taught_by = hash_weights(teacher)
+    network = [hash_weights(model), hash_architecture(model), hash_tensors(momentum_buffers)]
+    return json.dumps([dataclasses.asdict(options), seed, world_size(), network, digest, first, taught_by])
+
+
+def trained_tensors(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> Tensors:
+    """Return the entries of a network's state dict that training may change, without copying them.
+
+    Args:
+        model: The network.
+        trained: The trained weights by name.
+    """
+    fixed = {name for name, _ in model.named_parameters() if name not in trained}
+    return {name: value for name, value in model.state_dict().items() if name not in fixed}
