@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
-import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from prune_fe.cli.run import run
 from prune_fe.cli.score import score
 from prune_fe.cli.study import study
 from prune_fe.errors import EnvironmentFault, InputError, PruneFEError
+from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
 
 COMMANDS = (run, score, study, ablate, compare, report, prune, finetune, evaluate, export)
@@ -43,8 +45,14 @@ RESUME_HINTS = {
     "compare": "; `prune-fe compare ... --resume auto` continues after the last finished result",
     "ablate": "; `prune-fe ablate ... --resume auto` continues after the last finished curve",
     "study": "; with --resume auto a network that is trained is not trained again",
+    "finetune": "; the same command continues after the last finished epoch",
+    "prune": "; nothing was written",
+    "export": "; nothing was written",
 }
 """Command -> how to continue it, which is printed when it is interrupted."""
+
+INTERRUPTED = 130
+"""The exit code of a command that a signal has ended."""
 
 app = App(
     name="prune-fe",
@@ -72,22 +80,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
-    # SIGTERM ends the command as Ctrl-C does, so that snapshots are written.
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _signals() as received:
+            return _run(words, debug, received)
+    except KeyboardInterrupt:  # it came when the command had ended
+        print(_interrupted(words), file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:
+    """Run a command, and return its exit code.
+
+    Args:
+        words: The words of the command line.
+        debug: Whether the traceback of an error is printed.
+        received: Grows with each signal.
+    """
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
-    except KeyboardInterrupt:
-        print(f"prune-fe: interrupted{RESUME_HINTS.get(words[0], '')}", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except BaseException as error:
         if debug:
             traceback.print_exc()
+        # Native code and imports turn the interruption into errors of their own.
+        if received or isinstance(error, KeyboardInterrupt):
+            print(_interrupted(words), file=sys.stderr)
+            return INTERRUPTED
+        if not isinstance(error, Exception):
+            raise
         code, message = explain(error)
         print(f"prune-fe: {message}", file=sys.stderr)
         return code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def _interrupted(words: Sequence[str]) -> str:
+    return f"prune-fe: interrupted{RESUME_HINTS.get(words[0] if words else '', '')}"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let SIGTERM interrupt the block as Ctrl-C does, so that unfinished work is saved; a second signal ends at once.
+
+    Yields:
+        The signals that have come.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os.write(2, b"prune-fe: interrupted a second time, stopped at once\n")
+            os._exit(INTERRUPTED)
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM]
+    # A shell lets the jobs in its background ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -104,8 +159,8 @@ def explain(error: Exception) -> tuple[int, str]:
     elif isinstance(error, OSError) and error.strerror:
         code, text = EnvironmentFault.exit_code, f"{error.filename or 'writing'}: {error.strerror}"
         if error.errno == errno.ENOSPC:
-            folder = next(p for p in [*Path(str(error.filename or ".")).absolute().parents, Path(".")] if p.exists())
-            text += f" ({shutil.disk_usage(folder).free >> 20} MiB free); what is finished is kept"
+            path = Path(str(error.filename or "file"))
+            text = f"{error.filename or 'writing'}: {describe_full_disk(path)}"
     else:
         text = f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
     # Names of files may contain control characters, which would act on the terminal.
@@ -119,7 +174,3 @@ def _explain_argument(error: cyclopts.CycloptsError) -> str:
     if not isinstance(cause, ValidationError):
         return str(error)
     return explain_errors(cause, lambda _: (), error.argument.name if error.argument is not None else "")
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

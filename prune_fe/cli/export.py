@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from prune_fe.cli.inputs import require_new
+from prune_fe.cli.inputs import new_output
 from prune_fe.cli.networks import load
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import DataFlags, ModelFlags
@@ -28,12 +28,12 @@ def export(
         output: A new file; default: the model's name with .onnx or .pt2, in this folder.
     """
     output = output or Path(Path(model.model).resolve().name + SUFFIXES[format])
-    require_new(output)
-    from prune_fe.models.export import export as export_network
+    with new_output(output):
+        from prune_fe.models.export import export as export_network
 
-    loaded = load(model, DataFlags(), "cpu", seed=0)
-    size = loaded.example.shape[-1]
-    exported = export_network(loaded.network, output, loaded.example, format, about=loaded.notes | {"size": size})
+        loaded = load(model, DataFlags(), "cpu", seed=0)
+        size = loaded.example.shape[-1]
+        exported = export_network(loaded.network, output, loaded.example, format, about=loaded.notes | {"size": size})
     beside = f" (weights in {exported.weights})" if exported.weights else ""
     *few, most = exported.batches
     reporter.say(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prune_fe.data.registry import SOURCES
 from prune_fe.errors import DataError, EnvironmentFault, InputError
-from prune_fe.io import nearest
+from prune_fe.io import claimed, nearest
 from prune_fe.scorers import SCORERS
 
 
@@ -57,6 +58,20 @@ def require_new(output: Path) -> None:
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise EnvironmentFault(f"{output}: {parent} is not a folder that can be written to; choose another --output")
+
+
+@contextmanager
+def new_output(output: Path) -> Iterator[None]:
+    """Claim a file or folder that does not exist yet, before any work is done for it, until the block ends.
+
+    Raises:
+        InputError: It exists.
+        EnvironmentFault: It cannot be created, or another process is about to write it.
+    """
+    require_new(output)
+    with claimed(output):
+        require_new(output)  # another process may have written it in between
+        yield
 
 
 def require_data(data: str | None) -> None:

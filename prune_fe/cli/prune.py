@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from prune_fe.cli.inputs import require_data, require_new
+from prune_fe.cli.inputs import new_output, require_data
 from prune_fe.cli.networks import load
 from prune_fe.cli.output import reporter, say_next
 from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed
@@ -37,10 +37,26 @@ def prune(
             --data.
         seed: Seed with which the images are drawn.
     """
-    require_new(output)
     require_data(data.data)
     if recalibrate is not None and data.data is None:
         raise InputError("--recalibrate needs training images: pass --data PATH")
+    with new_output(output):
+        _prune(model, scores, options, data, recalibrate, output, device, seed)
+    reporter.say(f"pruned model: {output}")
+    say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")
+
+
+def _prune(
+    model: ModelFlags,
+    scores: Path,
+    options: PruneOptions,
+    data: DataFlags,
+    recalibrate: int | None,
+    output: Path,
+    device: str,
+    seed: int,
+) -> None:
+    """Load, prune and save the network."""
     from prune_fe.data.labels import image_labels
     from prune_fe.measure.cost import cost
     from prune_fe.models.saved import save
@@ -77,5 +93,3 @@ def prune(
         f"parameters {before.parameters:,} -> {after.parameters:,} ({after.parameters / before.parameters:.1%} left), "
         f"multiply-adds {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%} left)"
     )
-    reporter.say(f"pruned model: {output}")
-    say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")

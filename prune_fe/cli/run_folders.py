@@ -61,6 +61,8 @@ def open_run(
 def latest_run(output: Path, name: str, comparison: bool) -> Path:
     """Return the latest run folder of a recipe: the one with the highest number.
 
+    A run that was killed before its first result does not stand before one with results.
+
     Args:
         output: The folder that holds run folders.
         name: Name of the recipe.
@@ -69,13 +71,13 @@ def latest_run(output: Path, name: str, comparison: bool) -> Path:
     Raises:
         InputError: There is none.
     """
-    from prune_fe.experiment.run_folder import is_comparison
+    from prune_fe.experiment.run_folder import has_results, is_comparison
 
     runs = [path for path in output.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdigit()]
-    runs = [path for path in runs if is_comparison(path) == comparison]
+    runs = [path for path in runs if is_comparison(path) == comparison and (path / "recipe.yaml").is_file()]
     if not runs:
         raise InputError(f"{output}: no {'comparison' if comparison else 'run'} of {name!r} to resume")
-    return max(runs, key=lambda path: int(path.name.removeprefix(f"{name}-")))
+    return max(runs, key=lambda path: (has_results(path), int(path.name.removeprefix(f"{name}-"))))
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def using(folder: RunFolder, resume: str | None) -> Iterator[None]:
     try:
         with reporter.showing():
             yield
-    except PruneFEError:
+    except (PruneFEError, OSError, MemoryError):
         if resume is None:
             folder.discard()
         raise

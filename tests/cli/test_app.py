@@ -33,7 +33,10 @@ COMMANDS = ("run", "score", "study", "prune", "finetune", "evaluate", "export")
         (["score", "--model", "m", "--scorer", "random", "random"], "--scorer random: given twice"),
         (["score", "--model", "m", "--checkpoint", "a", "--from-checkpoints", "b"], "give one of them"),
         (["study", "rescalin", "a.yaml"], "study 'rescalin': did you mean 'rescaling'?"),
-        (["study"], "study: name one of characterisation, classes, explanation, layers, randomness, ratio, rescaling, samples"),
+        (
+            ["study"],
+            "study: name one of characterisation, classes, explanation, layers, randomness, ratio, rescaling, samples",
+        ),
         (["study", "rescaling", "none.yaml"], "none.yaml: No such file or directory"),
         (["score", "--model", "m", "--samples", "0"], 'Invalid value "0" for --samples. Must be >= 1.'),
         (["score", "--model", "m", "--batch-size", "0"], 'Invalid value "0" for --batch-size. Must be >= 1.'),
@@ -135,7 +138,7 @@ def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, n
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (OSError(28, "No space left on device", "x/y"), 5, "x/y: No space left on device"),
+        (OSError(28, "No space left on device", "x/y"), 5, "x/y: no space left"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried …"), 5, "out of memory; use a smaller batch size"),
         (MemoryError(), 5, "out of memory; use a smaller batch size"),
         (ZeroDivisionError("a\nb"), 1, "ZeroDivisionError: a b (unexpected; --debug shows where)"),
@@ -169,3 +172,42 @@ def test_a_character_that_cannot_be_printed_does_not_end_a_run(recipe):
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=ascii_only, capture_output=True, text=True, check=True)
     assert r"16\xd716" in done.stdout
+
+
+def test_a_signal_while_python_imports_is_one_line(tmp_path):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        code = f"""
+import os, signal, sys, prune_fe.__main__ as program
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cyclopts":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+program.main()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr, done.stdout) == (130, "prune-fe: interrupted\n", "")
+
+
+def test_a_second_signal_ends_at_once_and_an_interruption_is_seen_behind_other_errors(recipe):
+    lines = """
+import os, signal, sys, prune_fe.experiment.run
+from prune_fe.cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def work(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        AFTER
+prune_fe.experiment.run.run = work
+sys.exit(main(["run", sys.argv[1]]))
+"""
+    for after, expected in (
+        ("os.kill(os.getpid(), signal.SIGTERM)", "prune-fe: interrupted a second time, stopped at once"),
+        ("raise ImportError('of a half imported module')", "prune-fe: interrupted; `prune-fe run ... --resume"),
+    ):
+        words = [sys.executable, "-c", lines.replace("AFTER", after), str(recipe)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+        assert done.stderr.startswith(expected)

@@ -1,6 +1,15 @@
 """prune-fe finetune, and the steps one after the other."""
 
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import prune_fe.models.checkpoints
 from prune_fe.cli.app import main
+from prune_fe.io import claimed
 from prune_fe.models.manifest import read_manifest
 from prune_fe.scoring.scores import load_scores
 from tests.cli.helpers import names, refused
@@ -53,3 +62,71 @@ def test_a_part_that_does_not_exist_is_refused(done, capsys):
     assert "only: no module or parameter is called 'head.*'" in printed
     printed = refused(capsys, 2, "finetune", "--model", trained, "--data", "digits", "--lr-by-layer", "classifier")
     assert "write NAME=FACTOR, such as features.*=0.1" in printed
+
+
+WORDS = ["finetune", "--model", "vgg-small", "--data", "digits", "--size", "12", "--epochs", "3", "-b", "64"]
+
+
+def contents(folder):
+    files = {path.name: path.read_bytes() for path in Path(folder).glob("*.pth")}
+    return files | {"network": load_file("finetuned/model.safetensors")["features.0.weight"].tolist()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_a_signal_ended_goes_on_to_the_same_bits(capsys, monkeypatch, number):
+    words = [*WORDS, "--schedule", "cosine", "--checkpoints", "epochs"]
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs ignore
+    assert main(words) == 0
+    expected = contents("epochs")
+    for name in ("finetuned", "epochs"):
+        Path(name).rename(f"whole-{name}")
+
+    def killing(task):
+        return lambda done, total: os.kill(os.getpid(), number) if done == total * 2 // 3 + 2 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prune_fe.cli.output.reporter.progress", killing)
+        printed = refused(capsys, 130, *words)
+    assert printed == "interrupted; the same command continues after the last finished epoch"
+    assert names(".") == ["epochs", "finetuned.unfinished", "whole-epochs", "whole-finetuned"]
+    assert "finetuned.unfinished wrote none there" in refused(capsys, 2, *words[:-1], "others")
+    assert "unfinished training of other weights, images, options" in refused(capsys, 2, *words, "--lr", "0.5")
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "holds an unfinished training" in printed
+    assert "epoch 3: " in printed
+    assert "epoch 1: " not in printed
+    assert contents("epochs") == expected
+    assert names("epochs") == sorted(expected.keys() - {"network"})
+    assert names(".") == ["epochs", "finetuned", "whole-epochs", "whole-finetuned"]
+    signal.signal(signal.SIGINT, inherited)
+
+
+def test_a_full_disk_leaves_nothing_that_is_in_the_way(capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    words = [*WORDS, "--schedule", "cosine", "--checkpoints", "epochs"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "no space left" in refused(capsys, 5, *words)
+    assert names(".") == []
+    real = prune_fe.models.checkpoints.save_weights
+
+    def full_later(network, path):
+        return full() if path.name == "epoch-002.pth" else real(network, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prune_fe.models.checkpoints.save_weights", full_later)
+        assert "no space left" in refused(capsys, 5, *words)
+    assert main(words) == 0
+    assert names("epochs") == [f"epoch-{number:03}.pth" for number in range(4)]
+
+
+def test_an_output_that_another_process_will_write_is_refused_before_any_work(capsys, monkeypatch):
+    monkeypatch.setattr("prune_fe.cli.finetune.load", lambda *_, **__: pytest.fail("work was begun"))
+    for name in ("finetuned", "epochs"):
+        with claimed(Path(name)):
+            printed = refused(capsys, 5, *WORDS, "--checkpoints", "epochs")
+        assert printed == f"{name} is in use by another run (process {os.getpid()})"
+    assert names(".") == []

@@ -7,6 +7,7 @@ import yaml
 
 import prune_fe.experiment.run
 from prune_fe.cli.app import main
+from prune_fe.cli.run_folders import latest_run
 from prune_fe.experiment.run_folder import RunFolder
 from tests.cli.helpers import names, refused
 
@@ -41,3 +42,13 @@ def test_a_run_folder_in_use_is_refused(recipe, capsys, done):
     held = RunFolder.resume(Path("runs/tiny-1"), yaml.safe_load(Path("runs/tiny-1/recipe.yaml").read_text()))
     assert "runs/tiny-1 is in use by another run" in refused(capsys, 5, "run", recipe, "--resume", "auto")
     held.close()
+
+
+def test_a_run_without_results_does_not_stand_before_one_with_results(recipe, done):
+    shutil.copytree(done[1], "runs/tiny-1")
+    for number in (2, 3):
+        Path(f"runs/tiny-{number}").mkdir()
+    shutil.copy("runs/tiny-1/recipe.yaml", "runs/tiny-2")  # as a kill after its first step leaves it
+    assert latest_run(Path("runs"), "tiny", comparison=False) == Path("runs/tiny-1")
+    shutil.rmtree("runs/tiny-1")
+    assert latest_run(Path("runs"), "tiny", comparison=False) == Path("runs/tiny-2")
