@@ -38,7 +38,9 @@ from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.score import check_scorer, score_all
+from prune_fe.scoring.score_folder import describe_unfinished
 from prune_fe.scoring.scores import Scores
+from prune_fe.scoring.snapshot import PREFIX
 from prune_fe.tracing.layers import find_layers
 from prune_fe.training.features import is_constant
 from prune_fe.training.loop import Epoch, best_epoch, finetune
@@ -347,6 +349,8 @@ def score_units(
     """
     recipe, seed = experiment.recipe, experiment.seed
     options = {option.name: getattr(recipe.score, option.name) for option in dataclasses.fields(ScoreOptions)}
+    for unfinished in sorted(folder.glob(f"{PREFIX}*")) if folder is not None else ():
+        experiment.reporter.say(describe_unfinished(unfinished))
     return score_all(
         experiment.network if network is None else network,
         experiment.splits.train,

@@ -54,7 +54,7 @@ def open_score_folder(
                 content = _read_request(path)
             _refuse_other_request(folder, content["asked"], request)
             for unfinished in sorted(folder.glob(f"**/{PREFIX}*")):
-                say(_describe_unfinished(unfinished))
+                say(describe_unfinished(unfinished))
             write_record(path, content)
             yield
         except PruneFEError:
@@ -82,7 +82,7 @@ def _read_request(path: Path) -> dict[str, Any]:
     return content
 
 
-def _describe_unfinished(path: Path) -> str:
+def describe_unfinished(path: Path) -> str:
     """Return what happens to the unfinished pass in a file."""
     try:
         read_sealed(path)

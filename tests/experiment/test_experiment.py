@@ -11,7 +11,7 @@ import torch
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment import experiment as module
-from prune_fe.experiment.experiment import Experiment, begin, measure, save_result
+from prune_fe.experiment.experiment import Experiment, begin, measure, save_result, score_units
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
@@ -157,3 +157,15 @@ def test_a_new_classifier_that_nothing_trains_is_an_error(tmp_path: Path) -> Non
         experiment = begin(recipe, folder, Silent())
         with pytest.raises(CheckpointError, match=text):
             _ = experiment.network
+
+
+def test_a_damaged_unfinished_pass_is_said_and_begins_again(experiment: Experiment, tmp_path: Path) -> None:
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    (folder / ".unfinished-0").write_bytes(b"damaged")
+    entries, network = experiment.recipe.scorers[:1], experiment.build_network()
+    scores = score_units(experiment, entries, folder=folder, network=network)
+    assert isinstance(experiment.reporter, Silent)
+    [said] = [text for text in experiment.reporter.said if "unfinished" in text]
+    assert said.endswith(".unfinished-0: damaged (its SHA-256 is another one); this pass begins again")
+    assert list(scores) == [entries[0].label]
