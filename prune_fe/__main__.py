@@ -36,5 +36,16 @@ def _stop(number: int, frame: Any) -> None:
     os._exit(130)
 
 
+def run() -> None:
+    """Run the command line and end the process with its exit code."""
+    code = main()
+    if code == 130:
+        # If the interruption came during exec(), which imports use, CPython would end itself by the signal instead.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

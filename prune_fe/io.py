@@ -280,8 +280,8 @@ def _lock(name: Path, what: Path) -> TextIO:
         raise EnvironmentFault(f"{what} is in use by another run{process}") from None
     lock.truncate(0)
     with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's number
-        lock.write(str(os.getpid()))
-        lock.flush()
+        # Not through the buffer, which close() would try to write once more.
+        os.write(lock.fileno(), str(os.getpid()).encode())
     return lock
 
 

@@ -65,7 +65,7 @@ device: cpu
 """
 TRAINING: dict[str, Any] = {"lr": 0.1, "schedule": "cosine", "epochs": 2, "batch_size": 12}
 TIMINGS = {"seconds", "own_seconds", "scoring_seconds", "peak_bytes", "environment", "time", "timed_with"}
-ENOSPC, NOT_FOUND = 5, 2
+FULL, REFUSED = 5, 2
 """Exit codes."""
 
 
@@ -353,9 +353,11 @@ def call(words: Sequence[str], place: Path) -> int:
 def resume(command: Command, place: Path) -> int:
     """Continue a command, or begin it again where it left nothing to continue."""
     if not command.is_recipe:
-        return call(command.words, place)
+        code = call(command.words, place)
+        # It was killed when it had written its result.
+        return 0 if code == REFUSED and "exists already" in said(place) else code
     code = call([*command.words, "--resume", "auto"], place)
-    return call(command.words, place) if code == NOT_FOUND and "to resume" in said(place) else code
+    return call(command.words, place) if code == REFUSED and "to resume" in said(place) else code
 
 
 def said(place: Path) -> str:
@@ -471,7 +473,7 @@ def fill(disk: Path, name: str, words: Sequence[str], free: int, place: Path) ->
     command, where = Command(name, words, lambda path: None), f"{free >> 10} KiB free"
     code = call(words, place)
     error = said(place)
-    if code not in (0, ENOSPC) or (code and ("no space left" not in error or str(disk) not in error or "\n" in error)):
+    if code not in (0, FULL) or (code and ("no space left" not in error or str(disk) not in error or "\n" in error)):
         return f"{where}: exit {code}: {error[-300:]}"
     if kept.read_bytes() != b"kept" * 1000:
         return f"{where}: a file that was there is lost"

@@ -262,6 +262,17 @@ def test_a_claim_is_refused_to_others_and_leaves_nothing(tmp_path: Path) -> None
     assert names(path.parent) == ["other"]
 
 
+def test_a_disk_without_a_single_byte_can_be_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    refusal = "in use by another run$"
+    with claimed(tmp_path / "out"), pytest.raises(EnvironmentFault, match=refusal), claimed(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+
+
 def test_the_claim_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     path = tmp_path / "out"
     code = f"import os, pathlib, prune_fe.io as io; c = io.claimed(pathlib.Path({str(path)!r})); c.__enter__()"

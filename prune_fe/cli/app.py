@@ -47,7 +47,7 @@ RESUME_HINTS = {
     "study": "; with --resume auto a network that is trained is not trained again",
     "finetune": "; the same command continues after the last finished epoch",
     "prune": "; nothing was written",
-    "export": "; nothing was written",
+    "export": "; if the file is not there, nothing was written",
 }
 """Command -> how to continue it, which is printed when it is interrupted."""
 

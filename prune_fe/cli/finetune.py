@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
 from prune_fe.cli.networks import Loaded, is_saved, load, read_notes
-from prune_fe.cli.output import reporter, say_next
+from prune_fe.cli.output import ignore_signals, reporter, say_next
 from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Workers
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.io import claimed, explain_disk_errors, new_folder
@@ -62,6 +62,7 @@ def finetune(
             reporter.say(f"{unfinished} holds an unfinished training; it goes on if nothing has changed")
         loaded = load(model, data, device, seed, new_classifier=True)
         epoch = _train(loaded, options, workers, seed, checkpoints, teacher, unfinished)
+        ignore_signals()
         _save(loaded, output)
         unfinished.unlink(missing_ok=True)
     reporter.say(f"epoch {epoch.number} is kept: {output}")

@@ -10,7 +10,7 @@ from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import new_output, require_data
 from prune_fe.cli.networks import load
-from prune_fe.cli.output import reporter, say_next
+from prune_fe.cli.output import ignore_signals, reporter, say_next
 from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed
 from prune_fe.errors import DataError, InputError
 from prune_fe.pruning.options import PruneOptions
@@ -87,8 +87,9 @@ def _prune(
     asked = dataclasses.asdict(options)
     del asked["rounds"]  # The command prunes in one step.
     notes = loaded.notes | (splits.about if splits else {"size": example.shape[-1]})
-    save(pruned.model, output, notes | {"scores": loaded_scores.about, "prune": asked})
     before, after = cost(network, example), cost(pruned.model, example)
+    ignore_signals()
+    save(pruned.model, output, notes | {"scores": loaded_scores.about, "prune": asked})
     reporter.say(
         f"parameters {before.parameters:,} -> {after.parameters:,} ({after.parameters / before.parameters:.1%} left), "
         f"multiply-adds {before.macs:,} -> {after.macs:,} ({after.macs / before.macs:.1%} left)"

@@ -211,3 +211,17 @@ sys.exit(main(["run", sys.argv[1]]))
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (130, 1)
         assert done.stderr.startswith(expected)
+
+
+def test_an_interruption_during_exec_ends_with_130_too(recipe):
+    """CPython 3.11 ends itself by SIGINT if exec() was interrupted, also where the exception was handled."""
+    code = """
+import os, signal, sys, prune_fe.experiment.run
+import prune_fe.__main__ as program
+signal.signal(signal.SIGINT, signal.default_int_handler)
+prune_fe.experiment.run.run = lambda *_: exec("import os; os.kill(os.getpid(), 2)")
+sys.argv = ["prune-fe", "run", sys.argv[1]]
+program.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
