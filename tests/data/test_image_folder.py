@@ -191,7 +191,7 @@ def test_files_of_other_formats_are_named_and_counted(tmp_path):
         (tmp_path / "train" / "cat" / name).touch()
     picture().save(tmp_path / "val" / "beside.png")
     with pytest.warns(UserWarning, match="6 files are no images") as caught:
-        assert len(folder(tmp_path, 8).train) == 6
+        assert len(folder(tmp_path, 8).train) == 6  # type: ignore[arg-type]
     assert str(caught[0].message) == (
         f"{tmp_path}: 6 files are no images: .gif 2 (train/cat/a.gif), .svg 1 (train/cat/c.svg), .jp2 1 "
         "(train/cat/d.jp2), .avif 1 (train/cat/e.avif), .png 1 (val/beside.png)"
