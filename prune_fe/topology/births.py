@@ -1,7 +1,9 @@
 """The birth time of a feature map's first hole: how many elements must enter, largest first, until there is one."""
 
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -292,18 +294,29 @@ def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads
 def share(work: Callable[[Iterator[Chunk]], None], chunks: Sequence[Chunk], threads: int) -> None:
     """Call `work` in several threads with one iterator over the chunks: whoever has finished takes the next one.
 
-    The threads live for one call only, so that the process may fork between calls; the caller's thread is one of them.
+    The caller's thread is one of them. It waits for no thread that has not begun when all chunks are taken: on a busy
+    machine that can take longer than all chunks.
     """
-    threads = min(threads, len(chunks))
     remaining = iter(chunks)
-    if threads == 1:
+    others = [helpers().submit(work, remaining) for _ in range(min(threads, len(chunks)) - 1)]
+    try:
         work(remaining)
-        return
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, remaining) for _ in range(threads - 1)]
-        work(remaining)
-        for other in others:
-            other.result()
+    finally:
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
+
+
+@functools.cache
+def helpers() -> ThreadPoolExecutor:
+    """Return the threads that help the caller's. They stay, because to start one takes longer than many a chunk."""
+    return ThreadPoolExecutor(max_workers=1 << 10, thread_name_prefix="birth_times")  # started when they are needed
+
+
+# A process that is forked, as workers of a data loader are, has none of the threads: it makes its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=helpers.cache_clear)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

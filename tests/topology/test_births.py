@@ -1,6 +1,11 @@
 """birth_times against persistent homology, on every kind of map it may be given."""
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +19,8 @@ from ripser import ripser
 
 from prune_fe.errors import InputError
 from prune_fe.topology import birth_times, portable
-from prune_fe.topology.births import CHUNK_ELEMENTS, Layout, Rank, bit_patterns, chunk_shape, has_hole, layout_of
+from prune_fe.topology import births as births_module
+from prune_fe.topology.births import CHUNK_ELEMENTS, Layout, Rank, bit_patterns, chunk_shape, has_hole, layout_of, share
 from prune_fe.topology.kernel import MAX_ROWS
 
 Draw = Callable[[str, int, int], torch.Tensor]
@@ -366,6 +372,54 @@ def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
     maps = torch.from_numpy(np.maximum(random_maps(16, n=4 * CHUNK_ELEMENTS // 256 + 3), 0)).to(dtype)
     torch.testing.assert_close(birth_times(maps, threads=2), birth_times(maps, threads=1))
     torch.testing.assert_close(birth_times(maps), birth_times(maps, threads=1))
+
+
+def test_an_error_in_a_helping_thread_is_raised() -> None:
+    caller = threading.get_ident()
+    begun = threading.Event()
+
+    def work(chunks: Iterator[int]) -> None:
+        if threading.get_ident() == caller:
+            assert begun.wait(60)
+            assert len(list(chunks)) == 4
+        else:
+            begun.set()
+            raise ValueError("in a helper")
+
+    with pytest.raises(ValueError, match="in a helper"):
+        share(work, range(4), threads=2)
+
+
+def test_nobody_waits_for_a_helping_thread_that_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(release.wait, 60)  # the only helper is busy
+        monkeypatch.setattr(births_module, "helpers", lambda: pool)
+        share(done.extend, range(4), threads=3)
+        assert not release.is_set()
+        assert done == [0, 1, 2, 3]
+        release.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_has_helping_threads_of_its_own() -> None:
+    maps = torch.from_numpy(random_maps(16, n=4 * CHUNK_ELEMENTS // 256))
+    expected = birth_times(maps, threads=3)
+    child = multiprocessing.get_context("fork").Process(target=_check_in_child, args=(maps, expected))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def _check_in_child(maps: torch.Tensor, expected: torch.Tensor) -> None:
+    """Fail or never end if the process waits for threads that it does not have."""
+    births = torch.zeros_like(expected)
+    births_module.share(lambda chunks: time.sleep(0.01 * len(list(chunks))), range(9), threads=3)
+    births.copy_(birth_times(maps, threads=3))
+    assert births_module.helpers().submit(abs, -1).result(30) == 1
+    assert torch.equal(births, expected)
 
 
 @pytest.mark.parametrize("size", [65, 112, 200])
