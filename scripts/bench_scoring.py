@@ -1,7 +1,8 @@
 """Compare the time and memory of scoring by feature entropy with an evaluation of the same images.
 
-    python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000
+    python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000 --channels-last
 
+`prune-fe run` puts networks into channels-last. --each-scorer prints the same for every scorer and for all at once.
 FOLDER holds a folder of photographs for each class. The two passes alternate in one process; each memory figure is the
 peak of a process of its own. With --in-memory the photographs are decoded beforehand, as for a GPU, which one decoder
 cannot keep busy; the speed of reading them without a network is printed as well.
@@ -30,7 +31,9 @@ import prune_fe
 from prune_fe.data.batches import make_loader, validate_batches
 from prune_fe.data.datasets import DecodedWhenDrawn
 from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResizeToPixels, read_image
+from prune_fe.errors import PruneFEError
 from prune_fe.experiment.run_folder import environment
+from prune_fe.scorers import SCORERS
 
 
 @functools.cache
@@ -83,6 +86,29 @@ def measure_seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def compare_scorers(arguments: argparse.Namespace) -> None:
+    """Print a table of the time of a pass for each scorer alone, and for all that can score the network in one pass."""
+    data = photographs(arguments.images, arguments.count, arguments.size, arguments.in_memory)
+    model, options = network(arguments), {"batch_size": arguments.batch, "workers": arguments.workers}
+    print("scorer                      seconds   evaluate = 1")
+    names: list[str] = []
+    for name in [*SCORERS, "all"]:
+        scorers = names if name == "all" else [name]
+        spent = []
+        try:
+            for _ in range(arguments.passes):
+                plain = measure_seconds(partial(prune_fe.evaluate, model, data, **options))
+                own = measure_seconds(partial(prune_fe.score_all, model, data, scorers, **options))
+                spent.append((own, own / plain))
+        except PruneFEError as error:
+            print(f"{name:<24}  cannot score it: {error}", flush=True)
+            continue
+        names.append(name)
+        own, ratios = np.array(spent).T
+        spread = f"{np.median(ratios):13.2f} ({ratios.min():.2f}–{ratios.max():.2f})"
+        print(f"{name:<24}  {np.median(own):9.1f}  {spread}", flush=True)
+
+
 def peak_mib(name: str, arguments: argparse.Namespace, count: int) -> float:
     """Return the peak memory in MiB of a process that does one pass and nothing else."""
     process = subprocess.run(
@@ -115,6 +141,7 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--in-memory", action="store_true", help="decode the photographs beforehand")
+    parser.add_argument("--each-scorer", action="store_true", help="time every scorer alone, and all in one pass")
     parser.add_argument("--no-peaks", action="store_true", help="measure no memory")
     parser.add_argument("--peak", nargs=2, metavar=("FUNCTION", "COUNT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -134,6 +161,8 @@ def main() -> None:
         )
     ratios = plain / scored
     print(f"score / evaluate, images/s: {np.median(ratios):.3f} ({ratios.min():.3f}–{ratios.max():.3f})", flush=True)
+    if arguments.each_scorer:
+        compare_scorers(arguments)
     for count in () if arguments.no_peaks else (arguments.batch * 2, arguments.batch * 8):
         peaks = {name: peak_mib(name, arguments, count) for name in ("evaluate", "score")}
         print(

@@ -251,6 +251,13 @@ def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda 
     return totals
 
 
+def require_finite(maps: Tensor) -> None:
+    """Raise the error of `sum_over_positions` if a map is not finite, in a small part of its time."""
+    # NaN and infinity make any sum NaN or infinite. So may large finite numbers in float32: then float64 decides.
+    if not maps.sum(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32)).isfinite().all():
+        sum_over_positions(maps)
+
+
 def sparse_counts(indices: Tensor, counts: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a coalesced sparse tensor for use in sums; counts with the same index are added.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_positions
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, require_finite
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class HRank(MapScorer):
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `ranks` (units,), the sum of the ranks, and `images`, the number of images."""
-        sum_over_positions(maps)  # refuses a map that is not finite, by name
+        require_finite(maps)  # refuses a map that is not finite, by name
         tolerance = max(maps.shape[2:]) * torch.finfo(maps.dtype).eps
         # torch computes no singular values in half precision; the tolerance stays that of the maps' own type.
         maps = maps if maps.dtype == torch.float64 else maps.float()

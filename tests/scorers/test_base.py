@@ -17,6 +17,7 @@ from prune_fe.scorers.base import (
     Sums,
     WeightScorer,
     check_choice,
+    require_finite,
     sparse_counts,
     sum_over_positions,
     to_float64,
@@ -113,6 +114,18 @@ def test_a_choice_that_is_not_allowed_is_named() -> None:
     check_choice("taylor", "square", "image", ("total", "image"))
     with pytest.raises(InputError, match="taylor: square is 'sum', allowed are total, image"):
         check_choice("taylor", "square", "sum", ("total", "image"))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_maps_that_are_not_finite_are_refused_and_those_with_an_infinite_float32_sum_are_not(value: float) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        maps = torch.full((2, 3, 4, 4), torch.finfo(dtype).max / 2, dtype=dtype)
+        if dtype != torch.float64:
+            require_finite(maps)
+        maps = torch.zeros_like(maps)
+        maps[1, 2, 3, 0] = value
+        with pytest.raises(InputError, match="unit 2: the map of image 1 of the batch holds NaN or infinite values"):
+            require_finite(maps)
 
 
 def test_sparse_counts_add_what_has_the_same_index_and_check_the_indices() -> None:
