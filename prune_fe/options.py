@@ -130,7 +130,9 @@ def validate_value(kind: Any, value: Any, name: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(_plain(value))
     except ValidationError as error:
-        raise InputError(explain_errors(error, lambda _: (), name)) from None
+        text = explain_errors(error, lambda _: (), name)
+        # pydantic's place is inside the value: an index or a key.
+        raise InputError(text if text.startswith(f"{name}:") else f"{name}.{text}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
+from pydantic import StrictFloat, StrictStr
 from torch import Tensor, nn
 
 from prune_fe.ablation.curves import Ablation, UnitAblation
@@ -17,10 +18,12 @@ from prune_fe.data.batches import Images, first_image
 from prune_fe.data.sampling import select_batches
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
+from prune_fe.options import Count, Natural, validate_value
 from prune_fe.scoring.collection import Progress
 from prune_fe.scoring.fingerprint import hash_weights
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.layers import Layer, find_layers
+from prune_fe.tracing.weights import require_network
 
 Order = Literal["ascending", "descending"]
 SHARES = tuple(number / 20 for number in range(21))
@@ -72,8 +75,7 @@ def ablate(
             of range.
         DataError: A class has no images.
     """
-    if every < 1:
-        raise InputError(f"every is {every}; allowed: 1 or more")
+    every = validate_value(Count, every, "every")
     target = _find_layers(model, data, [layer])[0]
     units = _removal_orders(scores, model, [target], order)[0]
     masks = masks_without_first(units, sorted({*range(0, target.units, every), target.units}))
@@ -125,6 +127,7 @@ def ablate_layers(
             range.
         DataError: A class has no images.
     """
+    validate_value(tuple[StrictFloat, ...], shares, "shares")
     if wrong := [share for share in shares if not 0 <= share <= 1]:
         raise InputError(f"shares: {wrong[0]} is out of range; allowed: 0 to 1")
     if not shares or list(shares) != sorted(shares):
@@ -165,6 +168,8 @@ def _trial_and_run_options(
     for name in options:
         if name not in Options.__annotations__:
             raise InputError(f"{name}: unknown key; {nearest(name, Options.__annotations__)}")
+    if options.get("classes") is not None:
+        validate_value(tuple[Natural, ...], options["classes"], "classes")
     run_options = {name: value for name, value in options.items() if name in ("classes", "progress")}
     return Trial(model, data, layers, **{n: v for n, v in options.items() if n not in run_options}), run_options
 
@@ -175,6 +180,8 @@ def _removal_orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], o
     Raises:
         InputError: The order is unknown, or the scores are not of these layers and this network.
     """
+    if not isinstance(scores, Scores):
+        raise InputError(f"scores is a {type(scores).__name__}; it must be what prune_fe.score returns")
     if order not in get_args(Order):
         raise InputError(f"order is {order!r}; allowed: {', '.join(get_args(Order))}")
     for layer in layers:
@@ -194,5 +201,7 @@ def _removal_orders(scores: Scores, model: nn.Module, layers: Sequence[Layer], o
 
 
 def _find_layers(model: nn.Module, data: Images, names: Sequence[str]) -> Sequence[Layer]:
+    require_network(model)
+    names = validate_value(tuple[StrictStr, ...], names, "layers")
     example = first_image(select_batches(data, batch_size=1))
     return find_layers(model, example.to(next(model.parameters()).device), names)

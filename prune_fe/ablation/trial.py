@@ -21,6 +21,7 @@ from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import float64_logits
+from prune_fe.options import Positive, validate_value
 from prune_fe.scoring.collection import Progress
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import Layer
@@ -86,8 +87,7 @@ class Trial:
         """
         if world_size() > 1:
             raise InputError("ablation runs in one process")
-        if memory_gib <= 0:
-            raise InputError(f"memory_gib is {memory_gib}; allowed: more than 0")
+        validate_value(Positive, memory_gib, "memory_gib")
         self.model, self.layers = model, layers
         self.cached: list[_Batch] | None = None
         self._memory = memory_gib * 2**30

@@ -10,8 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from prune_fe.data.datasets import PixelBatch
+from prune_fe.data.reading import NamedSamples, explain_worker_errors
 from prune_fe.data.splits import Splits
 from prune_fe.errors import DataError, InputError
+from prune_fe.options import BatchSize, Workers, validate_value
+from prune_fe.tracing.weights import find_layout_fault
 
 Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
@@ -31,12 +34,11 @@ def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options
         options: More keywords of `torch.utils.data.DataLoader`.
 
     Raises:
-        InputError: `batch_size` or `workers` is out of range.
+        InputError: `batch_size` or `workers` is of a wrong type or out of range.
     """
-    if batch_size < 1 or workers < 0:
-        raise InputError(f"batch_size={batch_size}, workers={workers}: there must be at least 1 image and 0 workers")
+    batch_size, workers = check_reading(batch_size, workers)
     return Loader(
-        data,
+        NamedSamples(data, workers),
         batch_size,
         collate_fn=_collate,
         num_workers=workers,
@@ -48,6 +50,15 @@ def make_loader(data: Dataset[Any], batch_size: int, workers: int = 0, **options
     )
 
 
+def check_reading(batch_size: int, workers: int) -> tuple[int, int]:
+    """Return how many images a batch has and how many processes read, after checking both.
+
+    Raises:
+        InputError: One is of a wrong type or out of range.
+    """
+    return validate_value(BatchSize, batch_size, "batch_size"), validate_value(Workers, workers, "workers")
+
+
 class Loader(DataLoader[Any]):
     """A DataLoader that normalises images in memory batch by batch instead of one by one."""
 
@@ -57,13 +68,25 @@ class Loader(DataLoader[Any]):
 
     def on(self, device: torch.device | None) -> Iterator[Any]:
         """Yield (images, labels) with the images of a `PixelBatch` on a device, where they are normalised."""
-        for batch in super().__iter__():
+        with explain_worker_errors(self.dataset):
+            batches = super().__iter__()
+        while True:
+            with explain_worker_errors(self.dataset):
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield (batch.to_images(device), batch.labels) if isinstance(batch, PixelBatch) else batch
 
 
 def _collate(samples: Any) -> Any:
     """Return a `PixelBatch` as it is, and anything else as a DataLoader does."""
-    return samples if isinstance(samples, PixelBatch) else default_collate(samples)
+    if isinstance(samples, PixelBatch):
+        return samples
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"images that do not go together in one batch: {line}") from error
 
 
 def validate_batches(batches: Batches, device: torch.device | None = None) -> Iterator[Batch]:
@@ -86,11 +109,32 @@ def validate_batches(batches: Batches, device: torch.device | None = None) -> It
             kind = type(batch).__name__
             raise InputError(f"data: batch {number} is a {kind}; it must be two tensors, images and labels")
         images, labels = pair
-        if images.ndim < 2 or labels.shape != images.shape[:1] or labels.is_floating_point():
+        if fault := find_layout_fault(images) or find_layout_fault(labels):
+            raise InputError(f"data: batch {number} {fault}")
+        if images.ndim < 2 or labels.shape != images.shape[:1] or not is_whole(labels):
             shapes = f"images {tuple(images.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
             raise InputError(f"data: batch {number} holds {shapes}; every image needs one whole number as its label")
         if len(images):
             yield images, labels.cpu().long()
+
+
+def is_whole(labels: Tensor) -> bool:
+    """Return whether a tensor's type is one of whole numbers."""
+    return not (labels.is_floating_point() or labels.is_complex())
+
+
+def check_labels(labels: Tensor, outputs: int) -> None:
+    """Check that a network has an output for each label of a batch.
+
+    Args:
+        labels: The labels, int64 on the CPU.
+        outputs: Number of the network's outputs.
+
+    Raises:
+        DataError: A label has none.
+    """
+    if wrong := [label for label in labels.tolist() if not 0 <= label < outputs]:
+        raise DataError(f"label {wrong[0]}: the model has {outputs} classes; allowed: 0 to {outputs - 1}")
 
 
 def count_images(batches: Batches) -> int:

@@ -10,9 +10,11 @@ import torch
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.options import VALIDATION, DataOptions
 from prune_fe.data.registry import Progress
-from prune_fe.data.splits import Splits, hold_out
+from prune_fe.data.splits import Splits, check_split, hold_out
 from prune_fe.data.transforms import Normalise
 from prune_fe.errors import DataError
+from prune_fe.file_types import require_path
+from prune_fe.options import Size, validate_value
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -43,7 +45,9 @@ def cifar10(
     """
     from torchvision.datasets import CIFAR10
 
-    root = Path(path)
+    size = validate_value(Size, size, "size")
+    check_split(validation, seed, images_per_class)
+    root = require_path(path)
     download = not (root / CIFAR10.base_folder).exists()
     try:
         parts = [CIFAR10(root, train=is_train, download=download) for is_train in (True, False)]

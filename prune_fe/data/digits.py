@@ -9,8 +9,9 @@ import torch
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.options import VALIDATION, DataOptions
 from prune_fe.data.registry import Progress
-from prune_fe.data.splits import Splits, hold_out
+from prune_fe.data.splits import Splits, check_split, hold_out
 from prune_fe.data.transforms import Normalise
+from prune_fe.options import Size, validate_value
 
 NORMALISED = ((0.5,), (0.5,))
 """Mean and standard deviation that map pixel values from 0 to 1 onto −1 to 1."""
@@ -36,6 +37,8 @@ def digits(
     """
     from sklearn.datasets import load_digits
 
+    size = validate_value(Size, size, "size")
+    check_split(validation, seed, images_per_class)
     scans = load_digits()
     pixels = torch.from_numpy(scans.images).float()[:, None] * (255 / 16)  # the scans have values from 0 to 16
     pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)

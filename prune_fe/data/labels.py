@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset, Subset
+
+from prune_fe.errors import DataError
 
 
 def image_labels(data: Dataset[Any]) -> list[int]:
@@ -17,9 +19,19 @@ def image_labels(data: Dataset[Any]) -> list[int]:
     if isinstance(data, Subset):
         labels = image_labels(data.dataset)
         return [labels[index] for index in data.indices]
-    if hasattr(data, "targets"):
-        return [int(label) for label in data.targets]
-    return [int(data[index][1]) for index in range(len(data))]  # type: ignore[arg-type]
+    every: Iterable[Any] = data.targets if hasattr(data, "targets") else (data[i][1] for i in range(len(data)))  # type: ignore[arg-type]
+    return [_whole_number(label, index) for index, label in enumerate(every)]
+
+
+def _whole_number(label: Any, index: int) -> int:
+    """Return a label of any type of whole numbers as an int."""
+    try:
+        number = int(label)
+        if number == label and abs(number) < 2**63:
+            return number
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        pass
+    raise DataError(f"image {index}: its label is {str(label)[:40]!r}; it must be a whole number")
 
 
 def has_labels(data: Dataset[Any]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence, Sized
+import io
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from prune_fe.data.batches import Batches, Images, make_loader
+from prune_fe.data.batches import Batches, Images, check_reading, make_loader
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.distributed import rank, world_size
 from prune_fe.errors import DataError, InputError
+from prune_fe.file_types import open_regular_file
+from prune_fe.options import Count, Natural, Seed, validate_value
 
 
 def select_batches(
@@ -51,13 +54,20 @@ def select_batches(
         if world_size() > 1:
             raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
         return data
+    check_reading(batch_size, workers)
     indices = choose_images(data, classes, samples, seed)
     if not indices:
         raise DataError("no images: the data set is empty")
     if len(indices) < world_size():
         raise DataError(f"{len(indices)} images cannot be shared by {world_size()} processes")
     # Process r reads images r, r + world_size, …, so that evaluate() can restore the order of the data.
-    return make_loader(Subset(data, indices[rank() :: world_size()][skip:]), batch_size, workers)
+    return make_loader(
+        Subset(data, indices[rank() :: world_size()][skip:]),
+        batch_size,
+        workers,
+        # Without one, a DataLoader draws from torch's global random state, which is the caller's.
+        generator=torch.Generator(),
+    )
 
 
 def choose_images(data: Dataset[Any], classes: int | Sequence[int] | None, samples: int | None, seed: int) -> list[int]:
@@ -80,8 +90,9 @@ def choose_images(data: Dataset[Any], classes: int | Sequence[int] | None, sampl
     """
     if not isinstance(data, Sized):
         raise InputError(f"{type(data).__name__} has no length: pass a map-style data set")
-    if samples is not None and samples < 1:
-        raise InputError(f"samples={samples}: at least one image of each class is needed")
+    seed = validate_value(Seed, seed, "seed")
+    if samples is not None:
+        samples = validate_value(Count, samples, "samples")
     if classes is None and samples is None:
         return list(range(len(data)))
     labels = torch.tensor(image_labels(data))
@@ -108,8 +119,9 @@ def _choose_classes(labels: Tensor, classes: int | Sequence[int] | None, seed: i
     present = labels.unique().tolist()
     if classes is None:
         return present
-    if not isinstance(classes, int):
-        return sorted(set(classes))
+    if isinstance(classes, Iterable):
+        return sorted({validate_value(Natural, label, "classes") for label in classes})
+    validate_value(Count, classes, "classes")
     if not 1 <= classes <= len(present):
         raise InputError(f"classes={classes}: the data has {len(present)} classes")
     order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
@@ -135,7 +147,7 @@ def read_image_list(file: Path) -> list[str]:
         DataError: The file cannot be read, has no such column or no row.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as content:
+        with open_regular_file(file) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as content:
             rows = list(csv.DictReader(content))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: not a list of images that can be read ({error})") from error

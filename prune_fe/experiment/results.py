@@ -16,6 +16,7 @@ import numpy as np
 from prune_fe.data.labels import image_labels, image_names
 from prune_fe.data.splits import Splits
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.experiment.result_schema import ResultFile, check_content
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.scores import Array
@@ -125,19 +126,20 @@ def load_result(path: Path) -> Result:
     """
     try:
         content = read_record(path)
+        check_content(ResultFile, content)
         correct = content["correct"]
         bits = np.frombuffer(base64.b64decode(correct["bits"], validate=True), dtype=np.uint8)
+        if len(bits) != -(-correct["images"] // 8):
+            raise ValueError(f"it has {len(bits)} bytes for {correct['images']} images")
         is_correct = np.unpackbits(bits, count=correct["images"]).astype(bool)
         result = Result(**content | {"row": Row(**content["row"]), "correct": is_correct})
         # The row and the images are saved separately; where they disagree, the file was changed or is damaged.
-        if len(bits) != -(-len(is_correct) // 8) or not np.isclose(
-            is_correct.mean(), result.row.accuracy, rtol=0, atol=1e-9
-        ):
+        if not np.isclose(is_correct.mean(), result.row.accuracy, rtol=0, atol=1e-9):
             raise ValueError("its accuracy is not that of its images")
         return result
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {ADVICE}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise CheckpointError(f"{damaged(path, error)}; {ADVICE}") from error
 
 

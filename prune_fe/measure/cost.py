@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.measure.meter import quartiles, seconds_in_turn
-from prune_fe.tracing.watching import evaluating
+from prune_fe.options import BatchSize, validate_value
+from prune_fe.tracing.watching import evaluating, explain_run
+from prune_fe.tracing.weights import require_example, require_network
 
 ATTENTION = "scaled_dot_product_attention"
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
@@ -78,13 +80,16 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
         warnings.simplefilter("ignore", DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis
 
+    require_network(model)
+    require_example(example)
     weight = next(model.parameters())
     image = example[:1].to(weight.device, weight.dtype)
     with evaluating(model), torch.no_grad():
         analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         # fvcore has no rule for attention and would count it as 0.
         analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)
-        counts = analysis.tracer_warnings("none").by_operator()
+        with explain_run(model, image):
+            counts = analysis.tracer_warnings("none").by_operator()
     macs = sum(int(count) for operation, count in counts.items() if operation in COUNTED)
     return Cost(sum(weight.numel() for weight in model.parameters()), macs)
 
@@ -108,9 +113,12 @@ def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: floa
         batch_size: Images of one forward pass.
         seconds: Passes are repeated for at least this long.
     """
+    require_network(model)
+    require_example(example)
+    batch_size = validate_value(BatchSize, batch_size, "batch_size")
     weight = next(model.parameters())
     images = example[:1].to(weight.device, weight.dtype).expand(batch_size, *example.shape[1:]).contiguous()
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode(), explain_run(model, images):
         (times,) = seconds_in_turn([lambda: model(images)], seconds, weight.device)
     fast, median, slow = quartiles(times)
     return Speed(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from prune_fe.data.batches import Images, count_images, validate_batches
+from prune_fe.data.batches import Images, check_labels, count_images, validate_batches
 from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
-from prune_fe.tracing.watching import evaluating
+from prune_fe.tracing.watching import evaluating, explain_run
+from prune_fe.tracing.weights import require_network
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def evaluate(
         InputError: The model returns something else than (images, classes), or values that are not finite.
         DataError: There are no images, or a label has no output.
     """
+    require_network(model)
     device = next(model.parameters()).device
     confusion = torch.zeros(0, 0, dtype=torch.int64)
     loss, n_images = 0.0, 0
@@ -83,7 +85,9 @@ def evaluate(
             indices = range(
                 rank() + n_images * world_size(), rank() + (n_images + len(labels)) * world_size(), world_size()
             )
-            logits = float64_logits(model(images.to(device, non_blocking=True)), labels, indices)
+            with explain_run(model, images):
+                output = model(images.to(device, non_blocking=True))
+            logits = float64_logits(output, labels, indices)
             classes = logits.shape[1]
             if n_images == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
@@ -134,7 +138,5 @@ def float64_logits(output: Any, labels: Tensor, indices: range) -> Tensor:
         row = int((~finite).nonzero()[0, 0])
         index = indices[row % len(indices)]
         raise InputError(f"image {index} (of class {labels[row]}): the model's outputs hold NaN or infinite values")
-    classes = logits.shape[1]
-    if wrong := [label for label in labels.tolist() if not 0 <= label < classes]:
-        raise DataError(f"label {wrong[0]}: the model has {classes} classes; allowed: 0 to {classes - 1}")
+    check_labels(labels, logits.shape[1])
     return logits

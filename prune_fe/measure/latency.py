@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
 from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+from prune_fe.tracing.weights import require_example, require_network
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -169,9 +170,10 @@ def compare_latency(
     Raises:
         InputError: `pruned` has no parameters, or an argument is out of range.
     """
-    weight = next(pruned.parameters(), None)
-    if weight is None:
-        raise InputError(f"pruned: {type(pruned).__name__} has no parameters, so there is nothing to time")
+    require_network(original, "original")
+    require_network(pruned, "pruned")
+    require_example(example)
+    weight = next(pruned.parameters())
     if threads is None:
         current = torch.get_num_threads()
         threads = sorted({1, current}) if weight.device.type == "cpu" else [current]

@@ -13,6 +13,7 @@ from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.models.checkpoints import fill
 from prune_fe.models.classifier import describe_renewed, is_in_classifier, set_classifier_width
 from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
+from prune_fe.options import Count, validate_value
 
 
 def build(
@@ -44,6 +45,7 @@ def build(
         InputError: The name is unknown, or the network cannot be built with these arguments.
         EnvironmentFault: The weights cannot be downloaded.
     """
+    classes, in_channels = validate_value(Count, classes, "classes"), validate_value(Count, in_channels, "in_channels")
     settings = {"in_channels": in_channels, "classifier_width": classifier_width, **arguments}
     if not pretrained:
         return _build(name, classes, pretrained=False, **settings)
@@ -131,6 +133,8 @@ def parse_name(name: str) -> tuple[str, str]:
     Raises:
         InputError: The name is unknown, or its library is not installed.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name is a {type(name).__name__}; it must be the name of a network")
     library, _, plain = name.rpartition("/")
     if plain == SMALL_VGG and library in ("", "prune_fe"):
         return "prune_fe", plain

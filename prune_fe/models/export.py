@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
+from prune_fe.file_types import require_path
 from prune_fe.io import new_files
+from prune_fe.options import Threads, validate_value
+from prune_fe.tracing.weights import require_example, require_sound_weights
 
 Format = Literal["onnx", "torch-export"]
 
@@ -93,7 +96,9 @@ def export(
             more than TOLERANCES allows.
         EnvironmentFault: The file cannot be written.
     """
-    path = Path(path)
+    path = require_path(path)
+    require_sound_weights(model)
+    threads = validate_value(Threads, threads, "threads")
     _require_valid(path, example, format)
     shape = tuple(example.shape[1:])
     facts = {"producer": f"prune_fe {metadata.version('prune-fe')}", "input": ["batch", *shape], **(about or {})}
@@ -134,6 +139,7 @@ def _require_valid(path: Path, example: Tensor, format: Format) -> None:
     if not isinstance(example, Tensor) or example.ndim != 4:
         got = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise InputError(f"example is {got}; it must be a tensor (images, channels, height, width)")
+    require_example(example)
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         try:
             import_module(package)

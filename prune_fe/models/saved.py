@@ -46,6 +46,10 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
     """
     require_sound_weights(model)
     path = require_path(path)
+    try:
+        about = json.loads(json.dumps(dict(about or {})))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"about is {str(about)[:60]!r}, no mapping that JSON can express ({error})") from error
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another path or pass overwrite=True")
     if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, WEIGHTS}):
@@ -60,7 +64,7 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
         "arguments": arguments,
         "settings": module_settings(model) if factory else whole_number_settings(model),
         "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
-        "about": dict(about or {}),
+        "about": about,
     }
     # The digest is of what will be read: JSON turns tuples into lists and numbers as keys into texts.
     manifest = json.loads(json.dumps(manifest))

@@ -24,7 +24,7 @@ from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
-from prune_fe.tracing.weights import require_sound_weights
+from prune_fe.tracing.weights import require_example, require_sound_weights
 
 TARGET_TOLERANCE = 0.01
 """Largest deviation from a target, as a share of it, that is accepted without a note."""
@@ -78,8 +78,9 @@ def prune(
             options ask for it.
     """
     require_sound_weights(model)
-    if not isinstance(example, Tensor):
+    if example is None:
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
+    require_example(example)
     if not isinstance(scores, Scores):
         raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
     if scores.provenance.get("architecture_sha256", hash_architecture(model)) != hash_architecture(model):

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import CONTROLS, Recipe, as_begun, with_controls
+from prune_fe.experiment.result_schema import EnvironmentFile, LabelsFile, check_content
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, failed_tasks, is_comparison
 from prune_fe.experiment.tuning import has_tuned_control
+from prune_fe.file_types import require_path
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
-from prune_fe.records import read_record, read_yaml
+from prune_fe.records import damaged, read_record, read_yaml
 from prune_fe.scoring.scores import Array, Scores, load_scores
 
 RESAMPLES = 2_000
@@ -353,7 +356,17 @@ def load_results(folder: Path | str) -> pd.DataFrame:
         InputError: The folder holds no run or comparison, or nothing has been measured yet.
         CheckpointError: A file is damaged.
     """
-    return load_findings(Path(folder)).frame
+    return load_findings(require_path(folder, "folder")).frame
+
+
+def _read_checked(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the content of a file whose values have the types of `kind`."""
+    content = read_record(path)
+    try:
+        check_content(kind, content)
+    except ValueError as error:
+        raise damaged(path, error) from error
+    return content
 
 
 def load_findings(folder: Path) -> Findings:
@@ -375,7 +388,8 @@ def load_findings(folder: Path) -> Findings:
         raise
     except ValueError as error:
         raise CheckpointError(f"{folder}: damaged ({error})") from error
-    test, environment = read_record(folder / "test.json"), read_record(folder / "env.json")
+    test = _read_checked(folder / "test.json", LabelsFile)
+    environment = _read_checked(folder / "env.json", EnvironmentFile)
     comparison = is_comparison(folder)
     if comparison:
         recipe = with_controls(recipe)

@@ -66,7 +66,7 @@ def resolve_scorer(scorer: str | Scorer, settings: Mapping[str, Any] | None = No
 
     if isinstance(scorer, Scorer):
         return scorer
-    if scorer not in SCORERS:
+    if not isinstance(scorer, str) or scorer not in SCORERS:
         raise InputError(f"unknown scorer {scorer!r}; {nearest(str(scorer), SCORERS)}")
     settings = settings or {}
     resolved = SCORERS[scorer].with_settings(scorer, settings)

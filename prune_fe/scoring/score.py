@@ -18,7 +18,7 @@ from prune_fe.data.sampling import choose_images, select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
-from prune_fe.options import validate_options
+from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
 from prune_fe.scorers.base import LayerScore, Scorer
 from prune_fe.scoring.collection import Collection, Progress
@@ -27,7 +27,7 @@ from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Array, Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
-from prune_fe.tracing.weights import require_sound_weights
+from prune_fe.tracing.weights import require_example, require_sound_weights
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Pattern of the labels that name a folder."""
@@ -127,6 +127,12 @@ def score_all(
     choice = validate_options(ScoreOptions, options, **settings)
     resolved = _resolve_scorers(scorers)
     require_sound_weights(model)
+    seed = validate_value(Seed, seed, "seed")
+    workers = validate_value(Workers, workers, "workers")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a {type(progress).__name__}; it must be a function")
+    if example is not None:
+        require_example(example)
     readers = [label for label, scorer in resolved.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.file_types import require_path
 from prune_fe.io import explain_disk_errors, replacing, safe_cell
+from prune_fe.options import Natural, validate_value
 from prune_fe.records import damaged, read_npz, write_npz
 
 Array = NDArray[Any]
@@ -65,6 +67,8 @@ class Scores:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keep, Mapping):
+            raise InputError(f"keep is a {type(self.keep).__name__}; it must be layer name -> scores")
         for layer, keep in self.keep.items():
             if not isinstance(keep, np.ndarray) or keep.ndim != 1 or keep.dtype.kind not in "fiu":
                 raise InputError(f"layer {layer!r}: the scores are {_describe(keep)}, they must be real, one a unit")
@@ -89,6 +93,7 @@ class Scores:
         """
         if layer not in self.keep:
             raise InputError(f"layer {layer!r} has no scores; scored are {', '.join(self.keep)}")
+        count = validate_value(Natural, count, "count")
         return weakest(self.keep[layer], count)
 
     def layer_mean(self, quantity: str, layer: str) -> float:
@@ -96,6 +101,8 @@ class Scores:
 
         For `feature_entropy_nats` it is the entropy of a layer in figures 5, 6, 9 and 11 of Zhao & Zhang (2022).
         """
+        if layer not in self.raw.get(quantity, {}):
+            raise InputError(f"layer {layer!r} has no {quantity!r}; known are {', '.join(self.raw) or 'none'}")
         return float(_finite_mean(self.raw[quantity][layer].reshape(-1, 1))[0])
 
     def save(self, folder: Path) -> None:
@@ -150,9 +157,10 @@ def load_scores(folder: str | Path) -> Scores:
     Raises:
         CheckpointError: There are no scores, those of several scorers, or a damaged file.
     """
-    path = Path(folder) / FILE_NAME
+    folder = require_path(folder, "folder")
+    path = folder / FILE_NAME
     if not path.exists():
-        inner = sorted(Path(folder).glob(f"*/{FILE_NAME}"))
+        inner = sorted(folder.glob(f"*/{FILE_NAME}"))
         if len(inner) > 1:
             names = ", ".join(path.parent.name for path in inner)
             raise CheckpointError(f"{folder} holds scores of {names}: name one folder")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.tracing.layers import MAP_STEPS, Layer, suggest_names
 from prune_fe.tracing.watching import Watch
+from prune_fe.tracing.weights import require_network
 
 MapReader = Callable[[Layer, Tensor], None]
 """Function of a layer and its maps."""
@@ -56,7 +57,16 @@ def follow(model: nn.Module, layers: Iterable[Layer], change: MapChange) -> Abst
             may go on with the tensor it already has and ignore the returned one. The result for a layer `at_input` is
             not used.
     """
-    return _Follower(layers, change).watching(dict(model.named_modules()))
+    require_network(model)
+    return _Follower(_require_layers(layers), change).watching(dict(model.named_modules()))
+
+
+def _require_layers(layers: Any) -> list[Layer]:
+    """Return layers as a list, after checking that they are."""
+    listed = list(layers) if isinstance(layers, Iterable) else [layers]
+    if wrong := [layer for layer in listed if not isinstance(layer, Layer)]:
+        raise InputError(f"layers holds a {type(wrong[0]).__name__}; it must be a list of what find_layers returns")
+    return listed
 
 
 def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence[int]]) -> AbstractContextManager[None]:
@@ -81,7 +91,7 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
         # Autograd forbids that for a tensor that it has saved for a gradient.
         return maps.index_fill_(1, index, 0) if in_place and not maps.requires_grad else maps.index_fill(1, index, 0)
 
-    by_name = {layer.name: layer for layer in layers}
+    by_name = {layer.name: layer for layer in _require_layers(layers)}
     for name in units:
         if name not in by_name:
             raise InputError(f"layer {name!r}: not among the layers given; {suggest_names(name, by_name)}")

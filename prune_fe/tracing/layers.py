@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prune_fe.errors import InputError
 from prune_fe.tracing.ops import Function, Kind, Trait, functions
 from prune_fe.tracing.watching import Watch, evaluating, tensors_in
+from prune_fe.tracing.weights import require_example, require_network
 
 NORMS = functions(Kind.NORM)
 ACTIVATIONS = functions(Kind.ACTIVATION)
@@ -74,9 +75,10 @@ def find_layers(
         InputError: A name does not exist, does not run, runs more than once or gives no maps; or the network does not
             run on the example.
     """
+    require_network(model)
     if names is None:
         return find_convolutions(model, example)[0]
-    if isinstance(names, str) or not names:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
         raise InputError(f"layers is {names!r}; it must be a list of names")
     modules = dict(model.named_modules())
     for name in names:
@@ -177,6 +179,8 @@ def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mappin
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     survey = _Survey(norms.keys() - watched.keys())
     inputs = example if isinstance(example, tuple) else (example,)
+    if not isinstance(example, tuple):
+        require_example(example)
     try:
         with evaluating(model), torch.no_grad(), survey.watching(norms | dict(watched)):
             model(*inputs)

@@ -156,7 +156,8 @@ def _cut_rest(rest: fx.GraphModule, shape: Sequence[int]) -> LinearTail | None:
     assert module is not None
     weight = module.weight
     # What stands before the layer may reshape the values, nothing else.
-    values = 100 * torch.randn(3, *shape, device=weight.device, dtype=weight.dtype)
+    generator = torch.Generator().manual_seed(0)  # torch's global random state is the caller's.
+    values = 100 * torch.randn(3, *shape, generator=generator, dtype=torch.float64).to(weight.device, weight.dtype)
     read = subgraph(rest, early, stored, [given], layer.all_input_nodes[0])(values)
     if not torch.equal(read, values.flatten(1) if isinstance(module, nn.Linear) else values):
         return None

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from prune_fe.errors import InputError, PruneFEError
 
 
 @contextmanager
@@ -21,6 +24,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
+    """Turn what a network's own code raises in the block into an InputError that says what it was run on.
+
+    Args:
+        model: The network.
+        images: Its input.
+    """
+    try:
+        yield
+    except (PruneFEError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # A network raises anything on a wrong input.
+        if "allocate memory" in str(error):
+            raise
+        kind = (
+            f"images {tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"{type(model).__name__} does not run on {kind}: {line}") from error
 
 
 class Watch(TorchFunctionMode, ABC):

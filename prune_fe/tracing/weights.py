@@ -14,6 +14,20 @@ STATISTICS = ("running_mean", "running_var")
 """The buffers that are checked like weights: those of batch norms. Others, such as masks, may hold infinite values."""
 
 
+def require_module(model: Any, name: str = "model") -> None:
+    """Check that something is a module.
+
+    Args:
+        model: What the caller gave.
+        name: Name of the argument.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is a {type(model).__name__}; it must be an nn.Module")
+
+
 def require_network(model: Any, name: str = "model") -> None:
     """Check that something is a network with weights.
 
@@ -24,8 +38,7 @@ def require_network(model: Any, name: str = "model") -> None:
     Raises:
         InputError: It is no module, or has no parameters.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{name} is a {type(model).__name__}; it must be an nn.Module")
+    require_module(model, name)
     if next(model.parameters(), None) is None:
         raise InputError(f"{name} is a {type(model).__name__} without any parameters")
 
@@ -51,16 +64,42 @@ def require_sound_weights(model: Any, name: str = "model") -> None:
                 raise InputError(f"{where}: {key} {fault}")
 
 
+def require_example(example: Any, name: str = "example") -> None:
+    """Check that something is an input of a network: a dense tensor with at least one image.
+
+    Args:
+        example: What the caller gave.
+        name: Name of the argument.
+
+    Raises:
+        InputError: It is no tensor, or has no values, no image or too few axes.
+    """
+    if not isinstance(example, Tensor):
+        raise InputError(f"{name} is a {type(example).__name__}; it must be a tensor (images, channels, height, width)")
+    fault = find_layout_fault(example) or (f"is complex ({example.dtype})" if example.is_complex() else None)
+    if fault:
+        raise InputError(f"{name} {fault}")
+    if example.ndim < 2 or not example.numel():
+        raise InputError(f"{name} is {tuple(example.shape)}; it must hold an image (images, channels, height, width)")
+
+
 def find_fault(tensor: Tensor) -> str | None:
     """Return what is wrong with a weight, as the end of a sentence about it; None if nothing is."""
     if is_lazy(tensor):
         return "has no values yet; run the network on an image first"
-    if tensor.is_nested or tensor.layout != torch.strided:
-        return f"is {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')}, not dense"
-    if tensor.is_meta:
-        return "has no values: it is on the meta device"
+    if fault := find_layout_fault(tensor):
+        return fault
     if tensor.is_complex():
         return f"is complex ({tensor.dtype})"
     if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
         return f"holds {int((~finite).sum())} NaN or infinite values of {tensor.numel()}"
+    return None
+
+
+def find_layout_fault(tensor: Tensor) -> str | None:
+    """Return why a tensor has no dense values, as the end of a sentence about it; None if it has."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"is {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')}, not dense"
+    if tensor.is_meta:
+        return "has no values: it is on the meta device"
     return None

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from prune_fe.data.batches import Loader, make_loader
+from prune_fe.data.batches import Loader, check_labels, is_whole, make_loader
 from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.options import validate_options
+from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.pruning.cut import refuse_unlike_weights
+from prune_fe.tracing.watching import explain_run
+from prune_fe.tracing.weights import find_layout_fault, require_sound_weights
 from prune_fe.training.augmentation import flip_and_shift
 from prune_fe.training.distillation import Teaching, make_teaching, teacher_logits
 from prune_fe.training.features import TrainingInput, is_constant, prepare_input
@@ -77,8 +79,8 @@ def finetune(
     """Train `model` in place, and set it to the weights of its best epoch on the validation images.
 
     The network before training counts as epoch 0: it stays unchanged if no epoch is better. After an error or an
-    interruption it has the weights of the best epoch so far. The order of the images, their augmentation and dropout
-    depend only on the seed and the epoch.
+    interruption it has the weights of the best epoch so far, and its mode and gradients are as before. The order of the
+    images, their augmentation and dropout depend only on the seed and the epoch.
 
     Under torch.distributed each process trains on its share of every batch. Gradients and, after each epoch, the
     statistics of batch norms are averaged over the processes.
@@ -115,12 +117,15 @@ def finetune(
         EnvironmentFault: `unfinished` cannot be written.
     """
     chosen = validate_options(TrainOptions, options, **settings)
+    seed, workers = validate_value(Seed, seed, "seed"), validate_value(Workers, workers, "workers")
+    require_sound_weights(model)
     if chosen.distill is not None and teacher is None:
         raise InputError("distill needs a teacher: finetune(..., teacher=network)")
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)
     n_steps = len(epoch_rates(chosen)) * len(_make_batches(train, order, chosen.batch_size))
     steps = _StepCounter(progress, n_steps)
     with ExitStack() as stack:
+        stack.enter_context(_restoring_after_error(model))
         part = stack.enter_context(select_part(model, chosen.only))
         optimizer = _make_optimizer(part, chosen, momentum_buffers or {})
         all_reduce_mean(part.weights.values())  # All processes start with the same weights, to the bit.
@@ -143,6 +148,21 @@ def finetune(
         best_momentum = dict[str, Tensor]()
         stack.callback(lambda: momentum_buffers is not None and momentum_buffers.update(best_momentum))
         return _Training(part, source, teaching, optimizer, order, chosen, best_momentum, steps, file).run(state)
+
+
+@contextmanager
+def _restoring_after_error(model: nn.Module) -> Iterator[None]:
+    """Give a network the modes and gradients that it had before the block, if an error or a signal ends it."""
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(weight, weight.grad) for weight in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for module, training in modes:
+            module.training = training
+        for weight, gradient in gradients:
+            weight.grad = gradient
+        raise
 
 
 class _StepCounter:
@@ -278,7 +298,7 @@ class _Training:
         for step, batch in enumerate(batches.on(self._device)):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(step / len(batches)) * group["lr_factor"]
-            loss = self._loss(*batch)
+            loss = self._loss(*_require_batch(batch))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             # Equal shares of the batch: the mean of the processes' mean gradients is that of the whole batch.
@@ -291,12 +311,15 @@ class _Training:
 
     def _loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
         """Return the mean loss of a batch; `kept` are the teacher's logits of its images."""
-        inputs, targets = (value.to(self._device, non_blocking=True) for value in (images, labels))
+        inputs, targets = (value.to(self._device, non_blocking=True) for value in (images, labels.long()))
         if self.options.augment:
             inputs = flip_and_shift(inputs, torch.default_generator)
         is_mixed = self.options.amp and self._device.type == "cuda"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=is_mixed):
-            logits = _require_tensor(self.source.network, self.source.network(inputs))
+            with explain_run(self.source.network, inputs):
+                outputs = self.source.network(inputs)
+            logits = _require_tensor(self.source.network, outputs)
+            check_labels(labels, logits.shape[1])
             if self.teaching is None:
                 return F.cross_entropy(logits, targets)
             return self.teaching.loss(logits, targets, inputs, kept)
@@ -372,6 +395,18 @@ def _copy_momentum(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tenso
     """Return copies of the momentum buffers by parameter name; a weight that had no gradient yet has none."""
     buffers = {name: optimizer.state.get(weight, {}).get("momentum_buffer") for name, weight in weights.items()}
     return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
+
+
+def _require_batch(batch: Any) -> Sequence[Tensor]:
+    """Return a batch of images, labels and possibly the teacher's logits, after checking what it is made of."""
+    parts = list(batch) if isinstance(batch, tuple | list) else []
+    if len(parts) not in (2, 3) or not all(isinstance(part, Tensor) for part in parts):
+        raise InputError(f"training images come with labels, as (image, label); a batch is a {type(batch).__name__}")
+    if fault := find_layout_fault(parts[0]):
+        raise InputError(f"a batch of training images {fault}")
+    if parts[1].ndim != 1 or not is_whole(parts[1]):
+        raise InputError(f"the labels are {parts[1].dtype} {tuple(parts[1].shape)}; an image has one whole number")
+    return parts
 
 
 def _require_tensor(model: nn.Module, logits: Any) -> Tensor:

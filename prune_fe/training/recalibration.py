@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
-from prune_fe.data.batches import Batches, Images, count_images, make_loader, validate_batches
+from prune_fe.data.batches import Batches, Images, check_reading, count_images, make_loader, validate_batches
 from prune_fe.data.sampling import select_batches
 from prune_fe.errors import DataError, InputError
-from prune_fe.tracing.watching import evaluating
+from prune_fe.options import Count, Seed, validate_value
+from prune_fe.tracing.watching import evaluating, explain_run
+from prune_fe.tracing.weights import require_module
 
 
 def recalibrate(
@@ -49,6 +51,10 @@ def recalibrate(
         InputError: A mean or variance is not finite, or `batch_size` or `samples` is less than 2.
         DataError: There are too few images.
     """
+    require_module(model)
+    batch_size, workers = check_reading(batch_size, workers)
+    seed = validate_value(Seed, seed, "seed")
+    samples = None if samples is None else validate_value(Count, samples, "samples")
     if batch_size < 2:
         raise InputError(f"batch_size={batch_size}: a batch norm needs at least 2 images at once")
     averages = [_StatisticsAverage(name, norm) for name, norm in _find_tracking_norms(model)]
@@ -62,7 +68,8 @@ def recalibrate(
                 # With momentum None and a reset before each batch, a norm's buffers hold this batch's statistics.
                 for average in averages:
                     average.norm.reset_running_stats()
-                model(images.to(averages[0].device, non_blocking=True))
+                with explain_run(model, images):
+                    model(images.to(averages[0].device, non_blocking=True))
                 for average in averages:
                     average.add_batch(len(images))
                 n_used += len(images)

@@ -36,5 +36,5 @@ def test_an_unknown_option_is_an_error() -> None:
     data = [(torch.randn(4, 1, 4, 4), torch.arange(4) % 2)]
     with pytest.raises(InputError, match="memory: unknown key; did you mean 'memory_gib'"):
         prune_fe.ablate_each(model, data, "0", memory=1.0)  # type: ignore[call-arg]
-    with pytest.raises(InputError, match="memory_gib is -1; allowed: more than 0"):
+    with pytest.raises(InputError, match="memory_gib: input should be greater than 0"):
         prune_fe.ablate_each(model, data, "0", memory_gib=-1)

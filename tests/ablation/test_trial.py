@@ -230,9 +230,9 @@ def test_bad_input_is_named(batches: list) -> None:
         prune_fe.ablate(model, batches, prune_fe.score(Net(), batches, "apoz"), "second")
     with pytest.raises(InputError, match="order is 'up'; allowed: ascending, descending"):
         prune_fe.ablate(model, batches, scores, "second", "up")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="every is 0; allowed: 1 or more"):
+    with pytest.raises(InputError, match="every: input should be greater than or equal to 1"):
         prune_fe.ablate(model, batches, scores, "second", every=0)
-    with pytest.raises(InputError, match="memory_gib is 0; allowed: more than 0"):
+    with pytest.raises(InputError, match="memory_gib: input should be greater than 0"):
         prune_fe.ablate(model, batches, scores, "second", memory_gib=0)
     with pytest.raises(InputError, match=r"shares: 1.5 is out of range; allowed: 0 to 1"):
         prune_fe.ablate_layers(model, batches, scores, ["second"], [1.5])

@@ -213,15 +213,23 @@ def test_a_scorer_without_data_needs_none_and_one_with_data_says_so(name: str, n
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_refused_with_the_layer_where_it_was_seen(
+def test_what_is_not_finite_is_refused_with_its_layer(name: str, net: Net, data: TensorDataset, value: float) -> None:
+    with torch.no_grad():
+        net.grouped.weight[1] = value
+    with pytest.raises(InputError, match="layer 'grouped': weight holds 36 NaN or infinite values of 288"):
+        score(net, data, name)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_maps_that_are_not_finite_are_refused_with_the_layer_where_they_were_seen(
     name: str, net: Net, data: TensorDataset, value: float
 ) -> None:
-    if name == "random":
-        return  # reads neither weights nor maps
-    with torch.no_grad():
-        (net.grouped_norm if name == "bn-scale" else net.grouped).weight[1] = value
-    with pytest.raises(InputError, match="layer 'head'" if name == "nisp" else "layer 'grouped'"):
-        score(net, data, name)
+    if not SCORERS[name].needs_data:
+        return  # reads no maps
+    images = data.tensors[0].clone()
+    images[1] = value
+    with pytest.raises(InputError, match="layer '|final responses|NaN"):
+        score(net, TensorDataset(images, data.tensors[1]), name)
 
 
 def test_settings_are_checked_and_kept(name: str, net: Net, data: TensorDataset) -> None:

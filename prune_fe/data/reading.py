@@ -1,0 +1,124 @@
+"""Read the samples of a data set so that every error names the sample."""
+
+from __future__ import annotations
+
+import numbers
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, get_worker_info
+
+from prune_fe.data.labels import image_names
+from prune_fe.errors import DataError, InputError, PruneFEError
+
+
+class NamedSamples(Dataset[Any]):
+    """Another data set's samples; an error while one is read is a DataError that names it.
+
+    Args:
+        data: A map-style data set of (image, label), whose samples may have further parts.
+        workers: Processes that will read it.
+    """
+
+    def __init__(self, data: Dataset[Any], workers: int) -> None:
+        self.dataset = data
+        # Shared with the workers: the last sample that each has begun to read, to name it if the worker dies.
+        self._begun = torch.full((workers,), -1, dtype=torch.int64).share_memory_() if workers else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        self._note(index)
+        with self._naming(index):
+            sample = self.dataset[index]
+            if isinstance(sample, tuple | list) and len(sample) > 1:
+                check_label(sample[1])
+            return sample
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        if _reads_batches(self.dataset):
+            self._note(indices[0])
+            try:
+                return self.dataset.__getitems__(indices)  # type: ignore[attr-defined]
+            except Exception:  # Read one by one, the sample that is at fault can be named.
+                return [self[index] for index in indices]
+        return [self[index] for index in indices]
+
+    def _note(self, index: int) -> None:
+        worker = get_worker_info()
+        if self._begun is not None and worker is not None:
+            self._begun[worker.id] = index
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except (PruneFEError, MemoryError):
+            raise
+        except Exception as error:  # A data set's own code raises anything.
+            raise DataError(f"image {self._name(index)}: it cannot be read ({_describe(error)})") from error
+
+    def _name(self, index: int) -> str:
+        return image_names(self.dataset, [index])[0]
+
+    def describe_begun(self) -> str:
+        """Return which samples the workers have begun to read last."""
+        begun = [] if self._begun is None else [index for index in self._begun.tolist() if index >= 0]
+        return "an image" if not begun else f"image {' or '.join(map(self._name, begun))}"
+
+
+def _reads_batches(data: Any) -> bool:
+    """Return whether a data set has a way of its own to read several samples."""
+    while isinstance(data, Subset):
+        data = data.dataset
+    return callable(getattr(data, "__getitems__", None))
+
+
+def check_label(label: Any) -> None:
+    """Raise TypeError or ValueError unless a label is a whole number."""
+    if isinstance(label, Tensor):
+        if label.ndim or label.is_floating_point() or label.is_complex():
+            raise TypeError(f"its label is {label.dtype} {tuple(label.shape)}; it must be a whole number")
+    elif not isinstance(label, numbers.Integral):
+        raise TypeError(f"its label is {str(label)[:40]!r}, a {type(label).__name__}; it must be a whole number")
+    elif not -(2**63) <= int(label) < 2**63:
+        raise ValueError(f"its label is {str(label)[:20]}…, beyond 64 bits")
+
+
+@contextmanager
+def explain_worker_errors(samples: Any) -> Iterator[None]:
+    """Turn what a DataLoader raises, about itself or in a process that reads images, into errors of one line.
+
+    Args:
+        samples: The loader's data set.
+    """
+    try:
+        yield
+    except PruneFEError as error:
+        if "Original Traceback" not in str(error):
+            raise
+        # torch puts the worker's traceback into the text; its last line is the error's own.
+        raise type(error)(re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1])) from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if "pickle" not in str(error).lower():
+            raise
+        raise InputError(
+            f"the data set cannot be sent to the processes that read images ({_describe(error)}); use workers=0"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        begun = samples.describe_begun() if isinstance(samples, NamedSamples) else "an image"
+        raise DataError(f"{begun}: a process that reads images has died ({_describe(error)})") from error
+
+
+def _describe(error: BaseException) -> str:
+    """Return the class of an error and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
