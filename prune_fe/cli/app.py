@@ -154,7 +154,7 @@ def explain(error: Exception) -> tuple[int, str]:
         if "Original Traceback" in text:
             # torch's text for an error in a process that reads images; its last line is the error's own.
             text = re.sub(r"^[\w.]+: ", "", text.strip().splitlines()[-1])
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         code, text = EnvironmentFault.exit_code, "out of memory; use a smaller batch size or smaller images"
     elif isinstance(error, OSError) and error.strerror:
         code, text = EnvironmentFault.exit_code, f"{error.filename or 'writing'}: {error.strerror}"

@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 from prune_fe.errors import DataError, EnvironmentFault
 from prune_fe.file_types import describe_content, open_regular_file
-from prune_fe.io import new_folder, write_text
+from prune_fe.io import describe_full_disk, new_folder, write_text
 
 SLACK_BYTES = 2**26
 """An archive that unpacks to more than 20 times its size plus this much is refused. Images hardly compress, so such an
@@ -98,8 +97,7 @@ def _unpack_to(archive: Path, target: Path) -> None:
         raise DataError(f"{archive}: cannot be unpacked ({error}){known}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(target.parent).free >> 20
-            raise EnvironmentFault(f"{archive}: no space left while unpacking ({free} MiB free)") from error
+            raise EnvironmentFault(f"{archive}: {describe_full_disk(target)}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise EnvironmentFault(
                 f"{archive}: cannot be read, or not unpacked beside itself ({error.strerror}); unpack it elsewhere"

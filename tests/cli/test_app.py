@@ -141,6 +141,7 @@ def test_a_signal_ends_with_130_and_keeps_the_run(recipe, capsys, monkeypatch, n
         (OSError(28, "No space left on device", "x/y"), 5, "x/y: no space left"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried …"), 5, "out of memory; use a smaller batch size"),
         (MemoryError(), 5, "out of memory; use a smaller batch size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 5, "out of memory; use a smaller"),
         (ZeroDivisionError("a\nb"), 1, "ZeroDivisionError: a b (unexpected; --debug shows where)"),
         (DataError("class '\x1b[31m'\nx\u202e"), 3, r"class '\x1b[31m' x\u202e"),
     ],
