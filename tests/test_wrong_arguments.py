@@ -73,26 +73,30 @@ def test_a_label_that_is_no_whole_number_is_refused(label: Any) -> None:
 WRONG: list[tuple[Callable[[], Any], str]] = [
     *[
         (lambda name=name, value=value: tune(**{name: value}), f"{name}")
-        for name, values in {
-            "lr": ["a", None, [1]],
-            "epochs": ["a", 1.5, 10**12],
-            "batch_size": [0, -1, "a", 10**12],
-            "seed": ["a", -1, 1.5, None, 10**30],
-            "workers": ["a", -1, 1.5, None, 10**30],
-        }.items()
+        for name, values in dict[str, list[Any]](
+            {
+                "lr": ["a", None, [1]],
+                "epochs": ["a", 1.5, 10**12],
+                "batch_size": [0, -1, "a", 10**12],
+                "seed": ["a", -1, 1.5, None, 10**30],
+                "workers": ["a", -1, 1.5, None, 10**30],
+            }
+        ).items()
         for value in values
     ],
     *[
         (lambda name=name, value=value: score(**{name: value}), f"{name}")
-        for name, values in {
-            "samples": ["a", 0, 1.5],
-            "classes": ["a", 0, [1.5], [-1], {"a": 1}],
-            "layers": ["features.0", 5, [5]],
-            "seed": ["a", None, 10**30],
-            "workers": ["a", None, 10**30],
-            "example": [5, torch.zeros(0, 1, 8, 8), torch.zeros(1, 1, 8, 8, device="meta"), EXAMPLE.to_sparse()],
-            "progress": [5],
-        }.items()
+        for name, values in dict[str, list[Any]](
+            {
+                "samples": ["a", 0, 1.5],
+                "classes": ["a", 0, [1.5], [-1], {"a": 1}],
+                "layers": ["features.0", 5, [5]],
+                "seed": ["a", None, 10**30],
+                "workers": ["a", None, 10**30],
+                "example": [5, torch.zeros(0, 1, 8, 8), torch.zeros(1, 1, 8, 8, device="meta"), EXAMPLE.to_sparse()],
+                "progress": [5],
+            }
+        ).items()
         for value in values
     ],
     (lambda: score(scorer=[]), "unknown scorer"),
