@@ -250,9 +250,10 @@ def claimed(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             lock = _lock(name, path)
-            # The owner before may have removed the file between the two steps of locking it.
-            if name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat()):
-                break
+            # The owner before may remove the file at any moment until this process holds its lock.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), name.stat()):
+                    break
             lock.close()
     try:
         yield
