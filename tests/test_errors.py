@@ -2,7 +2,15 @@
 
 import pytest
 
-from prune_fe.errors import CheckpointError, DataError, EnvironmentFault, InputError, PruneFEError
+from prune_fe.errors import (
+    CheckpointError,
+    DataError,
+    EnvironmentFault,
+    InputError,
+    PruneFEError,
+    describe_error,
+    first_line,
+)
 
 ERRORS = [InputError, DataError, CheckpointError, EnvironmentFault]
 
@@ -17,3 +25,9 @@ def test_an_error_is_also_a_built_in_one(error: type[PruneFEError]) -> None:
     with pytest.raises(built_in, match="what, where, got, allowed"):
         raise error("what, where, got, allowed")
     assert issubclass(error, PruneFEError)
+
+
+def test_the_first_line_of_an_error_that_says_something() -> None:
+    bare, long = KeyError(), RuntimeError("\n  a shape  \nand a traceback")
+    assert (first_line(bare), describe_error(bare)) == ("KeyError", "KeyError")
+    assert (first_line(long), describe_error(long)) == ("a shape", "RuntimeError: a shape")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import signal
 import sys
 import traceback
@@ -33,7 +32,7 @@ from prune_fe.cli.report import report
 from prune_fe.cli.run import run
 from prune_fe.cli.score import score
 from prune_fe.cli.study import study
-from prune_fe.errors import EnvironmentFault, InputError, PruneFEError
+from prune_fe.errors import EnvironmentFault, InputError, PruneFEError, own_text
 from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
 
@@ -147,14 +146,11 @@ def _signals() -> Iterator[list[int]]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and its message, as one printable line."""
-    code, text = getattr(error, "exit_code", 1), str(error)
-    if isinstance(error, cyclopts.CycloptsError):
+    if isinstance(error, PruneFEError):
+        code, text = error.exit_code, own_text(error)
+    elif isinstance(error, cyclopts.CycloptsError):
         code, text = InputError.exit_code, _explain_argument(error)
-    elif isinstance(error, PruneFEError):
-        if "Original Traceback" in text:
-            # torch's text for an error in a process that reads images; its last line is the error's own.
-            text = re.sub(r"^[\w.]+: ", "", text.strip().splitlines()[-1])
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+    elif _is_out_of_memory(error):
         code, text = EnvironmentFault.exit_code, "out of memory; use a smaller batch size or smaller images"
     elif isinstance(error, OSError) and error.strerror:
         code, text = EnvironmentFault.exit_code, f"{error.filename or 'writing'}: {error.strerror}"
@@ -162,10 +158,16 @@ def explain(error: Exception) -> tuple[int, str]:
             path = Path(str(error.filename or "file"))
             text = f"{error.filename or 'writing'}: {describe_full_disk(path)}"
     else:
-        text = f"{type(error).__name__}: {text} (unexpected; --debug shows where)"
+        code, text = 1, f"{type(error).__name__}: {error} (unexpected; --debug shows where)"
     # Names of files may contain control characters, which would act on the terminal.
     line = " ".join(text.split())
     return code, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By name, since torch is not loaded for that.
+    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_memory_error or "allocate memory" in str(error)
 
 
 def _explain_argument(error: cyclopts.CycloptsError) -> str:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from prune_fe.data.datasets import PixelBatch
 from prune_fe.data.reading import NamedSamples, explain_worker_errors
 from prune_fe.data.splits import Splits
-from prune_fe.errors import DataError, InputError
+from prune_fe.errors import DataError, InputError, first_line
 from prune_fe.options import BatchSize, Workers, validate_value
 from prune_fe.tracing.weights import find_layout_fault
 
@@ -85,8 +85,7 @@ def _collate(samples: Any) -> Any:
     try:
         return default_collate(samples)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"images that do not go together in one batch: {line}") from error
+        raise DataError(f"images that do not go together in one batch: {first_line(error)}") from error
 
 
 def validate_batches(batches: Batches, device: torch.device | None = None) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from prune_fe.data.options import VALIDATION, DataOptions
 from prune_fe.data.registry import Progress
 from prune_fe.data.splits import Splits, check_split, hold_out
 from prune_fe.data.transforms import Normalise
-from prune_fe.errors import DataError
+from prune_fe.errors import DataError, first_line
 from prune_fe.file_types import require_path
 from prune_fe.options import Size, validate_value
 
@@ -52,8 +52,7 @@ def cifar10(
     try:
         parts = [CIFAR10(root, train=is_train, download=download) for is_train in (True, False)]
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{root}: CIFAR-10 can be neither read nor downloaded ({reason})") from error
+        raise DataError(f"{root}: CIFAR-10 can be neither read nor downloaded ({first_line(error)})") from error
     train, test = (_decode(part, size) for part in parts)
     return hold_out(
         Splits(train, train, test, train.classes, 3, size, (CIFAR_MEAN, CIFAR_STD)), validation, seed, images_per_class

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import pickle
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, get_worker_info
 
 from prune_fe.data.labels import image_names
-from prune_fe.errors import DataError, InputError, PruneFEError
+from prune_fe.errors import DataError, InputError, PruneFEError, describe_error, own_text
 
 
 class NamedSamples(Dataset[Any]):
@@ -62,7 +61,7 @@ class NamedSamples(Dataset[Any]):
         except (PruneFEError, MemoryError):
             raise
         except Exception as error:  # A data set's own code raises anything.
-            raise DataError(f"image {self._name(index)}: it cannot be read ({_describe(error)})") from error
+            raise DataError(f"image {self._name(index)}: it cannot be read ({describe_error(error)})") from error
 
     def _name(self, index: int) -> str:
         return image_names(self.dataset, [index])[0]
@@ -101,24 +100,17 @@ def explain_worker_errors(samples: Any) -> Iterator[None]:
     try:
         yield
     except PruneFEError as error:
-        if "Original Traceback" not in str(error):
+        if (text := own_text(error)) == str(error):
             raise
-        # torch puts the worker's traceback into the text; its last line is the error's own.
-        raise type(error)(re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1])) from None
+        raise type(error)(text) from None
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         if "pickle" not in str(error).lower():
             raise
         raise InputError(
-            f"the data set cannot be sent to the processes that read images ({_describe(error)}); use workers=0"
+            f"the data set cannot be sent to the processes that read images ({describe_error(error)}); use workers=0"
         ) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         begun = samples.describe_begun() if isinstance(samples, NamedSamples) else "an image"
-        raise DataError(f"{begun}: a process that reads images has died ({_describe(error)})") from error
-
-
-def _describe(error: BaseException) -> str:
-    """Return the class of an error and the first line of its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise DataError(f"{begun}: a process that reads images has died ({describe_error(error)})") from error

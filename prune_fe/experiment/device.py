@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prune_fe.distributed import local_rank, world_size
-from prune_fe.errors import InputError
+from prune_fe.errors import InputError, first_line
 
 
 def prepare_device(device: str, threads: int | None) -> torch.device:
@@ -34,7 +34,7 @@ def prepare_device(device: str, threads: int | None) -> torch.device:
         # torch.device() accepts names of devices that this machine does not have; an allocation does not.
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {device!r} cannot be used here: {first_line(error)}") from error
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:

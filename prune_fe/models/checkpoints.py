@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from prune_fe.errors import CheckpointError
+from prune_fe.errors import CheckpointError, first_line
 from prune_fe.file_types import describe_content, open_regular_file, require_path
 from prune_fe.io import write_bytes
 from prune_fe.models.classifier import find_unfit_keys, is_in_classifier
@@ -154,7 +154,7 @@ def _explain(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or text
     if "weights_only" not in text and "nickler" not in text:
-        return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+        return first_line(error)
     names = [name for name in _find_globals(path) if not name.startswith(KNOWN_GLOBALS)]
     if refused := re.search(r"GLOBAL ([\w.]+\.\w+)", text):
         names.append(refused[1])

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prune_fe.errors import InputError
+from prune_fe.errors import InputError, first_line
 from prune_fe.file_types import require_path
 from prune_fe.io import new_files
 from prune_fe.options import Threads, validate_value
@@ -114,7 +114,7 @@ def export(
             run = _load_onnx(file, threads) if format == "onnx" else _load_pt2(file)
             logits = [run(batch) for batch in images]
         except Exception as error:  # Each runtime has errors of its own.
-            raise InputError(f"{path}: the exported graph does not run ({_first_line(error)})") from error
+            raise InputError(f"{path}: the exported graph does not run ({first_line(error)})") from error
         difference = _max_difference(logits, expected)
         largest = max(float(batch.abs().max()) for batch in expected)
         if not difference <= TOLERANCES[format] * largest:
@@ -160,7 +160,7 @@ def _run_classifier(model: nn.Module, images: Tensor) -> Tensor:
         with torch.no_grad():
             logits = model(images)
     except Exception as error:  # Networks raise what they like at a wrong input.
-        raise InputError(f"{name} does not run on an input of {tuple(images.shape)}: {_first_line(error)}") from error
+        raise InputError(f"{name} does not run on an input of {tuple(images.shape)}: {first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{name} returns {got}, a classifier returns (images, classes)")
@@ -176,7 +176,7 @@ def _trace(model: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgr
         with _ignore_warnings(), torch.no_grad():
             program = torch.export.export(model, (images,), dynamic_shapes=ANY_BATCH)
     except Exception as error:  # Tracing runs the network's own code.
-        raise InputError(f"{type(model).__name__} cannot be traced for any batch size: {_first_line(error)}") from error
+        raise InputError(f"{type(model).__name__} cannot be traced for any batch size: {first_line(error)}") from error
     program.example_inputs = None
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -192,7 +192,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, notes: str) -
             names: Any = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ANY_BATCH}
             graph = torch.onnx.export(program, **names, verbose=False)
     except Exception as error:  # Most often, an operator without a translation.
-        raise InputError(f"the graph has no form in ONNX: {_first_line(error)}") from error
+        raise InputError(f"the graph has no form in ONNX: {first_line(error)}") from error
     assert graph is not None
     graph.model.metadata_props["about"] = notes
     graph.save(file, external_data=weights > ONE_FILE)
@@ -238,8 +238,3 @@ def _ignore_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text that is not empty, or the error's class."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from prune_fe.errors import first_line
 from prune_fe.pruning.cut import Cutter, copy_model
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.masking import largest_difference
@@ -62,8 +63,7 @@ class Verifier:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the network's own code may raise anything
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            return f"without some of its units the network does not run: {first}"
+            return f"without some of its units the network does not run: {first_line(error)}"
         # The comparison is also false, and the removal refused, where an output is NaN.
         if not difference <= TOLERANCE.get(self.images.dtype, DEFAULT_TOLERANCE) * scale:
             share = f"the outputs differ by {difference:.2g} of {scale:.2g}"

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prune_fe.tracing.split import NotSplit, first_line, inputs_of, subgraph
+from prune_fe.errors import describe_error
+from prune_fe.tracing.split import NotSplit, inputs_of, subgraph
 from prune_fe.tracing.watching import evaluating
 
 
@@ -47,12 +48,12 @@ def split_prefix(model: nn.Module, images: Tensor) -> PrefixSplit | NotSplit:
         graph = _PrefixTracer().trace(model)
         changing = {node for node in graph.nodes if _changes(model, node)}
     except Exception as error:  # a network's code may raise anything at a proxy
-        return NotSplit(f"it cannot be traced ({first_line(error)})")
+        return NotSplit(f"it cannot be traced ({describe_error(error)})")
     try:
         with evaluating(model), torch.no_grad():
             return _split_graph(model, graph, changing, images)
     except Exception as error:  # and at a part of its graph
-        return NotSplit(f"its parts do not run ({first_line(error)})")
+        return NotSplit(f"its parts do not run ({describe_error(error)})")
 
 
 class _PrefixTracer(fx.Tracer):

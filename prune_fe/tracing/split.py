@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from prune_fe.errors import describe_error
 from prune_fe.tracing.feature_maps import follow, mask
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
@@ -154,11 +155,11 @@ def split(model: nn.Module, layer: Layer, images: Tensor) -> SplitNetwork | NotS
         try:
             graph = _Tracer(layer.name).trace(model)
         except Exception as error:  # a network's code may raise anything at a proxy
-            return NotSplit(f"it cannot be traced ({first_line(error)})")
+            return NotSplit(f"it cannot be traced ({describe_error(error)})")
         try:
             return _split_graph(model, graph, layer, images)
         except Exception as error:  # and at a part of its graph
-            return NotSplit(f"its parts do not run ({first_line(error)})")
+            return NotSplit(f"its parts do not run ({describe_error(error)})")
 
 
 def _split_graph(model: nn.Module, graph: fx.Graph, layer: Layer, images: Tensor) -> SplitNetwork | NotSplit:
@@ -334,8 +335,3 @@ def _find_difference(model: nn.Module, network: SplitNetwork, layer: Layer, imag
 def _cloned(values: Sequence[Tensor]) -> list[Tensor]:
     """Return copies, for a part of a network that may overwrite its inputs."""
     return [value.clone() for value in values]
-
-
-def first_line(error: Exception) -> str:
-    """Return the type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

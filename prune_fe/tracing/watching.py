@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prune_fe.errors import InputError, PruneFEError
+from prune_fe.errors import InputError, PruneFEError, first_line
 
 
 @contextmanager
@@ -44,8 +44,7 @@ def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
         kind = (
             f"images {tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         )
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{type(model).__name__} does not run on {kind}: {line}") from error
+        raise InputError(f"{type(model).__name__} does not run on {kind}: {first_line(error)}") from error
 
 
 class Watch(TorchFunctionMode, ABC):
