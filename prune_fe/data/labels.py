@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,10 @@ def class_names(data: Any) -> tuple[str, ...]:
             return ()
         data = data.dataset
     return tuple(map(str, data.classes))
+
+
+def hash_images(data: Dataset[Any]) -> str:
+    """Return the SHA-256 of the names and labels of a data set's images, in their order; no image is read."""
+    labels = image_labels(data) if has_labels(data) else None
+    names = image_names(data, range(len(data)))  # type: ignore[arg-type]
+    return hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()

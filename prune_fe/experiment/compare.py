@@ -24,7 +24,13 @@ from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, load_r
 from prune_fe.experiment.run import compress
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
-from prune_fe.experiment.tuning import count_tunings, explain_missing_control, has_tuned_control, tune_unpruned
+from prune_fe.experiment.tuning import (
+    count_tunings,
+    explain_missing_control,
+    has_tuned_control,
+    measure_tuned,
+    tune_unpruned,
+)
 from prune_fe.pruning.options import AMOUNTS, PruneOptions
 from prune_fe.pruning.prune import prune
 from prune_fe.records import write_record
@@ -199,13 +205,8 @@ class Comparison:
         options = TrainOptions(**inherited | {"epochs": epochs, "schedule": "cosine"} | from_scratch)
         description = f"{network} from scratch, {recipe.compare.points[0]} {amount:g}, {epochs} epochs"
         history = fit(experiment, model, options, description)
-        outcome = measure(experiment, model, label)
-        row = dataclasses.replace(
-            outcome.row,
-            accuracy_before=experiment.unpruned.accuracy_before,
-            accuracy_finetuned=outcome.row.accuracy_before,
-        )
-        outcome = dataclasses.replace(outcome, row=row, steps=pruned.steps, epochs=history)
+        outcome = measure_tuned(experiment, model, label)
+        outcome = dataclasses.replace(outcome, steps=pruned.steps, epochs=history)
         self._finish(experiment, outcome, path, began)
 
     def _scored(self, network: str, seed: int) -> Experiment:

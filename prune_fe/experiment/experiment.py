@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ from prune_fe.training.features import is_constant
 from prune_fe.training.loop import Epoch, best_epoch, finetune
 from prune_fe.training.options import TrainOptions
 from prune_fe.training.part import check_part
+
+Built = TypeVar("Built")
 
 
 class Reporter(Protocol):
@@ -118,9 +120,9 @@ class Experiment:
 
     @cached_property
     def teacher(self) -> nn.Module | Tensor | None:
-        """What fine-tuning learns from beside the labels; None without `finetune.distill`.
+        """The teacher of fine-tuning: the unpruned network, or its logits; None without `finetune.distill`.
 
-        It is `network`, or its logits of the training images where these are the same in each epoch: read from
+        Where the training images are the same in each epoch, it is the logits of `network` for them: read from
         `seed_folder`, or computed and saved there.
         """
         finetune = self.recipe.finetune
@@ -158,8 +160,12 @@ class Experiment:
 
     def build_network(self) -> nn.Module:
         """Return a new network of the recipe with random weights, as the images need it, on the CPU."""
+        return self.build_by(build)
+
+    def build_by(self, builder: Callable[..., Built]) -> Built:
+        """Return what `build` or `build_pretrained` makes of the recipe's model for these images."""
         model = self.recipe.model
-        return build(
+        return builder(
             model.name,
             len(self.splits.classes),
             in_channels=self.splits.channels,
@@ -471,15 +477,9 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
 
 def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
     """Return the network before training, and the keys of its classifier that trained weights do not fit."""
-    model, splits, renewed = experiment.recipe.model, experiment.splits, list[str]()
+    model, renewed = experiment.recipe.model, list[str]()
     if model.pretrained:
-        network, renewed = build_pretrained(
-            model.name,
-            len(splits.classes),
-            in_channels=splits.channels,
-            classifier_width=model.classifier_width,
-            **model.arguments,
-        )
+        network, renewed = experiment.build_by(build_pretrained)
     else:
         network = experiment.build_network()
     if model.checkpoint is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_fe.data.labels import image_labels, image_names
+from prune_fe.data.labels import hash_images, image_labels
 from prune_fe.data.splits import Splits
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.result_schema import ResultFile, check_content
@@ -151,9 +149,7 @@ def save_test_labels(splits: Splits, folder: RunFolder) -> None:
         CheckpointError: The file is damaged.
     """
     labels, path = image_labels(splits.test), folder.path / "test.json"
-    names = image_names(splits.test, range(len(labels)))
-    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
-    content = {"classes": list(splits.classes), "labels": labels, "sha256": digest}
+    content = {"classes": list(splits.classes), "labels": labels, "sha256": hash_images(splits.test)}
     if not path.exists():
         write_record(path, content)
     elif read_record(path) != content:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from prune_fe.data.labels import image_labels, image_names
+from prune_fe.data.labels import hash_images
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError
 from prune_fe.records import read_npz, write_npz
@@ -43,9 +41,7 @@ def saved_logits(
     Raises:
         CheckpointError: The file is damaged.
     """
-    labels = image_labels(images)
-    digest = hashlib.sha256(json.dumps([image_names(images, range(len(labels))), labels]).encode()).hexdigest()
-    about = {"model_sha256": hash_weights(network), "images_sha256": digest}
+    about = {"model_sha256": hash_weights(network), "images_sha256": hash_images(images)}
     logits = from_rank_0(lambda: _read(path, about))
     if logits is None:
         logits = teacher_logits(network, images, workers=workers, progress=begin_bar())

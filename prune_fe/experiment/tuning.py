@@ -68,13 +68,25 @@ def tune_unpruned(experiment: Experiment, count: int) -> Outcome:
     for number in range(1, count + 1):
         suffix = f", {number} of {count}" if count > 1 else ""
         epochs += tune(experiment, model, f"{TUNED}: fine-tuning{suffix}", momentum)
-    outcome = measure(experiment, model, TUNED)
+    return dataclasses.replace(measure_tuned(experiment, model, TUNED), epochs=epochs)
+
+
+def measure_tuned(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
+    """Measure a network of a control after its training; its accuracy before is that of the unpruned network.
+
+    Args:
+        experiment: The experiment.
+        model: The network.
+        label: Label of the control.
+    """
+    outcome = measure(experiment, model, label)
+    # measure() calls the accuracy of the network that it was given "before".
     row = dataclasses.replace(
         outcome.row,
         accuracy_before=experiment.unpruned.accuracy_before,
         accuracy_finetuned=outcome.row.accuracy_before,
     )
-    return dataclasses.replace(outcome, row=row, epochs=epochs)
+    return dataclasses.replace(outcome, row=row)
 
 
 def count_tunings(experiment: Experiment) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.data.labels import has_labels, image_labels, image_names
+from prune_fe.data.labels import hash_images
 from prune_fe.distributed import from_rank_0, rank, world_size
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.records import damaged, read_sealed, write_sealed
@@ -132,16 +131,13 @@ def identify_training(
         momentum_buffers: The momentum that it starts with.
         teacher: What it learns from beside the labels.
     """
-    names = image_names(images, range(len(images)))
-    labels = image_labels(images) if has_labels(images) else None
-    digest = hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest()
     # Names do not say how the images were resized, but the pixels of one of them do.
     first = hash_tensors({"first": images[0][0]}) if is_constant(images) else None
     taught_by = hash_tensors({"logits": teacher}) if isinstance(teacher, Tensor) else None
     if isinstance(teacher, nn.Module):
         taught_by = hash_weights(teacher)
     network = [hash_weights(model), hash_architecture(model), hash_tensors(momentum_buffers)]
-    return json.dumps([dataclasses.asdict(options), seed, world_size(), network, digest, first, taught_by])
+    return json.dumps([dataclasses.asdict(options), seed, world_size(), network, hash_images(images), first, taught_by])
 
 
 def trained_tensors(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> Tensors:
