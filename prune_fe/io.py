@@ -305,6 +305,16 @@ def safe_file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]", "-", text)
 
 
+def shorten(texts: Sequence[str], most: int = 3) -> str:
+    """Return the first of some texts, and how many more there are.
+
+    >>> shorten(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """Return a hint for an unknown word: the known words like it, or all of them.
 

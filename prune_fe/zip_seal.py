@@ -10,7 +10,7 @@ MARK = b"sha256 "
 """What stands before the digest."""
 
 COMMENT_BYTES = len(MARK) + 2 * hashlib.sha256().digest_size
-"""Length of the comment."""
+"""Length of the comment in bytes."""
 
 CHUNK_BYTES = 2**20
 """How much of a file is hashed at a time."""

@@ -90,7 +90,7 @@ class Tally:
     def table(self) -> str:
         """Return the counts as a Markdown table."""
         rows = [f"| {kind} | {sum(pair)} | {pair[0]} | {pair[1]} |" for kind, pair in self.counts.items()]
-        total = [sum(pair[place] for pair in self.counts.values()) for place in (0, 1)]
+        total = [sum(pair[column] for pair in self.counts.values()) for column in (0, 1)]
         rows.append(f"| all | {sum(total)} | {total[0]} | {total[1]} |")
         return "\n".join(["| attack | tried | right | wrong |", "|---|---:|---:|---:|", *rows])
 
@@ -100,10 +100,10 @@ class Tally:
 
 def damage(content: bytes, generator: random.Random) -> bytes:
     """Return content with one flipped bit, an overwritten or a missing stretch, a zeroed block, or without its end."""
-    place, length, kind = generator.randrange(len(content)), generator.choice([1, 16, 512]), generator.randrange(5)
-    before, stretch, after = content[:place], content[place : place + length], content[place + length :]
+    offset, length, kind = generator.randrange(len(content)), generator.choice([1, 16, 512]), generator.randrange(5)
+    before, stretch, after = content[:offset], content[offset : offset + length], content[offset + length :]
     if kind == 0:
-        return before + bytes([content[place] ^ 1 << generator.randrange(8)]) + content[place + 1 :]
+        return before + bytes([content[offset] ^ 1 << generator.randrange(8)]) + content[offset + 1 :]
     if kind == 1:
         return before + generator.randbytes(len(stretch)) + after
     return (before + after, before + bytes(len(stretch)) + after, before)[kind - 2]
@@ -173,9 +173,9 @@ def read_checkpoint(path: Path) -> Any:
 Reader = Callable[[Path], Any]
 
 
-def files_that_are_read(place: Path) -> Iterator[tuple[str, Path, Reader]]:
+def files_that_are_read(directory: Path) -> Iterator[tuple[str, Path, Reader]]:
     """Make a file of each kind that a command reads, and yield its kind, its path and what reads it."""
-    run = place / "run" / "attack-1"
+    run = directory / "run" / "attack-1"
     yield "result of a task", next(run.glob("cells/*.l1-filter.json")), lambda path: plain(load_result(path))
     yield "recipe of a run", run / "recipe.yaml", lambda path: plain(read_yaml(path))
     yield "labels of the test images", run / "test.json", lambda path: plain(read_record(path))
@@ -184,35 +184,35 @@ def files_that_are_read(place: Path) -> Iterator[tuple[str, Path, Reader]]:
     for name in ("manifest.json", "model.safetensors"):
         path = run / "seed-0/trained" / name
         yield f"saved network, {name}", path, lambda path: plain(prune_fe.load(path.parent).state_dict())
-    ablation = next((place / "ablate/attack-1").glob("seed-0/ablation/*/each.npz"))
+    ablation = next((directory / "ablate/attack-1").glob("seed-0/ablation/*/each.npz"))
     yield "curves of an ablation", ablation, lambda path: plain(read_npz(path))
-    train(place / "training")
-    yield "unfinished training", place / "training", train
-    make_unfinished_scores(place / ".unfinished-0")
-    yield "unfinished scoring", place / ".unfinished-0", score
-    save_weights(new_network(), place / "epoch-001.pth")
-    yield "checkpoint of a series", place / "epoch-001.pth", read_checkpoint
+    train(directory / "training")
+    yield "unfinished training", directory / "training", train
+    make_unfinished_scores(directory / ".unfinished-0")
+    yield "unfinished scoring", directory / ".unfinished-0", score
+    save_weights(new_network(), directory / "epoch-001.pth")
+    yield "checkpoint of a series", directory / "epoch-001.pth", read_checkpoint
 
 
-def others_files(place: Path) -> Iterator[tuple[str, Path, Reader]]:
+def others_files(directory: Path) -> Iterator[tuple[str, Path, Reader]]:
     """Yield the same weights as other libraries save them."""
     state = new_network().state_dict()
-    torch.save(state, place / "other.pth")
-    safetensors.torch.save_file(state, place / "other.safetensors")
-    yield "torch.load", place / "other.pth", lambda path: plain(torch.load(path, weights_only=True))
-    yield "safetensors", place / "other.safetensors", lambda path: plain(safetensors.torch.load_file(path))
+    torch.save(state, directory / "other.pth")
+    safetensors.torch.save_file(state, directory / "other.safetensors")
+    yield "torch.load", directory / "other.pth", lambda path: plain(torch.load(path, weights_only=True))
+    yield "safetensors", directory / "other.safetensors", lambda path: plain(safetensors.torch.load_file(path))
     try:
         import torch_pruning
     except ImportError:
         return
-    torch.save(torch_pruning.state_dict(new_network()), place / "pruned.pth")
+    torch.save(torch_pruning.state_dict(new_network()), directory / "pruned.pth")
 
     def load_pruned(path: Path) -> Any:
         network = new_network()
         torch_pruning.load_state_dict(network, torch.load(path, weights_only=False))
         return plain(network.state_dict())
 
-    yield "torch-pruning", place / "pruned.pth", load_pruned
+    yield "torch-pruning", directory / "pruned.pth", load_pruned
 
 
 def corrupt(tally: Tally, kind: str, path: Path, read: Reader, count: int, any_error: bool = False) -> None:
@@ -266,9 +266,9 @@ class Command:
         return self.words[1].endswith(".yaml")
 
 
-def results_of(place: Path) -> Any:
+def results_of(directory: Path) -> Any:
     """Return the results and the networks of a run or a comparison."""
-    [folder] = [path for path in place.glob("runs/attack-*") if any(path.glob("cells/[!.]*.json"))]
+    [folder] = [path for path in directory.glob("runs/attack-*") if any(path.glob("cells/[!.]*.json"))]
     cells = {path.name: strip(plain(load_result(path))) for path in sorted(folder.glob("cells/[!.]*.json"))}
     networks = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("model.safetensors")}
     return cells, networks
@@ -285,20 +285,22 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def tables_of(place: Path) -> Any:
+def tables_of(directory: Path) -> Any:
     """Return the tables of an ablation."""
-    return {path.name: path.read_text() for path in place.glob("runs/attack-*/ablation-*.csv")}
+    return {path.name: path.read_text() for path in directory.glob("runs/attack-*/ablation-*.csv")}
 
 
-def scores_of(place: Path) -> Any:
+def scores_of(directory: Path) -> Any:
     """Return the scores that `score` has written."""
-    return {path.parent.name: plain(prune_fe.load_scores(path.parent)) for path in place.glob("scores/*/scores.npz")}
+    return {
+        path.parent.name: plain(prune_fe.load_scores(path.parent)) for path in directory.glob("scores/*/scores.npz")
+    }
 
 
-def trained_of(place: Path) -> Any:
+def trained_of(directory: Path) -> Any:
     """Return the network that `finetune` has written, and its checkpoints."""
-    checkpoints = {path.name: read_state(path) for path in (place / "epochs").glob("epoch-*.pth")}
-    return digest(place / "finetuned/model.safetensors"), checkpoints
+    checkpoints = {path.name: read_state(path) for path in (directory / "epochs").glob("epoch-*.pth")}
+    return digest(directory / "finetuned/model.safetensors"), checkpoints
 
 
 def read_state(path: Path) -> Any:
@@ -324,14 +326,14 @@ COMMANDS = (
 )
 
 
-def start(words: Sequence[str], place: Path) -> int:
+def start(words: Sequence[str], directory: Path) -> int:
     """Start a command in a copy of this process, in which the libraries are imported already; return its number."""
     process = os.fork()
     if process:
         return process
-    os.chdir(place)
+    os.chdir(directory)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.dup2(os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     code = 1
     try:
@@ -345,47 +347,47 @@ def start(words: Sequence[str], place: Path) -> int:
         os._exit(code)
 
 
-def call(words: Sequence[str], place: Path) -> int:
+def call(words: Sequence[str], directory: Path) -> int:
     """Run a command to its end in a copy of this process; return its exit code, or minus the signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(start(words, place), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(start(words, directory), 0)[1])
 
 
-def resume(command: Command, place: Path) -> int:
+def resume(command: Command, directory: Path) -> int:
     """Continue a command, or begin it again where it left nothing to continue."""
     if not command.is_recipe:
-        code = call(command.words, place)
+        code = call(command.words, directory)
         # It was killed when it had written its result.
-        return 0 if code == REFUSED and "exists already" in said(place) else code
-    code = call([*command.words, "--resume", "auto"], place)
-    return call(command.words, place) if code == REFUSED and "to resume" in said(place) else code
+        return 0 if code == REFUSED and "exists already" in said(directory) else code
+    code = call([*command.words, "--resume", "auto"], directory)
+    return call(command.words, directory) if code == REFUSED and "to resume" in said(directory) else code
 
 
-def said(place: Path) -> str:
+def said(directory: Path) -> str:
     """Return what the last command printed as errors."""
-    return (place / "stderr").read_text().strip()
+    return (directory / "stderr").read_text().strip()
 
 
-def kill(command: Command, place: Path, seconds: float, number: int, expected: Any) -> str | None:
+def kill(command: Command, directory: Path, seconds: float, number: int, expected: Any) -> str | None:
     """End a command after some seconds by a signal and continue it; return what was wrong."""
-    process = start(command.words, place)
+    process = start(command.words, directory)
     time.sleep(seconds)
     os.kill(process, number)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     moment = f"{signal.Signals(number).name} after {seconds:.2f} s"
     if number != signal.SIGKILL and code not in (0, 130):
-        return f"{moment}: exit {code}: {said(place)[-300:]}"
-    if code == 130 and (not said(place).startswith("prune-fe: interrupted") or "\n" in said(place)):
-        return f"{moment}: printed {said(place)[-300:]!r}"
-    code = resume(command, place)
+        return f"{moment}: exit {code}: {said(directory)[-300:]}"
+    if code == 130 and (not said(directory).startswith("prune-fe: interrupted") or "\n" in said(directory)):
+        return f"{moment}: printed {said(directory)[-300:]!r}"
+    code = resume(command, directory)
     if code:
-        return f"{moment}: continued, exit {code}: {said(place)[-300:]}"
-    return None if command.outcome(place) == expected else f"{moment}: continued to other results"
+        return f"{moment}: continued, exit {code}: {said(directory)[-300:]}"
+    return None if command.outcome(directory) == expected else f"{moment}: continued to other results"
 
 
-def kill_all(tally: Tally, place: Path, count: int, generator: random.Random) -> None:
+def kill_all(tally: Tally, directory: Path, count: int, generator: random.Random) -> None:
     """End each command `count` times at random moments."""
     for command in COMMANDS:
-        reference = new_place(place / f"{command.name}-whole")
+        reference = new_directory(directory / f"{command.name}-whole")
         began = time.monotonic()
         if code := call(command.words, reference):
             tally.count(f"kill {command.name}", f"exit {code} without a kill: {said(reference)[-300:]}")
@@ -393,18 +395,18 @@ def kill_all(tally: Tally, place: Path, count: int, generator: random.Random) ->
         duration, expected = time.monotonic() - began, command.outcome(reference)
         for attempt in range(count):
             number = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[(attempt + len(command.name)) % 3]
-            folder = new_place(place / f"{command.name}-{attempt}")
+            folder = new_directory(directory / f"{command.name}-{attempt}")
             problem = kill(command, folder, generator.uniform(0.02, duration), number, expected)
             tally.count(f"kill {command.name}", problem)
             shutil.rmtree(folder)
 
 
-def kill_start(tally: Tally, place: Path, count: int, generator: random.Random) -> None:
+def kill_start(tally: Tally, directory: Path, count: int, generator: random.Random) -> None:
     """End real processes of the program while Python imports it."""
     for attempt in range(count):
         number = (signal.SIGINT, signal.SIGTERM)[attempt % 2]
         words = [sys.executable, "-m", "prune_fe", "run", "recipe.yaml"]
-        process = subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(words, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         time.sleep(generator.uniform(0.3, 3))  # Python itself takes some time before it runs the first line.
         process.send_signal(number)
         error = process.communicate()[1].strip()
@@ -412,7 +414,7 @@ def kill_start(tally: Tally, place: Path, count: int, generator: random.Random) 
         tally.count("signal while starting", None if is_right else f"exit {process.returncode}: {error[-300:]}")
 
 
-def new_place(path: Path) -> Path:
+def new_directory(path: Path) -> Path:
     """Return a new folder with the recipe."""
     path.mkdir(parents=True)
     (path / "recipe.yaml").write_text(RECIPE)
@@ -464,40 +466,40 @@ def writing_commands(disk: Path, saved: Path) -> dict[str, list[str]]:
     }
 
 
-def fill(disk: Path, name: str, words: Sequence[str], free: int, place: Path) -> str | None:
+def fill(disk: Path, name: str, words: Sequence[str], free: int, directory: Path) -> str | None:
     """Run a command on a disk with `free` bytes left, and again with space; return what was wrong."""
     kept, filler = disk / "kept", disk / "filler"
     kept.write_bytes(b"kept" * 1000)
     # A file system of pages: what is left over is a whole number of them.
     filler.write_bytes(bytes(max(shutil.disk_usage(disk).free - free, 0)))
     command, where = Command(name, words, lambda path: None), f"{free >> 10} KiB free"
-    code = call(words, place)
-    error = said(place)
+    code = call(words, directory)
+    error = said(directory)
     if code not in (0, FULL) or (code and ("no space left" not in error or str(disk) not in error or "\n" in error)):
         return f"{where}: exit {code}: {error[-300:]}"
     if kept.read_bytes() != b"kept" * 1000:
         return f"{where}: a file that was there is lost"
     filler.unlink()
-    code = resume(command, place) if code else 0
+    code = resume(command, directory) if code else 0
     if code:
-        return f"{where}: continued with space, exit {code}: {said(place)[-300:]}"
+        return f"{where}: continued with space, exit {code}: {said(directory)[-300:]}"
     leftovers = sorted(entry.name for entry in disk.iterdir() if entry.name not in ("kept", "runs", "out", "epochs"))
     if leftovers not in ([], ["out.pt2"]):
         return f"{where}: left {', '.join(leftovers)}"
     return None
 
 
-def fill_all(tally: Tally, place: Path, saved: Path, sizes: Sequence[int]) -> None:
+def fill_all(tally: Tally, directory: Path, saved: Path, sizes: Sequence[int]) -> None:
     """Run each writing command on a full disk, in a process of its own, because the disk is in its name space only."""
-    report = place / "disk.json"
+    report = directory / "disk.json"
     process = os.fork()
     if process == 0:
-        disk, own = place / "disk", Tally()
+        disk, own = directory / "disk", Tally()
         try:
             with small_disk(disk):
                 for name, words in writing_commands(disk, saved).items():
                     for size in sizes:
-                        folder = new_place(place / f"{name}-{size}")
+                        folder = new_directory(directory / f"{name}-{size}")
                         own.count(f"full disk: {name}", fill(disk, name, words, size, folder))
                         for entry in disk.iterdir():
                             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -527,20 +529,20 @@ def main() -> int:
     tally, others = Tally(), Tally()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        directory = Path(folder)
         for name in ("run", "ablate"):
-            made = new_place(place / f"made-{name}")
-            if code := call([name, "recipe.yaml", "--output", str(place / name)], made):
+            made = new_directory(directory / f"made-{name}")
+            if code := call([name, "recipe.yaml", "--output", str(directory / name)], made):
                 raise SystemExit(f"{name} without any attack: exit {code}: {said(made)}")
-        saved = place / "saved"
-        shutil.copytree(place / "run/attack-1", saved)
-        kill_all(tally, place / "kills", n_kills, generator)
-        kill_start(tally, new_place(place / "start"), n_kills, generator)
-        fill_all(tally, place, saved, sizes)
+        saved = directory / "saved"
+        shutil.copytree(directory / "run/attack-1", saved)
+        kill_all(tally, directory / "kills", n_kills, generator)
+        kill_start(tally, new_directory(directory / "start"), n_kills, generator)
+        fill_all(tally, directory, saved, sizes)
         # Last, because a process that has computed is not copied any more.
-        for kind, path, read in files_that_are_read(place):
+        for kind, path, read in files_that_are_read(directory):
             corrupt(tally, kind, path, read, n_corruptions)
-        for kind, path, read in others_files(place):
+        for kind, path, read in others_files(directory):
             corrupt(others, kind, path, read, n_corruptions, any_error=True)
     print(tally.table())
     print(f"\nOther libraries, with files of the same weights:\n\n{others.table()}")

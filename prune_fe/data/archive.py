@@ -23,7 +23,7 @@ SLACK_BYTES = 2**26
 archive holds something else, and could fill the disk."""
 
 MAX_HEADER_BYTES = 2**20
-"""A member whose headers are larger is refused before they are read; those of images have a few kilobytes."""
+"""Largest size of a member's headers, which have a few kilobytes for images; larger ones are refused, not read."""
 
 HASH_DIGITS = 12
 """Hexadecimal digits of the archive's hash in the name of the folder."""

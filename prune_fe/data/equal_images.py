@@ -14,12 +14,10 @@ import torch
 
 from prune_fe.data.image_files import ImageFiles
 from prune_fe.errors import DataError
+from prune_fe.io import shorten
 
 BEGINNING_BYTES = 2**14
 """Files of one size are compared by so many bytes first; only those that begin alike are read to their end."""
-
-NAMED = 3
-"""At most this many pairs of files are named in a message."""
 
 
 def find_equal_files(files: Sequence[tuple[str, int]]) -> list[list[int]]:
@@ -35,15 +33,18 @@ def find_equal_files(files: Sequence[tuple[str, int]]) -> list[list[int]]:
         DataError: A file cannot be read.
     """
     groups = _divide([list(range(len(files)))], lambda index: files[index][1])
+
+    def divide_by_hash(groups: Sequence[Sequence[int]], size: int | None) -> list[list[int]]:
+        indices = [index for group in groups for index in group]
+        digests = dict(zip(indices, pool.map(partial(_hash, size), (files[i][0] for i in indices)), strict=True))
+        return _divide(groups, digests.__getitem__)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for size in (BEGINNING_BYTES, None):
-            if size is None:  # What has been read to its end is not read again.
-                done = [group for group in groups if files[group[0]][1] <= BEGINNING_BYTES]
-                groups = [group for group in groups if files[group[0]][1] > BEGINNING_BYTES]
-            indices = [index for group in groups for index in group]
-            digests = dict(zip(indices, pool.map(partial(_hash, size), (files[i][0] for i in indices)), strict=True))
-            groups = _divide(groups, digests.__getitem__)
-    return sorted(done + groups)
+        groups = divide_by_hash(groups, BEGINNING_BYTES)
+        # What has been read to its end is not read again.
+        short = [group for group in groups if files[group[0]][1] <= BEGINNING_BYTES]
+        long = [group for group in groups if files[group[0]][1] > BEGINNING_BYTES]
+        return sorted(short + divide_by_hash(long, None))
 
 
 def _divide(groups: Iterable[Sequence[int]], key: Callable[[int], Hashable]) -> list[list[int]]:
@@ -94,7 +95,7 @@ def separate_equal_images(
     compared += [(files.samples[index][0], files.sizes[index]) for index in indices]
     is_held_out, moved, leaks, pairs = set(held_out), set[int](), list[str](), list[str]()
     for group in find_equal_files(compared):
-        members = [indices[place - n_test] for place in group if place >= n_test]
+        members = [indices[number - n_test] for number in group if number >= n_test]
         trained = [index for index in members if index not in is_held_out]
         if members and group[0] < n_test:
             leaks.append(f"{files.samples[members[0]][0]} and {compared[group[0]][0]}")
@@ -103,19 +104,13 @@ def separate_equal_images(
             pairs.append(" = ".join(files.samples[index][0] for index in members))
     if leaks:
         raise DataError(
-            f"{len(leaks)} test images are training images too, with the same content: {_list(leaks)}; remove them "
+            f"{len(leaks)} test images are training images too, with the same content: {shorten(leaks)}; remove them "
             "from one of the two"
         )
     if moved:
         warnings.warn(
             f"{len(moved)} validation images have the content of a training image and are trained on instead: "
-            f"{_list(pairs)}",
+            f"{shorten(pairs)}",
             stacklevel=2,
         )
     return sorted({*train, *moved}), sorted(is_held_out - moved)
-
-
-def _list(texts: Sequence[str]) -> str:
-    """Return the first of some texts, and how many more there are."""
-    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return ", ".join(texts[:NAMED]) + more

@@ -59,8 +59,8 @@ class ImageFiles(Dataset[Any]):
 
     def without(self, indices: Iterable[int]) -> ImageFiles:
         """Return the files but those with some indices."""
-        gone = set(indices)
-        kept = [index for index in range(len(self)) if index not in gone]
+        excluded = set(indices)
+        kept = [index for index in range(len(self)) if index not in excluded]
         return replace(
             self,
             samples=[self.samples[index] for index in kept],
@@ -92,8 +92,8 @@ def find_image_files(root: Path, loader: Callable[[str], Any], transform: Callab
     above = {_identity(folder) for folder in (root, *root.resolve().parents)}
     for label, name in enumerate(classes):
         # The order of torchvision's ImageFolder: folder by folder, each sorted by name.
-        found = sorted(_walk(_readable(root / name), above), key=lambda file: (os.path.dirname(file[0]), file[0]))
-        for path, status in found:
+        listed = sorted(_walk(_readable(root / name), above), key=lambda file: (os.path.dirname(file[0]), file[0]))
+        for path, status in listed:
             if not _is_image(path):
                 files.left_out.append(os.path.relpath(path, root))
                 continue

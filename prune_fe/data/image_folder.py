@@ -20,10 +20,8 @@ from prune_fe.data.splits import Splits, check_split, hold_out
 from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResizeToPixels, Steps, read_image
 from prune_fe.errors import DataError
 from prune_fe.file_types import require_path
+from prune_fe.io import shorten
 from prune_fe.options import Natural, NonNegative, Size, validate_value
-
-NAMED = 3
-"""At most this many unreadable images are named in an error."""
 
 
 def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
@@ -142,10 +140,7 @@ def _skip_unreadable(
             bad += [path for path, good in zip(paths, pool.map(is_readable, paths), strict=True) if not good]
     names = tuple(Path(path).relative_to(root).as_posix() for path in bad)
     if len(bad) > limit:
-        raise DataError(
-            f"{root}: {len(bad)} images cannot be read, {limit} may be skipped: {', '.join(names[:NAMED])}"
-            + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
-        )
+        raise DataError(f"{root}: {len(bad)} images cannot be read, {limit} may be skipped: {shorten(names)}")
     if bad:
         warnings.warn(f"{root}: {len(bad)} images cannot be read and are left out: {', '.join(names)}", stacklevel=3)
     unread = set(bad)

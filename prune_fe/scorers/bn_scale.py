@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
+from prune_fe.io import shorten
 from prune_fe.scorers.base import LayerScore, Scorer, Sums, to_float64
 from prune_fe.tracing.layers import Layer
 
@@ -22,7 +23,7 @@ class BNScale(Scorer):
         """Raise InputError if some layer has no batch norm between its convolution and its map."""
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
-            names = ", ".join(map(repr, bare[:3])) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+            names = shorten([repr(name) for name in bare])
             raise InputError(f"bn-scale: there is no batch norm between {names} and the maps; leave them out")
 
     def score(

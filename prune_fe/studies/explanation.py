@@ -92,11 +92,11 @@ def explanation_study(
     # Only these layers are scored, by these scorers, so the check before training leaves all others out.
     names = [layer.name for layer in layers]
     experiment = experiment.with_recipe(recipe.with_options("score", layers=tuple(names)).with_scorers(entries))
-    place = experiment.seed_folder / "study-explanation"
+    results = experiment.seed_folder / "study-explanation"
     classes = range(len(experiment.splits.classes))
-    scores = ClassScores(experiment, layers, classes, place / f"scores-{layers_name(names)}")
+    scores = ClassScores(experiment, layers, classes, results / f"scores-{layers_name(names)}")
     number = "all" if options.images_per_class is None else options.images_per_class
-    ablations = [LayerAblation(experiment, layer, images, place / f"images-{number}") for layer in layers]
+    ablations = [LayerAblation(experiment, layer, images, results / f"images-{number}") for layer in layers]
     tasks = [*scores.tasks(), *(ablation.task() for ablation in ablations)]
     raise_failures(tasks, LocalExecutor(folder, reporter).execute(tasks))
     damages = [ablation.damage(scores) for ablation in ablations]

@@ -223,8 +223,8 @@ def _find_layers(
     layers = find_layers(network, experiment.example.to(experiment.device), names)
     fit, unfit = [], dict[str, list[str]]()
     if names is None:
-        found = {layer.name for layer in layers}
-        mapless = [layer.name for layer in list_convolutions(network) if layer.name not in found]
+        with_maps = {layer.name for layer in layers}
+        mapless = [layer.name for layer in list_convolutions(network) if layer.name not in with_maps]
         unfit |= {"no feature map: behind a global pooling, or not run exactly once": mapless} if mapless else {}
     for layer in layers:
         try:

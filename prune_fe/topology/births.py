@@ -243,10 +243,10 @@ def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, birth
     def work(chunks: Iterator[tuple[int, int]]) -> None:
         scratch = kernel.make_scratch(n_elements, bits.dtype, width)
         for image, unit in chunks:
-            found = births[image : image + step, unit : unit + width]
+            output = births[image : image + step, unit : unit + width]
             starts = layout.starts[image : image + step] + unit
-            given = (layout.bits, starts, found.shape[1], layout.stride, infinity, by_edges, scratch)
-            kernel.fill_births(*given, found.reshape(-1))  # a view: only single images are divided
+            given = (layout.bits, starts, output.shape[1], layout.stride, infinity, by_edges, scratch)
+            kernel.fill_births(*given, output.reshape(-1))  # a view: only single images are divided
 
     share(work, [(i, j) for i in range(0, len(births), step) for j in range(0, layout.n_units, width)], threads)
 
@@ -284,9 +284,9 @@ def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads
         scratch = kernel.make_scratch(n_elements, np.dtype(np.int32))
         for image, unit in chunks:
             words = ranks(np.require(bits[image, unit : unit + step], requirements=["C", "W"]).reshape(-1, n_elements))
-            found = births[image * n_units + unit :][: len(words)]
+            output = births[image * n_units + unit :][: len(words)]
             starts = np.arange(len(words)) * n_elements
-            kernel.fill_births(words.reshape(-1), starts, 1, 1, infinity, by_edges, scratch, found)
+            kernel.fill_births(words.reshape(-1), starts, 1, 1, infinity, by_edges, scratch, output)
 
     share(work, [(i, j) for i in range(len(bits)) for j in range(0, n_units, step)], threads)
 

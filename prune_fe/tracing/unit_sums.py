@@ -132,8 +132,8 @@ def find_linear_tail(network: SplitNetwork, images: Tensor) -> LinearTail | None
             return None
         keep = torch.ones(2, inputs.unmasked.shape[1], dtype=torch.bool, device=images.device)
         keep[1, ::2] = False
-        expected, found = network.logits(inputs, keep), tail.logits(tail.unit_sums(inputs), keep)
-        return tail if torch.allclose(found, expected, rtol=1e-3, atol=1e-4) else None
+        expected, summed = network.logits(inputs, keep), tail.logits(tail.unit_sums(inputs), keep)
+        return tail if torch.allclose(summed, expected, rtol=1e-3, atol=1e-4) else None
 
 
 def _cut_rest(rest: fx.GraphModule, shape: Sequence[int]) -> LinearTail | None:

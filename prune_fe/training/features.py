@@ -202,12 +202,12 @@ def _allocate(like: Sequence[Tensor], counts: Sequence[int], memory_gib: float) 
     if sum(sizes) <= memory_gib * 2**30:
         yield [torch.empty(count, row.shape[1], dtype=row.dtype) for row, count in zip(like, counts, strict=True)]
         return
-    place = Path(tempfile.gettempdir())
-    free = shutil.disk_usage(place).free
+    directory = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(directory).free
     if sum(sizes) > free / 2:
         yield NotSplit(
             f"its features take {sum(sizes) / 2**30:.2f} GiB, cache_gib is {memory_gib:g}, and half of the free space "
-            f"of {place} is {free / 2**31:.2f} GiB"
+            f"of {directory} is {free / 2**31:.2f} GiB"
         )
         return
     with tempfile.TemporaryDirectory(prefix="prune-fe-") as folder:

@@ -174,7 +174,7 @@ class _StepCounter:
     """
 
     def __init__(self, progress: Callable[[Epoch | None, int, int], None] | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+        self.progress, self.total, self.n_done = progress, total, 0
 
     def expect(self, count: int) -> Callable[[], None]:
         """Add steps that come before training, and return `count_step`."""
@@ -183,7 +183,7 @@ class _StepCounter:
 
     def count_step(self) -> None:
         """Count one step."""
-        self.done += 1
+        self.n_done += 1
         self.report(None)
 
     def count_other(self, done: int, total: int) -> None:
@@ -195,7 +195,7 @@ class _StepCounter:
     def report(self, epoch: Epoch | None) -> None:
         """Call `progress`, with an epoch that has ended or None."""
         if self.progress is not None:
-            self.progress(epoch, self.done, self.total)
+            self.progress(epoch, self.n_done, self.total)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Training:
         else:
             history = [Epoch(int(number), *rest) for number, *rest in state.epochs]
             best_state = self._restore(state)
-            self.steps.done += (len(history) - 1) * len(batches)
+            self.steps.n_done += (len(history) - 1) * len(batches)
         try:
             for number, rate in rates[len(history) - 1 :]:
                 start = time.perf_counter()
