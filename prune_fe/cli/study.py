@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter, validators
 
@@ -39,15 +41,28 @@ UnitFlags = Annotated[SubjectOptions, Parameter(name="*")]
 Share = validators.Number(gte=0, lt=1)
 
 
+def _print_study(name: str, recipe: Path, flags: RecipeFlags, **arguments: Any) -> None:
+    """Run a study, and print its tables.
+
+    Args:
+        name: Name of the study; the module `prune_fe.studies.NAME` has a function `NAME_study`.
+        recipe: The recipe's file.
+        flags: The flags that change the recipe.
+        arguments: Further arguments of the function; None takes its default.
+    """
+    checked, folder = open_run(recipe, flags)
+    # The module loads torch, which takes a second, so it is imported when the recipe has been checked.
+    run_study = getattr(importlib.import_module(f"prune_fe.studies.{name}"), f"{name}_study")
+    given = {key: value for key, value in arguments.items() if value is not None}
+    with using(folder, flags.resume):
+        tables = run_study(checked, folder, reporter, **given)
+    print_tables(tables)
+
+
 @study.command
 def rescaling(recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()) -> None:
     """Compare each indicator of one unit when images, filters or both are halved (tables 1, 6 and 9)."""
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.rescaling import rescaling_study
-
-    with using(folder, flags.resume):
-        tables = rescaling_study(checked, folder, reporter, options)
-    print_tables(tables)
+    _print_study("rescaling", recipe, flags, options=options)
 
 
 @study.command
@@ -55,12 +70,7 @@ def randomness(
     recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()
 ) -> None:
     """Compare a trained unit with 100 units of networks that are not trained (tables 2, 7 and 10)."""
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.randomness import randomness_study
-
-    with using(folder, flags.resume):
-        tables = randomness_study(checked, folder, reporter, options)
-    print_tables(tables)
+    _print_study("randomness", recipe, flags, options=options)
 
 
 @study.command
@@ -68,12 +78,7 @@ def characterisation(
     recipe: RecipePath, *, flags: RecipeFlags = RecipeFlags(), options: UnitFlags = SubjectOptions()
 ) -> None:
     """Compare birth, maximum and integral of the Betti curve, and a cubical complex (table 5 and appendix A.2)."""
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.characterisation import characterisation_study
-
-    with using(folder, flags.resume):
-        tables = characterisation_study(checked, folder, reporter, options)
-    print_tables(tables)
+    _print_study("characterisation", recipe, flags, options=options)
 
 
 @study.command
@@ -84,12 +89,7 @@ def explanation(
     options: Annotated[ExplanationOptions, Parameter(name="*")] = ExplanationOptions(),
 ) -> None:
     """Measure how well H/ε predicts the damage without each unit, and how much of that ε alone explains."""
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.explanation import explanation_study
-
-    with using(folder, flags.resume):
-        tables = explanation_study(checked, folder, reporter, options)
-    print_tables(tables)
+    _print_study("explanation", recipe, flags, options=options)
 
 
 @study.command
@@ -100,12 +100,7 @@ def layers(
     options: Annotated[LayersOptions, Parameter(name="*")] = LayersOptions(),
 ) -> None:
     """Compare H and ε of each layer of the trained network with random-initialised networks (figures 5A and 9)."""
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.layers import layers_study
-
-    with using(folder, flags.resume):
-        tables = layers_study(checked, folder, reporter, options)
-    print_tables(tables)
+    _print_study("layers", recipe, flags, options=options)
 
 
 @study.command
@@ -124,12 +119,7 @@ def samples(
         samples: Numbers of training images of each class; default: 50, 100 and 500.
         draws: Number of samples of each size that are drawn and compared.
     """
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.samples import SIZES, samples_study
-
-    with using(folder, flags.resume):
-        tables = samples_study(checked, folder, reporter, seed=seed, layer=layer, sizes=samples or SIZES, draws=draws)
-    print_tables(tables)
+    _print_study("samples", recipe, flags, seed=seed, layer=layer, sizes=samples or None, draws=draws)
 
 
 @study.command
@@ -147,12 +137,7 @@ def classes(
         counts: Numbers of classes; default: 1, 2, 5, 10, … and all.
         ratio: Share of the units that is removed; default: the recipe's.
     """
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.classes import classes_study
-
-    with using(folder, flags.resume):
-        tables = classes_study(checked, folder, reporter, seed=seed, counts=counts, ratio=ratio)
-    print_tables(tables)
+    _print_study("classes", recipe, flags, seed=seed, counts=counts, ratio=ratio)
 
 
 @study.command
@@ -168,9 +153,4 @@ def ratio(
     Args:
         ratio: Shares of the units that are removed; default: 0.1, 0.2, … 0.9.
     """
-    checked, folder = open_run(recipe, flags)
-    from prune_fe.studies.ratio import RATIOS, ratio_study
-
-    with using(folder, flags.resume):
-        tables = ratio_study(checked, folder, reporter, seed=seed, ratios=ratio or RATIOS)
-    print_tables(tables)
+    _print_study("ratio", recipe, flags, seed=seed, ratios=ratio or None)

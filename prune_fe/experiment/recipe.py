@@ -282,6 +282,14 @@ class Recipe(BaseModel):
         """
         return self.model_copy(update={section: dataclasses.replace(getattr(self, section), **changes)})
 
+    def first_entry(self, name: str) -> ScorerEntry:
+        """Return the first of the recipe's scorers with a name; without any, the scorer with its default settings.
+
+        Args:
+            name: Name of a scorer.
+        """
+        return next((entry for entry in self.scorers if entry.name == name), ScorerEntry.model_validate(name))
+
     def with_scorers(self, entries: Sequence[ScorerEntry]) -> Recipe:
         """Return the recipe with other scorers."""
         return self.model_copy(update={"scorers": list(entries)})

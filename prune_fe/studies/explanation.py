@@ -194,8 +194,7 @@ def _able_entries(experiment: Experiment, network: nn.Module, layers: Sequence[L
         InputError: Feature entropy, or the mean activation, cannot.
     """
     recipe, labels = experiment.recipe, image_labels(experiment.splits.train)
-    given = next((entry for entry in recipe.scorers if entry.name == FEATURE_ENTROPY), None)
-    settings = {} if given is None else dict(given.settings)
+    settings = recipe.first_entry(FEATURE_ENTROPY).settings
     entries = [ScorerEntry.model_validate({"name": FEATURE_ENTROPY, **settings})]
     entries += [ScorerEntry.model_validate(name) for name in COMPARED.values()]
     n_images = recipe.score.samples or min(Counter(labels).values())

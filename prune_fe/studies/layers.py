@@ -58,7 +58,7 @@ def layers_study(
         DataError: A class has fewer training images than are asked for.
     """
     options = options or LayersOptions()
-    entry = next((entry for entry in recipe.scorers if entry.name == ENTROPY), ScorerEntry.model_validate(ENTROPY))
+    entry = recipe.first_entry(ENTROPY)
     experiment = begin(recipe, folder, reporter, options.seed)
     class_names, samples = _choose_images(experiment, options)
     class_name = _choose_class(class_names, options.class_name)

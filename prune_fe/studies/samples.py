@@ -72,7 +72,7 @@ def samples_study(
         raise InputError(f"sizes={tuple(sizes)}: allowed are numbers of images, 1 or more")
     experiment = begin(recipe, folder, reporter, seed)
     splits, seed = experiment.splits, experiment.seed
-    entry = next((entry for entry in recipe.scorers if entry.name == ENTROPY), ScorerEntry.model_validate(ENTROPY))
+    entry = recipe.first_entry(ENTROPY)
     scorer = resolve_scorer(ENTROPY, entry.settings)
     assert isinstance(scorer, FeatureEntropy)
     chosen = choose_images(splits.train, recipe.score.classes, None, seed)

@@ -327,3 +327,10 @@ def test_operating_points_given_with_the_command_take_the_place_of_the_recipes(t
     assert found.points == ("target_macs", [0.4])
     path = write(tmp_path, MINIMAL + "compare: {target_params: [0.5]}\n")
     assert load_recipe(path, {"compare.ratios": [0.7]}).compare.points == ("ratio", [0.7])
+
+
+def test_the_first_entry_of_a_scorer_is_the_recipes_or_the_default(tmp_path):
+    scorers = ["random", {"name": "taylor", "label": "one"}, {"name": "taylor", "label": "two"}]
+    recipe = load_recipe(write(tmp_path, replaced("scorers", scorers)))
+    assert recipe.first_entry("taylor").label == "one"
+    assert recipe.first_entry("apoz").model_dump() == {"name": "apoz", "label": "apoz"}
