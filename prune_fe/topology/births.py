@@ -124,7 +124,8 @@ def can_use_triton(maps: torch.Tensor) -> bool:
 def births_on_device(maps: torch.Tensor, by_edges: bool, use_triton: bool) -> torch.Tensor:
     """Return the birth time of each map, computed on its device, NOT_FINITE for a map that is not finite.
 
-    Only the graph at one threshold is copied to the CPU, and only for maps in which equal edges decide.
+    The maps in which equal edges decide are few. Of them the Triton kernels leave the whole map to the CPU, and plain
+    operations the graph at one threshold.
 
     Args:
         maps: (..., m, m).
@@ -133,16 +134,17 @@ def births_on_device(maps: torch.Tensor, by_edges: bool, use_triton: bool) -> to
     """
     if not use_triton:
         births = torch.full(maps.shape[:-2], kernel.NOT_FINITE, dtype=torch.int32, device=maps.device)
-        open_maps = maps.isfinite().all(dim=(-2, -1))
-    else:
-        from prune_fe.topology import gpu
+        is_finite = maps.isfinite().all(dim=(-2, -1))
+        if is_finite.any():
+            births[is_finite] = portable.first_births(maps[is_finite], by_edges, has_hole)
+        return births
+    from prune_fe.topology import gpu
 
-        with torch.cuda.device(maps.device) if maps.is_cuda else nullcontext():
-            births = gpu.first_births(maps, by_edges, kernel.NOT_FINITE)
-        open_maps = births == gpu.UNDECIDED
-    # By plain operations: all finite maps, or those that the Triton kernels left undecided.
-    if open_maps.any():
-        births[open_maps] = portable.first_births(maps[open_maps], by_edges, has_hole)
+    with torch.cuda.device(maps.device) if maps.is_cuda else nullcontext():
+        births = gpu.first_births(maps, by_edges, kernel.NOT_FINITE)
+    undecided = births == gpu.UNDECIDED
+    if undecided.any():
+        births[undecided] = birth_times(maps[undecided].cpu(), "edges" if by_edges else "elements").to(births.device)
     return births
 
 
