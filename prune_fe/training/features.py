@@ -25,6 +25,7 @@ from prune_fe.tracing.split import NotSplit
 from prune_fe.tracing.watching import evaluating
 from prune_fe.training.options import TrainOptions
 from prune_fe.training.part import TrainedPart
+from prune_fe.training.precision import autocast
 
 BATCH_SIZE = 64
 """Images that the fixed part reads at once. A large batch of it needs more memory than one of the trained part."""
@@ -183,7 +184,7 @@ class _Source:
         with (
             evaluating(self.prefix),
             torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=self.amp and device.type == "cuda"),
+            autocast(device, self.amp),
         ):
             features: Tensor = self.prefix(images.to(device, non_blocking=True))
         return features

@@ -30,6 +30,7 @@ from prune_fe.training.distillation import Teaching, make_teaching, teacher_logi
 from prune_fe.training.features import TrainingInput, is_constant, prepare_input
 from prune_fe.training.options import DistillOptions, TrainOptions
 from prune_fe.training.part import TrainedPart, rate_factors, select_part
+from prune_fe.training.precision import autocast, warn_without_bfloat16
 from prune_fe.training.schedule import Rate, epoch_rates
 from prune_fe.training.unfinished import TrainingState, UnfinishedTraining, identify_training, trained_tensors
 
@@ -127,6 +128,8 @@ def finetune(
     with ExitStack() as stack:
         stack.enter_context(_restoring_after_error(model))
         part = stack.enter_context(select_part(model, chosen.only))
+        if chosen.amp:
+            warn_without_bfloat16(next(iter(part.weights.values())).device)
         optimizer = _make_optimizer(part, chosen, momentum_buffers or {})
         all_reduce_mean(part.weights.values())  # All processes start with the same weights, to the bit.
         file = UnfinishedTraining(None, "")
@@ -314,8 +317,7 @@ class _Training:
         inputs, targets = (value.to(self._device, non_blocking=True) for value in (images, labels.long()))
         if self.options.augment:
             inputs = flip_and_shift(inputs, torch.default_generator)
-        is_mixed = self.options.amp and self._device.type == "cuda"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_mixed):
+        with autocast(self._device, self.options.amp):
             with explain_run(self.source.network, inputs):
                 outputs = self.source.network(inputs)
             logits = _require_tensor(self.source.network, outputs)

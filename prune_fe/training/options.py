@@ -84,7 +84,7 @@ class TrainOptions:
     """Flip and shift the training images at random."""
 
     amp: StrictBool = False
-    """Compute in bfloat16 on CUDA."""
+    """Compute in bfloat16, on CUDA and on CPUs with AVX-512 BF16 or AMX; other devices compute in float32."""
 
     only: Annotated[Patterns, Parameter(consume_multiple=True)] = ()
     """Names or patterns of the modules and parameters that are trained, such as "classifier.*"; the default is all.

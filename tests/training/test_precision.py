@@ -1,0 +1,41 @@
+"""Tests of mixed precision."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from prune_fe.training.loop import finetune
+from prune_fe.training.precision import autocast, has_bfloat16
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["with bfloat16", "without"])
+def has_instructions(request, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: request.param)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return request.param
+
+
+def test_a_cpu_computes_in_bfloat16_if_it_was_asked_for_and_can(has_instructions):
+    assert has_bfloat16(CPU) == has_instructions
+    layer, inputs = nn.Linear(3, 2), torch.ones(1, 3)
+    for amp in (True, False):
+        with autocast(CPU, amp):
+            assert layer(inputs).dtype == (torch.bfloat16 if amp and has_instructions else torch.float32)
+
+
+def test_training_in_bfloat16_differs_and_a_cpu_without_it_is_named(has_instructions, recwarn):
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    start = nn.Linear(3, 2).state_dict()
+    trained = []
+    for amp in (False, True):
+        model = nn.Linear(3, 2)
+        model.load_state_dict(start)
+        finetune(model, data, data, amp=amp, lr=0.1, batch_size=4)
+        trained.append(model.weight.detach())
+    assert torch.equal(*trained) == (not has_instructions)
+    notes = [str(warning.message) for warning in recwarn]
+    assert notes == ([] if has_instructions else ["amp: cpu has no bfloat16, so it computes in float32"])
