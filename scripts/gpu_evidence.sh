@@ -23,8 +23,9 @@
 #   TINY=1  all of it on the CPU within a minute, with random images and small networks: a rehearsal
 #
 # A machine without internet needs the package's dependencies beforehand, for example as wheels:
-#   pip download --only-binary=:all: --no-deps -d wheels cyclopts docstring-parser rich-rst pydantic pydantic-core \
-#       annotated-types fvcore iopath yacs termcolor altair && pip wheel --no-deps -w wheels .
+#   pip download --only-binary=:all: --no-deps -d wheels altair annotated-types attrs cyclopts docstring-parser \
+#       docutils iopath==0.1.9 jsonschema jsonschema-specifications narwhals portalocker pydantic pydantic-core \
+#       referencing rich-rst rpds-py termcolor typing-inspection yacs && pip wheel --no-deps -w wheels fvcore .
 #   pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site     # on that machine
 set -uo pipefail
 [ $# -eq 1 ] || { sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2; exit 2; }
@@ -118,8 +119,8 @@ for each in $parts; do
                 "${arguments[@]}"
             if compgen -G "$run/cells/*.json" >/dev/null; then
                 "$python" "$root/scripts/table12.py" "$run" | tee "$out/table12.md" || status=1
-                # The networks stay in RUNS.
-                tar -czf "$out/comparison.tar.gz" --exclude='*.safetensors' --exclude=scores.npz --exclude=classes.csv \
+                # The networks and the unfinished training stay in RUNS.
+                tar -czf "$out/comparison.tar.gz" --exclude='*.safetensors' --exclude=unfinished --exclude=scores.npz --exclude=classes.csv \
                     -C "$runs" "$(basename "$run")"
             else
                 say "comparison: the reference network was not finished"
