@@ -3,6 +3,9 @@
 The network is traced (torch.fx) in the state in which it is trained: what depends on a parameter with `requires_grad`,
 or on a module in training mode, can differ from step to step and belongs to the rest. Everything else is the prefix.
 Its values that the rest reads are its features.
+
+A network that cannot be traced is split in front of the module that gives its output, such as its classifier, if that
+module holds everything that changes.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import describe_error
 from prune_fe.tracing.split import NotSplit, inputs_of, subgraph
@@ -48,10 +52,14 @@ def split_prefix(model: nn.Module, images: Tensor) -> PrefixSplit | NotSplit:
         graph = _PrefixTracer().trace(model)
         changing = {node for node in graph.nodes if _changes(model, node)}
     except Exception as error:  # a network's code may raise anything at a proxy
-        return NotSplit(f"it cannot be traced ({describe_error(error)})")
+        graph, changing, reason = None, set(), f"it cannot be traced ({describe_error(error)})"
+    in_training = {module for module in model.modules() if module.training}
     try:
         with evaluating(model), torch.no_grad():
-            return _split_graph(model, graph, changing, images)
+            if graph is not None:
+                return _split_graph(model, graph, changing, images)
+            last = _find_last_module(model, in_training, images)
+            return NotSplit(reason) if last is None else _join(model, _UpTo(model, last), last, images)
     except Exception as error:  # and at a part of its graph
         return NotSplit(f"its parts do not run ({describe_error(error)})")
 
@@ -88,7 +96,98 @@ def _split_graph(model: nn.Module, graph: fx.Graph, changing: Set[fx.Node], imag
         return NotSplit("no layer stands in front of the trained part")
     before = [node for node in graph.nodes if node not in behind]
     prefix = subgraph(model, before, stored, (), features)
-    rest = subgraph(model, list(behind), stored, features)
+    return _join(model, prefix, subgraph(model, list(behind), stored, features), images)
+
+
+def _find_last_module(model: nn.Module, in_training: Set[nn.Module], images: Tensor) -> nn.Module | None:
+    """Return the smallest module that gives the network's output from one tensor that does not change in training.
+
+    Args:
+        model: The network.
+        in_training: Its modules in training mode; the module holds all of them.
+        images: What is tried, (2, channels, height, width).
+    """
+    calls: list[tuple[nn.Module, Sequence[Any], Any]] = []
+    hooks = [
+        part.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
+        for part in model.modules()
+        if part is not model
+    ]
+    try:
+        # A value that a trained weight has a part in requires a gradient.
+        with torch.enable_grad(), _NoBranches():
+            result = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    called = [module for module, _, _ in calls]
+    found = [
+        module
+        for module, inputs, output in calls
+        if output is result
+        and len(inputs) == 1
+        and isinstance(inputs[0], Tensor)
+        and not inputs[0].requires_grad
+        and in_training <= set(module.modules())
+        and called.count(module) == 1
+    ]
+    return min(found, key=lambda module: len(list(module.modules())), default=None)
+
+
+class _NoBranches(TorchDispatchMode):
+    """Refuses code that turns an element of a tensor into a number: what it does then may depend on the batch."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("its code depends on the values of a tensor")
+        return func(*args, **(kwargs or {}))
+
+
+class _Reached(Exception):
+    """Ends a network's pass in front of a module.
+
+    Args:
+        value: What the module reads.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+class _UpTo(nn.Module):
+    """Returns what a module of a network reads, as the only one of a tuple, without running the module.
+
+    Args:
+        model: The network.
+        last: The module.
+    """
+
+    def __init__(self, model: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last = model, last
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        def stop(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            raise _Reached(inputs[0])
+
+        with self.last.register_forward_pre_hook(stop):
+            try:
+                self.inner(images)
+            except _Reached as reached:
+                return (reached.value,)
+        raise AssertionError("the module was not reached")
+
+
+def _join(model: nn.Module, prefix: nn.Module, rest: nn.Module, images: Tensor) -> PrefixSplit | NotSplit:
+    """Return both parts of a network, after a check that they give what the network gives.
+
+    Args:
+        model: The network.
+        prefix: Computes from images the tensors that the rest reads.
+        rest: Computes from these tensors the network's output.
+        images: What is tried, (2, channels, height, width).
+    """
     of_two = prefix(images)
     if fault := _find_fault(prefix(images[:1]), of_two, prefix(images)):
         return NotSplit(fault)

@@ -102,6 +102,10 @@ class Branching(nn.Module):
         y = self.stem(x)
         if self.kind == "branch" and y.sum() > 0:
             y = -y
+        if self.kind.startswith("sized") and y.shape[-1] < 9:
+            y = F.pad(y, (0, 0)) * 2
+        if self.kind == "sized, twice":
+            y = y + self.head(y.flatten(1)).mean()
         if self.kind == "random":
             y = F.dropout(y)
         if self.kind == "batch":
@@ -112,13 +116,29 @@ class Branching(nn.Module):
             return self.head(y.flatten(1)) + y.mean(0).flatten()[:3]
         if self.kind == "mixed":
             return self.head(y.flatten(1)) * y.flatten(1).argmax(1, keepdim=True)
-        return self.head(y.flatten(1))
+        y = self.head(y.flatten(1))
+        return y + 1 if self.kind == "sized, not last" else y
+
+
+def test_a_network_that_cannot_be_traced_is_split_in_front_of_its_last_module() -> None:
+    model = part(Branching("sized"), "head")
+    network = split_prefix(model, images())
+    assert isinstance(network, PrefixSplit)
+    with torch.no_grad():
+        rows = network.prefix(images(5))
+        assert rows.shape == (5, 32)
+        assert torch.equal(network.rest(rows), model(images(5)))
+    network.rest(rows).sum().backward()
+    assert model.get_submodule("head").weight.grad is not None
 
 
 @pytest.mark.parametrize(
     ("kind", "names", "reason"),
     [
-        ("branch", ["head"], "it cannot be traced"),
+        ("branch", ["head"], "its code depends on the values of a tensor"),
+        ("sized", ["stem", "head"], "it cannot be traced"),
+        ("sized, not last", ["head"], "it cannot be traced"),
+        ("sized, twice", ["head"], "it cannot be traced"),
         ("random", ["head"], "its features of one image differ from call to call"),
         ("batch", ["head"], "its features of an image depend on the other images of the batch"),
         ("size", ["head"], "reads a value of type int, which is no tensor"),
