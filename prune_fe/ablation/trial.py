@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from prune_fe.ablation.curves import Ablation, Result, UnitAblation
+from prune_fe.ablation.tally import Tally, require_images
+from prune_fe.ablation.unfinished import UnfinishedRuns
 from prune_fe.data.batches import Images, count_images, validate_batches
 from prune_fe.data.labels import class_names, has_labels, image_labels
 from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import world_size
 from prune_fe.errors import DataError, InputError
-from prune_fe.measure.evaluate import float64_logits
 from prune_fe.options import Positive, validate_value
 from prune_fe.scoring.collection import Progress
+from prune_fe.scoring.fingerprint import hash_tensors, hash_weights
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.split import NotSplit, SplitNetwork, TailInputs, split
@@ -145,39 +148,61 @@ class Trial:
         """
         return self.run_all([Run(masks, units, classes)], progress=progress)[0]
 
-    def run_all(self, runs: Sequence[Run], *, progress: Progress | None = None) -> list[Ablation]:
+    def run_all(
+        self, runs: Sequence[Run], *, progress: Progress | None = None, unfinished: Path | None = None
+    ) -> list[Ablation]:
         """Run the network with the masks of several runs, and read the images only once.
 
         Args:
             runs: The masks and classes of each result.
             progress: As in `run`; the errors are those of `run` too.
+            unfinished: File that is written now and then. If the call is interrupted, the same call for the same images
+                goes on from it, to the same bits. The caller removes it when the results are saved.
+
+        Raises:
+            CheckpointError: `unfinished` is damaged.
+            EnvironmentFault: `unfinished` cannot be written.
         """
-        return self._run(runs, [partial(Ablation, units=tuple(run.units)) for run in runs], progress)
+        return self._run(runs, [partial(Ablation, units=tuple(run.units)) for run in runs], progress, unfinished)
 
     def run_single_units(
-        self, *, classes: Sequence[int] | None = None, progress: Progress | None = None
+        self,
+        *,
+        classes: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        unfinished: Path | None = None,
     ) -> UnitAblation:
-        """Run the network with all units, and without each unit of its only layer; the rest is as in `run`."""
+        """Run the network with all units, and without each unit of its only layer; the rest is as in `run_all`."""
         n_units = self.layers[0].units
         # The first mask keeps all units: the losses of the others are compared with it.
         masks = torch.cat([torch.ones(1, n_units, dtype=torch.bool), ~torch.eye(n_units, dtype=torch.bool)])
-        return self._run([Run([masks], (), classes)], [UnitAblation], progress)[0]
+        return self._run([Run([masks], (), classes)], [UnitAblation], progress, unfinished)[0]
 
     def _run(
-        self, runs: Sequence[Run], kinds: Sequence[Callable[..., Result]], progress: Progress | None
+        self,
+        runs: Sequence[Run],
+        kinds: Sequence[Callable[..., Result]],
+        progress: Progress | None,
+        unfinished: Path | None,
     ) -> list[Result]:
         """Run the network with all masks and return a result of each kind."""
         for run in runs:
             self._validate_classes(run.classes)
-        tallies = [_Tally(len(run.masks[0]), self._names, run.classes) for run in runs]
-        n_images, kept = 0, []
+        tallies = [Tally(len(run.masks[0]), self._names, run.classes) for run in runs]
+        file = UnfinishedRuns(unfinished, self._identify(runs) if unfinished else "")
+        n_finished = file.restore(tallies)
+        n_parts, n_images, kept = 0, 0, []
         with evaluating(self.model), torch.no_grad():
             # Images are read, and the head is run, once; later runs use the cached inputs of the tail.
             for batch in self.cached or self._prepared_batches():
                 indices = range(n_images, n_images + len(batch.labels))
-                for number, masks_part, images_part, output in self._outputs(batch, runs):
+                for number, masks_part, images_part, compute in self._outputs(batch, runs):
+                    n_parts += 1
+                    if n_parts <= n_finished:
+                        continue
                     part = batch.labels[images_part], batch.halves[images_part]
-                    tallies[number].add(masks_part, output, *part, indices[images_part])
+                    tallies[number].add(masks_part, compute(), *part, indices[images_part])
+                    file.write_if_due(n_parts, tallies)
                 n_images += len(batch.labels)
                 if self._fits(batch):
                     kept.append(batch)
@@ -196,6 +221,14 @@ class Trial:
             )
             for tally, kind, run in zip(tallies, kinds, runs, strict=True)
         ]
+
+    def _identify(self, runs: Sequence[Run]) -> str:
+        """Return a text that identifies everything that the results depend on, but the images."""
+        masks = {f"{number}/{place}": part for number, run in enumerate(runs) for place, part in enumerate(run.masks)}
+        # The memory decides how many images and masks are run together, which changes the last bits.
+        classes = [run.classes and [int(number) for number in run.classes] for run in runs]
+        layers = [layer.name for layer in self.layers]
+        return json.dumps([hash_weights(self.model), hash_tensors(masks), layers, classes, self._memory])
 
     @property
     def _how(self) -> str:
@@ -235,7 +268,7 @@ class Trial:
         return batch.tail_inputs is not None and 0 < n_images * batch.tail_inputs.image_bytes < self._memory / 2
 
     def _outputs(self, batch: _Batch, runs: Sequence[Run]) -> Iterator[_Outputs]:
-        """Yield a run's number, some of its masks, some images of the batch, and the outputs of the network."""
+        """Yield a run's number, some of its masks, some images of the batch, and what computes the outputs for them."""
         if isinstance(self.split_network, SplitNetwork):
             assert batch.tail_inputs is not None
             if self.linear_tail is None:
@@ -256,7 +289,7 @@ class Trial:
             for number, run in enumerate(runs):
                 masks = run.masks[0].to(inputs.unmasked.device)
                 for masks_part in _parts(len(masks), max(1, rows // n_images)):
-                    yield number, masks_part, images_part, tail.logits(some, masks[masks_part]).flatten(0, 1)
+                    yield number, masks_part, images_part, partial(_flat_logits, tail, some, masks[masks_part])
 
     def _summed_outputs(self, tail: LinearTail, inputs: TailInputs, runs: Sequence[Run]) -> Iterator[_Outputs]:
         rows = max(1, min(ROWS, int(self._memory / (8 * tail.row_bytes))))
@@ -269,20 +302,30 @@ class Trial:
             for number, run in enumerate(runs):
                 for masks_part in _parts(len(run.masks[0]), n_masks):
                     keep = run.masks[0][masks_part].to(sums.terms.device)
-                    yield number, masks_part, images_part, tail.logits(sums, keep).flatten(0, 1)
+                    yield number, masks_part, images_part, partial(_flat_logits, tail, sums, keep)
 
-    def _network_outputs(self, images: Tensor, masks: Sequence[Tensor]) -> Iterator[tuple[slice, slice, Any]]:
+    def _network_outputs(
+        self, images: Tensor, masks: Sequence[Tensor]
+    ) -> Iterator[tuple[slice, slice, Callable[[], Any]]]:
         for number in range(len(masks[0])):
             units = {
                 layer.name: (~layer_masks[number]).nonzero()[:, 0].tolist()
                 for layer, layer_masks in zip(self.layers, masks, strict=True)
             }
-            with mask(self.model, self.layers, units):
-                yield slice(number, number + 1), slice(None), self.model(images)
+            yield slice(number, number + 1), slice(None), partial(self._masked_output, images, units)
+
+    def _masked_output(self, images: Tensor, units: Mapping[str, Sequence[int]]) -> Any:
+        with mask(self.model, self.layers, units):
+            return self.model(images)
 
 
-_Outputs = tuple[int, slice, slice, Any]
-"""The number of a run, some of its masks, some images, and the network's outputs, shape (masks · images, classes)."""
+def _flat_logits(tail: SplitNetwork | LinearTail, inputs: Any, masks: Tensor) -> Tensor:
+    return tail.logits(inputs, masks).flatten(0, 1)
+
+
+_Outputs = tuple[int, slice, slice, Callable[[], Any]]
+"""The number of a run, some of its masks, some images, and a function that returns the network's outputs for them,
+shape (masks · images, classes). What an unfinished run has counted already is not computed."""
 
 
 def _parts(length: int, size: int) -> Iterator[slice]:
@@ -305,91 +348,3 @@ class _Batch:
     halves: Tensor
     images: Tensor | None
     tail_inputs: TailInputs | None
-
-
-class _Tally:
-    """Counts what the network predicts under each mask, for the images of each half and class.
-
-    The columns of its counts are the classes for the first half, and then those for the second half.
-    """
-
-    def __init__(self, n_masks: int, names: tuple[str, ...], chosen: Sequence[int] | None) -> None:
-        self.n_masks, self.names, self.chosen = n_masks, names, chosen
-        self.images = torch.zeros(2, 0, dtype=torch.int64)
-
-    def add(self, masks: slice, output: Any, labels: Tensor, halves: Tensor, indices: range) -> None:
-        """Count the outputs for some masks and images.
-
-        Args:
-            masks: Which masks.
-            output: Outputs of the network, shape (masks · images, classes).
-            labels: Labels of the images.
-            halves: Halves of the images.
-            indices: Indices of the images, for error messages.
-        """
-        expected = labels.expand(len(range(self.n_masks)[masks]), -1)
-        logits = float64_logits(output, expected.flatten(), indices)
-        classes = logits.shape[1]
-        if self.images.shape[1] == 0:
-            self.images = torch.zeros(2, classes, dtype=torch.int64)
-            self.hits, self.called = torch.zeros(2, self.n_masks, 2 * classes, dtype=torch.int64)
-            self.loss = torch.zeros(self.n_masks, 2 * classes, dtype=torch.float64)
-        logits = logits.view(*expected.shape, classes)
-        predicted = logits.argmax(dim=2)
-        columns = halves * classes + labels
-        if masks.start == 0:
-            self.images.view(-1).scatter_add_(0, columns, torch.ones_like(columns))
-        self.called[masks].scatter_add_(1, halves * classes + predicted, torch.ones_like(predicted))
-        self.hits[masks].scatter_add_(1, columns.expand_as(predicted), (predicted == expected).long())
-        # The loss takes most of the time, so only the images of the chosen classes have one.
-        wanted = slice(None) if self.chosen is None else torch.isin(labels, torch.tensor(self.chosen))
-        targets = expected[:, wanted]
-        losses = cross_entropy(logits[:, wanted].flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        self.loss[masks].scatter_add_(1, columns[wanted].expand_as(targets), losses)
-
-    def result(self, kind: Callable[..., Result], **common: Any) -> Result:
-        """Return the result for all images, with those of its halves.
-
-        Args:
-            kind: Class of the result.
-            common: Further fields of the result and its halves.
-        """
-        outputs = self.images.shape[1]
-        names = self.names or tuple(map(str, range(outputs)))
-        present = self.images.sum(dim=0).nonzero()[:, 0].tolist()
-        chosen = present if self.chosen is None else list(self.chosen)
-        require_images(chosen, present, names)
-        common |= {"classes": tuple(names[number] for number in chosen), "outputs": outputs}
-
-        def make(images: Tensor, counts: Sequence[Tensor], halves: tuple[Result, ...] = ()) -> Result:
-            hits, called, loss = (count[:, chosen].numpy() for count in counts)
-            return kind(
-                images=images[chosen].numpy(),
-                all_images=int(images.sum()),
-                hits=hits,
-                called=called,
-                loss=loss / images[chosen].clamp(min=1).numpy(),
-                halves=halves,
-                **common,
-            )
-
-        counts = [count.view(-1, 2, outputs) for count in (self.hits, self.called, self.loss)]
-        halves = tuple(make(self.images[half], [count[:, half] for count in counts]) for half in (0, 1))
-        return make(self.images.sum(dim=0), [count.sum(dim=1) for count in counts], halves)
-
-
-def require_images(classes: Iterable[int], present: Container[int], names: Sequence[str]) -> None:
-    """Raise an error for a class without images.
-
-    Args:
-        classes: Indices of classes.
-        present: Indices of the classes that have images.
-        names: Names of all classes, for the message; may be empty.
-
-    Raises:
-        DataError: One of the classes has no images.
-    """
-    for number in classes:
-        if number not in present:
-            name = repr(names[number]) if 0 <= number < len(names) else number
-            raise DataError(f"class {name}: there are no images of it to ablate on")

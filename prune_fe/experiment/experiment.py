@@ -312,7 +312,7 @@ def fit(
         The epochs; the first describes the network before training.
     """
     splits, progress = experiment.splits, experiment.reporter.progress(description)
-    unfinished = unfinished or experiment.folder.next_training()
+    unfinished = unfinished or experiment.folder.next_unfinished("training")
     history = finetune(
         model,
         splits.train,

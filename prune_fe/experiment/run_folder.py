@@ -80,7 +80,7 @@ class RunFolder:
         self.path = path
         self.log_name = f"log-{uuid.uuid4().hex[:8]}.jsonl" if shared else "log.jsonl"
         self._task: str | None = None
-        self._n_trainings = 0
+        self._n_unfinished = 0
         self._lock = None if shared else lock_folder(path)
         try:
             self._begin(recipe)
@@ -184,22 +184,25 @@ class RunFolder:
     @contextlib.contextmanager
     def working_on(self, task: str) -> Iterator[None]:
         """Give a task a place for its unfinished work, which is removed when the block ends without an error."""
-        self._task, self._n_trainings = safe_file_name(task), 0
+        self._task, self._n_unfinished = safe_file_name(task), 0
         try:
             yield
             shutil.rmtree(self.path / UNFINISHED / self._task, ignore_errors=True)
         finally:
             self._task = None
 
-    def next_training(self) -> Path | None:
-        """Return the file for the next training of the task that is worked on; None outside of `working_on`.
+    def next_unfinished(self, kind: str) -> Path | None:
+        """Return the file for the next unfinished work of the task that is worked on; None outside of `working_on`.
 
-        A task that is resumed asks for its files in the same order, so that it finds those of its trainings again.
+        A task that is resumed asks for its files in the same order, so that it finds those of its work again.
+
+        Args:
+            kind: What the work is, such as "training"; the name of the file begins with it.
         """
         if self._task is None:
             return None
-        self._n_trainings += 1
-        return self.path / UNFINISHED / self._task / f"training-{self._n_trainings}"
+        self._n_unfinished += 1
+        return self.path / UNFINISHED / self._task / f"{kind}-{self._n_unfinished}"
 
     def record_failure(self, task: str, result: Path, error: Exception) -> None:
         """Write down that a task failed, for the report, and log it.

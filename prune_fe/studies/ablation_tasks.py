@@ -136,7 +136,8 @@ class NetworkAblation:
         known = load_unit_ablations(self._single_units_path)
         missing = [n for n, name in zip(self.classes, self.class_names, strict=True) if name not in known]
         progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating (each)")
-        ablation = self.trial.run_single_units(classes=missing)
+        unfinished = self.experiment.folder.next_unfinished("ablation")
+        ablation = self.trial.run_single_units(classes=missing, unfinished=unfinished)
         progress(len(missing), len(missing))
         save_ablations(self._single_units_path, [*known.values(), ablation])
 
@@ -150,11 +151,12 @@ class NetworkAblation:
         waiting = [missing] if is_shared else [[number] for number in missing]
         parts = list(known.values())
         progress = self.experiment.reporter.progress(f"seed {self.experiment.seed}: ablating ({path.stem})")
-        n_runs, n_done = 1, 0
+        n_runs, n_done, unfinished = 1, 0, self.experiment.folder.next_unfinished("ablation")
         while waiting:
             # Several runs read the images once. As many are made together as take the time between two saves.
             started, together = time.monotonic(), waiting[:n_runs]
-            parts += self.trial.run_all([self._run_of(orders, numbers) for numbers in together])
+            runs = [self._run_of(orders, numbers) for numbers in together]
+            parts += self.trial.run_all(runs, unfinished=unfinished)
             seconds = (time.monotonic() - started) / len(together)
             n_runs, waiting = max(1, int(SAVE_SECONDS / max(seconds, 1e-3))), waiting[n_runs:]
             n_done += sum(map(len, together))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from prune_fe.ablation.trial import require_images
+from prune_fe.ablation.tally import require_images
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment.device import to_device

@@ -20,7 +20,8 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from prune_fe.ablation.curves import UnitAblation
-from prune_fe.ablation.trial import Trial, require_images
+from prune_fe.ablation.tally import require_images
+from prune_fe.ablation.trial import Trial
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import InputError

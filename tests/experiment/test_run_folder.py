@@ -196,17 +196,18 @@ def test_failures_are_read_from_files_with_a_digest(folder):
         failed_tasks(folder.path)
 
 
-def test_a_task_finds_the_files_of_its_trainings_again_until_it_has_ended(folder):
-    assert folder.next_training() is None
+def test_a_task_finds_the_files_of_its_unfinished_work_again_until_it_has_ended(folder):
+    assert folder.next_unfinished("training") is None
     with pytest.raises(KeyError), folder.working_on("cells.a (b)"):
-        first, second = folder.next_training(), folder.next_training()
-        assert first != second
+        first, second = folder.next_unfinished("training"), folder.next_unfinished("ablation")
+        assert (first.name, second.name) == ("training-1", "ablation-2")
+        assert first.parent == second.parent
         first.parent.mkdir(parents=True)
         first.touch()
         raise KeyError
     assert has_results(folder.path)
     with folder.working_on("cells.a (b)"):
-        assert folder.next_training() == first
+        assert folder.next_unfinished("training") == first
         assert first.exists()
     assert not has_results(folder.path)
-    assert folder.next_training() is None
+    assert folder.next_unfinished("training") is None

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prune_fe.ablation import trial, unfinished
+from prune_fe.ablation.tally import Tally
 from prune_fe.ablation.trial import Trial
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment, begin
@@ -128,3 +130,32 @@ def test_curves_of_other_scores_are_refused(ablate: Ablate, tmp_path: Path) -> N
     path.write_bytes((tmp_path / "l1-filter.descending.npz").read_bytes())
     with pytest.raises(InputError, match="is of other scores than these; choose another run folder"):
         ablate((3,), "features.4").load()
+
+
+def test_a_task_that_was_killed_goes_on_within_its_units(
+    ablate: Ablate, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "ROWS", 256)
+    add, parts = Tally.add, []
+
+    def stopping(tally: Tally, *arguments: Any) -> None:
+        parts.append((arguments[0], arguments[4]))  # the masks and the images
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        add(tally, *arguments)
+
+    monkeypatch.setattr(Tally, "add", stopping)
+    finish_one = {
+        "single": lambda: ablate((3,), "features.4")._make_single_units(),
+        "curve": lambda: ablate((3,), "features.4")._make_curves("l1-filter", "ascending"),
+    }
+    for name, work in finish_one.items():
+        parts.clear()
+        with pytest.raises(KeyboardInterrupt), experiment.folder.working_on(name):
+            work()
+        assert [path.name for path in (experiment.folder.path / "unfinished" / name).iterdir()] == ["ablation-1"]
+        with experiment.folder.working_on(name):
+            work()
+        assert parts[3] == parts[2] != parts[0]  # goes on with the part that was interrupted
+        assert not (experiment.folder.path / "unfinished" / name).exists()
