@@ -1,12 +1,13 @@
 """The program prune-fe, and python -m prune_fe for torchrun and accelerate.
 
-Nothing is imported before signals are handled, so that an interruption is one line from the first moment on.
+Nothing else is imported before signals are handled, so that an interruption is one line. The first milliseconds, in
+which Python itself starts, cannot be handled: then Ctrl-C prints a traceback or nothing, and nothing has begun.
 """
 
 import os
-import signal
 import sys
-from typing import Any
+
+from prune_fe.signals import INTERRUPTED, ignore_signals, stop_at_once
 
 
 def main() -> int:
@@ -15,31 +16,19 @@ def main() -> int:
     Returns:
         The exit code. From then on signals are ignored, because the command has ended.
     """
-    numbers = [signal.SIGTERM]
-    # A shell lets the jobs in its background ignore Ctrl-C.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        numbers.append(signal.SIGINT)
-    for number in numbers:
-        signal.signal(number, _stop)
+    stop_at_once()
     from prune_fe.cli.app import main as run_command
 
     try:
         return run_command()
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _stop(number: int, frame: Any) -> None:
-    """End at once: no command has begun, so that there is nothing to save."""
-    os.write(2, b"prune-fe: interrupted\n")
-    os._exit(130)
+        ignore_signals()
 
 
 def run() -> None:
     """Run the command line and end the process with its exit code."""
     code = main()
-    if code == 130:
+    if code == INTERRUPTED:
         # If the interruption came during exec(), which imports use, CPython would end itself by the signal instead.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -35,6 +31,7 @@ from prune_fe.cli.study import study
 from prune_fe.errors import EnvironmentFault, InputError, PruneFEError, own_text
 from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
+from prune_fe.signals import INTERRUPTED, interrupting
 
 COMMANDS = (run, score, study, ablate, compare, report, prune, finetune, evaluate, export)
 
@@ -49,9 +46,6 @@ RESUME_HINTS = {
     "export": "; if the file is not there, nothing was written",
 }
 """Command -> how to continue it, which is printed when it is interrupted."""
-
-INTERRUPTED = 130
-"""The exit code of a command that a signal has ended."""
 
 app = App(
     name="prune-fe",
@@ -80,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
     try:
-        with _signals() as received:
+        with interrupting() as received:
             return _run(words, debug, received)
     except KeyboardInterrupt:  # it came when the command had ended
         print(_interrupted(words), file=sys.stderr)
@@ -114,34 +108,6 @@ def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:
 
 def _interrupted(words: Sequence[str]) -> str:
     return f"prune-fe: interrupted{RESUME_HINTS.get(words[0] if words else '', '')}"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Let SIGTERM interrupt the block as Ctrl-C does, so that unfinished work is saved; a second signal ends at once.
-
-    Yields:
-        The signals that have come.
-    """
-    received: list[int] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            os.write(2, b"prune-fe: interrupted a second time, stopped at once\n")
-            os._exit(INTERRUPTED)
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGTERM]
-    # A shell lets the jobs in its background ignore Ctrl-C.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        numbers.append(signal.SIGINT)
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -12,10 +12,11 @@ from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
 from prune_fe.cli.networks import Loaded, is_saved, load, read_notes
-from prune_fe.cli.output import ignore_signals, reporter, say_next
+from prune_fe.cli.output import reporter, say_next
 from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Workers
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.io import claimed, explain_disk_errors, new_folder
+from prune_fe.signals import ignore_signals
 from prune_fe.training.options import TrainOptions
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Iterable
 
@@ -22,12 +21,6 @@ reporter = ConsoleReporter(console)
 def say_next(*words: object) -> None:
     """Print the command that a user is likely to want next."""
     reporter.say("next: " + shlex.join(["prune-fe", *map(str, words)]))
-
-
-def ignore_signals() -> None:
-    """Ignore Ctrl-C and SIGTERM until the command ends: from here on it only writes and names its result."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def print_tables(tables: Iterable[Table]) -> None:

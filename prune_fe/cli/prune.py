@@ -10,10 +10,11 @@ from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import new_output, require_data
 from prune_fe.cli.networks import load
-from prune_fe.cli.output import ignore_signals, reporter, say_next
+from prune_fe.cli.output import reporter, say_next
 from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed
 from prune_fe.errors import DataError, InputError
 from prune_fe.pruning.options import PruneOptions
+from prune_fe.signals import ignore_signals
 
 
 def prune(
