@@ -28,6 +28,9 @@ from typing import Any, TextIO
 
 from prune_fe.errors import EnvironmentFault, InputError
 
+PARTIAL = ".partial"
+"""The end of the names of files and folders that are not whole yet."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all.
@@ -54,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: The file cannot be written; what was there is there still.
     """
     # The temporary name is random, since several processes may write the same file.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         yield partial
         _sync(partial)
@@ -145,9 +148,26 @@ def new_folder(path: Path) -> Iterator[Path]:
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`, on the same disk; it is removed when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as folder:
+    prefix, where = f".{path.name}-", path.parent
+    with tempfile.TemporaryDirectory(PARTIAL, prefix, where, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what killed processes have left of writing a file or folder, which no process may be writing now."""
+    name = re.compile(rf"\.{re.escape(path.name)}[.-]\w{{8}}{re.escape(PARTIAL)}")
+    if path.parent.is_dir():
+        _remove(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
+
+
+def _remove(entries: Iterable[Path]) -> None:
+    """Remove files and folders as far as that is allowed."""
+    for entry in list(entries):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 @contextmanager
@@ -225,10 +245,14 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def lock_folder(folder: Path) -> TextIO:
     """Lock a folder against other processes until the returned file is closed.
 
+    What killed processes have left of writing in it is removed.
+
     Raises:
         EnvironmentFault: Another process has locked it; the text names that process.
     """
-    return _lock(folder / ".lock", folder)
+    lock = _lock(folder / ".lock", folder)
+    _remove(folder.rglob(f".*{PARTIAL}"))
+    return lock
 
 
 @contextmanager
@@ -236,7 +260,7 @@ def claimed(path: Path) -> Iterator[None]:
     """Claim a file or folder that will be written, against other processes, until the block ends.
 
     The claim is a lock on the file `.NAME.lock` beside `path`. The system releases it when the process ends, however
-    it ends.
+    it ends. What killed processes have left of writing `path` is removed.
 
     Args:
         path: The file or folder; folders above it are made, and removed again where they are empty at the end.
@@ -256,6 +280,7 @@ def claimed(path: Path) -> Iterator[None]:
                     break
             lock.close()
     try:
+        remove_partial(path)
         yield
     finally:
         name.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -282,6 +283,46 @@ def test_the_claim_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     with claimed(path):
         pass
     assert names(tmp_path) == []
+
+
+def kill_while_writing(path: Path) -> None:
+    """Write a file, and then a folder, in processes that are killed just before they rename it."""
+    for work in ("write_bytes(path, b'x' * 99)", "write_folder(path, {'a': b'x'})"):
+        code = f"""
+import os, signal, sys
+from pathlib import Path
+from prune_fe.io import write_bytes, write_folder
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+path = Path(sys.argv[1])
+{work}
+"""
+        assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -signal.SIGKILL
+
+
+def test_what_killed_processes_left_of_an_output_is_removed_when_it_is_claimed(tmp_path: Path) -> None:
+    others = [
+        ".out-2.12345678.partial",
+        ".out.note",
+        ".out-12345678",
+        "out.12345678.partial",
+        ".out-2-12345678.partial",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("kept")
+    kill_while_writing(tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == len(others) + 2
+    with claimed(tmp_path / "out"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, ".out.lock"])
+
+
+def test_what_killed_processes_left_in_a_folder_is_removed_when_it_is_locked(tmp_path: Path) -> None:
+    deep = tmp_path / "seed-0" / "scores"
+    deep.mkdir(parents=True)
+    write_text(deep / "whole", "kept")
+    kill_while_writing(deep / "scores")
+    assert len(list(deep.iterdir())) == 3
+    lock_folder(tmp_path).close()
+    assert [path.name for path in deep.iterdir()] == ["whole"]
 
 
 def test_claims_in_a_row_by_many_threads_are_never_held_twice(tmp_path: Path) -> None:

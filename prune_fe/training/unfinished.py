@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prune_fe.data.labels import hash_images
 from prune_fe.distributed import from_rank_0, rank, world_size
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.io import remove_partial
 from prune_fe.records import damaged, read_sealed, write_sealed
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.training.features import is_constant
@@ -70,6 +71,7 @@ class UnfinishedTraining:
         return None if path is None else from_rank_0(lambda: self._read(path))
 
     def _read(self, path: Path) -> TrainingState | None:
+        remove_partial(path)
         if not path.exists():
             return None
         advice = "delete it, and the training begins again"

@@ -138,6 +138,44 @@ def test_a_full_disk_ends_training_and_keeps_the_file_before(tmp_path: Path, mon
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_kill_while_the_file_is_written_loses_one_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path, reference, n_written = tmp_path / "file", small(), [0]
+    train(reference, None)
+
+    def killed(*arguments: Any) -> None:
+        n_written[0] += 1
+        if n_written[0] < 3:
+            (write if step == "write_bytes" else replace)(*arguments)
+            return
+        if step == "write_bytes":
+            write(arguments[0], arguments[1][: len(arguments[1]) // 2])
+        raise KeyboardInterrupt
+
+    write, replace = Path.write_bytes, os.replace
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        target: Any = Path if step == "write_bytes" else os
+        patch.setattr(target, step, killed)
+        patch.setattr(Path, "unlink", lambda path, missing_ok: None)  # a kill removes nothing
+        train(small(), path)
+    assert len(list(tmp_path.iterdir())) == 2
+    resumed, numbers = small(), list[int]()
+    images = pictures(60)
+    finetune(
+        resumed,
+        images,
+        pictures(30, seed=1),
+        unfinished=path,
+        progress=lambda epoch, *_: numbers.append(epoch.number) if epoch else None,
+        **OPTIONS,
+    )
+    assert numbers == [3, 4]  # the third one had not been written
+    assert same(state(reference), state(resumed))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # what the kill has left is gone
+
+
 def test_a_network_that_takes_long_to_write_is_written_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
