@@ -57,7 +57,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
         DataError: Images are missing or unreadable.
         CheckpointError: A saved model or state dict is damaged or belongs to another network.
     """
-    from prune_fe.experiment.device import prepare_device
+    from prune_fe.experiment.device import prepare_device, to_device
     from prune_fe.models.checkpoints import load_weights
     from prune_fe.models.classifier import describe_renewed
 
@@ -83,7 +83,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
         if not new_classifier:
             raise CheckpointError(f"{message}; prune-fe finetune trains them")
         reporter.say(f"note: {message}")
-    network = network.to(chosen)
+    network = to_device(network, chosen)
     size = model.size or int(notes.get("size", DEFAULT_SIZE))
     example = splits.test[0][0][None] if splits else _zeros(network, size)
     require_forward(network, example.to(chosen), model.model)
