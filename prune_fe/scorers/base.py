@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
+from prune_fe.scorers.counts import Counts
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.weights import all_finite
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Rows:
         return Rows(torch.cat([self.values, other.values]), self.max_rows)
 
 
-Sums = dict[str, Tensor | Rows]
+Sums = dict[str, Tensor | Rows | Counts]
 """A measurement. Every entry is a sum or a count over images, so that batches and processes are merged by `+` alone."""
 
 
@@ -253,25 +255,8 @@ def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda 
 
 def require_finite(maps: Tensor) -> None:
     """Raise the error of `sum_over_positions` if a map is not finite, in a small part of its time."""
-    # NaN and infinity make any sum NaN or infinite. So may large finite numbers in float32: then float64 decides.
-    if not maps.sum(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32)).isfinite().all():
+    if not all_finite(maps):
         sum_over_positions(maps)
-
-
-def sparse_counts(indices: Tensor, counts: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a coalesced sparse tensor for use in sums; counts with the same index are added.
-
-    Args:
-        indices: (dimensions, entries) int64.
-        counts: (entries,).
-        shape: Shape of the dense tensor.
-
-    Raises:
-        RuntimeError: An index is outside the shape.
-    """
-    # In torch 2.11 the argument check_invariants= of sparse_coo_tensor warns that it is not given; this does not.
-    with torch.sparse.check_sparse_tensor_invariants(True):
-        return torch.sparse_coo_tensor(indices, counts, shape).coalesce()
 
 
 def to_float64(values: Tensor) -> Tensor:

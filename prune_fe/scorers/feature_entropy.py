@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, sparse_counts
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice
+from prune_fe.scorers.counts import Counts
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
 from prune_fe.topology.persistence import Characteristic, Complex
@@ -130,13 +131,9 @@ class FeatureEntropy(MapScorer):
         return {"birth": elements, "maximum": holes, "integral": elements * holes}[self.characterise]
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
-        """Return `births`, sparse counts (classes, units, largest characteristic + 1); entry 0 counts no hole."""
-        units, (height, width) = maps.shape[1], maps.shape[2:]
-        values = self.characteristic(maps).cpu().long()  # (images, units)
-        indices = torch.stack(torch.broadcast_tensors(labels.cpu()[:, None], torch.arange(units), values)).flatten(1)
-        ones = torch.ones(indices.shape[1], dtype=torch.int64)
-        shape = self.counts_shape(classes, units, height, width)
-        return {"births": sparse_counts(indices, ones, shape)}
+        """Return `births`, counts (classes, units, largest characteristic + 1); entry 0 counts no hole."""
+        shape = self.counts_shape(classes, *maps.shape[1:])
+        return {"births": Counts.of(shape, labels.cpu().numpy(), self.characteristic(maps).cpu().numpy())}
 
     def characteristic(self, maps: Tensor) -> Tensor:
         """Return the characteristic of each map, a whole number, 0 for no hole.
@@ -151,16 +148,14 @@ class FeatureEntropy(MapScorer):
             return birth_times(maps, rank=self.rank)
         return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)
 
-    def score_layer(self, sums: Mapping[str, Tensor]) -> LayerScore:
+    def score_layer(self, sums: Mapping[str, Counts]) -> LayerScore:
         """Return the feature entropy of each unit."""
-        entropy, rate = entropy_and_rate(sums["births"], p=self.p, normalise=self.normalise)
-        images = sums["births"].sum(dim=(1, 2)).to_dense() // sums["births"].shape[1]
-        has_images = images > 0  # false for classes that are not in the sample
-        entropy, rate = entropy[has_images], rate[has_images]
+        births = sums["births"].of_classes_with_images()
+        entropy, rate = entropy_and_rate(births, p=self.p, normalise=self.normalise)
         ratio = entropy / rate
         ratio[rate == 0] = math.inf  # also where H = ln N = 0, of a single image: 0/0
         keep = {
-            "entropy_per_rate": -mean_with_infinite(ratio, int(images.max())),
+            "entropy_per_rate": -mean_with_infinite(ratio, int(births.images.max())),
             "entropy": -entropy.mean(dim=0),
             "rate": rate.mean(dim=0),
         }
@@ -189,31 +184,30 @@ def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:
     return infinite.sum(dim=0) * (n * math.log(n)) + finite_mean
 
 
-def entropy_and_rate(births: Tensor, p: float = 0.1, normalise: Normalise = "births") -> tuple[Tensor, Tensor]:
+def entropy_and_rate(births: Counts, p: float = 0.1, normalise: Normalise = "births") -> tuple[Tensor, Tensor]:
     """Return the entropy H in nats and the selective rate ε of each class and unit (eqs. 9 to 12).
 
     H = −Σ P(x) ln P(x) over the birth times x where ε ≥ p, and (1 − ε) ln N where ε < p. A class without images has
     H = ε = 0.
 
     Args:
-        births: Counts, (classes, units, birth times), dense or sparse; entry 0 counts the images without a birth.
+        births: Counts of (classes, units, birth times); entry 0 counts the images without a birth.
         p: The smallest selective rate at which H is the entropy.
         normalise: What divides the counts to give P.
 
     Returns:
         H and ε, each (classes, units) float64.
     """
-    births = births.coalesce() if births.is_sparse else births.to_sparse().coalesce()
-    classes, units, _ = births.shape
-    # Only what occurs is stored: the table of all possible characteristics may be huge.
-    indices, counts = births.indices(), births.values().double()
-    pairs = indices[0] * units + indices[1]  # the number of each count's class and unit
+    births = births.counted()
+    classes, units, size = births.shape
+    counts = torch.from_numpy(births.counts).double()
+    pairs = torch.from_numpy(births.entries // size)  # the number of each count's class and unit
 
     def total(values: Tensor, entries: Tensor) -> Tensor:
         """Return the sum of the values for each class and unit."""
         return torch.zeros(classes * units, dtype=torch.float64).index_add_(0, entries, values)
 
-    is_birth = indices[2] > 0
+    is_birth = torch.from_numpy(births.entries % size > 0)
     samples, born = total(counts, pairs), total(counts[is_birth], pairs[is_birth])
     rate = born / samples.clamp(min=1)
     probability = counts[is_birth] / (born if normalise == "births" else samples)[pairs[is_birth]]

@@ -12,6 +12,7 @@ from prune_fe.errors import InputError
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
+from prune_fe.tracing.weights import all_finite
 
 
 def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -36,7 +37,7 @@ def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Seq
     gates: dict[str, Tensor] = {}
 
     def refuse_infinite(layer: Layer, maps: Tensor) -> None:
-        if not maps.isfinite().all():
+        if not all_finite(maps):
             raise InputError(f"layer {layer.name!r}: its maps hold NaN or infinite values")
 
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):

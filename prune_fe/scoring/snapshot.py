@@ -6,13 +6,15 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prune_fe.distributed import rank
 from prune_fe.errors import CheckpointError
 from prune_fe.records import read_sealed, write_sealed
-from prune_fe.scorers.base import Rows, sparse_counts
+from prune_fe.scorers.base import Rows
+from prune_fe.scorers.counts import Counts
 
 if TYPE_CHECKING:
     from prune_fe.scoring.collection import Collection
@@ -85,19 +87,21 @@ class Snapshot:
         self.path.unlink(missing_ok=True)
 
 
-def _pack(value: Tensor | Rows) -> Any:
-    """Return a measurement as dense tensors: torch warns when it loads a sparse one."""
+def _pack(value: Tensor | Rows | Counts) -> Any:
+    """Return a measurement as tensors, which are all that torch.load reads with weights_only."""
     if isinstance(value, Rows):
         return {"rows": value.values, "most": value.max_rows}
-    if value.is_sparse:
-        return {"indices": value.indices(), "values": value.values(), "shape": tuple(value.shape)}
+    if isinstance(value, Counts):
+        counted = value.counted()
+        indices = torch.from_numpy(np.stack(counted.indices))
+        return {"indices": indices, "values": torch.from_numpy(counted.counts), "shape": counted.shape}
     return value
 
 
-def _unpack(value: Any) -> Tensor | Rows:
-    """Return the measurement that `_pack` turned into dense tensors."""
+def _unpack(value: Any) -> Tensor | Rows | Counts:
+    """Return the measurement that `_pack` turned into tensors."""
     if not isinstance(value, dict):
         return value
     if "rows" in value:
         return Rows(value["rows"], value["most"])
-    return sparse_counts(value["indices"], value["values"], value["shape"])
+    return Counts.from_indices(value["shape"], value["indices"].numpy(), value["values"].numpy())

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import reduce
-from typing import Any
 
 from torch import Tensor
 
-from prune_fe.scorers.base import Rows, Sums
+from prune_fe.scorers.base import Sums
 
 
-def add_sums(a: Mapping[str, Tensor | Rows], b: Mapping[str, Tensor | Rows]) -> Sums:
-    """Return the sum of two measurements with the same keys, entry by entry.
-
-    Sparse tensors are coalesced; `Rows` are concatenated.
-    """
-    total: Sums = {}
-    for key in a:
-        entry: Any = a[key] + b[key]  # type: ignore[operator]
-        total[key] = entry.coalesce() if isinstance(entry, Tensor) and entry.is_sparse else entry
-    return total
+def add_sums(a: Sums, b: Sums) -> Sums:
+    """Return the sum of two measurements with the same keys, entry by entry."""
+    return {key: a[key] + b[key] for key in a}  # type: ignore[operator]
 
 
 class RunningSum:
     """The sum of the measurements of one scorer at one layer, batch by batch.
 
-    Dense tensors are added at once, in the order of the batches. Sparse tensors and rows grow with every batch, so
-    they are first merged with parts of the same size, as in a binary counter: a large part is copied O(log batches)
-    times and not once a batch. Their sum does not depend on the order.
+    Tensors are added at once, in the order of the batches. Counts and rows grow with every batch, so they are first
+    merged with parts of the same size, as in a binary counter: a large part is copied O(log batches) times and not
+    once a batch. Their sum does not depend on the order.
     """
 
     def __init__(self) -> None:
         self._dense: Sums = {}
         self._parts: list[tuple[int, Sums]] = []
-        """Partial sums of sparse tensors and rows, each with its level: a part of level n holds 2**n batches."""
+        """Partial sums of counts and rows, each with its level: a part of level n holds 2**n batches."""
 
     def add(self, sums: Sums) -> None:
         """Add the measurement of one batch."""
-        dense: Sums = {key: value for key, value in sums.items() if isinstance(value, Tensor) and not value.is_sparse}
+        dense: Sums = {key: value for key, value in sums.items() if isinstance(value, Tensor)}
         growing = {key: value for key, value in sums.items() if key not in dense}
         self._dense = add_sums(self._dense, dense) if self._dense else dense
         level = 0

@@ -1,7 +1,5 @@
 """What scorers share: rows, settings, sums over positions, scores of filters."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -18,7 +16,6 @@ from prune_fe.scorers.base import (
     WeightScorer,
     check_choice,
     require_finite,
-    sparse_counts,
     sum_over_positions,
     to_float64,
 )
@@ -126,21 +123,3 @@ def test_maps_that_are_not_finite_are_refused_and_those_with_an_infinite_float32
         maps[1, 2, 3, 0] = value
         with pytest.raises(InputError, match="unit 2: the map of image 1 of the batch holds NaN or infinite values"):
             require_finite(maps)
-
-
-def test_sparse_counts_add_what_has_the_same_index_and_check_the_indices() -> None:
-    counts = sparse_counts(torch.tensor([[0, 1, 0], [2, 0, 2]]), torch.tensor([1, 5, 3]), (2, 3))
-    assert counts.is_coalesced()
-    assert counts.to_dense().tolist() == [[0, 0, 4], [5, 0, 0]]
-    with pytest.raises(RuntimeError, match="size is inconsistent with indices"):
-        sparse_counts(torch.tensor([[0], [3]]), torch.ones(1), (2, 3))
-
-
-def test_making_a_sparse_tensor_warns_of_nothing_and_leaves_the_setting_of_the_user() -> None:
-    """In a process of its own: torch warns only once in a process."""
-    code = (
-        "import torch; from prune_fe.scorers.base import sparse_counts;"
-        "sparse_counts(torch.tensor([[1]]), torch.ones(1), (2,));"
-        "assert not torch.sparse.check_sparse_tensor_invariants.is_enabled()"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import TensorDataset
 
 from prune_fe.errors import InputError
-from prune_fe.scorers import SCORERS
+from prune_fe.scorers import SCORERS, counts
 from prune_fe.scoring.collection import Collection
 from prune_fe.scoring.score import score, score_all
 from prune_fe.scoring.scores import Scores, load_scores
@@ -238,23 +238,28 @@ def test_settings_are_checked_and_kept(name: str, net: Net, data: TensorDataset)
     assert score(net, data, name).settings == vars(SCORERS[name]())
 
 
-def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple[int, int]:
-    """(bytes of dense sums, entries of sparse ones) that are held after `times` times the same batch."""
+def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple[int, int, int]:
+    """(bytes of tensors, counts, values still to be counted) that are held after `times` times the same batch."""
     layers = find_layers(net, batch[0][:1])
     collection = Collection({name: SCORERS[name]()}, {name: layers}, "abc", torch.device("cpu"))
     collection.run(net, lambda: [batch] * times)
     assert collection.images == times * len(batch[0])
     totals = list(collection.totals[name].values())
     dense: list[Any] = [value for total in totals for value in total._dense.values()]
-    sparse: list[Any] = [value for total in totals for _, sums in total._parts for value in sums.values()]
-    return sum(value.nbytes for value in dense), sum(len(value.values()) for value in sparse)
+    counts: list[Any] = [value for total in totals for _, sums in total._parts for value in sums.values()]
+    entries, pending = sum(len(value.entries) for value in counts), sum(len(value.pending) for value in counts)
+    return sum(value.nbytes for value in dense), entries, pending
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "nisp"])  # nisp keeps a row an image
-def test_memory_does_not_grow_with_the_number_of_images(name: str, net: Net, data: TensorDataset) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(
+    name: str, net: Net, data: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = (data.tensors[0][:4], data.tensors[1][:4])
-    one, two, twenty = (held(name, net, batch, times) for times in (1, 2, 20))
-    assert one[0] == two[0] == twenty[0]
-    assert one[1] == two[1]
-    assert twenty[1] <= (math.log2(20) + 1) * one[1]
-    assert sum(one) > 0
+    for limit in (0, 50):
+        monkeypatch.setattr(counts, "MAX_PENDING", limit)
+        two, three, twenty = (held(name, net, batch, times) for times in (2, 3, 20))
+        assert two[0] == three[0] == twenty[0]
+        assert twenty[1] <= (math.log2(20) + 1) * 4 * 30  # 4 images of 30 units have at most so many different births
+        assert twenty[2] <= (math.log2(20) + 1) * 4 * (limit or 30)  # of 4 layers
+        assert sum(two) > 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prune_fe.errors import EnvironmentFault, InputError
-from prune_fe.scorers.base import sparse_counts
+from prune_fe.scorers.counts import Counts
 from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
 from prune_fe.scoring.sums import add_sums
 from prune_fe.topology import birth_times, characterise
@@ -28,18 +28,21 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def sums_of(births: np.ndarray, labels: np.ndarray, classes: int, top: int = 60) -> dict[str, Tensor]:
+def sums_of(births: np.ndarray, labels: np.ndarray, classes: int, top: int = 60) -> dict[str, Counts]:
     """births: (images, units)."""
-    counts = torch.zeros(classes, births.shape[1], top, dtype=torch.int64)
-    for image, label in enumerate(labels):
-        for unit, birth in enumerate(births[image]):
-            counts[label, unit, birth] += 1
-    return {"births": counts.to_sparse()}
+    return {"births": Counts.of((classes, births.shape[1], top), labels, births)}
 
 
-def measured(scorer: FeatureEntropy, maps: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+def measured(scorer: FeatureEntropy, maps: Tensor, labels: Tensor, classes: int) -> dict[str, Counts]:
     sums = scorer.measure(maps, labels, classes)
-    return {key: value for key, value in sums.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in sums.items() if isinstance(value, Counts)}
+
+
+def table(counts: Counts) -> np.ndarray:
+    """All counts, zeros included."""
+    counted, result = counts.counted(), np.zeros(counts.shape, np.int64)
+    result[counted.indices] = counted.counts
+    return result
 
 
 def by_the_paper(births: list[int], p: float, normalise: str) -> tuple[float, float]:
@@ -116,11 +119,11 @@ def test_classes_without_images_do_not_count() -> None:
 @pytest.mark.parametrize("rank", ["elements", "edges"])
 def test_measure_counts_the_birth_of_every_unit_and_image(rank: Rank) -> None:
     maps, labels = torch.rand(12, 5, 8, 8).relu(), torch.arange(12) % 3
-    counts = measured(FeatureEntropy(rank=rank), maps, labels, 4)["births"].to_dense()
+    counts = table(measured(FeatureEntropy(rank=rank), maps, labels, 4)["births"])
     births = birth_times(maps, rank=rank).numpy()
     for c in range(4):
         for unit in range(5):
-            assert counts[c, unit].nonzero().flatten().tolist() == sorted(set(births[labels == c, unit]))
+            assert counts[c, unit].nonzero()[0].tolist() == sorted(set(births[labels == c, unit]))
             assert counts[c, unit].sum() == (labels == c).sum()
 
 
@@ -137,8 +140,10 @@ def test_sums_of_parts_are_the_sum_of_the_whole_to_the_bit() -> None:
     for scorer in (FeatureEntropy(), FeatureEntropy(characterise="integral", dimension=0)):
         whole = measured(scorer, maps, labels, 2)["births"]
         parts = add_sums(scorer.measure(maps[13:], labels[13:], 2), scorer.measure(maps[:13], labels[:13], 2))["births"]
-        assert isinstance(parts, Tensor)
-        assert torch.equal(whole.to_dense(), parts.to_dense())
+        assert isinstance(parts, Counts)
+        whole, parts = whole.counted(), parts.counted()
+        assert np.array_equal(whole.entries, parts.entries)
+        assert np.array_equal(whole.counts, parts.counts)
         assert torch.equal(scorer.score_layer({"births": whole}).keep, scorer.score_layer({"births": parts}).keep)
 
 
@@ -189,7 +194,10 @@ def test_no_map_has_a_larger_characteristic(variant: dict[str, Any], size: int, 
 def test_the_cubical_complex_takes_maps_that_are_not_square() -> None:
     scorer = FeatureEntropy(complex="cubical")
     scorer.check([Layer("conv", 3, (5, 9))])
-    assert measured(scorer, torch.randn(4, 3, 5, 9), torch.zeros(4, dtype=torch.int64), 1)["births"].sum() == 12
+    assert (
+        measured(scorer, torch.randn(4, 3, 5, 9), torch.zeros(4, dtype=torch.int64), 1)["births"].counted().counts.sum()
+        == 12
+    )
 
 
 def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
@@ -199,12 +207,14 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
     scorer.check([layer], labels=range(1000))
     largest = scorer.largest_characteristic(224, 224)
     assert largest == 224 * 224 * math.comb(224, 3)
-    where = torch.tensor([[999, 999, 3], [63, 63, 0], [largest, largest, 7]])
-    counts = sparse_counts(where, torch.ones(3, dtype=torch.int64), (1000, 64, largest + 1))
-    twice = add_sums({"births": counts.coalesce()}, {"births": counts.coalesce()})["births"]
-    assert isinstance(twice, Tensor)
+    values = np.zeros((3, 64), np.int64)
+    values[:2, 63], values[2, 0] = largest, 7
+    counts = Counts.of((1000, 64, largest + 1), np.array([999, 999, 3]), values)
+    twice = add_sums({"births": counts}, {"births": counts.counted()})["births"]
+    assert isinstance(twice, Counts)
     rate = entropy_and_rate(twice)[1]
     assert rate[999, 63] == rate[3, 0] == 1
+    assert rate.sum() == 2
     with pytest.raises(InputError, match=r"layer 'conv': the integral in dimension 4 of 224×224 maps has 1\.\de"):
         FeatureEntropy(characterise="integral", dimension=4).check([layer], labels=range(1000))
 

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from prune_fe.data import sampling
+from prune_fe.scorers.counts import Counts
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring import collection as collecting
 from prune_fe.scoring import score as scoring
 from prune_fe.scoring.scores import load_scores
-from prune_fe.scoring.snapshot import Snapshot
+from prune_fe.scoring.snapshot import Snapshot, _pack, _unpack
 from prune_fe.scoring.sums import RunningSum
 from tests.scoring.sample import BATCH, READERS, Counting, Net, assert_same_bits, interrupt, scored
 
@@ -202,3 +206,17 @@ def test_what_another_process_of_the_machine_left_is_another_file(
     snapshot.remove()
     snapshot.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_counts_are_stored_as_the_indices_and_values_of_a_sparse_tensor() -> None:
+    """As they were when they were one, so that its files are still read."""
+    counts = Counts.of((4, 2, 9), np.array([3, 0, 3]), np.array([[5, 8], [0, 8], [5, 1]]))
+    packed = _pack(counts)
+    sparse = {(0, 0, 0): 1, (0, 1, 8): 1, (3, 0, 5): 2, (3, 1, 1): 1, (3, 1, 8): 1}
+    assert [tuple(index) for index in packed["indices"].T.tolist()] == list(sparse)
+    assert packed["values"].tolist() == list(sparse.values())
+    assert packed["shape"] == (4, 2, 9)
+    assert {value.dtype for value in packed.values() if isinstance(value, Tensor)} == {torch.int64}
+    again: Any = _unpack(packed)
+    assert again.entries.tolist() == counts.counted().entries.tolist()
+    assert again.counts.tolist() == [1, 1, 2, 1, 1]

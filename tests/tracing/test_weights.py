@@ -12,7 +12,7 @@ import prune_fe
 from prune_fe.errors import InputError
 from prune_fe.models.checkpoints import save_weights
 from prune_fe.models.small_vgg import SmallVGG
-from prune_fe.tracing.weights import require_network, require_sound_weights
+from prune_fe.tracing.weights import all_finite, require_network, require_sound_weights
 
 
 def broken(change: Callable[[Any], Any]) -> nn.Module:
@@ -73,6 +73,19 @@ def test_masks_may_be_infinite_and_integers_are_no_weights() -> None:
     model = SmallVGG(4, 3, [[4]])
     model.register_buffer("mask", torch.full((2,), -torch.inf))
     require_sound_weights(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_values_are_finite_even_if_their_sum_is_not(dtype: torch.dtype) -> None:
+    largest = torch.full((4, 3), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(largest)
+    assert all_finite(largest[:0])
+    for value in (torch.nan, torch.inf, -torch.inf):
+        values = torch.zeros_like(largest)
+        values[2, 1] = value
+        assert not all_finite(values)
+        values[0, 1] = -value  # the sum of both infinities is NaN
+        assert not all_finite(nn.Parameter(values.T))
 
 
 @pytest.mark.parametrize(("change", "text"), BROKEN)
