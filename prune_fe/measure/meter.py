@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Of the process, on Linux (man 5 proc). They are opened without a buffer and as bytes, which takes less time."""
+
 BLOCKS = 20
 """Number of blocks into which the calls of a timed task are divided."""
 
@@ -48,16 +51,20 @@ class Meter:
         if self._cuda is not None:
             torch.cuda.synchronize(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)
-            return torch.cuda.memory_allocated(self._cuda)
+            return self._allocated_bytes("current")
         try:
-            # This sets the peak to the memory that is resident now (man 5 proc).
-            Path("/proc/self/clear_refs").write_text("5")
-            return _process_bytes("VmRSS")
+            with CLEAR_REFS.open("wb", buffering=0) as file:
+                file.write(b"5")  # sets the peak to the memory that is resident now
+            return _process_bytes(b"VmRSS")
         except (OSError, ValueError):
             return None
 
     def _peak(self) -> int:
-        return _process_bytes("VmHWM") if self._cuda is None else torch.cuda.max_memory_allocated(self._cuda)
+        return _process_bytes(b"VmHWM") if self._cuda is None else self._allocated_bytes("peak")
+
+    def _allocated_bytes(self, when: str) -> int:
+        # torch.cuda.memory_allocated sorts all the numbers of these nested dicts into another one first.
+        return torch.cuda.memory_stats_as_nested_dict(self._cuda)["allocated_bytes"]["all"][when]
 
 
 def seconds_in_turn(
@@ -116,9 +123,10 @@ def _synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _process_bytes(entry: str) -> int:
+def _process_bytes(entry: bytes) -> int:
     """Return an entry of /proc/self/status, such as VmRSS (resident memory) or VmHWM (its peak), in bytes."""
-    match = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    with STATUS.open("rb", buffering=0) as file:
+        match = re.search(rb"^" + entry + rb":\s+(\d+) kB", file.read(1 << 14), re.MULTILINE)
     if match is None:
-        raise ValueError(f"/proc/self/status has no entry {entry}")
+        raise ValueError(f"{STATUS} has no entry {entry.decode()}")
     return int(match[1]) << 10

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+PART_ELEMENTS = 1 << 22
+"""Elements that are hashed at a time: a copy of them, from a GPU, reuses the memory of the copy before."""
+
 
 def hash_weights(model: nn.Module) -> str:
     """Return the SHA-256 of the state dict of `model`, in hexadecimal."""
@@ -24,5 +27,6 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in tensors.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in value.detach().contiguous().flatten().split(PART_ELEMENTS):
+            digest.update(part.cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()

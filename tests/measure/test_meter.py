@@ -3,6 +3,7 @@
 import mmap
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,8 +64,9 @@ def test_work_that_raises_is_measured_too(clock: list[float]) -> None:
     assert meter_.seconds == 3.0
 
 
-def test_a_system_without_proc_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "Path", lambda _: (_ for _ in ()).throw(OSError()))
+@pytest.mark.parametrize("file", ["STATUS", "CLEAR_REFS"])
+def test_a_system_without_proc_has_no_peak(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, file, tmp_path / "missing" / "file")
     meter_ = Meter(CPU)
     with meter_.measuring():
         pass
