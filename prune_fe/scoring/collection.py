@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prune_fe.data.batches import Batches, count_images, validate_batches
 from prune_fe.distributed import all_gather
 from prune_fe.errors import DataError, InputError
+from prune_fe.io import shorten
 from prune_fe.measure.meter import Meter
 from prune_fe.scorers.base import Scorer, Sums
 from prune_fe.scoring.gradients import gate_gradients
@@ -138,7 +139,12 @@ class Collection:
         classes = len(self.classes)
         if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
             raise DataError(f"label {odd[0]}: the data has {classes} classes, labels are 0 to {classes - 1}")
-        measurements = [*self._measure_maps(model, images, labels), *self._measure_gradients(model, images, labels)]
+        try:
+            measurements = [*self._measure_maps(model, images, labels), *self._measure_gradients(model, images, labels)]
+        except InputError as error:
+            first, names = self.images, [str(self.classes[label]) for label in dict.fromkeys(labels.tolist())]
+            where = f"the batch has images {first} to {first + len(labels) - 1}, of class {shorten(names)}"
+            raise InputError(f"{error}; {where}") from error
         self.is_consistent = False
         for label, name, sums in measurements:
             self.totals[label][name].add(sums)

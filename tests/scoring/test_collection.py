@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from prune_fe.errors import InputError
 from prune_fe.scorers import SCORERS
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scoring.scores import load_scores
@@ -55,3 +56,10 @@ def test_a_scorer_pays_for_its_own_measurements_only(net: Net, images: Counting)
     assert found["slow"].own_seconds - found["quick"].own_seconds > 0.1  # six batches, two layers
     network = [scores.seconds - scores.own_seconds for scores in found.values()]
     assert network[0] == pytest.approx(network[1])  # what they share, and nothing of the other's
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_batch_and_the_classes_of_a_map_that_is_not_finite_are_named(net: Net, images: Counting, name: str) -> None:
+    images.images[13] = float("inf")
+    with pytest.raises(InputError, match=r"layer '.*; the batch has images 12 to 15, of class .+"):
+        scored(net, images, None, [name])
