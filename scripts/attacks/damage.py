@@ -94,10 +94,10 @@ def pictures(count: int = 24) -> TensorDataset:
     return TensorDataset(images, torch.arange(count) % 3)
 
 
-def new_network() -> SmallVGG:
+def new_network(width: int = 4) -> SmallVGG:
     """Return a small network, always the same."""
     torch.manual_seed(0)
-    return SmallVGG(3, 1, stages=[[4], [4]])
+    return SmallVGG(3, 1, stages=[[width], [width]])
 
 
 def train(path: Path) -> Any:

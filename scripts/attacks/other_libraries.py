@@ -17,6 +17,9 @@ import prune_fe
 from attacks.damage import corrupt, new_network, plain
 from attacks.tally import Outcome
 
+WIDTH = 64
+"""Units of a layer: the weights, and not the names around them, are most of a file."""
+
 
 @dataclass(frozen=True)
 class Library:
@@ -45,13 +48,13 @@ class Library:
             return None
         directory.mkdir()
         path = directory / self.file
-        self.save(new_network(), path)
+        self.save(new_network(WIDTH), path)
         return corrupt(path, lambda path: plain(self.load(path).state_dict()), count, seed, any_error=True)
 
 
 def load_torch(path: Path) -> nn.Module:
     """Read what torch.save wrote."""
-    network = new_network()
+    network = new_network(WIDTH)
     network.load_state_dict(torch.load(path, weights_only=True))
     return network
 
@@ -63,7 +66,7 @@ def save_safetensors(network: nn.Module, path: Path) -> None:
 
 def load_safetensors(path: Path) -> nn.Module:
     """Read what safetensors wrote."""
-    network = new_network()
+    network = new_network(WIDTH)
     safetensors.torch.load_model(network, path)
     return network
 
@@ -75,7 +78,7 @@ def lightning_module() -> Any:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = new_network()
+            self.network = new_network(WIDTH)
 
     return Module
 
@@ -107,7 +110,7 @@ def load_torch_pruning(path: Path) -> nn.Module:
     """Read what torch-pruning wrote."""
     import torch_pruning
 
-    network = new_network()
+    network = new_network(WIDTH)
     # It holds Python objects, which torch.load refuses otherwise.
     torch_pruning.load_state_dict(network, torch.load(path, weights_only=False))
     return network
