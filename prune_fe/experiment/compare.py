@@ -64,10 +64,7 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     comparison.check()
     explain_missing_control(recipe, comparison.experiment)
-    if changed := folder.log_environment():
-        reporter.say(
-            f"note: {', '.join(changed)} differ from when this comparison began; every result records its environment"
-        )
+    comparison.experiment.log_environment()
     if rank() == 0:
         save_test_labels(comparison.experiment.splits, folder)
     tasks = list(comparison.tasks())

@@ -158,6 +158,13 @@ class Experiment:
         label = {} if self.place == self.folder.path else {"network": self.place.name}
         self.folder.log(event, **label, **values)
 
+    def log_environment(self) -> None:
+        """Log versions and hardware, and say what has changed since the run folder was begun."""
+        if changed := self.folder.log_environment():
+            self.reporter.say(
+                f"note: {', '.join(changed)} differ from when this run began; numbers may differ in the last bits"
+            )
+
     def build_network(self) -> nn.Module:
         """Return a new network of the recipe with random weights, as the images need it, on the CPU."""
         return self.build_by(build)

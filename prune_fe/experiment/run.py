@@ -66,10 +66,7 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     check(experiment)
     explain_missing_control(recipe, experiment)
-    if changed := folder.log_environment():
-        reporter.say(
-            f"note: {', '.join(changed)} differ from when this run began; its numbers may differ in the last bits"
-        )
+    experiment.log_environment()
     save_test_labels(experiment.splits, folder)
     # The cache holds one experiment, so that only the last seed's network and scores stay in memory.
     tasks = list(run_tasks(experiment, functools.lru_cache(maxsize=1)(experiment.with_seed)))

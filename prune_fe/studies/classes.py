@@ -71,7 +71,7 @@ def classes_study(
     variants = {
         k: recipe.with_options("score", classes=k) for k in (sorted(set(counts)) if counts else ladder(n_classes))
     }
-    folder.log_environment()
+    experiment.log_environment()
     # The largest number of classes has the most demands on the images: it is the one that is checked before training.
     experiment = experiment.with_recipe(with_scorers(variants[max(variants)], [*entries, control]))
     _ = experiment.network  # trained here, so that the groups share it

@@ -78,7 +78,7 @@ def ablation_study(
     targets = find_targets(experiment, untrained, layers)
     recipe = _without_unable(experiment, untrained, targets)
     names = [layer.name for layer in targets]
-    folder.log_environment()
+    experiment.log_environment()
     networks = []
     for seed in recipe.seeds:
         # Only these layers are scored, so the check before training leaves the others out.

@@ -89,7 +89,7 @@ def explanation_study(
     layers = find_targets(experiment, untrained, options.layers)
     entries = _able_entries(experiment, untrained, layers)
     del untrained  # large networks would otherwise be in memory twice
-    folder.log_environment()
+    experiment.log_environment()
     # Only these layers are scored, by these scorers, so the check before training leaves all others out.
     names = [layer.name for layer in layers]
     experiment = experiment.with_recipe(recipe.with_options("score", layers=tuple(names)).with_scorers(entries))

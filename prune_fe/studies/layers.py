@@ -70,7 +70,7 @@ def layers_study(
     for note in notes:
         reporter.say(note)
     del untrained  # large networks would otherwise be in memory twice
-    folder.log_environment()
+    experiment.log_environment()
     # Only these layers are scored, by this scorer, so the check before training leaves all others out.
     names = [layer.name for layer in layers]
     scoring = recipe.with_options("score", layers=tuple(names), samples=samples).with_scorers([entry])

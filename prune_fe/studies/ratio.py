@@ -59,7 +59,7 @@ def ratio_study(
     for ratio in ratios:
         with_ratio(recipe, ratio)
     experiment = begin(recipe, folder, reporter, seed)
-    folder.log_environment()
+    experiment.log_environment()
     _ = experiment.network  # trained here, so that the groups share it
     unpruned = unpruned_point(experiment)
     groups = {ratio: _point_group(experiment, ratio) for ratio in sorted({*map(float, ratios), *_known(experiment)})}

@@ -82,7 +82,7 @@ def samples_study(
     names = None if layer is None else [layer]
     target = find_layers(untrained, experiment.example.to(experiment.device), names)[-1]
     scorer.check([target], len(chosen), labels.tolist())
-    folder.log_environment()
+    experiment.log_environment()
     births = BirthTimes.measure(
         _restrict(experiment, entry, target).network,
         target,

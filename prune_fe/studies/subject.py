@@ -279,7 +279,7 @@ def train_subject(experiment: Experiment, subject: Subject, unit: int | None) ->
         subject: The subject with an untrained network.
         unit: Number of the unit; None chooses it by the trained network, see `Subject.with_unit`.
     """
-    experiment.folder.log_environment()
+    experiment.log_environment()
     # The recipe's own scorers score nothing in this study, so they are not checked.
     recipe = experiment.recipe.model_copy(update={"scorers": [ScorerEntry.model_validate("random")]})
     subject = replace(subject, network=experiment.with_recipe(recipe).network).with_unit(unit)

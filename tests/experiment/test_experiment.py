@@ -11,6 +11,7 @@ import torch
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment import experiment as module
+from prune_fe.experiment import run_folder
 from prune_fe.experiment.experiment import Experiment, begin, measure, save_result, score_units
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED, load_result
@@ -50,6 +51,17 @@ def test_results_lie_where_runs_and_comparisons_have_them(experiment: Experiment
     one.log("note", x=1)
     experiment.log("note", x=2)
     assert [event.get("network") for event in logged(experiment.folder, "note")] == ["one", None]
+
+
+def test_a_machine_that_differs_from_the_beginning_of_the_run_is_said(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, text: said.append(text))
+    for threads in (1, 1, 7):
+        monkeypatch.setattr(run_folder, "environment", lambda threads=threads: {"threads": threads, "commit": "a"})
+        experiment.log_environment()
+    assert said == ["note: threads differ from when this run began; numbers may differ in the last bits"]
 
 
 def test_each_seed_draws_its_own_training_images(tmp_path: Path) -> None:
