@@ -12,7 +12,7 @@ from prune_fe.cli.inputs import require_data
 from prune_fe.cli.networks import Loaded, is_saved, load, require_forward
 from prune_fe.cli.output import console, reporter
 from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Several, ThreadNumber, Workers
-from prune_fe.errors import DataError, InputError
+from prune_fe.errors import InputError
 from prune_fe.report.console import latency_table
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def evaluate(
     loaded = load(model, data, device, seed=0)
     original = _load_original(model.model, against, loaded) if latency else None
     if loaded.splits is not None:
-        trained_on = loaded.notes.get("classes", loaded.splits.classes)
-        if list(trained_on) != list(loaded.splits.classes):
-            raise DataError(
-                f"{data.data}: its classes are not those that {model.model} was trained on ({', '.join(trained_on)})"
-            )
         _print_quality(loaded, split, batch_size, workers)
     if original is not None:
         _print_latency(original, loaded, settings)

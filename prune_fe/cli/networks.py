@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
-from prune_fe.errors import CheckpointError, InputError
+from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.io import shorten
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from prune_fe.data.splits import Splits
+    from prune_fe.models.checkpoints import Checkpoint
 
 DEFAULT_SIZE = 224
 """Height and width of the images where neither the user nor a saved model nor the data says them."""
@@ -32,7 +34,8 @@ class Loaded:
         network: The network, on its device.
         splits: The images; None without --data.
         example: One image (1, channels, height, width) that the network runs on; zeros without --data.
-        notes: Notes that were saved with a saved model, such as its classes; empty for a model built by name.
+        notes: Notes that were saved with a saved model, such as its classes; for a model built by name, the classes
+            that its checkpoint names, otherwise nothing.
     """
 
     network: nn.Module
@@ -54,11 +57,10 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
 
     Raises:
         InputError: The flags contradict each other, or the network does not run on the images.
-        DataError: Images are missing or unreadable.
-        CheckpointError: A saved model or state dict is damaged or belongs to another network.
+        DataError: Images are missing or unreadable, or of other classes than those that a saved model was trained on.
+        CheckpointError: A saved model or state dict is damaged or belongs to another network or other classes.
     """
     from prune_fe.experiment.device import prepare_device, to_device
-    from prune_fe.models.checkpoints import load_weights
     from prune_fe.models.classifier import describe_renewed
 
     chosen, saved = prepare_device(device, None), is_saved(model.model)
@@ -71,13 +73,18 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     notes = read_notes(model.model)
     renewed: list[str] = []
     network = _load_saved(model.model) if saved else None  # A damaged one is reported before images are read.
+    checkpoint = _read_checkpoint(model, network)
     splits = _read_images(model, data, notes, seed)
     if network is None:
-        network, renewed = _build(model, splits, seed)
+        network, renewed = _build(model, splits, seed, checkpoint)
     elif model.pretrained:
         raise InputError(f"--pretrained is for a model built by name; {model.model} is a saved one")
-    if model.checkpoint is not None:
-        renewed = load_weights(network, model.checkpoint, new_classifier=new_classifier)
+    if checkpoint is not None:
+        renewed, summary = put_weights(network, checkpoint, model, splits, new_classifier=new_classifier)
+        if summary:
+            reporter.say(f"note: {summary}")
+        if checkpoint.classes:
+            notes["classes"] = list(splits.classes if splits else checkpoint.classes)
     if renewed:
         message = describe_renewed(str(model.checkpoint or f"the weights of {model.model}"), renewed)
         if not new_classifier:
@@ -87,6 +94,8 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     size = model.size or int(notes.get("size", DEFAULT_SIZE))
     example = splits.test[0][0][None] if splits else _zeros(network, size)
     require_forward(network, example.to(chosen), model.model)
+    if saved and splits is not None:
+        _compare_classes(model, data, notes, splits, new_classifier)
     return Loaded(network, splits, example, notes)
 
 
@@ -141,6 +150,76 @@ def layers_except(loaded: Loaded, layers: Sequence[str] | None, patterns: Sequen
     return kept
 
 
+def put_weights(
+    network: nn.Module,
+    source: Path | Checkpoint,
+    model: ModelFlags,
+    splits: Splits | None,
+    *,
+    new_classifier: bool = False,
+) -> tuple[list[str], str | None]:
+    """Read weights into a network, with its outputs in the order of the classes of the images.
+
+    Args:
+        network: The network.
+        source: A file of weights, or what was read from it.
+        model: Which network it is.
+        splits: The images; None without --data.
+        new_classifier: Whether layers of the classifier that the weights do not fit keep those that they have.
+
+    Returns:
+        The keys of the layers that the weights do not fit, and a line about what was left out (`Checkpoint.summary`).
+
+    Raises:
+        CheckpointError: The file is damaged, or belongs to another network or other classes.
+    """
+    from prune_fe.models.checkpoints import load_weights, read_checkpoint
+    from prune_fe.models.outputs import find_output_keys, match_classes
+
+    def find_keys() -> list[str]:
+        # In a saved network, it is not known which layers depend on the classes.
+        channels = splits.channels if splits else 3
+        return [] if is_saved(model.model) else find_output_keys(model.model, in_channels=channels)
+
+    checkpoint = read_checkpoint(source, network.state_dict().keys()) if isinstance(source, Path) else source
+    if splits is not None:
+        checkpoint = match_classes(checkpoint, splits.classes, find_keys, new_classifier=new_classifier)
+    return load_weights(network, checkpoint, new_classifier=new_classifier), checkpoint.summary
+
+
+def _read_checkpoint(model: ModelFlags, saved: nn.Module | None) -> Checkpoint | None:
+    """Return what the file --checkpoint holds of the network; None without that flag."""
+    if model.checkpoint is None:
+        return None
+    from prune_fe.models.checkpoints import read_checkpoint
+    from prune_fe.models.outputs import build_weightless
+
+    network = build_weightless(model.model) if saved is None else saved
+    return read_checkpoint(model.checkpoint, network.state_dict().keys())
+
+
+def _compare_classes(
+    model: ModelFlags, data: RequiredDataFlags, notes: dict[str, Any], splits: Splits, new_classifier: bool
+) -> None:
+    """Check that the images are of the classes that a saved model was trained on; training it on others is said.
+
+    Raises:
+        DataError: They are not.
+    """
+    from prune_fe.models.outputs import compare_classes
+
+    known = list(notes.get("classes", splits.classes))
+    if known == list(splits.classes):
+        return
+    message = (
+        f"{data.data}: its classes are not those that {model.model} was trained on ({shorten(known, 5)}): "
+        f"{compare_classes(known, splits.classes)}"
+    )
+    if not new_classifier:
+        raise DataError(message)
+    reporter.say(f"note: {message}")
+
+
 def _load_saved(folder: str) -> nn.Module:
     from prune_fe.models.saved import load as load_saved
 
@@ -166,14 +245,22 @@ def _read_images(model: ModelFlags, data: RequiredDataFlags, notes: dict[str, An
     return load_data(options, seed=seed, progress=reporter.progress("reading images"))
 
 
-def _build(model: ModelFlags, splits: Splits | None, seed: int) -> tuple[nn.Module, list[str]]:
-    """Return a network built by name, and the keys of its classifier that the library's weights do not fit."""
+def _build(
+    model: ModelFlags, splits: Splits | None, seed: int, checkpoint: Checkpoint | None
+) -> tuple[nn.Module, list[str]]:
+    """Return a network built by name, and the keys of its classifier that the library's weights do not fit.
+
+    It has the outputs and input channels of the images, or else of the checkpoint.
+    """
     import torch
 
     from prune_fe.models.build import build, build_pretrained
+    from prune_fe.models.outputs import read_sizes
 
-    outputs = model.num_classes or (len(splits.classes) if splits else DEFAULT_OUTPUTS)
-    channels = splits.channels if splits else 3
+    told: tuple[int | None, int | None] = (len(splits.classes), splits.channels) if splits else (None, None)
+    if splits is None and checkpoint is not None:
+        told = read_sizes(model.model, checkpoint.state)
+    outputs, channels = model.num_classes or told[0] or DEFAULT_OUTPUTS, told[1] or 3
     torch.manual_seed(seed)  # So that `score` and `prune` see the same weights where there is no checkpoint.
     if model.pretrained:
         return build_pretrained(model.model, outputs, in_channels=channels)

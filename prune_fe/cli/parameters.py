@@ -81,13 +81,15 @@ class ModelFlags:
     """vgg-small, a torchvision or timm name, or a folder that prune_fe saved."""
 
     checkpoint: Path | None = None
-    """A state dict for the model."""
+    """Trained weights of the model: a state dict of torch.save, alone or beside other entries, a .safetensors file, or
+    the .index.json of several. Classes that it names are compared with those of the data."""
 
     pretrained: bool = False
     """Download the trained weights of torchvision or timm for a model built by name."""
 
     num_classes: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=10**6))] = None
-    """Outputs of a model built by name; default: the classes of the data, or 1000."""
+    """Outputs of a model built by name; default: the classes of the data, the outputs of --checkpoint, or
+    1000."""
 
     size: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=2**13))] = None
     """Height and width of the images; default: the saved model's, or 224 (digits: 32)."""

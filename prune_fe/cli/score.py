@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new, require_scorers, scorer_settings
-from prune_fe.cli.networks import Loaded, is_saved, layers_except, load
+from prune_fe.cli.networks import Loaded, is_saved, layers_except, load, put_weights
 from prune_fe.cli.output import console, reporter, say_next
 from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Seed, Several, Workers
 from prune_fe.errors import DataError, InputError
@@ -74,7 +74,7 @@ def score(
     settings = scorer_settings(scorer, parse_assignments(set_))
     from prune_fe.data.sampling import read_image_list, select_by_name
     from prune_fe.experiment.run_folder import environment
-    from prune_fe.models.checkpoints import list_checkpoints, load_weights
+    from prune_fe.models.checkpoints import list_checkpoints
     from prune_fe.scorers import resolve_scorer
     from prune_fe.scoring.checkpoint_series import score_checkpoints
     from prune_fe.scoring.score import score_all
@@ -128,7 +128,10 @@ def score(
 
     with open_score_folder(output, request, scorers, environment, reporter.say), reporter.showing():
         if checkpoints:
-            loads = {name: functools.partial(load_weights, network, file) for name, file in checkpoints.items()}
+            loads = {
+                name: functools.partial(put_weights, network, file, model, loaded.splits)
+                for name, file in checkpoints.items()
+            }
             rows = score_checkpoints(loads, network, loaded.splits, output, scorers, score_into)
         else:
             scores_by_name = score_into(output)

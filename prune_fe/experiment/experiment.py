@@ -29,9 +29,10 @@ from prune_fe.experiment.teacher import saved_logits
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.build import build, build_pretrained
-from prune_fe.models.checkpoints import load_weights
+from prune_fe.models.checkpoints import load_weights, read_checkpoint
 from prune_fe.models.classifier import describe_renewed
 from prune_fe.models.manifest import read_manifest
+from prune_fe.models.outputs import find_output_keys, match_classes
 from prune_fe.models.saved import load, save
 from prune_fe.pruning.options import AMOUNTS, DEFAULT_RATIO
 from prune_fe.pruning.records import Step
@@ -490,5 +491,13 @@ def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
     else:
         network = experiment.build_network()
     if model.checkpoint is not None:
-        renewed = load_weights(network, model.checkpoint, new_classifier=True)
+        checkpoint = match_classes(
+            read_checkpoint(model.checkpoint, network.state_dict().keys()),
+            experiment.splits.classes,
+            lambda: experiment.build_by(lambda name, _, **settings: find_output_keys(name, **settings)),
+            new_classifier=True,
+        )
+        renewed = load_weights(network, checkpoint, new_classifier=True)
+        if checkpoint.summary:
+            experiment.reporter.say(f"note: {checkpoint.summary}")
     return network, renewed

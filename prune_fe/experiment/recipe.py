@@ -67,7 +67,9 @@ class ModelOptions:
     """Start from the library's trained weights. Layers of the classifier that they do not fit are made anew."""
 
     checkpoint: str | None = None
-    """File of a state dict to start from. Layers of the classifier that it does not fit are made anew."""
+    """File of trained weights to start from: a state dict of torch.save, alone or beside other entries, a .safetensors
+    file, or the .index.json of several. Layers of the classifier that it does not fit are made anew, also if it names
+    other classes than the data's."""
 
     classifier_width: Count | None = None
     """Width of the hidden linear layers of the classifier, for data with few classes; by default the network's own."""

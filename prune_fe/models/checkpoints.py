@@ -3,42 +3,215 @@
 from __future__ import annotations
 
 import io
-import pickletools
 import re
-import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from prune_fe.errors import CheckpointError, first_line
-from prune_fe.file_types import describe_content, open_regular_file, require_path
-from prune_fe.io import write_bytes
+from prune_fe.errors import CheckpointError
+from prune_fe.file_types import require_path
+from prune_fe.io import shorten, write_bytes
+from prune_fe.models.checkpoint_files import read_content
 from prune_fe.models.classifier import find_unfit_keys, is_in_classifier
+from prune_fe.tracing.quantised import ADVICE, is_quantised_name
 from prune_fe.tracing.weights import find_fault, require_sound_weights
-from prune_fe.zip_seal import find_damage, seal
+from prune_fe.zip_seal import seal
 
-PREFIX = "module."
-"""What nn.DataParallel puts in front of each name."""
+STATE_KEYS = (
+    *("state_dict", "model", "model_state_dict", "net", "weights", "params"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+"""The keys under which training programs save the state dict; of several, the first one here is read."""
 
-KNOWN_GLOBALS = ("torch.", "collections.", "numpy.")
-"""Beginnings of the names that checkpoints of other programs hold beside the one that is refused."""
+CLASS_KEYS = ("classes", "class_names", "class_to_idx", "idx_to_class")
+"""The keys under which they save the names of the classes."""
 
-MAX_PICKLE_BYTES = 2**24
-"""How much of a pickle is searched for names."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+"""What nn.DataParallel, torch.compile and classes that hold the network put in front of each name."""
+
+WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+"""What nn.DataParallel and torch.compile leave in a name if a part of the network was wrapped."""
+
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+"""Last words of the names of numbers that are no weights: of batch norms, moving averages and the tool thop."""
+
+MAX_DEPTH = 4
+"""How deep a state dict may lie in other dicts."""
 
 
-def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a network that a file holds.
+
+    Attributes:
+        path: The file.
+        state: The state dict, with the names that the network has.
+        classes: The names of the classes in the order of the outputs; None if the file does not say them.
+        stripped: What was taken off the names in the file.
+        ignored: The entries of the file, and the tensors of its state dict, that are not used.
+        notes: What else was done to the state dict.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+    classes: tuple[str, ...] | None = None
+    stripped: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str | None:
+        """One line about what was stripped, ignored and changed; None if nothing was."""
+        stripped = [f"without {' and '.join(map(repr, self.stripped))} in its names"] if self.stripped else []
+        ignored = [f"ignored are {shorten(self.ignored, most=5)}"] if self.ignored else []
+        if not (stripped or ignored or self.notes):
+            return None
+        return f"{self.path}: " + "; ".join([" ".join(["read", *stripped]), *ignored, *self.notes])
+
+
+def read_checkpoint(path: str | Path, expected: Collection[str]) -> Checkpoint:
+    """Read a file of weights, find its state dict, and give it the names of the network. Nothing in it is executed.
+
+    Args:
+        path: A file of torch.save, a safetensors file, or the index of several (model.safetensors.index.json). The
+            state dict may be an entry of the file, and its names may have prefixes; see `STATE_KEYS` and `PREFIXES`.
+        expected: The names in the network's state dict.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, holds no state dict or that of a quantised network, or has a
+            weight twice.
+    """
+    path = require_path(path)
+    content, classes, ignored = _find_state(path, read_content(path))
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, value in content.items():
+        if is_quantised_name(str(name)) or (isinstance(value, Tensor) and value.is_quantized):
+            raise CheckpointError(f"{path}: {str(name)!r} is of a quantised network; {ADVICE}")
+    if not state:
+        raise CheckpointError(f"{path}: holds no state dict (its keys are {shorten([*map(repr, content)]) or 'none'})")
+    renamed, stripped, outside = _rename(path, state, expected)
+    extra = [name for name in renamed if name not in expected and name.rpartition(".")[2] in COUNTERS]
+    missing = [key for key in expected if key not in renamed and _is_counter_of_norm(key)]
+    return Checkpoint(
+        path,
+        {name: value for name, value in renamed.items() if name not in extra},
+        classes,
+        tuple(stripped),
+        (*ignored, *outside, *extra),
+        ("num_batches_tracked is missing and begins at 0",) if missing else (),
+    )
+
+
+def _find_state(path: Path, content: Any) -> tuple[Mapping[Any, Any], tuple[str, ...] | None, list[str]]:
+    """Return the dict of a file that holds the weights, the names of the classes, and the keys beside the dict."""
+    classes, ignored = None, list[str]()
+    for _ in range(MAX_DEPTH):
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{path}: holds no state dict (it is a {type(content).__name__})")
+        usable = {key: names for key in CLASS_KEYS if (names := _class_names(content.get(key)))}
+        classes = classes or next(iter(usable.values()), None)
+        key = _find_state_key(content)
+        beside = [name for name in content if name not in usable and name != key]
+        if key is None:
+            return content, classes, ignored + [str(n) for n in beside if not isinstance(content[n], Tensor)]
+        ignored += map(str, beside)
+        content = content[key]
+    raise CheckpointError(f"{path}: holds no state dict (it has {MAX_DEPTH} dicts in each other)")
+
+
+def _find_state_key(content: Mapping[Any, Any]) -> Any:
+    """Return the key of a dict whose value holds the weights; None if they are not one level down."""
+    keys = [key for key, value in content.items() if isinstance(value, Mapping) and _holds_weights(value)]
+    if known := [key for key in STATE_KEYS if key in keys]:
+        return known[0]
+    has_tensors = any(isinstance(value, Tensor) for value in content.values())
+    return keys[0] if len(keys) == 1 and not has_tensors else None
+
+
+def _holds_weights(content: Mapping[Any, Any], depth: int = MAX_DEPTH) -> bool:
+    """Return whether a dict holds tensors, or a dict that does under one of `STATE_KEYS`, at most so deep."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return True
+    inner = [content[key] for key in STATE_KEYS if key in content]
+    return depth > 0 and any(isinstance(value, Mapping) and _holds_weights(value, depth - 1) for value in inner)
+
+
+def _class_names(value: Any) -> tuple[str, ...] | None:
+    """Return the names of classes from a list, or from a dict from or to their indices; None if it is neither."""
+    if isinstance(value, Mapping):
+        pairs = [(key, index) if isinstance(key, str) else (index, key) for key, index in value.items()]
+        names = {index: name for name, index in pairs if isinstance(index, int)}
+        value = [names.get(index) for index in range(len(pairs))]
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return None
+
+
+def _rename(
+    path: Path, state: Mapping[str, Tensor], expected: Collection[str]
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Take the prefix off the names of a state dict with which most of them are the network's.
+
+    Returns:
+        The state dict, what was taken off, and the names without the prefix, which are of something else.
+    """
+    prefix = _find_prefix(state, expected)
+    renamed, sources, stripped, outside = dict[str, Tensor](), dict[str, str](), [prefix] * bool(prefix), list[str]()
+    for name, value in state.items():
+        key = name.removeprefix(prefix)
+        inner = WRAPPER.sub("", key)
+        if key not in expected and inner in expected:
+            stripped += WRAPPER.findall(key)
+            key = inner
+        elif not name.startswith(prefix) and name not in expected:
+            outside.append(name)
+            continue
+        if key in renamed:
+            raise CheckpointError(f"{path}: {key!r} is there twice, as {sources[key]!r} and as {name!r}")
+        renamed[key], sources[key] = value, name
+    return renamed, list(dict.fromkeys(stripped)), outside
+
+
+def _find_prefix(state: Mapping[str, Tensor], expected: Collection[str]) -> str:
+    """Return what to take off the names so that most are the network's; of equals, the least."""
+    fitting, nearly = Counter[str](), Counter[str]()
+    for name in state:
+        for prefix in _prefixes(name):
+            rest = name.removeprefix(prefix)
+            fitting[prefix] += rest in expected
+            nearly[prefix] += rest in expected or WRAPPER.sub("", rest) in expected
+    return max(nearly, key=lambda prefix: (nearly[prefix], fitting[prefix], -len(prefix)), default="")
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Yield every sequence of prefixes that a name begins with, beginning with none.
+
+    >>> list(_prefixes("module.model.fc.weight"))
+    ['', 'module.', 'module.model.']
+    """
+    end = 0
+    yield ""
+    while prefix := next((each for each in PREFIXES if name.startswith(each, end)), None):
+        end += len(prefix)
+        yield name[:end]
+
+
+def _is_counter_of_norm(key: str) -> bool:
+    """Return whether a name is that of a batch norm's count of batches, which earlier files do not have."""
+    return key.endswith("num_batches_tracked")
+
+
+def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, new_classifier: bool = False) -> list[str]:
     """Read a state dict into a network. Nothing in the file is executed.
 
     Args:
         model: The network; it is changed only if every key and shape fits.
-        path: A .pth, .pt or .safetensors file. The state dict may be the value of `state_dict` or `model` in it, and
-            its keys may begin with `module.`.
+        source: A file (see `read_checkpoint`), or what was read from it.
         new_classifier: Accept a file of a network with another classifier, or with none. Layers of the classifier
             that the file does not fit keep the weights that they have in `model`.
 
@@ -49,21 +222,8 @@ def load_weights(model: nn.Module, path: str | Path, *, new_classifier: bool = F
         CheckpointError: The file is missing or damaged, or a key does not fit the network or holds NaN or infinite
             values; the message names it.
     """
-    path = require_path(path)
-    content = _read(path)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: holds no state dict")
-    expected = model.state_dict()
-    state: dict[str, Tensor] = {}
-    for name, value in content.items():
-        key = name if name in expected else str(name).removeprefix(PREFIX)
-        if key in state:
-            raise CheckpointError(f"{path}: {key!r} is there twice, with and without {PREFIX!r} in front")
-        state[key] = value
-    return fill(model, state, path, new_classifier=new_classifier)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, model.state_dict().keys())
+    return fill(model, checkpoint.state, checkpoint.path, new_classifier=new_classifier)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_classifier: bool) -> list[str]:
@@ -80,9 +240,12 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, *, new_c
     if new_classifier:
         # The layers of the other classifier that have no place in this one.
         state = {key: value for key, value in state.items() if key in expected or not is_in_classifier(key)}
-    for key in kept:
-        state = {**state, key: expected[key]}
+    own = [key for key, value in expected.items() if not isinstance(value, Tensor)]
+    own += [key for key in expected if key not in state and _is_counter_of_norm(key)]
+    state = {**state, **{key: expected[key] for key in (*kept, *own)}}
     for key, value in expected.items():
+        if not isinstance(value, Tensor):
+            continue
         if key not in state:
             raise CheckpointError(f"{source}: {key!r} is missing; it is a checkpoint of another model{_hint(key)}")
         fault = find_fault(state[key])
@@ -119,76 +282,6 @@ def list_checkpoints(folder: Path) -> dict[str, Path]:
     if len({path.stem for path in files}) < len(files):
         raise CheckpointError(f"{folder}: two files differ in their endings only; their scores would need one folder")
     return {path.stem: path for path in ordered}
-
-
-def _read(path: Path) -> Any:
-    """Return what a checkpoint file holds."""
-    try:
-        with open_regular_file(path) as file:
-            if path.suffix == ".safetensors":
-                return load_safetensors(file.read())
-            # torch.load notices no flipped bit of a tensor, but the checksums of its zip files do.
-            if zipfile.is_zipfile(file) and (damage := find_damage(file)):
-                raise CheckpointError(f"{path}: damaged ({damage})")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except CheckpointError:
-        raise
-    except Exception as error:  # What a damaged file raises depends on where the damage is.
-        reason = _describe(path) or _explain(path, error)
-        raise CheckpointError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
-
-
-def _describe(path: Path) -> str | None:
-    """Return what a file is, where that explains why it is no checkpoint."""
-    content = describe_content(path)
-    # The kind that was expected explains nothing.
-    expected = "a safetensors file" if path.suffix == ".safetensors" else "a file of torch.save"
-    return None if content is None or content.startswith(expected) else f"it is {content}"
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Return why torch.load failed, in one line and without its advice to let the file run code."""
-    text = str(error)
-    if isinstance(error, OSError):
-        return error.strerror or text
-    if "weights_only" not in text and "nickler" not in text:
-        return first_line(error)
-    names = [name for name in _find_globals(path) if not name.startswith(KNOWN_GLOBALS)]
-    if refused := re.search(r"GLOBAL ([\w.]+\.\w+)", text):
-        names.append(refused[1])
-    if not names:
-        return "it is a pickle of more than tensors; save a network's state_dict() alone"
-    listed = ", ".join(list(dict.fromkeys(names))[:3])
-    return f"it is a pickle that names {listed}, which is not run; save a network's state_dict() alone"
-
-
-def _find_globals(path: Path) -> list[str]:
-    """Return the functions and classes that a pickle, or the one in a file of torch.save, names."""
-    names = list[str]()
-    with suppress(Exception):  # The pickle may be damaged; what stands before the damage is found.
-        with open_regular_file(path) as file:
-            content = file.read(MAX_PICKLE_BYTES)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                content = archive.open(member).read(MAX_PICKLE_BYTES)
-        texts, memo = [""], dict[int, str]()
-        for code, argument, _ in pickletools.genops(content):
-            if code.name == "GLOBAL":
-                names.append(str(argument).replace(" ", "."))
-            elif code.name == "STACK_GLOBAL":
-                names.append(".".join(texts[-2:]))
-            elif code.name == "MEMOIZE":
-                memo[len(memo)] = texts[-1]
-            elif code.name.endswith("BINPUT"):
-                memo[int(argument)] = texts[-1]  # type: ignore[arg-type]
-            elif code.name.endswith("BINGET"):
-                texts.append(memo[int(argument)])  # type: ignore[arg-type]
-            elif isinstance(argument, str):
-                texts.append(argument)
-    return names
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:

@@ -74,7 +74,7 @@ def build_from_factory(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     check_arguments(factory, arguments)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _Weightless():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), Weightless():
             warnings.simplefilter("ignore")  # The libraries warn about initial weights.
             return _construct(factory, arguments)
     except (InputError, TypeError, ValueError, RuntimeError) as error:
@@ -94,7 +94,7 @@ def check_arguments(factory: str, arguments: Mapping[str, Any]) -> None:
         raise CheckpointError(f"the manifest's factory {factory!r} cannot be built: {error}") from error
 
 
-class _Weightless(TorchFunctionMode):
+class Weightless(TorchFunctionMode):
     """Networks built inside get weights on the meta device.
 
     `torch.device("meta")` would not do: it also reaches what constructors compute with, such as RegNet's widths.

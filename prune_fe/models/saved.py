@@ -20,6 +20,7 @@ from prune_fe.models.factories import build_from_factory, check_arguments, find_
 from prune_fe.models.manifest import FORMAT, MANIFEST, WEIGHTS, compute_digest, read_manifest
 from prune_fe.models.settings import CHANNEL_COUNTS, apply_settings, module_settings, whole_number_settings
 from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_tensors, tensors_to_save
+from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_sound_weights
 
 
@@ -44,6 +45,7 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
         CheckpointError: A layer states other channel counts than its weight has.
         EnvironmentFault: The folder cannot be written.
     """
+    require_float(model, prepared=False)
     require_sound_weights(model)
     path = require_path(path)
     try:

@@ -24,6 +24,7 @@ from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_sound_weights
 
 TARGET_TOLERANCE = 0.01
@@ -77,6 +78,7 @@ def prune(
         InputError: An argument is wrong, the network cannot be analysed, or nothing could be removed although the
             options ask for it.
     """
+    require_float(model)
     require_sound_weights(model)
     if example is None:
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")

@@ -27,6 +27,7 @@ from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Array, Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_sound_weights
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -126,6 +127,7 @@ def score_all(
     """
     choice = validate_options(ScoreOptions, options, **settings)
     resolved = _resolve_scorers(scorers)
+    require_float(model)
     require_sound_weights(model)
     seed = validate_value(Seed, seed, "seed")
     workers = validate_value(Workers, workers, "workers")

@@ -44,7 +44,19 @@ def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
         kind = (
             f"images {tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         )
-        raise InputError(f"{type(model).__name__} does not run on {kind}: {first_line(error)}") from error
+        reason = _describe_half(model, images, str(error)) or first_line(error)
+        raise InputError(f"{type(model).__name__} does not run on {kind}: {reason}") from error
+
+
+def _describe_half(model: nn.Module, images: Any, text: str) -> str | None:
+    """Return that a network's weights have half precision, if an error speaks of types and its images have not."""
+    weights = {weight.dtype for weight in model.parameters()} & {torch.float16, torch.bfloat16}
+    if not weights or not isinstance(images, Tensor) or images.dtype in weights or "type" not in text:
+        return None
+    return (
+        f"its weights are {weights.pop()}; make them float32 with model.float(), also to train with amp=True, or give "
+        "it images of their type"
+    )
 
 
 class Watch(TorchFunctionMode, ABC):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.quantised import ADVICE, find_quantised
 
 STATISTICS = ("running_mean", "running_var")
 """The buffers that are checked like weights: those of batch norms. Others, such as masks, may hold infinite values."""
@@ -40,6 +41,8 @@ def require_network(model: Any, name: str = "model") -> None:
     """
     require_module(model, name)
     if next(model.parameters(), None) is None:
+        if fault := find_quantised(model):
+            raise InputError(f"{fault}, without floating-point weights; {ADVICE}")
         raise InputError(f"{name} is a {type(model).__name__} without any parameters")
 
 

@@ -23,6 +23,7 @@ from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.pruning.cut import refuse_unlike_weights
+from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.watching import explain_run
 from prune_fe.tracing.weights import find_layout_fault, require_sound_weights
 from prune_fe.training.augmentation import flip_and_shift
@@ -119,6 +120,7 @@ def finetune(
     """
     chosen = validate_options(TrainOptions, options, **settings)
     seed, workers = validate_value(Seed, seed, "seed"), validate_value(Workers, workers, "workers")
+    require_float(model, prepared=False)  # A layer without gradients would leave the others as they are.
     require_sound_weights(model)
     if chosen.distill is not None and teacher is None:
         raise InputError("distill needs a teacher: finetune(..., teacher=network)")

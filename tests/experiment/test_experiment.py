@@ -171,6 +171,25 @@ def test_a_new_classifier_that_nothing_trains_is_an_error(tmp_path: Path) -> Non
             _ = experiment.network
 
 
+def test_the_outputs_of_a_checkpoint_take_the_order_of_the_classes_of_the_data(tmp_path: Path) -> None:
+    state = build("vgg-small", 10, in_channels=1, stages=[[4]]).state_dict()
+    digits = [str(number) for number in range(10)]
+    for classes, renewed in ((digits[::-1], None), ([*digits[1:], "ten"], ["classifier.weight", "classifier.bias"])):
+        torch.save({"model": state, "classes": classes, "epoch": 1}, tmp_path / "net.pth")
+        train = {} if renewed is None else {"train": {"epochs": 1, "lr": 1e-9}}
+        model = CONTENT["model"] | {"checkpoint": str(tmp_path / "net.pth")}
+        recipe = Recipe.model_validate(CONTENT | {"model": model} | train)
+        run = tmp_path / f"run-{len(train)}"
+        run.mkdir()
+        with closing(RunFolder(run, recipe.model_dump(mode="json"))) as folder:
+            experiment = begin(recipe, folder, Silent())
+            weight = experiment.network.state_dict()["classifier.weight"].cpu()
+            assert torch.equal(weight, state["classifier.weight"].flip(0)) == (renewed is None)
+            assert isinstance(experiment.reporter, Silent)
+            assert any("net.pth: read; ignored are epoch" in text for text in experiment.reporter.said)
+            assert [event["keys"] for event in logged(folder, "new_classifier")] == ([renewed] if renewed else [])
+
+
 def test_a_damaged_unfinished_pass_is_said_and_begins_again(experiment: Experiment, tmp_path: Path) -> None:
     folder = tmp_path / "scores"
     folder.mkdir()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from prune_fe.errors import InputError
 from prune_fe.training.loop import finetune
 from prune_fe.training.precision import autocast, has_bfloat16
 
@@ -39,3 +40,20 @@ def test_training_in_bfloat16_differs_and_a_cpu_without_it_is_named(has_instruct
     assert torch.equal(*trained) == (not has_instructions)
     notes = [str(warning.message) for warning in recwarn]
     assert notes == ([] if has_instructions else ["amp: cpu has no bfloat16, so it computes in float32"])
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:amp")
+def test_weights_of_half_precision_are_refused_in_one_line(dtype, amp):
+    data = TensorDataset(torch.randn(8, 3, 4, 4), torch.arange(8) % 2)
+    model = nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten()).to(dtype)
+    text = rf"Sequential does not run on images \(8, 3, 4, 4\) of torch\.float32: its weights are {dtype}; make them"
+    with pytest.raises(InputError, match=text) as caught:
+        finetune(model, data, data, amp=amp)
+    assert "\n" not in str(caught.value)
+    finetune(model.float(), data, data, amp=amp)
+    same = TensorDataset(torch.randn(8, 3, 4, 4, dtype=dtype), torch.arange(8) % 2)
+    finetune(model.to(dtype), same, same, lr=0.1)
+    with pytest.raises(InputError, match="expected input"):  # Another error keeps its own text.
+        finetune(model, TensorDataset(torch.randn(8, 1, 4, 4, dtype=dtype), torch.arange(8) % 2), same)
