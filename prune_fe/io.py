@@ -155,14 +155,19 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 def remove_partial(path: Path) -> None:
     """Remove what killed processes have left of writing a file or folder, which no process may be writing now."""
-    name = re.compile(rf"\.{re.escape(path.name)}[.-]\w{{8}}{re.escape(PARTIAL)}")
-    if path.parent.is_dir():
-        _remove(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
+    with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
+        _remove(path.parent.iterdir(), re.escape(path.name))
 
 
-def _remove(entries: Iterable[Path]) -> None:
-    """Remove files and folders as far as that is allowed."""
-    for entry in list(entries):
+def _remove(entries: Iterable[Path], name: str) -> None:
+    """Remove, as far as that is allowed, the entries that are not whole.
+
+    Args:
+        entries: Files and folders.
+        name: Regular expression of the names that they would have got.
+    """
+    pattern = re.compile(rf"\.{name}[.-]\w{{8}}{re.escape(PARTIAL)}")
+    for entry in [entry for entry in entries if pattern.fullmatch(entry.name)]:
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
@@ -251,7 +256,7 @@ def lock_folder(folder: Path) -> TextIO:
         EnvironmentFault: Another process has locked it; the text names that process.
     """
     lock = _lock(folder / ".lock", folder)
-    _remove(folder.rglob(f".*{PARTIAL}"))
+    _remove(folder.rglob(f".*{PARTIAL}"), ".+")
     return lock
 
 

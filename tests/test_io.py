@@ -318,11 +318,21 @@ def test_what_killed_processes_left_of_an_output_is_removed_when_it_is_claimed(t
 def test_what_killed_processes_left_in_a_folder_is_removed_when_it_is_locked(tmp_path: Path) -> None:
     deep = tmp_path / "seed-0" / "scores"
     deep.mkdir(parents=True)
-    write_text(deep / "whole", "kept")
+    for name in ("whole", ".download.zip.partial", "a.12345678.partial"):  # of other programs too
+        (deep / name).write_text("kept")
     kill_while_writing(deep / "scores")
-    assert len(list(deep.iterdir())) == 3
+    assert len(list(deep.iterdir())) == 5
     lock_folder(tmp_path).close()
-    assert [path.name for path in deep.iterdir()] == ["whole"]
+    assert sorted(path.name for path in deep.iterdir()) == [".download.zip.partial", "a.12345678.partial", "whole"]
+
+
+def test_a_folder_that_cannot_be_listed_can_be_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with claimed(tmp_path / "out"):
+        pass
 
 
 def test_claims_in_a_row_by_many_threads_are_never_held_twice(tmp_path: Path) -> None:
