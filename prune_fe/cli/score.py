@@ -17,20 +17,21 @@ from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, Mo
 from prune_fe.errors import DataError, InputError
 from prune_fe.io import nearest
 from prune_fe.report.console import layer_table, training_table
-from prune_fe.scorers import SCORERS
+from prune_fe.scorers.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from prune_fe.data.splits import Splits
     from prune_fe.scoring.scores import Scores
+
+# Those of installed packages are not listed: every command would wait while they are looked for.
+SCORER_HELP = f"One or more of {', '.join(BUILT_IN)}, and of the scorers that installed packages add."
 
 
 def score(
     *,
     model: ModelFlags,
     data: DataFlags = DataFlags(),
-    scorer: Annotated[tuple[str, ...], Several, Parameter(help=f"One or more of {', '.join(SCORERS)}.")] = (
-        "feature-entropy",
-    ),
+    scorer: Annotated[tuple[str, ...], Several, Parameter(help=SCORER_HELP)] = ("feature-entropy",),
     from_checkpoints: Path | None = None,
     classes: Annotated[list[str] | None, Several] = None,
     samples: Annotated[int | None, Parameter(validator=AtLeastOne)] = None,

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from prune_fe.errors import InputError
+from prune_fe.errors import InputError, PruneFEError, describe_error
 from prune_fe.scorers.counts import Counts
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.weights import all_finite
@@ -98,16 +99,20 @@ class Scorer(ABC):
         Raises:
             InputError: The scorer has no such setting, or a value is not allowed.
         """
-        allowed = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        allowed = [entry.name for entry in _fields(cls, name)]
         for key in settings:
             if key not in allowed:
                 raise InputError(f"scorer {name!r} has no setting {key!r}; it has {', '.join(allowed) or 'none'}")
+        for entry in _fields(cls, name):
+            needs_value = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+            if entry.init and needs_value and entry.name not in settings:
+                raise InputError(f"scorer {name!r} has no default for its setting {entry.name!r}; give it a value")
         return cls(**settings)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings by name."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {entry.name: getattr(self, entry.name) for entry in _fields(type(self), type(self).__name__)}
 
     def for_seed(self, seed: int) -> Self:
         """Return this scorer with the seed of a run: itself, unless it draws random numbers."""
@@ -181,7 +186,11 @@ class SumScorer(Scorer):
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
     ) -> dict[str, LayerScore]:
         """Return the scores of every layer, each from its own sums."""
-        return {layer.name: self.score_layer(sums[layer.name]) for layer in layers}
+        scores = {}
+        for layer in layers:
+            with explain_faults(self, layer.name):
+                scores[layer.name] = self.score_layer(sums[layer.name])
+        return scores
 
 
 class MapScorer(SumScorer):
@@ -224,8 +233,53 @@ class WeightScorer(Scorer):
             module = model.get_submodule(layer.name)
             if not isinstance(module, nn.Conv2d):
                 raise InputError(f"layer {layer.name!r} is a {type(module).__name__} and has no filters of its own")
-            scores[layer.name] = self.score_layer(layer, to_float64(module.weight))
+            with explain_faults(self, layer.name):
+                scores[layer.name] = self.score_layer(layer, to_float64(module.weight))
         return scores
+
+
+@contextmanager
+def explain_faults(scorer: Scorer, layer: str | None = None) -> Iterator[None]:
+    """Turn what a scorer of the user's own raises in the block into an InputError that names it and the layer.
+
+    Args:
+        scorer: The scorer. What prune_fe's own scorers raise is left as it is.
+        layer: Name of the layer, if it is known.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code that is not ours may raise anything
+        if is_built_in(scorer):
+            raise
+        name, text = f"scorer {type(scorer).__name__!r}", describe_error(error)
+        if isinstance(error, PruneFEError):
+            text = str(error)
+            if text.startswith(name):
+                raise
+        where = "" if layer is None or text.startswith(f"layer {layer!r}") else f"layer {layer!r}: "
+        raise InputError(f"{name}, {where}{text}" if where else f"{name}: {text}") from error
+
+
+def is_built_in(scorer: Scorer) -> bool:
+    """Return whether a scorer is one of prune_fe's own."""
+    return type(scorer).__module__.startswith("prune_fe.")
+
+
+def _fields(scorer_class: type[Scorer], name: str) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of a class of scorers; one without settings need be no dataclass.
+
+    Raises:
+        InputError: It has an `__init__`, whose arguments would not be recorded as settings.
+    """
+    if dataclasses.is_dataclass(scorer_class):
+        return dataclasses.fields(scorer_class)
+    if scorer_class.__init__ is not object.__init__:
+        raise InputError(
+            f"scorer {name!r} has an __init__: make its class a frozen dataclass, whose fields are recorded as settings"
+        )
+    return ()
 
 
 def sum_over_positions(maps: Tensor, value: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Tensor:

@@ -15,8 +15,9 @@ from prune_fe.distributed import all_gather
 from prune_fe.errors import DataError, InputError
 from prune_fe.io import shorten
 from prune_fe.measure.meter import Meter
-from prune_fe.scorers.base import Scorer, Sums
+from prune_fe.scorers.base import Scorer, Sums, explain_faults, is_built_in
 from prune_fe.scoring.gradients import gate_gradients
+from prune_fe.scoring.layer_scores import check_sums
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.scoring.sums import RunningSum, add_sums
 from prune_fe.tracing.feature_maps import observe
@@ -145,6 +146,9 @@ class Collection:
             first, names = self.images, [str(self.classes[label]) for label in dict.fromkeys(labels.tolist())]
             where = f"the batch has images {first} to {first + len(labels) - 1}, of class {shorten(names)}"
             raise InputError(f"{error}; {where}") from error
+        for label, name, sums in measurements:
+            if not is_built_in(self.scorers[label]):
+                check_sums(self.scorers[label], name, sums)
         self.is_consistent = False
         for label, name, sums in measurements:
             self.totals[label][name].add(sums)
@@ -183,7 +187,7 @@ class Collection:
     @contextmanager
     def _metered(self, label: str, layer: Layer | None = None) -> Iterator[None]:
         """Add time and memory of the block to a scorer's, and name the layer in its errors."""
-        with self.meters[label].measuring():
+        with self.meters[label].measuring(), explain_faults(self.scorers[label], layer.name if layer else None):
             try:
                 yield
             except InputError as error:

@@ -19,6 +19,7 @@ from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.errors import InputError
 from prune_fe.scorers import scorer_name
 from prune_fe.scorers.base import Scorer
+from prune_fe.scoring.code_identity import describe_code
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
 from prune_fe.tracing.watching import evaluating
@@ -104,7 +105,8 @@ class ScoringInputs:
     def provenance(self, scorer: Scorer) -> dict[str, Any]:
         """Return a description of the network, images and layers that the scores of a scorer are computed from.
 
-        Its entry `key` is a hash of everything that the scores depend on, except the order of summation.
+        Its entry `key` is a hash of everything that the scores depend on, except the order of summation. For a scorer
+        of the user's own, `scorer_code` holds the name of its function or class and a hash of its code.
 
         Args:
             scorer: The scorer.
@@ -113,8 +115,11 @@ class ScoringInputs:
         layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
         # A scorer of weights gives the same scores with and without an example.
         depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
-        content = json.dumps([source, depends_on_layers, scorer_name(scorer), scorer.settings], sort_keys=True)
-        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()}
+        parts: list[Any] = [source, depends_on_layers, scorer_name(scorer), scorer.settings]
+        code = describe_code(scorer)
+        content = json.dumps([*parts, code] if code else parts, sort_keys=True)
+        own = {"scorer_code": code} if code else {}
+        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own
 
     def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
         """Return the layers whose feature maps or gradients `scorer` measures."""

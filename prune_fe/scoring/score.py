@@ -20,11 +20,12 @@ from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
 from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
-from prune_fe.scorers.base import LayerScore, Scorer
+from prune_fe.scorers.base import Scorer, explain_faults
 from prune_fe.scoring.collection import Collection, Progress
 from prune_fe.scoring.inputs import ImageList, ScoringInputs
+from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.scoring.scores import Array, Scores, load_scores
+from prune_fe.scoring.scores import Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.quantised import require_float
@@ -33,14 +34,17 @@ from prune_fe.tracing.weights import require_example, require_sound_weights
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Pattern of the labels that name a folder."""
 
-Scorers = Sequence[str | Scorer] | Mapping[str, str | Scorer]
-"""Names or scorers, or a label for each."""
+Criterion = str | Scorer | type[Scorer] | Callable[..., Any]
+"""Name of a scorer, a scorer, its class, or a function of (layer, weight)."""
+
+Scorers = Sequence[Criterion] | Mapping[str, Criterion]
+"""Scorers, or a label for each."""
 
 
 def score(
     model: nn.Module,
     data: Images | None = None,
-    scorer: str | Scorer = "feature-entropy",
+    scorer: Criterion = "feature-entropy",
     *,
     options: ScoreOptions | None = None,
     seed: int = 0,
@@ -54,11 +58,27 @@ def score(
     The model is left as it was: weights, mode, hooks and gradients. Under torch.distributed each process measures its
     share of the images, and every process returns the same scores.
 
+    A criterion of one's own is a function of a layer and its filters, (units, channels, height, width) float64, that
+    returns one number a unit; units with the lowest scores are pruned first. One that reads feature maps or gradients
+    derives from `MapScorer` or `GradientScorer` of `prune_fe.scorers.base`.
+
+    >>> def largest_weight(layer, weight, power=1.0):
+    ...     return weight.abs().flatten(1).amax(dim=1) ** power
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False))
+    >>> _ = net[0].weight.data.copy_(Tensor([[[[-3.0]]], [[[2.0]]]]))
+    >>> scores = score(net, scorer=largest_weight)
+    >>> scores.scorer, scores.settings, scores.keep["0"].tolist()
+    ('largest_weight', {'power': 1.0}, [3.0, 2.0])
+    >>> score(net, scorer=functools.partial(largest_weight, power=2.0)).keep["0"].tolist()
+    [9.0, 4.0]
+
     Args:
         model: Any network.
         data: Data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
             scorer that reads weights only.
-        scorer: Name of a scorer (a key of `SCORERS`), or a scorer.
+        scorer: Name of a scorer (a key of `SCORERS`), a scorer, its class, or a function of (layer, weight). `layer`
+            has a `name`, its number of `units` and, if `example` is given, the `map_size`. Further parameters of the
+            function need defaults, and are recorded as its settings.
         options: Which images and which layers; the default is all.
         seed: Seed with which the classes and images are drawn.
         workers: Processes that read images.
@@ -105,7 +125,7 @@ def score_all(
     Args:
         model: Any network.
         data: As in `score`.
-        scorers: Names or scorers; or label -> name or scorer, which tells two settings of one scorer apart.
+        scorers: A list of what `score` takes; or label -> that, which tells two settings of one scorer apart.
         options: As in `score`.
         seed: As in `score`.
         workers: As in `score`.
@@ -152,7 +172,8 @@ def score_all(
         example = _find_example(resolved, data, read)
     inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen)
     for scorer in resolved.values():
-        scorer.check(inputs.layers, inputs.n_images, chosen.labels)
+        with explain_faults(scorer):
+            scorer.check(inputs.layers, inputs.n_images, chosen.labels)
     if folder is None:
         return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
     return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
@@ -174,11 +195,14 @@ def check_scorer(
     Raises:
         InputError: The scorer cannot score a layer.
     """
-    scorer.check(layers, images, labels)
-    if scorer.needs_data:
-        scorer.observed_layers(model, layers, example)
-    else:
-        scorer.score(model, layers, {}, example)
+    check_settings(scorer)
+    with explain_faults(scorer):
+        scorer.check(layers, images, labels)
+        if scorer.needs_data:
+            scorer.observed_layers(model, layers, example)
+            return
+        results = scorer.score(model, layers, {}, example)
+    collect_arrays(scorer, layers, results, 0)
 
 
 def _score_into(
@@ -245,13 +269,15 @@ def _scores_from(
         meter = collection.meters.get(label) or Meter(inputs.device)
         n_images = dict(zip(collection.classes, counts.tolist(), strict=True)) if scorer.needs_data else {}
         try:
-            with meter.measuring():
+            with meter.measuring(), explain_faults(scorer):
                 results = scorer.score(inputs.model, inputs.layers, sums.get(label, {}), inputs.example)
+            classes = tuple(name for name, count in n_images.items() if count)
+            keep, raw = collect_arrays(scorer, inputs.layers, results, len(classes))
             scores = Scores(
                 scorer=scorer_name(scorer),
-                keep={name: result.keep.cpu().numpy() + 0.0 for name, result in results.items()},  # -0 becomes 0
-                raw=_group_by_quantity(results),
-                classes=tuple(name for name, count in n_images.items() if count),
+                keep=keep,
+                raw=raw,
+                classes=classes,
                 images=sum(n_images.values()),
                 seconds=meter.seconds + (network_seconds if scorer.needs_data else 0.0),
                 settings=scorer.settings,
@@ -315,23 +341,17 @@ def _find_example(
 
 def _resolve_scorers(scorers: Scorers) -> dict[str, Scorer]:
     """Return label -> scorer; where no labels are given, the names of the scorers are the labels."""
-    if isinstance(scorers, str) or not scorers:
+    if not isinstance(scorers, Sequence | Mapping) or isinstance(scorers, str) or not scorers:
         raise InputError(f"scorers is {scorers!r}; it must be a list of scorers, or label -> scorer")
-    if isinstance(scorers, Mapping):
-        return {label: resolve_scorer(scorer) for label, scorer in scorers.items()}
     labelled: dict[str, Scorer] = {}
-    for scorer in map(resolve_scorer, scorers):
-        name = scorer_name(scorer)
-        if name in labelled:
-            raise InputError(f"scorer {name!r} is given twice: give each a label, {{label: scorer}}")
-        labelled[name] = scorer
+    if isinstance(scorers, Mapping):
+        labelled = {label: resolve_scorer(scorer) for label, scorer in scorers.items()}
+    else:
+        for scorer in map(resolve_scorer, scorers):
+            name = scorer_name(scorer)
+            if name in labelled:
+                raise InputError(f"scorer {name!r} is given twice: give each a label, {{label: scorer}}")
+            labelled[name] = scorer
+    for scorer in labelled.values():
+        check_settings(scorer)
     return labelled
-
-
-def _group_by_quantity(results: Mapping[str, LayerScore]) -> dict[str, dict[str, Array]]:
-    """Return quantity -> layer name -> values, from layer name -> result."""
-    quantities: dict[str, dict[str, Array]] = {}
-    for layer, result in results.items():
-        for quantity, value in result.raw.items():
-            quantities.setdefault(quantity, {})[layer] = value.cpu().numpy()
-    return quantities

@@ -11,7 +11,8 @@ import torch
 
 from prune_fe.cli.app import main
 from prune_fe.scoring.scores import load_scores
-from tests.cli.helpers import names, refused, scored
+from tests.cli.helpers import TINY, names, refused, scored
+from tests.scorers.installed import POINTS, install
 
 
 def test_a_scorer_of_weights_needs_no_data(capsys):
@@ -153,3 +154,18 @@ def test_a_score_that_a_signal_ended_goes_on_to_the_same_bits(capsys, monkeypatc
     for name in ("feature-entropy", "l1-activation", "nisp"):
         one, other = load_scores(f"scores/{name}"), load_scores(f"whole/{name}")
         assert all((one.keep[layer] == other.keep[layer]).all() for layer in other.keep)
+
+
+def test_scorers_of_installed_packages_are_known_to_score_prune_and_recipes(capsys, monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path / "packages", POINTS)
+    assert "did you mean 'largest'?" in refused(capsys, 2, "score", "--model", "vgg-small", "--scorer", "largst")
+    words = ["--model", "vgg-small", "--size", "16"]
+    assert main(["score", *words, "--scorer", "largest", "smallest", "--set", "largest.power=2"]) == 0
+    scores = load_scores("scores/largest")
+    assert (scores.scorer, scores.settings) == ("largest", {"power": 2})
+    assert scores.provenance["scorer_code"]["name"] == "my_criteria.largest"
+    assert load_scores("scores/smallest").scorer == "smallest"
+    assert main(["prune", *words, "--scores", "scores/largest"]) == 0
+    (tmp_path / "own.yaml").write_text(TINY.replace("l1-filter, feature-entropy", "smallest"))
+    assert main(["run", "own.yaml"]) == 0
+    assert "smallest" in capsys.readouterr().out
