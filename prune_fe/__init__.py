@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prune_fe.models.build import build
     from prune_fe.models.export import export
     from prune_fe.models.saved import load, save
+    from prune_fe.pruning.inspection import inspect
     from prune_fe.pruning.prune import prune
     from prune_fe.report.findings import load_results
     from prune_fe.scorers import SCORERS
@@ -47,6 +48,7 @@ _HOME = {
     "find_layers": "tracing.layers",
     "finetune": "training.loop",
     "folder": "data.image_folder",
+    "inspect": "pruning.inspection",
     "load": "models.saved",
     "load_results": "report.findings",
     "load_scores": "scoring.scores",
@@ -78,6 +80,7 @@ __all__ = [
     "find_layers",
     "finetune",
     "folder",
+    "inspect",
     "load",
     "load_results",
     "load_scores",

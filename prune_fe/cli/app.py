@@ -23,6 +23,7 @@ from prune_fe.cli.compare import compare
 from prune_fe.cli.evaluate import evaluate
 from prune_fe.cli.export import export
 from prune_fe.cli.finetune import finetune
+from prune_fe.cli.inspect import inspect
 from prune_fe.cli.prune import prune
 from prune_fe.cli.report import report
 from prune_fe.cli.run import run
@@ -33,7 +34,7 @@ from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
 from prune_fe.signals import INTERRUPTED, interrupting
 
-COMMANDS = (run, score, study, ablate, compare, report, prune, finetune, evaluate, export)
+COMMANDS = (run, inspect, score, study, ablate, compare, report, prune, finetune, evaluate, export)
 
 RESUME_HINTS = {
     "run": "; `prune-fe run ... --resume auto` continues after the last finished step",
@@ -42,6 +43,7 @@ RESUME_HINTS = {
     "ablate": "; `prune-fe ablate ... --resume auto` continues after the last finished curve",
     "study": "; with --resume auto a network that is trained is not trained again",
     "finetune": "; the same command continues after the last finished epoch",
+    "inspect": "; nothing was written",
     "prune": "; nothing was written",
     "export": "; if the file is not there, nothing was written",
 }

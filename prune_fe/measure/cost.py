@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,41 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
         model: The network; it is run once in evaluation mode.
         example: Images of shape (images, channels, height, width), of which the first is used.
     """
+    macs = _macs(_count_operations(model, example)[""])
+    return Cost(sum(weight.numel() for weight in model.parameters()), macs)
+
+
+def cost_by_module(model: nn.Module, example: Tensor) -> dict[str, Cost]:
+    """Count the parameters and multiply-adds of each module, without those of the modules within it.
+
+    Args:
+        model: The network; it is run once in evaluation mode.
+        example: Images of shape (images, channels, height, width), of which the first is used.
+
+    Returns:
+        Name of the module -> its cost. What several modules share counts for the first; the sums are those of `cost`.
+    """
+    counts = {name: _macs(count) for name, count in _count_operations(model, example).items()}
+    own = dict(counts)
+    for name, count in counts.items():
+        if name:
+            own[name.rpartition(".")[0]] -= count
+    costs: dict[str, Cost] = {}
+    counted: set[int] = set()
+    for name, module in model.named_modules():
+        weights = [weight for weight in module.parameters(recurse=False) if id(weight) not in counted]
+        counted |= set(map(id, weights))
+        costs[name] = Cost(sum(weight.numel() for weight in weights), own.get(name, 0))
+    return costs
+
+
+def _macs(counts: Mapping[str, float]) -> int:
+    """Return the multiply-adds among counts of operations."""
+    return sum(int(count) for operation, count in counts.items() if operation in COUNTED)
+
+
+def _count_operations(model: nn.Module, example: Tensor) -> Mapping[str, Counter[str]]:
+    """Return for each module, the modules within it included, the counts of its operations for one image."""
     with warnings.catch_warnings():
         # Importing fvcore scripts a function, which torch reports as FutureWarning or, before 2.12, DeprecationWarning.
         warnings.simplefilter("ignore", FutureWarning)
@@ -89,9 +125,7 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
         # fvcore has no rule for attention and would count it as 0.
         analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)
         with explain_run(model, image):
-            counts = analysis.tracer_warnings("none").by_operator()
-    macs = sum(int(count) for operation, count in counts.items() if operation in COUNTED)
-    return Cost(sum(weight.numel() for weight in model.parameters()), macs)
+            return analysis.tracer_warnings("none").by_module_and_operator()
 
 
 def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:

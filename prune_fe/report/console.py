@@ -15,9 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from prune_fe.io import shorten
 from prune_fe.report.numbers import format_count, format_spread
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from prune_fe.experiment.results import Row
     from prune_fe.measure.latency import Comparison, Latency
     from prune_fe.report.tables import Table as StudyTable
@@ -28,6 +31,9 @@ FIRST_WIDTH = 32
 
 GAP = 2
 """Characters between two columns of a table."""
+
+MOST_NAMES = 12
+"""At most this many names of layers are listed in a line."""
 
 PLAIN_SECONDS = 15.0
 """Without a terminal, a long step prints a line at most this often."""
@@ -186,6 +192,55 @@ def layer_table(label: str, scores: Scores) -> WideTable:
     columns["highest score"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
     means = "means over the units with finite values; " if scores.raw else ""
     return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
+
+
+def inspection_table(layers: pd.DataFrame) -> WideTable:
+    """Return one row for each layer with units: its maps, its groups, what can be removed of it, and its cost.
+
+    Args:
+        layers: What prune_fe.inspect returned.
+    """
+    with_units = layers[layers.units.notna()]
+    totals = {name: int(layers[name].sum()) for name in ("parameters", "macs")}
+    rest = {name: total - int(with_units[name].sum()) for name, total in totals.items()}
+    columns = {
+        "units": [str(units) for units in with_units.units],
+        "map": [
+            "" if pair.isna().any() else f"{pair.iloc[0]}×{pair.iloc[1]}"
+            for _, pair in with_units[["map_height", "map_width"]].iterrows()
+        ],
+        "group": list(with_units.groups),
+        "can be removed": [
+            f"{count} by {step}" if count and step > 1 else str(count)
+            for count, step in zip(with_units.removable, with_units.step, strict=True)
+        ],
+    }
+    for name, heading in (("parameters", "parameters"), ("macs", "multiply-adds")):
+        columns[heading] = [f"{format_count(value)} {value / max(totals[name], 1):6.1%}" for value in with_units[name]]
+    caption = f"parameters {totals['parameters']:,}, multiply-adds {totals['macs']:,} an image"
+    if any(rest.values()):
+        caption += f"; of these {rest['parameters']:,} and {rest['macs']:,} in norms and other modules"
+    return WideTable("", caption, list(with_units.layer), columns, "layer")
+
+
+def list_reasons(layers: pd.DataFrame) -> Iterator[str]:
+    """Yield a line for each group of tied layers, and for each reason why units have to stay.
+
+    Args:
+        layers: What prune_fe.inspect returned.
+    """
+    members: dict[str, list[str]] = {}
+    stay: dict[str, list[str]] = {}
+    for row in layers.itertuples():
+        for group in str(row.groups).split(", ") if row.tied_to else ():
+            members.setdefault(group, []).append(str(row.layer))
+        if row.reason:
+            stay.setdefault(str(row.reason), []).append(str(row.layer))
+    for group, names in sorted(members.items(), key=lambda item: int(item[0])):
+        if len(names) > 1:
+            yield f"group {group}, tied: {shorten(names, MOST_NAMES)}"
+    for reason, names in stay.items():
+        yield f"cannot be removed ({reason}): {shorten(names, MOST_NAMES)}"
 
 
 def training_table(rows: Sequence[Mapping[str, Any]]) -> WideTable:

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_fe import build, cost, speed
+from prune_fe.measure.cost import Cost, cost_by_module
 from prune_fe.models.small_vgg import SmallVGG
 
 
@@ -118,3 +119,27 @@ def test_a_slower_network_makes_fewer_images_a_second() -> None:
     slow = speed(SmallVGG(stages=[[64, 64], [64, 64]]), image, batch_size=8, seconds=0.1)
     fast = speed(SmallVGG(stages=[[2]]), image, batch_size=8, seconds=0.1)
     assert slow.images_per_second < fast.images_per_second
+
+
+class Nested(nn.Module):
+    """A matrix product of its own, a layer that runs twice, and one whose weight another shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Linear(4, 4)
+        self.inner = nn.Sequential(first, nn.ReLU())
+        self.own, self.twin = nn.Parameter(torch.ones(4, 4)), nn.Linear(4, 4)
+        self.twin.weight = first.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.twin(self.inner(self.inner(images.flatten(1)))) @ self.own
+
+
+def test_the_costs_of_the_modules_add_up_to_the_whole() -> None:
+    net, image = Nested(), torch.zeros(1, 1, 2, 2)
+    found = cost_by_module(net, image)
+    assert found == {
+        "": Cost(16, 16), "inner": Cost(0, 0), "inner.0": Cost(20, 32), "inner.1": Cost(0, 0), "twin": Cost(4, 16)
+    }  # fmt: skip
+    whole = cost(net, image)
+    assert whole == Cost(sum(each.parameters for each in found.values()), sum(each.macs for each in found.values()))

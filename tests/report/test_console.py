@@ -4,12 +4,20 @@ import dataclasses
 import io
 from typing import Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 import prune_fe.experiment.run
 from prune_fe.measure.latency import Comparison, Latency, Setting
-from prune_fe.report.console import ConsoleReporter, WideTable, latency_table, results_table
+from prune_fe.report.console import (
+    ConsoleReporter,
+    WideTable,
+    inspection_table,
+    latency_table,
+    list_reasons,
+    results_table,
+)
 
 
 def row(**fields):
@@ -99,3 +107,22 @@ def test_the_table_of_latencies_says_once_what_all_settings_share():
         "original / pruned": ["2.00 [1.96–2.04]", "4.00 [3.85–4.17]"],
         "peak MiB": ["2.5 → 2.5"] * 2,
     }
+
+
+def test_an_inspected_network_is_a_row_a_layer_and_a_line_for_each_reason():
+    layers = pd.DataFrame(
+        [
+            ["a", 8, 4, 4, "1", "b", 6, 2, "", 100, 3000],
+            ["norm", None, None, None, "", "", None, None, "", 16, 0],
+            ["b", 8, 4, 4, "1", "a", 6, 2, "", 100, 1000],
+            ["fc", 2, None, None, "", "", 0, None, "the network's outputs", 100, 0],
+        ],
+        columns="layer units map_height map_width groups tied_to removable step reason parameters macs".split(),
+    ).convert_dtypes()
+    out = io.StringIO()
+    Console(file=out, width=120).print(inspection_table(layers))
+    text = out.getvalue()
+    for part in ("4×4", "6 by 2", "3.00k  75.0%", "100  31.6%", "parameters 316, multiply-adds 4,000 an image"):
+        assert part in text
+    assert "of these 16 and 0 in norms and other modules" in text
+    assert list(list_reasons(layers)) == ["group 1, tied: a, b", "cannot be removed (the network's outputs): fc"]
