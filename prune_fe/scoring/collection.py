@@ -151,7 +151,8 @@ class Collection:
                 check_sums(self.scorers[label], name, sums)
         self.is_consistent = False
         for label, name, sums in measurements:
-            self.totals[label][name].add(sums)
+            with explain_faults(self.scorers[label], name):
+                self.totals[label][name].add(sums)
         self.counts += torch.bincount(labels, minlength=classes)
         self.is_consistent = True
 

@@ -204,6 +204,11 @@ class ThatRaises(WrongMeasure):
         return {"total": maps @ labels}
 
 
+class OneRowAnImage(WrongMeasure):
+    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Any:
+        return {"total": maps.sum((2, 3))}
+
+
 class FailsAtTheEnd(WrongMeasure):
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Any:
         return {"total": maps.sum((0, 2, 3))}
@@ -258,6 +263,7 @@ class NeedsSetting(OneLayerOnly):
         (WrongMeasure, r"scorer 'WrongMeasure', layer '0': what it measured is float32 \(6,\); it must be a dict of"),
         (BareNumber, "scorer 'BareNumber', layer '0': its sum 'total' is a float; it must be a tensor of sums"),
         (ThatRaises, "scorer 'ThatRaises', layer '0': RuntimeError: "),
+        (OneRowAnImage, r"scorer 'OneRowAnImage', layer '0': RuntimeError: The size of tensor a \(4\) must match"),
         (FailsAtTheEnd, "scorer 'FailsAtTheEnd', layer '0': KeyError: 'totals'"),
         (NoLayerScore, r"scorer 'NoLayerScore', layer '0': its result is float32 \(6,\); it must be a LayerScore"),
         (OddQuantity, r"layer '0': its raw quantity 'share' is float32 \(2,\); it must be one number for each of 6"),
@@ -273,7 +279,7 @@ def test_what_is_wrong_with_a_class_is_said_with_its_name_and_the_layer(
     net: nn.Sequential, data: TensorDataset, scorer: Any, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        score(net, data, scorer)
+        score(net, data, scorer, batch_size=4)
 
 
 def test_the_fields_of_a_function_are_its_settings() -> None:
