@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.cut import Cutter, find_code_sizes
+from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
-from prune_fe.pruning.verify import Verifier, randomise, verification_copy
-from prune_fe.tracing.channel_tracer import build_dependency_graph
-from prune_fe.tracing.dependency_graph import SetId
-from prune_fe.tracing.layers import find_convolutions
+from prune_fe.pruning.verify import Trial, Verifier, draw_images, make_verifier, randomise, verification_copy
+from prune_fe.tracing.channel_tracer import ChannelTracer, build_dependency_graph
+from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
+from prune_fe.tracing.layers import Layer, find_convolutions
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,41 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
         raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
     # Cutting such a weight would have no effect, because it is computed again.
     _refuse_computed_weights(model)
+    traced, layers, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
+    cutter, names = Cutter(traced, graph), tuple(layer.name for layer in layers)
+    groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
+    modules = dict(model.named_modules())
+    widths = {layer: int(modules[layer].out_channels) for layer in names}
+    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
+
+
+_Trace = tuple[nn.Module, tuple[Layer, ...], DependencyGraph, Verifier]
+"""A copy of a network that has run, the convolutions that have units, the dependency graph, and the verifier."""
+
+
+def _trace_quickly(model: nn.Module, example: Tensor) -> _Trace | None:
+    """Trace a copy that has the network's own weights, and return None if it does not run on random images."""
+    traced = copy_sharing_weights(model)
+    try:
+        weights = traced.to("cpu").parameters()
+        dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+        images, tracer = draw_images(example).to(dtype), ChannelTracer(traced)
+        # One run finds the layers and the graph.
+        with tracer.tracing():
+            layers = find_convolutions(traced, images)[0]
+        verifier = make_verifier(model, example, traced, tracer)
+    except (InputError, RuntimeError, TypeError, ValueError, NotImplementedError):
+        return None
+    return traced, layers, tracer.build_graph(len(images)), verifier
+
+
+def _trace_verification_copy(model: nn.Module, example: Tensor) -> _Trace:
+    """Trace the copy that removals are verified on."""
     twin, images = verification_copy(model, example)
-    layers = tuple(layer.name for layer in find_convolutions(twin, images)[0])
+    layers = find_convolutions(twin, images)[0]
     graph = build_dependency_graph(twin, images)
     randomise(twin)
-    verifier, cutter = Verifier(twin, images), Cutter(twin, graph)
-    groups, cutter = _try_groups(verifier, cutter, find_groups(twin, graph, layers))
-    modules = dict(model.named_modules())
-    widths = {layer: int(modules[layer].out_channels) for layer in layers}
-    return Analysis(layers, widths, groups, cutter, RemainingCost(twin, cutter), verifier)
+    return twin, layers, graph, Verifier(Trial(twin, images))
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:

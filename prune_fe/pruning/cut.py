@@ -6,6 +6,8 @@ Which channels are removed is decided in `plan.py`, and whether that is correct 
 from __future__ import annotations
 
 import copy
+import math
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,10 @@ KeptChannels = dict[AxisKey, NDArray[np.int64]]
 
 CodeSizes = Mapping[tuple[str, str], Sequence[Any]]
 """(module, attribute) -> for each number in the attribute, the coupled sets that it counts, or else the number."""
+
+
+EMPTIES = (dict, OrderedDict)
+"""The types of the dicts of a module that are copied by a call of the type while they are empty."""
 
 
 class Cutter:
@@ -84,21 +90,35 @@ class Cutter:
             before: The channels that it has.
             after: The channels to keep, a part of `before`.
         """
-        for key, dim in self.tensor_axes.get(name, ()):
-            axis, present, wanted = self.axes[key], before[key], after[key]
-            if len(present) == len(wanted):
-                continue
-            # Original numbers become positions in the tensor, which may have lost channels before.
-            indices = torch.from_numpy(np.searchsorted(present, wanted)).to(tensor.device)
+        for key, dim, positions in self.kept_positions(name, before, after):
+            axis, indices = self.axes[key], positions.to(tensor.device)
             if axis.blocks > 1 and axis.side == "in":
                 # The weight of a grouped convolution has (inputs / groups) columns. Each block of rows reads its own
                 # inputs, which are counted from the start of the block.
                 rows = tensor.chunk(axis.blocks, 0)
-                columns = indices.view(axis.blocks, -1) % (len(present) // axis.blocks)
+                columns = indices.view(axis.blocks, -1) % (len(before[key]) // axis.blocks)
                 tensor = torch.cat([row.index_select(1, column) for row, column in zip(rows, columns, strict=True)])
             else:
-                tensor = tensor.index_select(dim, indices)
+                tensor = select_channels(tensor, dim, indices)
         return tensor
+
+    def kept_positions(
+        self, name: str, before: KeptChannels, after: KeptChannels
+    ) -> Iterator[tuple[AxisKey, int, Tensor]]:
+        """Yield where a tensor has the channels that it keeps, for each of its axes that loses some.
+
+        Args:
+            name: Name of the parameter or buffer that has the tensor's axes.
+            before: The channels that it has.
+            after: The channels to keep, a part of `before`.
+
+        Yields:
+            The axis, the dimension of the tensor, and (channels,) the positions in this dimension, ascending.
+        """
+        for key, dim in self.tensor_axes.get(name, ()):
+            if len(before[key]) != len(after[key]):
+                # Original numbers become positions in the tensor, which may have lost channels before.
+                yield key, dim, torch.from_numpy(np.searchsorted(before[key], after[key]))
 
     def cut(self, model: nn.Module, before: KeptChannels, after: KeptChannels) -> None:
         """Remove channels from a model, in place.
@@ -138,6 +158,20 @@ class Cutter:
             setattr(modules[name], attribute, type(old)(counts) if isinstance(old, list | tuple) else counts[0])
 
 
+def select_channels(tensor: Tensor, dim: int, positions: Tensor) -> Tensor:
+    """Return what index_select() returns, in a small part of the time for weights of linear layers.
+
+    Args:
+        tensor: Any tensor.
+        dim: The dimension.
+        positions: (channels,) positions in this dimension.
+    """
+    if dim == 1 and math.prod(tensor.shape[2:]) == 1:
+        index = positions.expand(len(tensor), -1)
+        return tensor.flatten(1).gather(1, index).view(*index.shape, *tensor.shape[2:])
+    return tensor.index_select(dim, positions)
+
+
 def find_code_sizes(model: nn.Module, graph: DependencyGraph) -> CodeSizes:
     """Return the attributes of modules that may count channels.
 
@@ -165,19 +199,48 @@ def find_code_sizes(model: nn.Module, graph: DependencyGraph) -> CodeSizes:
     return candidates
 
 
-def copy_model(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
     """Return a deep copy of a model, without gradients.
+
+    Args:
+        model: The model.
+        stand_ins: Parameters of the model that are not copied -> what the copy has instead of them.
 
     Raises:
         InputError: The model cannot be copied.
     """
+    memo: dict[int, Any] = {id(weight): other for weight, other in (stand_ins or {}).items()}
+    # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
+    for module in model.modules():
+        memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
     try:
-        twin = copy.deepcopy(model)
+        twin = copy.deepcopy(model, memo)
     except Exception as error:  # modules may hold anything: locks, files, tensors of a graph
         raise InputError(f"{type(model).__name__} cannot be copied: {error}") from error
     for weight in twin.parameters():
         weight.grad = None
     return twin
+
+
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parameters have the memory of the model's, so that it takes almost none.
+
+    Parameters must not be changed in place before `own_weights` was called. Buffers are copied.
+
+    Raises:
+        InputError: The model cannot be copied.
+    """
+    # Parameters of derived classes may be more than their values, and are copied.
+    plain = [weight for weight in model.parameters() if type(weight) is nn.Parameter]
+    return copy_model(model, {weight: nn.Parameter(weight.detach(), weight.requires_grad) for weight in plain})
+
+
+def own_weights(twin: nn.Module, model: nn.Module) -> None:
+    """Give those parameters of a copy memory of their own, in place, that have that of the model's."""
+    shared = {weight.data_ptr() for weight in model.parameters()}
+    for weight in twin.parameters():
+        if weight.data_ptr() in shared:
+            weight.data = weight.data.clone()
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NewType
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,17 +120,17 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
     # Layers without scores, such as gates, lose outputs too.
     weighted = [name for name in outputs if isinstance(modules[name], nn.modules.conv._ConvNd | nn.Linear)]
-    units_of: dict[SetId, dict[str, list[int]]] = {set_id: {} for set_id in sorted(listed)}
-    for name in [*traced, *(name for name in weighted if name not in traced)]:
-        for unit, set_id in enumerate(outputs[name].tolist()):
-            if set_id in units_of:
-                units_of[set_id].setdefault(name, []).append(unit)
+    names = [*traced, *(name for name in weighted if name not in traced)]
+    units_of = {name: _units_by_set(outputs[name], listed) for name in names}
 
     # Sets that occur equally often in the same layers are ranked against each other.
+    places: dict[SetId, Any] = {set_id: graph.fixed_sets.get(set_id) for set_id in sorted(listed)}
+    for name, units in units_of.items():
+        for set_id, numbers in units.items():
+            places[set_id] = (places[set_id], name, len(numbers))
     alike: dict[object, list[SetId]] = {}
-    for set_id, units in units_of.items():
-        key = (graph.fixed_sets.get(set_id), *((name, len(numbers)) for name, numbers in units.items()))
-        alike.setdefault(key, []).append(set_id)
+    for set_id, place in places.items():
+        alike.setdefault(place, []).append(set_id)
     constraints = [blocks for blocks in graph.balance_constraints if not _is_always_balanced(blocks)]
     groups = [
         _make_group(sets, units_of, traced, modules, constraints, graph)
@@ -142,6 +142,20 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     ]
     order = list(layers)
     return tuple(sorted([*groups, *opaque], key=lambda group: (order.index(group.layers[0]), group.sets)))
+
+
+def _units_by_set(outputs: NDArray[np.int64], listed: Container[SetId]) -> dict[SetId, tuple[int, ...]]:
+    """Return the unit numbers of each coupled set in a layer.
+
+    Args:
+        outputs: (units,) the coupled set of each unit.
+        listed: The coupled sets to return.
+    """
+    units: dict[SetId, tuple[int, ...]] = {}
+    for unit, set_id in enumerate(outputs.tolist()):
+        if set_id in listed:
+            units[set_id] = (*units.get(set_id, ()), unit)
+    return units
 
 
 def _opaque_group(module: nn.Module, layer: str) -> Group:
@@ -158,7 +172,7 @@ def _opaque_group(module: nn.Module, layer: str) -> Group:
 
 def _make_group(
     sets: Sequence[SetId],
-    units_of: Mapping[SetId, Mapping[str, list[int]]],
+    units_of: Mapping[str, Mapping[SetId, tuple[int, ...]]],
     layers: Sequence[str],
     modules: Mapping[str, nn.Module],
     constraints: Sequence[Blocks],
@@ -168,24 +182,25 @@ def _make_group(
 
     Args:
         sets: The coupled sets.
-        units_of: Coupled set -> module -> its unit numbers there.
+        units_of: Module -> coupled set -> its unit numbers there.
         layers: The layers that have scores, in the order in which they run.
         modules: The network's modules by name.
         constraints: The network's balance constraints.
         graph: The dependency graph.
     """
-    names = {name for set_id in sets for name in units_of[set_id]}
+    names = {name for name, units in units_of.items() if not units.keys().isdisjoint(sets)}
     scored = [layer for layer in layers if layer in names]
     # Sets that the first layer does not have come last.
-    ordered = sorted(sets, key=lambda set_id: (units_of[set_id].get(scored[0]) or [len(sets)], set_id))
-    layer_units = {layer: tuple(tuple(units_of[s].get(layer, ())) for s in ordered) for layer in scored}
+    first, last = units_of[scored[0]], (len(sets),)
+    ordered = sorted(sets, key=lambda set_id: (first.get(set_id, last), set_id))
+    layer_units = {layer: tuple(units_of[layer].get(set_id, ()) for set_id in ordered) for layer in scored}
     mixing = [layer for layer in scored if not _is_depthwise(modules[layer])]
     block_ids, reason = _find_blocks(ordered, constraints)
     return Group(
         layer_units=layer_units,
         block_ids=block_ids,
         sets=tuple(ordered),
-        is_residual=any(sum(layer in units_of[set_id] for layer in mixing) > 1 for set_id in ordered),
+        is_residual=any(sum(set_id in units_of[layer] for layer in mixing) > 1 for set_id in ordered),
         reason=graph.fixed_sets.get(ordered[0], reason),
         other_modules=tuple(sorted(names - layer_units.keys())),
     )
@@ -193,17 +208,16 @@ def _make_group(
 
 def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tuple[tuple[int, ...], ...]]:
     """Return `keep_one_of` of each group: the channels of every axis and every counted size within one group."""
-    position_of = {
-        set_id: (number, position) for number, group in enumerate(groups) for position, set_id in enumerate(group.sets)
-    }
+    # Coupled set -> the number of its group, or -1, and its position there.
+    number_of, position_of = np.full((2, int(graph.coupled_set.max()) + 1), -1)
+    for number, group in enumerate(groups):
+        number_of[list(group.sets)], position_of[list(group.sets)] = number, np.arange(len(group.sets))
     found: list[set[tuple[int, ...]]] = [set() for _ in groups]
     axes = [graph.coupled_set[axis.channels] for axis in graph.axes.values()]
     for sets in [*axes, *(counted for _, counted in graph.counted_sets)]:
-        places = {position_of.get(set_id, (-1, -1)) for set_id in sets.tolist()}
-        numbers = {number for number, _ in places}
-        number = min(numbers)
-        if number >= 0 and len(numbers) == 1 and len(places) < len(groups[number].sets):
-            found[number].add(tuple(sorted(position for _, position in places)))
+        numbers, positions = number_of[sets], np.unique(position_of[sets])
+        if numbers[0] >= 0 and (numbers == numbers[0]).all() and len(positions) < len(groups[numbers[0]].sets):
+            found[numbers[0]].add(tuple(positions.tolist()))
     return [tuple(sorted(positions)) for positions in found]
 
 

@@ -6,7 +6,7 @@ A network without some channels must return what the whole network returns with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
+from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.watching import evaluating
 
@@ -40,12 +41,12 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
         axes: The axes of the whole network's dependency graph.
         kept: The channels that stay.
     """
-    twins, state = dict(pruned.named_modules()), named_tensors(model)
+    modules, twins, state = dict(model.named_modules()), dict(pruned.named_modules()), named_tensors(model)
     saved: dict[str, Tensor] = {}
     with ExitStack() as stack, torch.no_grad():
         for (name, side), axis in axes.items():
-            removed = np.setdiff1d(np.arange(len(axis.channels)), kept[name, side])
-            module = model.get_submodule(name)
+            removed = np.delete(np.arange(len(axis.channels)), kept[name, side])
+            module = modules[name]
             if side in ("out", "both") and _has_channel_mixing(module):
                 # Norms and depthwise layers have one axis, which is that of their inputs too.
                 inputs = kept.get((name, "in"), kept[name, side])
@@ -69,7 +70,12 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
 
 
 def largest_difference(
-    model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], kept: KeptChannels, images: Tensor
+    model: nn.Module,
+    pruned: nn.Module,
+    axes: Mapping[AxisKey, Axis],
+    kept: KeptChannels,
+    images: Tensor,
+    watch: AbstractContextManager[None] | None = None,
 ) -> tuple[float, float]:
     """Compare the outputs of a pruned network with those of the masked one.
 
@@ -79,6 +85,7 @@ def largest_difference(
         axes: The axes of the whole network's dependency graph.
         kept: The channels that the pruned network has.
         images: (images, channels, height, width).
+        watch: A context in which the pruned network runs.
 
     Returns:
         The largest absolute difference and the largest absolute output: removing equals masking where the first is
@@ -88,7 +95,8 @@ def largest_difference(
         InputError: The shapes of the outputs differ.
     """
     with evaluating(model), evaluating(pruned), torch.no_grad():
-        output = pruned(images)
+        with watch or nullcontext():
+            output = pruned(images)
         with masked(model, pruned, axes, kept):
             expected = model(images)
     if output.shape != expected.shape:
@@ -135,4 +143,4 @@ def _with_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> t
 
 def _has_channel_mixing(module: nn.Module) -> bool:
     """Return whether an output of a layer depends on removed channels in other ways than by a sum over its inputs."""
-    return type(module) not in PLAIN and not isinstance(module, _NormBase | nn.PReLU)
+    return type(module) not in PLAIN and not isinstance(module, _NormBase | nn.PReLU | PooledLayer)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
 from prune_fe.pruning.analysis import Analysis, analyse
-from prune_fe.pruning.cut import AxisKey, copy_model, refuse_unlike_weights
+from prune_fe.pruning.cut import AxisKey, copy_sharing_weights, own_weights, refuse_unlike_weights
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import match_layers, plan_quotas, start_plan
@@ -114,7 +114,8 @@ class _Pruning:
         self.analysis, self.options, self.carry = analysis, options, carry
         self.scored_layers = frozenset(scores.keep)
         self.plan = start_plan(analysis.groups, analysis.widths, scores.keep, options)
-        self.model = copy_model(model)
+        # The copy has its own weights from its first cut on: what is cut need not be copied before.
+        self.original, self.model = model, copy_sharing_weights(model)
         self.kept = analysis.cutter.all_channels()
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
@@ -130,8 +131,8 @@ class _Pruning:
                 break
             if rescore is not None and number > 0:
                 self._update_scores(rescore, groups)
-            # With a round for each group, the quotas of the first scores hold for all rounds.
-            if isinstance(self.options.rounds, int):
+            # With one round, or one for each group, the quotas of the first scores hold.
+            if isinstance(self.options.rounds, int) and self.options.rounds > 1:
                 self._set_quotas(Fraction(number + 1, self.options.rounds))
             steps = self._remove(groups)
             if after is not None and steps:
@@ -178,10 +179,12 @@ class _Pruning:
         for name, tensor in self.carry.items():
             self.carry[name] = cutter.select(name, tensor, self.kept, after)
         cutter.cut(self.model, self.kept, after)
+        own_weights(self.model, self.original)
         self.kept = after
 
     def _update_scores(self, rescore: Rescore, groups: Sequence[GroupId]) -> None:
         """Call `rescore` for the layers of some groups, and plan with the new scores."""
+        own_weights(self.model, self.original)  # `rescore` may change them
         states = [self.plan.states[group] for group in groups]
         names = tuple(layer for state in states for layer in state.group.layers if layer in self.scored_layers)
         scores = rescore(self.model, names)
@@ -217,6 +220,7 @@ class _Pruning:
         if self.options.removes_something and not removed:
             reasons = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
             raise InputError(f"nothing could be pruned ({reasons})")
+        own_weights(self.model, self.original)
         macs, parameters = (self.analysis.cost.share(resource, removed) for resource in get_args(Resource))
         return Pruned(
             model=self.model,

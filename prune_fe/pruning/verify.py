@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from prune_fe.errors import first_line
 from prune_fe.pruning.cut import Cutter, copy_model
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.masking import largest_difference
+from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled_weights, find_poolable_layers
+from prune_fe.tracing.calls import CallRecorder
+from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.dependency_graph import SetId
 from prune_fe.tracing.watching import evaluating
 
@@ -28,19 +33,73 @@ MIN_PIXELS = 4096
 MAX_IMAGES = 16
 """... but not more than this number."""
 
+SIDE_MULTIPLE = 32
+"""The sides of images that are made smaller are multiples of this, which most networks can halve five times."""
 
-class Verifier:
-    """Checks on one copy of a network whether removing coupled sets equals masking them.
+
+@dataclass(frozen=True)
+class Trial:
+    """A copy of a network with random weights, to try removals on.
 
     Attributes:
-        model: The copy, with random weights.
+        model: The copy. It is run and masked, and left as it was.
         images: (images, channels, height, width), the random images that it is run on.
+        calls: What the network calls on its example, from `CallRecorder.calls`. A removal passes only if the cut copy
+            calls the same. None for a copy and images that differ from the network and its example in values only.
+        whole: The modules that `calls` has as a whole.
+        shows_faults: Whether a removal that fails here is taken to fail on the network, if the copy runs.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
-        self.model, self.images = model, images
+    model: nn.Module
+    images: Tensor
+    calls: tuple[str, ...] | None = None
+    whole: frozenset[str] = frozenset()
+    shows_faults: bool = True
+
+    @cached_property
+    def is_like_network(self) -> bool:
+        """Whether a removal that fails here fails on the network: the copy runs and calls what the network calls."""
+        if self.calls is None or not self.shows_faults:
+            return self.shows_faults
+        recorder = CallRecorder(self.whole)
+        try:
+            with evaluating(self.model), torch.no_grad(), recorder.recording(self.model):
+                self.model(self.images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the network's own code may raise anything
+            return False
+        return tuple(recorder.calls) == self.calls
+
+
+class Verifier:
+    """Checks on a copy of a network whether removing coupled sets equals masking them.
+
+    The first copies are cheap: they are run on small images, or read large weights from a pool. Where that is not
+    certain to show what the network itself would, the next copy decides.
+    """
+
+    def __init__(self, trial: Trial, others: Iterable[Callable[[], Trial]] = ()) -> None:
+        """Begin with one copy.
+
+        Args:
+            trial: The copy.
+            others: Make the copies that decide after it, one after the other. The last one is like the network in all
+                but the values of its weights.
+        """
+        self._trial, self._others = trial, iter(others)
         # Removals that passed: the coupled sets, and the attributes of modules that were changed with them.
         self._verified: set[tuple[frozenset[SetId], frozenset[tuple[str, str]]]] = set()
+
+    @property
+    def model(self) -> nn.Module:
+        """The copy that removals are tried on now."""
+        return self._trial.model
+
+    @property
+    def images(self) -> Tensor:
+        """The random images that the copy is run on, (images, channels, height, width)."""
+        return self._trial.images
 
     def find_fault(self, cutter: Cutter, removed: Iterable[SetId]) -> str | None:
         """Remove coupled sets from a copy of the whole network, and compare its outputs with the masked network's.
@@ -56,21 +115,14 @@ class Verifier:
         key = sets, frozenset(cutter.code_sizes)
         if key in self._verified:
             return None
-        kept, twin = cutter.channels_without(sets), copy_model(self.model)
-        try:
-            cutter.cut(twin, cutter.all_channels(), kept)
-            difference, scale = largest_difference(self.model, twin, cutter.axes, kept, self.images)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # the network's own code may raise anything
-            return f"without some of its units the network does not run: {first_line(error)}"
-        # The comparison is also false, and the removal refused, where an output is NaN.
-        if not difference <= TOLERANCE.get(self.images.dtype, DEFAULT_TOLERANCE) * scale:
-            share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
-            return f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        fault, is_certain = _try_removal(self._trial, cutter, sets)
+        while not is_certain:
+            self._trial = next(self._others)()
+            fault, is_certain = _try_removal(self._trial, cutter, sets)
         # Faults are not remembered: they end the pruning of their group.
-        self._verified.add(key)
-        return None
+        if fault is None:
+            self._verified.add(key)
+        return fault
 
     def find_failing_groups(
         self, cutter: Cutter, sets_of: Mapping[GroupId, Sequence[SetId]], removed: Iterable[SetId] = ()
@@ -97,6 +149,83 @@ class Verifier:
             else:
                 failing[group] = reason
         return failing
+
+
+def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[str | None, bool]:
+    """Remove coupled sets from a copy of a trial's network.
+
+    Returns:
+        The reason why they cannot be removed together, or None; and whether this holds for the network itself.
+    """
+    kept, twin, recorder = cutter.channels_without(sets), copy_model(trial.model), CallRecorder(trial.whole)
+    try:
+        cutter.cut(twin, cutter.all_channels(), kept)
+        cut_pooled_weights(twin, cutter, kept)
+        watch = None if trial.calls is None else recorder.recording(twin)
+        difference, scale = largest_difference(trial.model, twin, cutter.axes, kept, trial.images, watch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the network's own code may raise anything
+        fault = f"without some of its units the network does not run: {first_line(error)}"
+        return fault, trial.is_like_network
+    # The comparison is also false, and the removal refused, where an output is NaN.
+    if not difference <= TOLERANCE.get(trial.images.dtype, DEFAULT_TOLERANCE) * scale:
+        share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
+        fault = f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        return fault, trial.is_like_network
+    return None, trial.calls is None or tuple(recorder.calls) == trial.calls
+
+
+def make_verifier(model: nn.Module, example: Tensor, traced: nn.Module, tracer: ChannelTracer) -> Verifier:
+    """Return a verifier that begins with a copy that takes little memory, and with small images.
+
+    A removal that passes there passes on the network: the cut copy must call the same modules and functions, in the
+    same order, as the network on its example. One that fails is tried again as on the network.
+
+    Args:
+        model: The network.
+        example: (images, channels, height, width), an input of the network.
+        traced: A copy of the network that has run on `draw_images(example)`.
+        tracer: What watched that run.
+    """
+
+    def try_as_it_is() -> Trial:
+        twin, images = verification_copy(model, example)
+        randomise(twin)
+        return Trial(twin, images)
+
+    layers = find_poolable_layers(traced, tracer.parameter_uses)
+    twin = copy_with_pooled_weights(model, layers, torch.float64)
+    randomise(twin)
+    trial = Trial(twin, draw_images(example), tuple(tracer.calls), tracer.whole)
+    small = _shrink(example)
+    if small is example:
+        return Verifier(trial, [try_as_it_is])
+    return Verifier(replace(trial, images=draw_images(small), shows_faults=False), [lambda: trial, try_as_it_is])
+
+
+def draw_images(example: Tensor) -> Tensor:
+    """Return random images, (images, channels, height, width), like an example.
+
+    The smaller they are, the more there are, so that no unit is zero on all of them. Of many large ones there are two.
+
+    Args:
+        example: (images, channels, height, width).
+    """
+    pixels = max(math.prod(example.shape[2:]), 1)
+    count = min(max(min(len(example), 2), MIN_PIXELS // pixels), MAX_IMAGES)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((count, *example.shape[1:]), generator=generator, dtype=torch.float64)
+
+
+def _shrink(example: Tensor) -> Tensor:
+    """Return a corner of the images that has about MIN_PIXELS pixels; the images themselves if they are not larger."""
+    if example.ndim != 4:
+        return example
+    share = math.sqrt(MIN_PIXELS / math.prod(example.shape[2:]))
+    sides = [min(math.ceil(share * side / SIDE_MULTIPLE) * SIDE_MULTIPLE, side) for side in example.shape[2:]]
+    # It is not worth while, because another size may be one too many, where it saves less than half.
+    return example[:, :, : sides[0], : sides[1]] if 2 * math.prod(sides) <= math.prod(example.shape[2:]) else example
 
 
 def verification_copy(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
@@ -146,6 +275,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
     with torch.no_grad():
         for name, weight in model.named_parameters():
+            if weight.is_meta:
+                continue  # It is read from a pool.
             if name.endswith("bias"):
                 draw_uniform(weight, -0.2, 0.2)
             elif sum(size > 1 for size in weight.shape) > 1:

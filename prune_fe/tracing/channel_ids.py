@@ -42,9 +42,10 @@ def expand_along(ids: IdArray, dim: int, shape: Sequence[int]) -> Tensor:
 
 def varying_dims(ids: Tensor) -> list[int]:
     """Return the dimensions along which the ids are not all the same: those that hold channels."""
-    # An expanded dimension has stride 0; skipping it avoids a comparison of all its values.
+    # An expanded dimension has stride 0; without it, few values are left to compare.
     wide = [dim for dim in range(ids.ndim) if ids.shape[dim] > 1 and ids.stride(dim) != 0]
-    return [dim for dim in wide if bool((ids.diff(dim=dim) != 0).any())]
+    values = narrow_to(ids, wide).numpy()
+    return [dim for dim in wide if bool((values != values.take([0], dim)).any())]
 
 
 def narrow_to(ids: Tensor, dims: Sequence[int]) -> Tensor:
@@ -76,8 +77,8 @@ def is_resized(ids: Tensor, value: Tensor) -> bool:
 
 def rows_along(ids: Tensor, dim: int) -> IdArray:
     """Return every different row of ids along a dimension, (rows, channels)."""
-    rows = narrow_to(ids, sorted({dim, *varying_dims(ids)})).movedim(dim, -1)
-    return np.unique(rows.reshape(-1, ids.shape[dim]).numpy(), axis=0)
+    rows = narrow_to(ids, sorted({dim, *varying_dims(ids)})).movedim(dim, -1).reshape(-1, ids.shape[dim]).numpy()
+    return rows if len(rows) == 1 else np.unique(rows, axis=0)
 
 
 def broadcast_size(value: Tensor, dim: int, ndim: int) -> int:

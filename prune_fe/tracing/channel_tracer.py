@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
 from prune_fe.tracing.function_rules import Call, follow_function
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
@@ -29,18 +29,13 @@ def build_dependency_graph(model: nn.Module, example: Tensor) -> DependencyGraph
     Raises:
         InputError: The network does not return one tensor.
     """
-    modules = dict(model.named_modules())
-    whole = {name for name, module in modules.items() if has_module_rule(module)}
-    builder = GraphBuilder(modules, _own_tensors(modules, whole))
-    with evaluating(model), torch.no_grad(), _Tracer(builder, whole).tracing():
-        output = model(example)
-    if not isinstance(output, Tensor):
-        raise InputError(f"the model returns a {type(output).__name__}; prune() needs one that returns a tensor")
-    builder.fix(builder.ids.get(output), OUTPUT)
-    return builder.build(images=len(example))
+    tracer = ChannelTracer(model)
+    with evaluating(model), torch.no_grad(), tracer.tracing():
+        model(example)
+    return tracer.build_graph(images=len(example))
 
 
-def _own_tensors(modules: dict[str, nn.Module], whole: set[str]) -> Any:
+def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
     """Return the parameters and buffers with several values that belong to no module with a rule.
 
     Returns:
@@ -57,44 +52,63 @@ def _own_tensors(modules: dict[str, nn.Module], whole: set[str]) -> Any:
     return owners
 
 
-class _Tracer(TorchFunctionMode):
+class ChannelTracer(CallRecorder):
     """Intercepts the calls of modules and functions and passes them to their rules.
 
-    Args:
+    Attributes:
         builder: Collects the dependency graph.
-        whole: Names of the modules that have a rule.
+        parameter_uses: id() of a parameter -> the functions that read it, each with the innermost module that was
+            running.
     """
 
-    def __init__(self, builder: GraphBuilder, whole: set[str]) -> None:
-        super().__init__()
-        self.builder = builder
-        self.whole = whole
-        # How many of these modules are running. While one is, its rule replaces those of the functions that it calls.
-        self.whole_running = 0
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare to trace a network.
+
+        Args:
+            model: The network. It may run once while it is traced, in evaluation mode and without gradients.
+        """
+        self._model, modules = model, dict(model.named_modules())
+        super().__init__({name for name, module in modules.items() if has_module_rule(module)})
+        self.builder = GraphBuilder(modules, _own_tensors(modules, self.whole))
+        self.parameter_uses: dict[int, set[tuple[str, str]]] = {}
+        self._output: Any = None
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Trace the network for the duration of a context."""
-        with ExitStack() as stack:
-            for name, module in self.builder.modules.items():
-                # Our hook runs before the network's own, because the functions that those call belong to the module.
-                enter = module.register_forward_pre_hook(lambda _, args, name=name: self._enter(name), prepend=True)
-                leave = module.register_forward_hook(
-                    lambda _, args, kwargs, output, name=name: self._leave(name, (*args, *kwargs.values()), output),
-                    with_kwargs=True,
-                )
-                stack.callback(enter.remove)
-                stack.callback(leave.remove)
-            stack.enter_context(self)
+        with self.recording(self._model):
             yield
 
-    def _enter(self, name: str) -> None:
-        self.builder.running.append(name)
-        self.whole_running += name in self.whole
+    def build_graph(self, images: int) -> DependencyGraph:
+        """Return the dependency graph after the network ran.
 
-    def _leave(self, name: str, inputs: Sequence[Any], output: Any) -> None:
+        Args:
+            images: The number of images that it ran on.
+
+        Raises:
+            InputError: The network did not return one tensor.
+        """
+        if not isinstance(self._output, Tensor):
+            got = type(self._output).__name__
+            raise InputError(f"the model returns a {got}; prune() needs one that returns a tensor")
+        self.builder.fix(self.builder.ids.get(self._output), OUTPUT)
+        return self.builder.build(images)
+
+    def watches(self, name: str) -> bool:
+        """Return True: the rules say in which module something happens."""
+        return True
+
+    def enter(self, name: str) -> None:
+        """Note that a module begins to run."""
+        super().enter(name)
+        self.builder.running.append(name)
+
+    def leave(self, name: str, inputs: Sequence[Any], output: Any) -> None:
+        """Follow the channels through a module that has run, if it has a rule."""
+        super().leave(name, inputs, output)
         self.builder.running.pop()
-        self.whole_running -= name in self.whole
+        if not name:
+            self._output = output
         value = next((entry for entry in inputs if isinstance(entry, Tensor)), None)
         # A whole module inside another, such as a norm that calls a linear layer, is part of the outer one's rule.
         is_outermost = name in self.whole and not self.whole_running
@@ -102,10 +116,16 @@ class _Tracer(TorchFunctionMode):
             follow_module(self.builder, name, value, output)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if self.whole_running:
-            return output
+        output = super().__torch_function__(func, types, args, kwargs)
+        # What returns no tensor asks for a shape or a dtype.
+        for value in tensors_in((args, kwargs)) if tensors_in(output) else ():
+            if isinstance(value, nn.Parameter):
+                self.parameter_uses.setdefault(id(value), set()).add((self.builder.running[-1], plain_name(func)))
+        return output
+
+    def follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Follow the channels through a function that no module with a rule called."""
+        super().follow(func, args, kwargs, output)
         inputs = [value for value in tensors_in((args, kwargs)) if self.builder.has_ids(value)]
         outputs = [value for value in tensors_in(output) if value.ndim]
         name = plain_name(func)
@@ -116,4 +136,3 @@ class _Tracer(TorchFunctionMode):
                 for value in inputs:
                     reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
                     self.builder.fix(self.builder.ids[value], reason)
-        return output

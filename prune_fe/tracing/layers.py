@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
 from prune_fe.tracing.ops import Function, Kind, Trait, functions
@@ -207,50 +208,62 @@ class _Survey(Watch):
         # Batch norms are watched only to find out which layer's output they receive.
         self._norms = frozenset(norms)
         self._norm_of: dict[str, str] = {}
-        self._stages: dict[str, list[Tensor]] = {}
+        self._stages: dict[str, list[torch.Size]] = {}  # the shape of stage 0, 1, ...
         self._steps: dict[str, list[Function]] = {}  # the function that made stage 1, 2, ...
         self._uses: dict[tuple[str, int], int] = {}
-        self._stages_by_id: dict[int, list[tuple[str, int]]] = {}
-        # The reference to the tensor keeps its id from being used again.
-        self._pooled: dict[int, Tensor] = {}
+        # Weak keys: a map that the network no longer holds takes no memory, and its id() cannot be mistaken.
+        self._stages_of: Any = WeakIdKeyDictionary()
+        self._pooled: Any = WeakIdKeyDictionary()
 
     def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
         """Record a run of a module and make its output stage 0."""
+        with torch._C.DisableTorchFunction():
+            self._note_run(name, inputs, output)
+
+    def _note_run(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        value = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         if name in self._norms:
-            for layer, _ in self._stages_by_id.get(id(inputs[0]), ()) if inputs else ():
+            for layer, _ in self._stages_of.get(value, ()) if value is not None else ():
                 self._norm_of.setdefault(layer, name)
             return
         self.runs[name] = self.runs.get(name, 0) + 1
         if not isinstance(output, Tensor) or output.ndim != 4:
             self._stages[name] = []
             return
-        if inputs and id(inputs[0]) in self._pooled:
+        if value is not None and value in self._pooled:
             self.gates.add(name)
-            self._pooled[id(output)] = output
-        self._stages[name], self._steps[name] = [output], []
-        self._stages_by_id.setdefault(id(output), []).append((name, 0))
+            self._pooled[output] = True
+        self._stages[name], self._steps[name] = [output.shape], []
+        self._stages_of.setdefault(output, []).append((name, 0))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # An operator in place moves its tensor to the next stage, so look the stages up before the call.
-        stages_of = [(value, list(self._stages_by_id.get(id(value), ()))) for value in tensors_in((args, kwargs))]
+        stages_of = [(value, list(self._stages_of.get(value, ()))) for value in tensors_in((args, kwargs))]
         output = func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():  # what follows is no part of the network
+            self._note_use(func, args, stages_of, output)
+        return output
+
+    def _note_use(
+        self, func: Any, args: Any, stages_of: Sequence[tuple[Tensor, Sequence[tuple[str, int]]]], output: Any
+    ) -> None:
+        """Record what a function made of some tensors, which were at these stages before it was called."""
         # A question about the shape or the values is no use of a map.
         if all(value.ndim == 0 or value.dtype == torch.bool for value in tensors_in(output)):
-            return output
+            return
         self._note_pooling(func, [value for value, _ in stages_of], output)
         for value, stages in stages_of:
             for name, stage in stages:
                 uses = self._uses[name, stage] = self._uses.get((name, stage), 0) + 1
                 if uses == 1 and args and value is args[0] and self._is_next_step(name, func):
                     self._add_stage(name, stage, func, value, output)
-        return output
 
     def _note_pooling(self, func: Any, inputs: Sequence[Tensor], output: Any) -> None:
         """Remember an output that is globally pooled, or made of nothing else."""
         maps = [value for value in inputs if value.ndim == 4 and not isinstance(value, nn.Parameter)]
-        pooled = func in GLOBAL_POOLINGS or (maps and all(id(value) in self._pooled for value in maps))
+        pooled = func in GLOBAL_POOLINGS or (maps and all(value in self._pooled for value in maps))
         if pooled and isinstance(output, Tensor) and tuple(output.shape[2:]) == (1, 1):
-            self._pooled[id(output)] = output
+            self._pooled[output] = True
 
     def _is_next_step(self, name: str, func: Any) -> bool:
         """Return whether a function belongs to the map: a layer has at most one norm and one activation."""
@@ -260,11 +273,11 @@ class _Survey(Watch):
         return kind is not None and not any(earlier in kind for earlier in self._steps[name])
 
     def _add_stage(self, name: str, stage: int, func: Any, value: Tensor, output: Tensor) -> None:
-        self._stages[name].append(output)
+        self._stages[name].append(output.shape)
         self._steps[name].append(func)
         if output is value:  # in place: from now on the tensor is the later stage
-            self._stages_by_id[id(value)].remove((name, stage))
-        self._stages_by_id.setdefault(id(output), []).append((name, stage + 1))
+            self._stages_of[value].remove((name, stage))
+        self._stages_of.setdefault(output, []).append((name, stage + 1))
 
     def layers(self, watched: Iterable[str]) -> tuple[tuple[Layer, ...], list[str]]:
         """Return the layers that have maps, in the order in which they ran, and what is wrong with the others."""
@@ -285,7 +298,7 @@ class _Survey(Watch):
         stages = self._stages[name]
         # A stage that is used several times is the map itself, whatever one of the uses makes of it.
         steps = next((step for step in range(len(stages)) if self._uses.get((name, step), 0) != 1), len(stages) - 1)
-        _, units, height, width = stages[steps].shape
+        _, units, height, width = stages[steps]
         functions_between = self._steps[name][:steps]
         norm = None if NORMS.isdisjoint(functions_between) else self._norm_of.get(name)
         is_activated = not ACTIVATIONS.isdisjoint(functions_between)

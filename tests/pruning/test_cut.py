@@ -1,5 +1,6 @@
 """Tensors are cut along the dimensions that have the removed channels."""
 
+import math
 import threading
 
 import numpy as np
@@ -9,7 +10,16 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import analyse
-from prune_fe.pruning.cut import Cutter, copy_model, find_code_sizes, named_tensors, refuse_unlike_weights
+from prune_fe.pruning.cut import (
+    Cutter,
+    copy_model,
+    copy_sharing_weights,
+    find_code_sizes,
+    named_tensors,
+    own_weights,
+    refuse_unlike_weights,
+    select_channels,
+)
 from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.dependency_graph import SetId
 
@@ -82,6 +92,19 @@ def test_select_cuts_what_is_shaped_like_a_parameter() -> None:
     np.testing.assert_array_equal(kept["1", "in"], [0, 1, 2])
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 7), (5, 7, 1, 1), (5, 7, 3, 3), (5, 7, 1), (0, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_channels_are_selected_like_by_index_select(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    tensor = torch.arange(math.prod(shape)).view(shape).to(dtype)
+    if tensor.ndim == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    for dim in range(min(len(shape), 2)):
+        positions = torch.tensor([0, 3, 4] if shape[dim] else [], dtype=torch.int64)
+        expected, selected = tensor.index_select(dim, positions), select_channels(tensor, dim, positions)
+        assert torch.equal(selected, expected)
+        assert selected.stride() == expected.stride()
+
+
 def test_shared_weights_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
     model[1].weight = model[0].weight
@@ -121,6 +144,25 @@ def test_a_copy_has_no_gradients_and_is_refused_where_it_cannot_be_made() -> Non
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(InputError, match="Sequential cannot be copied: cannot pickle '_thread.lock' object"):
         copy_model(model)
+
+
+def test_a_copy_that_shares_weights_gets_its_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    model[3].weight = model[2].weight
+    model[0].requires_grad_(False)
+    twin = copy_sharing_weights(model)
+    assert all(a is not b and a.data_ptr() == b.data_ptr() for a, b in zip(twin.parameters(), model.parameters()))  # noqa: B905
+    assert [weight.requires_grad for weight in twin.parameters()] == [False, False, *[True] * 5]
+    new = twin[0].bias = nn.Parameter(torch.zeros(4))  # type: ignore[index]
+    own_weights(twin, model)
+    pointers = {weight.data_ptr() for weight in model.parameters()}
+    assert pointers.isdisjoint(weight.data_ptr() for weight in twin.parameters())
+    assert twin[0].bias is new  # type: ignore[index]
+    assert twin[3].weight is twin[2].weight  # type: ignore[index]
+    with torch.no_grad():
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.fill_(7)
+    assert not any((tensor == 7).any() for tensor in (*model.parameters(), *model.buffers()))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import mobilenet_v2
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from prune_fe.errors import InputError
 from prune_fe.measure.cost import cost
 from prune_fe.models.small_vgg import SmallVGG
+from prune_fe.pruning import pooled_weights
 from prune_fe.pruning.cut import Cutter
 from prune_fe.pruning.groups import find_groups
 from prune_fe.pruning.options import PruneOptions
@@ -29,6 +33,7 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
+from prune_fe.tracing.watching import tensors_in
 from tests.tracing import networks
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -206,6 +211,66 @@ def test_the_users_model_is_not_changed_and_keeps_its_mode() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("rounds", [1, 2, "layers"])
+def test_the_network_between_the_rounds_has_its_own_weights(rounds: int | str) -> None:
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+
+    def spoil(current: nn.Module, *rest: object) -> None:
+        with torch.no_grad():
+            for tensor in (*current.parameters(), *current.buffers()):
+                tensor.fill_(1)
+
+    def rescore(current: nn.Module, layers: tuple[str, ...]) -> Scores:
+        spoil(current)
+        return score(current, scorer="random", layers=layers)
+
+    scores = score(model, scorer="random")
+    # The first layer keeps all units, so that scores are asked for before anything is cut.
+    result = prune(model, scores, {"features.0": 0, "features.7": 0.5}, X, rounds=rounds, rescore=rescore, after=spoil)
+    spoil(result.model)
+    spoil(prune(model, scores, 0, X).model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors on the CPU that were made in the context and exist at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self.alive = 0, dict[int, tuple[StorageWeakRef, int]]()
+
+    def __torch_dispatch__(self, func: object, types: object, args: Any = (), kwargs: Any = None) -> Any:
+        known = {tensor.untyped_storage()._cdata for tensor in tensors_in((args, kwargs))}
+        output = func(*args, **(kwargs or {}))  # type: ignore[operator]
+        for tensor in tensors_in(output):
+            storage = tensor.untyped_storage()
+            if tensor.device.type == "cpu" and storage._cdata not in known:
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return output
+
+
+@pytest.mark.parametrize("side", [32, 160])
+def test_no_copy_of_the_whole_network_is_made(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With fewer numbers than usual the pool is as small beside this network as usually beside a large one.
+    monkeypatch.setattr(pooled_weights, "PERIOD", 10007)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, stride=4), nn.ReLU(), nn.Conv2d(32, 256, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(4096, 512), nn.Linear(512, 10)),
+    )
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    scores = score(model, scorer="random")
+    with LiveBytes() as count:
+        pruned = prune(model, scores, 0.5, torch.zeros(1, 3, side, side))
+    assert 0.4 * weights < sum(weight.numel() * weight.element_size() for weight in pruned.model.parameters())
+    assert count.peak <= 1.2 * weights
+    with LiveBytes() as count:
+        copy.deepcopy(model).double()
+    assert count.peak >= 2 * weights
 
 
 def test_a_frozen_network_is_pruned_and_stays_frozen() -> None:

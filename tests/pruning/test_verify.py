@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from prune_fe.pruning.analysis import analyse
 from prune_fe.pruning.cut import find_code_sizes
 from prune_fe.pruning.groups import GroupId
-from prune_fe.pruning.verify import MAX_IMAGES, Verifier, randomise, verification_copy
+from prune_fe.pruning.verify import MAX_IMAGES, Trial, Verifier, randomise, verification_copy
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -72,10 +72,10 @@ def test_a_verification_holds_for_the_sizes_that_were_changed_and_not_for_as_man
 
 def test_what_was_verified_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analyse(Sized(), X)
-    verifier = Verifier(analysis.verifier.model, analysis.verifier.images)
+    verifier = Verifier(Trial(analysis.verifier.model, analysis.verifier.images))
     removed = [analysis.groups[0].sets[n] for n in (0, 4)]
     assert verifier.find_fault(analysis.cutter, removed) is None
-    monkeypatch.setattr(verifier, "model", None)
+    monkeypatch.setattr(verifier, "_trial", None)
     assert verifier.find_fault(analysis.cutter, removed[::-1]) is None
 
 
@@ -101,6 +101,49 @@ def test_a_network_that_needs_single_precision_is_tried_in_it() -> None:
     twin, images = verification_copy(SinglePrecision(), X)
     assert next(twin.parameters()).dtype == images.dtype == torch.float32
     assert len(images) == 1
+
+
+class LargeOnly(nn.Module):
+    """Large images take another way, on which the first unit is read in a way that cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = x.shape[-1] > 100
+        x = torch.relu(self.conv(x))
+        if large:
+            x = x * torch.from_numpy(x.detach().numpy()[:, :1])
+        return self.head(x.mean((2, 3)))
+
+
+def test_large_images_are_made_smaller_where_the_network_does_the_same_on_them() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2))
+    analysis = analyse(model, torch.zeros(1, 3, 192, 128))
+    assert analysis.verifier.images.shape == (1, 3, 96, 64)
+    assert analysis.groups[0].reason is None
+    assert analyse(model, torch.zeros(3, 3, 80, 80)).verifier.images.shape == (2, 3, 80, 80)
+
+
+def test_a_network_that_does_something_else_on_small_images_is_tried_on_large_ones() -> None:
+    analysis = analyse(LargeOnly(), torch.zeros(1, 3, 128, 128))
+    assert analysis.verifier.images.shape == (1, 3, 128, 128)
+    assert str(analysis.groups[0].reason).startswith("removing its units is not masking them")
+    assert analyse(LargeOnly(), torch.zeros(1, 3, 96, 96)).groups[0].reason is None
+
+
+def test_a_network_for_one_size_is_tried_at_that_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(4 * 16 * 16, 2))
+    analysis = analyse(model, torch.zeros(1, 3, 128, 128))
+    assert analysis.verifier.images.shape == (1, 3, 128, 128)
+    assert analysis.groups[0].reason is None
+
+
+def test_a_network_that_needs_single_precision_is_analysed_in_it() -> None:
+    analysis = analyse(SinglePrecision(), X)
+    assert analysis.verifier.images.dtype == torch.float32
+    assert analysis.cutter.code_sizes.keys() == {("", "width")}
 
 
 def test_random_weights_leave_no_channel_without_effect() -> None:
