@@ -185,7 +185,7 @@ def _find_prefix(state: Mapping[str, Tensor], expected: Collection[str]) -> str:
             rest = name.removeprefix(prefix)
             fitting[prefix] += rest in expected
             nearly[prefix] += rest in expected or WRAPPER.sub("", rest) in expected
-    return max(nearly, key=lambda prefix: (nearly[prefix], fitting[prefix], -len(prefix)), default="")
+    return max(nearly, key=lambda prefix: (nearly[prefix], fitting[prefix]), default="")
 
 
 def _prefixes(name: str) -> Iterator[str]:
