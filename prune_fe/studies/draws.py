@@ -25,6 +25,7 @@ from prune_fe.data.labels import image_labels, image_names
 from prune_fe.measure.statistics import spearman
 from prune_fe.records import damaged, read_npz, write_npz
 from prune_fe.scorers.base import LayerScore
+from prune_fe.scorers.counts import Counts
 from prune_fe.scorers.feature_entropy import FeatureEntropy, mean_with_infinite
 from prune_fe.scoring.collection import SNAPSHOT_SECONDS
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
@@ -123,10 +124,8 @@ class BirthTimes:
         """Return what `prune_fe.score` gives for the images with these indices, shape (n,)."""
         codes, n_values = self.codes
         present, classes = np.unique(self.labels[images], return_inverse=True)
-        shape = (len(present), codes.shape[1], n_values)
-        indices = (classes[:, None] * shape[1] + np.arange(shape[1])) * n_values + codes[images]
-        counts = np.bincount(indices.ravel(), minlength=math.prod(shape)).reshape(shape)
-        return self.scorer.score_layer({"births": torch.from_numpy(counts)})
+        counts = Counts.of((len(present), codes.shape[1], n_values), classes, codes[images])
+        return self.scorer.score_layer({"births": counts})
 
     def entropies(self, images: Array) -> tuple[Array, Array]:
         """Return H in nats and H/ε of images of one class, each of shape (units,)."""
