@@ -74,8 +74,9 @@ class PooledWeight:
             bias: (outputs,), or None.
             dim: The dimension of the channels in the output, counted from its end.
         """
-        parts = [layer(weight) for weight in self.parts()]
-        output = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+        with torch._C.DisableTorchFunction():  # what watches the network sees the layer as a whole
+            parts = [layer(weight) for weight in self.parts()]
+            output = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
         # He's initialisation, with which values neither vanish nor overflow. The pool serves layers of every size.
         output *= (2 / math.prod(self.shape[1:])) ** 0.5
         if bias is not None:
