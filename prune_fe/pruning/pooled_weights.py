@@ -41,8 +41,10 @@ class WeightPool:
             seed: Seed of the random numbers.
         """
         generator = torch.Generator().manual_seed(seed)
-        period = torch.empty(PERIOD, dtype=dtype).normal_(generator=generator)
-        self.values = torch.cat([period, period.repeat(math.ceil(longest_row / PERIOD))[:longest_row]])
+        self.values = torch.empty(PERIOD + longest_row, dtype=dtype)
+        self.values[:PERIOD].normal_(generator=generator)
+        for part in self.values[PERIOD:].split(PERIOD):
+            part.copy_(self.values[: len(part)])
 
     def __deepcopy__(self, memo: Any) -> WeightPool:
         """Return the pool itself, because it is never changed."""
