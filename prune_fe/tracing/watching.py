@@ -50,7 +50,8 @@ def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
 
 def _describe_half(model: nn.Module, images: Any, text: str) -> str | None:
     """Return that a network's weights have half precision, if an error speaks of types and its images have not."""
-    weights = {weight.dtype for weight in model.parameters()} & {torch.float16, torch.bfloat16}
+    half = (torch.float16, torch.bfloat16)
+    weights = {weight.dtype for weight in model.parameters() if weight.dtype in half}
     if not weights or not isinstance(images, Tensor) or images.dtype in weights or "type" not in text:
         return None
     return (
