@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,13 @@ def stub(tmp_path: Path) -> str:
     return str(path)
 
 
-def load_script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @needs_triton
 def test_a_rehearsal_does_every_part_and_leaves_its_numbers(tmp_path: Path) -> None:
     completed = rehearse(tmp_path)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     out = tmp_path / "out"
     summary = (out / "summary.txt").read_text()
-    for name in ("births-check", "births-times", "scoring-resnet18", "comparison"):
+    for name in ("births-check", "births-times", "scoring-resnet18", "tiny-evidence", "tiny-evidence-distill"):
         assert f"{name}: done in" in summary
     assert '"torch": ' in summary
     assert "120 maps so far agree with the CPU to the bit" in (out / "births-check.txt").read_text()
@@ -77,10 +69,11 @@ def test_a_rehearsal_does_every_part_and_leaves_its_numbers(tmp_path: Path) -> N
     assert "made anew with random weights" in (out / "comparison.txt").read_text()
     table = (out / "table12.md").read_text()
     for scorer in ("random", "feature-entropy", "l1-filter", "nisp", "(unpruned)"):
-        assert f"| {scorer} | 1 |" in table
+        assert table.count(f"| {scorer} | 1 |") == 2, scorer
     with tarfile.open(out / "comparison.tar.gz") as archive:
         names = archive.getnames()
-    assert "tiny-evidence-1/cells/vgg-small.seed-0.random.ratio-0.5.json" in names
+    for run in ("tiny-evidence-1", "tiny-evidence-distill-1"):
+        assert f"{run}/cells/vgg-small.seed-0.random.ratio-0.5.json" in names
     assert not any(name.endswith(("safetensors", "scores.npz")) for name in names)
     assert len(list(out.iterdir())) <= 8
     assert f"written to {out}" in completed.stdout
@@ -109,8 +102,18 @@ def test_missing_data_is_said_at_once(tmp_path: Path) -> None:
     assert "nothing or nothing does not exist" in completed.stderr
 
 
+def test_a_folder_with_earlier_results_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.txt").touch()
+    completed = rehearse(tmp_path)
+    assert completed.returncode == 2
+    assert "is not empty" in completed.stderr
+
+
 @needs_triton
-def test_the_check_of_the_births_finds_a_wrong_integer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_the_births_finds_a_wrong_integer(
+    load_script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = load_script("bench_gpu")
     right = bench.device_births
 
@@ -124,7 +127,7 @@ def test_the_check_of_the_births_finds_a_wrong_integer(monkeypatch: pytest.Monke
         bench.check(1, "cpu", tiny=True)
 
 
-def test_table_12_has_a_line_for_each_ratio_and_criterion() -> None:
+def test_table_12_has_a_line_for_each_ratio_and_criterion(load_script: Callable[[str], Any]) -> None:
     rows = [
         ("(unpruned)", 0, None, 0.9, None, None),
         ("random", 0, 0.5, 0.9, 0.1, 0.6),
