@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes
+from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes, restoring_weights
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.verify import Trial, Verifier, draw_images, make_verifier, randomise, verification_copy
@@ -76,7 +76,7 @@ def _trace_quickly(model: nn.Module, example: Tensor) -> _Trace | None:
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
         images, tracer = draw_images(example).to(dtype), ChannelTracer(traced)
         # One run finds the layers and the graph.
-        with tracer.tracing():
+        with restoring_weights(traced), tracer.tracing():
             layers = find_convolutions(traced, images)[0]
         verifier = make_verifier(model, example, traced, tracer)
     except (InputError, RuntimeError, TypeError, ValueError, NotImplementedError):

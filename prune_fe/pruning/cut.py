@@ -9,6 +9,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import InputError
 from prune_fe.tracing.dependency_graph import Axis, DependencyGraph, SetId
+from prune_fe.tracing.watching import tensors_in
 
 AxisKey = tuple[str, str]
 """(module, side) of an axis, as in DependencyGraph.axes."""
@@ -225,7 +228,7 @@ def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] 
 def copy_sharing_weights(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose parameters have the memory of the model's, so that it takes almost none.
 
-    Parameters must not be changed in place before `own_weights` was called. Buffers are copied.
+    Buffers are copied. Parameters may be changed in place after `own_weights`, or under `restoring_weights`.
 
     Raises:
         InputError: The model cannot be copied.
@@ -241,6 +244,39 @@ def own_weights(twin: nn.Module, model: nn.Module) -> None:
     for weight in twin.parameters():
         if weight.data_ptr() in shared:
             weight.data = weight.data.clone()
+
+
+@contextmanager
+def restoring_weights(model: nn.Module) -> Iterator[None]:
+    """Undo what a model's code writes into its parameters in the block; each is copied before it is written to."""
+    with _SavedWeights(model) as saved:
+        try:
+            yield
+        finally:
+            for weight, value in saved.values.values():
+                weight.data.copy_(value)
+
+
+class _SavedWeights(TorchDispatchMode):
+    """Copies a parameter of a model before an operation writes to it for the first time.
+
+    Attributes:
+        values: Address of the memory -> the parameter and its copy.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._weights = {weight.untyped_storage().data_ptr(): weight for weight in model.parameters()}
+        self.values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            for tensor in tensors_in((*args, *(kwargs or {}).values())):
+                address = tensor.untyped_storage().data_ptr()
+                if address in self._weights and address not in self.values:
+                    weight = self._weights[address]
+                    self.values[address] = weight, weight.detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -767,3 +767,24 @@ def test_shares_are_what_the_counters_say(build: Callable[[], nn.Module]) -> Non
     before, after = cost(model, x), cost(pruned.model, x)
     np.testing.assert_allclose(pruned.parameters, after.parameters / before.parameters, rtol=1e-12)
     np.testing.assert_allclose(pruned.macs, after.macs / before.macs, rtol=1e-12)
+
+
+def test_a_network_that_writes_into_its_weights_when_it_runs_is_left_as_it_was() -> None:
+    class Decaying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3)
+            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.scale.mul_(0.9)
+            found: Tensor = self.conv(x) * self.scale
+            return found.flatten(1)
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Decaying()).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pruned = prune(model, score(model, scorer="l1-filter"), ratio=0.5, example=torch.randn(1, 1, 8, 8))
+    assert len(pruned.model.state_dict()["0.weight"]) == 2
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
