@@ -265,7 +265,9 @@ def _layers(findings: Findings, network: str) -> list[Block]:
             note = "Means over the units, classes and seeds; the intervals reach from the lowest to the highest seed."
             blocks.append(_profile_chart(findings, pd.DataFrame(rows), f"{name} by depth", name, note))
     if not entropies:
-        blocks.append(Text(f"{FEATURE_ENTROPY} is not among the criteria: there is no profile of H and ε."))
+        has_scores = bool(findings.scores_of(network))
+        reason = f"{FEATURE_ENTROPY} is not among the criteria" if has_scores else "the folder holds no scores"
+        blocks.append(Text(f"There is no profile of H and ε: {reason}."))
     for point in findings.points[len(findings.points) // 2 :][:1]:
         removed = [row for scorer in findings.scorers for row in _removed_shares(findings, network, scorer, point)]
         title = f"Removed share of each layer at {describe_point(findings, point)}"

@@ -151,9 +151,18 @@ def test_what_is_missing_is_said_in_words(findings: Findings) -> None:
     unpruned = [r for r in findings.results if r.row.scorer == UNPRUNED]
     bare = dataclasses.replace(findings, results=unpruned, scores={}, is_comparison=False)
     texts = [b.text for section in report_sections(bare) for b in section.blocks if isinstance(b, Text)]
-    for words in ("No network has been pruned yet.", "No network has been pruned.", "there is no profile of H and ε",
+    for words in ("No network has been pruned yet.", "No network has been pruned.",
+                  "There is no profile of H and ε: the folder holds no scores.",
                   "There are no two criteria whose agreement could be measured."):  # fmt: skip
         assert any(words in text for text in texts), words
+
+
+def test_a_comparison_without_feature_entropy_has_no_profile_of_it(findings: Findings) -> None:
+    scores = {key: value for key, value in findings.scores.items() if "selective_rate" not in value.raw}
+    assert 0 < len(scores) < len(findings.scores)
+    sections = report_sections(dataclasses.replace(findings, scores=scores))
+    texts = [block.text for section in sections for block in section.blocks if isinstance(block, Text)]
+    assert "There is no profile of H and ε: feature-entropy is not among the criteria." in texts
 
 
 def test_why_fewer_units_were_removed_is_said(findings: Findings) -> None:
