@@ -16,7 +16,7 @@ SAVE_SECONDS = 30.0
 """Time between two writes, which is the most work that a killed process loses."""
 
 COUNTS = ("images", "hits", "called", "loss")
-"""The attributes of a tally that are written."""
+"""The attributes of a tally that the file holds."""
 
 
 class UnfinishedRuns:

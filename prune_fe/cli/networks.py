@@ -201,7 +201,7 @@ def _read_checkpoint(model: ModelFlags, saved: nn.Module | None) -> Checkpoint |
 def _compare_classes(
     model: ModelFlags, data: RequiredDataFlags, notes: dict[str, Any], splits: Splits, new_classifier: bool
 ) -> None:
-    """Check that the images are of the classes that a saved model was trained on; training it on others is said.
+    """Compare the classes of the images with those of a saved model; others are refused, or noted in training.
 
     Raises:
         DataError: They are not.

@@ -38,7 +38,7 @@ WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 """What nn.DataParallel and torch.compile leave in a name if a part of the network was wrapped."""
 
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
-"""Last words of the names of numbers that are no weights: of batch norms, moving averages and the tool thop."""
+"""Last parts of names that hold counters, not weights: those of batch norms, averaged models and the tool thop."""
 
 MAX_DEPTH = 4
 """How deep a state dict may lie in other dicts."""

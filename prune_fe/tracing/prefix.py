@@ -121,7 +121,7 @@ def _find_last_module(model: nn.Module, in_training: Set[nn.Module], images: Ten
         for hook in hooks:
             hook.remove()
     called = [module for module, _, _ in calls]
-    found = [
+    candidates = [
         module
         for module, inputs, output in calls
         if output is result
@@ -131,7 +131,7 @@ def _find_last_module(model: nn.Module, in_training: Set[nn.Module], images: Ten
         and in_training <= set(module.modules())
         and called.count(module) == 1
     ]
-    return min(found, key=lambda module: len(list(module.modules())), default=None)
+    return min(candidates, key=lambda module: len(list(module.modules())), default=None)
 
 
 class _NoBranches(TorchDispatchMode):

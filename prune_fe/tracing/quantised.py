@@ -37,7 +37,7 @@ FLOAT = "FloatFunctional"
 """A module that computes in floating point although it is defined there: it marks what may be quantised later."""
 
 NAMES = re.compile(r"(^|\.)(_packed_params|zero_point|weight_fake_quant|activation_post_process)(_\d+)?(\.|$)")
-"""Parts of the names in the state dicts of such networks."""
+"""Parts of names that only the state dict of a quantised or prepared network has."""
 
 
 def find_quantised(model: nn.Module, *, prepared: bool = True) -> str | None:
