@@ -1,4 +1,8 @@
-"""Batches of images and labels."""
+"""Batches of images and labels.
+
+The images of a batch are what a network is called with: one tensor, a tuple or dict of tensors with a row for each
+image, or a list of images, as detectors read them.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ from prune_fe.data.reading import NamedSamples, explain_worker_errors
 from prune_fe.data.splits import Splits
 from prune_fe.errors import DataError, InputError, first_line
 from prune_fe.options import BatchSize, Workers, validate_value
+from prune_fe.tracing.nested import Inputs, describe, leaves, take_rows, tensors_in
 from prune_fe.tracing.weights import find_layout_fault
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Tensor]
 Batches = Iterable[Batch]
-"""(images (n, channels, height, width) float, labels (n,) int64), readable more than once."""
+"""(images (n, channels, height, width) float or other `Inputs` of a network, labels (n,) int64), readable more than
+once."""
 
 Images = Dataset[Any] | Batches
 """The type of arguments that hold images: a map-style data set of (image, label), or batches."""
@@ -83,9 +89,13 @@ def _collate(samples: Any) -> Any:
     if isinstance(samples, PixelBatch):
         return samples
     try:
-        return default_collate(samples)
+        batch = default_collate(samples)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise DataError(f"images that do not go together in one batch: {first_line(error)}") from error
+    # default_collate makes a list of a tuple of inputs.
+    if isinstance(samples[0], tuple) and isinstance(samples[0][0], tuple) and type(batch[0]) is list:
+        batch[0] = tuple(batch[0])
+    return batch
 
 
 def validate_batches(batches: Batches, device: torch.device | None = None) -> Iterator[Batch]:
@@ -103,18 +113,38 @@ def validate_batches(batches: Batches, device: torch.device | None = None) -> It
     if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Tensor):
         raise InputError(f"data is a {type(batches).__name__}; it must be a data set or batches of (images, labels)")
     for number, batch in enumerate(batches.on(device) if isinstance(batches, Loader) else batches):
-        pair = list(batch) if isinstance(batch, tuple | list) else []
-        if [isinstance(part, Tensor) for part in pair] != [True, True]:
-            kind = type(batch).__name__
-            raise InputError(f"data: batch {number} is a {kind}; it must be two tensors, images and labels")
-        images, labels = pair
-        if fault := find_layout_fault(images) or find_layout_fault(labels):
-            raise InputError(f"data: batch {number} {fault}")
-        if images.ndim < 2 or labels.shape != images.shape[:1] or not is_whole(labels):
-            shapes = f"images {tuple(images.shape)} and labels {tuple(labels.shape)} of {labels.dtype}"
+        images, labels = _require_pair(batch, number)
+        if labels.ndim != 1 or not _has_images(images, len(labels)) or not is_whole(labels):
+            shapes = f"images {describe(images)} and labels {tuple(labels.shape)} of {labels.dtype}"
             raise InputError(f"data: batch {number} holds {shapes}; every image needs one whole number as its label")
-        if len(images):
+        if len(labels):
             yield images, labels.cpu().long()
+
+
+def _require_pair(batch: Any, number: int) -> tuple[Inputs, Tensor]:
+    """Return the images and the labels of a batch, after checking that they are dense tensors."""
+    pair = list(batch) if isinstance(batch, tuple | list) else []
+    parts = dict(leaves(pair[0])) if len(pair) == 2 else {}
+    if not parts or not all(isinstance(part, Tensor) for part in (*parts.values(), pair[1])):
+        kind = type(batch).__name__
+        raise InputError(f"data: batch {number} is a {kind}; it must be two tensors, images and labels")
+    for part in (*parts.values(), pair[1]):
+        if fault := find_layout_fault(part):
+            raise InputError(f"data: batch {number} {fault}")
+    images, labels = pair
+    # default_collate makes a list of several inputs. One of images, as for a detector, has an entry for each label.
+    if isinstance(images, list) and labels.ndim == 1 and len(images) != len(labels):
+        images = tuple(images)
+    return images, labels
+
+
+def _has_images(images: Inputs, count: int) -> bool:
+    """Return whether the inputs of a network hold this number of images."""
+    if isinstance(images, Tensor) and images.ndim < 2:
+        return False
+    return {len(tensor) if tensor.ndim else -1 for tensor in tensors_in(images)} == {count} or (
+        isinstance(images, list) and len(images) == count
+    )
 
 
 def is_whole(labels: Tensor) -> bool:
@@ -142,12 +172,12 @@ def count_images(batches: Batches) -> int:
     return len(data) if isinstance(data, Sized) else 0
 
 
-def first_image(batches: Batches) -> Tensor:
-    """Return the first image, as a batch of one: (1, channels, height, width).
+def first_image(batches: Batches) -> Any:
+    """Return the first image, as a batch of one: (1, channels, height, width), or other inputs of a network.
 
     Raises:
         DataError: There is no image.
     """
     for images, _ in validate_batches(batches):
-        return images[:1]
+        return take_rows(images, 1)
     raise DataError("no images: the data is empty")

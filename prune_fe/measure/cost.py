@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prune_fe.measure.meter import quartiles, seconds_in_turn
 from prune_fe.options import BatchSize, validate_value
+from prune_fe.tracing.nested import Inputs, map_tensors, move, run, take_rows, tensors_in
 from prune_fe.tracing.watching import evaluating, explain_run
 from prune_fe.tracing.weights import require_example, require_network
 
@@ -68,23 +69,25 @@ class Speed:
         return f"batch {self.batch_size}, {self.dtype}, {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"
 
 
-def cost(model: nn.Module, example: Tensor) -> Cost:
+def cost(model: nn.Module, example: Inputs) -> Cost:
     """Count the parameters of a network and its multiply-adds for one image.
 
     Args:
         model: The network; it is run once in evaluation mode.
-        example: Images of shape (images, channels, height, width), of which the first is used.
+        example: Inputs of the network, of which the first image is used: a tensor (images, channels, height, width), a
+            tuple of positional arguments, or a dict of keyword arguments.
     """
     macs = _macs(_count_operations(model, example)[""])
     return Cost(sum(weight.numel() for weight in model.parameters()), macs)
 
 
-def cost_by_module(model: nn.Module, example: Tensor) -> dict[str, Cost]:
+def cost_by_module(model: nn.Module, example: Inputs) -> dict[str, Cost]:
     """Count the parameters and multiply-adds of each module, without those of the modules within it.
 
     Args:
         model: The network; it is run once in evaluation mode.
-        example: Images of shape (images, channels, height, width), of which the first is used.
+        example: Inputs of the network, of which the first image is used: a tensor (images, channels, height, width), a
+            tuple of positional arguments, or a dict of keyword arguments.
 
     Returns:
         Name of the module -> its cost. What several modules share counts for the first; the sums are those of `cost`.
@@ -108,7 +111,7 @@ def _macs(counts: Mapping[str, float]) -> int:
     return sum(int(count) for operation, count in counts.items() if operation in COUNTED)
 
 
-def _count_operations(model: nn.Module, example: Tensor) -> Mapping[str, Counter[str]]:
+def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter[str]]:
     """Return for each module, the modules within it included, the counts of its operations for one image."""
     with warnings.catch_warnings():
         # Importing fvcore scripts a function, which torch reports as FutureWarning or, before 2.12, DeprecationWarning.
@@ -119,13 +122,32 @@ def _count_operations(model: nn.Module, example: Tensor) -> Mapping[str, Counter
     require_network(model)
     require_example(example)
     weight = next(model.parameters())
-    image = example[:1].to(weight.device, weight.dtype)
+    image = move(take_rows(example, 1), weight.device, weight.dtype)
     with evaluating(model), torch.no_grad():
-        analysis = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis = FlopCountAnalysis(_Flat(model, image), tuple(tensors_in(image)))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         # fvcore has no rule for attention and would count it as 0.
         analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)
         with explain_run(model, image):
-            return analysis.tracer_warnings("none").by_module_and_operator()
+            counts = analysis.tracer_warnings("none").by_module_and_operator()
+    return {name.removeprefix("network").removeprefix("."): count for name, count in counts.items() if name}
+
+
+class _Flat(nn.Module):
+    """A network that is called with tensors alone and returns a tuple of tensors, as fvcore can trace it.
+
+    Args:
+        network: The network.
+        inputs: What it is called with: its tensors are replaced by those that this module is called with.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.network, self.inputs = network, inputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        return tuple(tensors_in(run(self.network, map_tensors(lambda _: next(given), self.inputs))))
 
 
 def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
@@ -138,12 +160,12 @@ def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
+def speed(model: nn.Module, example: Inputs, batch_size: int = 64, seconds: float = 1.0) -> Speed:
     """Time forward passes of a network in evaluation mode.
 
     Args:
         model: The network.
-        example: Images of shape (images, channels, height, width); copies of the first one are the batch.
+        example: Inputs of the network, as in `cost`; copies of the first image are the batch.
         batch_size: Images of one forward pass.
         seconds: Passes are repeated for at least this long.
     """
@@ -151,9 +173,9 @@ def speed(model: nn.Module, example: Tensor, batch_size: int = 64, seconds: floa
     require_example(example)
     batch_size = validate_value(BatchSize, batch_size, "batch_size")
     weight = next(model.parameters())
-    images = example[:1].to(weight.device, weight.dtype).expand(batch_size, *example.shape[1:]).contiguous()
+    images = take_rows(move(take_rows(example, 1), weight.device, weight.dtype), batch_size)
     with evaluating(model), torch.inference_mode(), explain_run(model, images):
-        (times,) = seconds_in_turn([lambda: model(images)], seconds, weight.device)
+        (times,) = seconds_in_turn([lambda: run(model, images)], seconds, weight.device)
     fast, median, slow = quartiles(times)
     return Speed(
         images_per_second=batch_size / median,

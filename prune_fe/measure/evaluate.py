@@ -14,6 +14,7 @@ from prune_fe.data.batches import Images, check_labels, count_images, validate_b
 from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
+from prune_fe.tracing.nested import Logits, move, run, take_logits
 from prune_fe.tracing.watching import evaluating, explain_run
 from prune_fe.tracing.weights import require_network
 
@@ -56,6 +57,7 @@ def evaluate(
     *,
     batch_size: int = 256,
     workers: int = 0,
+    logits: Logits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run a network in evaluation mode over images and compare its predictions with their labels.
@@ -64,9 +66,12 @@ def evaluate(
 
     Args:
         model: A classifier.
-        data: A data set, a data loader or batches of images and labels.
+        data: A data set, a data loader or batches of images and labels. The images may be other inputs of the model: a
+            tuple of positional arguments or a dict of keyword arguments.
         batch_size: Images of one forward pass.
         workers: Processes that read images.
+        logits: Function that takes the logits (images, classes) out of what the model returns, such as
+            `lambda out: out["logits"]`; None for a model that returns them.
         progress: Called after each batch with the numbers of images read and of all images (0 if unknown).
 
     Raises:
@@ -86,13 +91,13 @@ def evaluate(
                 rank() + n_images * world_size(), rank() + (n_images + len(labels)) * world_size(), world_size()
             )
             with explain_run(model, images):
-                output = model(images.to(device, non_blocking=True))
-            logits = float64_logits(output, labels, indices)
-            classes = logits.shape[1]
+                output = run(model, move(images, device))
+            values = float64_logits(take_logits(output, logits), labels, indices)
+            classes = values.shape[1]
             if n_images == 0:
                 confusion = torch.zeros(classes, classes, dtype=torch.int64)
-            predicted = logits.argmax(dim=1)
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
+            predicted = values.argmax(dim=1)
+            loss += float(cross_entropy(values, labels, reduction="sum"))
             correct.append(predicted == labels)
             # Row times the number of columns plus column: one bincount fills the matrix.
             confusion += torch.bincount(labels * classes + predicted, minlength=classes**2).view_as(confusion)
@@ -130,10 +135,7 @@ def float64_logits(output: Any, labels: Tensor, indices: range) -> Tensor:
         InputError: The output does not have the shape (rows, classes), or is not finite.
         DataError: A label has no output.
     """
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"the model returns {shape}, a classifier returns (images, classes)")
-    logits = output.cpu().double()
+    logits = take_logits(output, None).cpu().double()
     if not (finite := logits.isfinite().all(dim=1)).all():
         row = int((~finite).nonzero()[0, 0])
         index = indices[row % len(indices)]

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
 from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+from prune_fe.tracing.nested import Inputs, describe, has_rows, map_tensors, run, take_rows, tensors_in
 from prune_fe.tracing.weights import require_example, require_network
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -140,7 +141,7 @@ class CannotRun:
 def compare_latency(
     original: nn.Module,
     pruned: nn.Module,
-    example: Tensor,
+    example: Inputs,
     *,
     batch_sizes: Sequence[int] = (1, 32),
     threads: Sequence[int] | None = None,
@@ -156,7 +157,8 @@ def compare_latency(
     Args:
         original: The network before pruning.
         pruned: The network after pruning.
-        example: Images of shape (images, channels, height, width), which give the size of an image.
+        example: Inputs of the networks, which give the size of an image: a tensor (images, channels, height, width), a
+            tuple of positional arguments, or a dict of keyword arguments.
         batch_sizes: Images of one forward pass.
         threads: Threads of torch; default: 1 and torch's current number, on a GPU the latter only.
         dtypes: Data types, of `DTYPES`.
@@ -180,8 +182,11 @@ def compare_latency(
     _validate_counts(batch_sizes=batch_sizes, threads=threads)
     _validate_names("dtypes", dtypes, DTYPES)
     _validate_names("memory_formats", memory_formats, MEMORY_FORMATS)
-    if example.ndim != 4:
-        raise InputError(f"example: {tuple(example.shape)}; allowed: (images, channels, height, width)")
+    if not has_rows(example) and list(batch_sizes) != [1]:
+        raise InputError(
+            f"batch_sizes: {list(batch_sizes)}; allowed: [1], because the example's tensors have different first "
+            f"sizes ({describe(example)})"
+        )
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds: {seconds}; allowed: greater than 0")
     results: list[Comparison | CannotRun] = []
@@ -193,7 +198,7 @@ def compare_latency(
         }
         for batch_size, count in itertools.product(batch_sizes, threads):
             setting = Setting(batch_size, count, dtype, memory_format, str(weight.device))
-            results.append(_compare(setting, networks, _random_images(example, setting), seconds))
+            results.append(_compare(setting, networks, _random_inputs(example, setting), seconds))
             if progress is not None:
                 progress(len(results), total)
     return results
@@ -216,36 +221,43 @@ def _converted_copy(network: nn.Module, device: torch.device, dtype: str, memory
     return twin.to(device, DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format])
 
 
-def _random_images(example: Tensor, setting: Setting) -> Tensor:
-    # Zeros cost a GPU less power, and therefore less time, than images do.
-    shape = (setting.batch_size, *example.shape[1:])
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    memory_format = MEMORY_FORMATS[setting.memory_format]
-    return images.to(setting.device, DTYPES[setting.dtype]).contiguous(memory_format=memory_format)
+def _random_inputs(example: Inputs, setting: Setting) -> Any:
+    """Return random inputs for a setting like an example's; whole numbers, such as tokens, stay."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(setting.device)
+        # Zeros cost a GPU less power, and therefore less time, than images do.
+        values = torch.rand(tensor.shape, generator=generator).to(setting.device, DTYPES[setting.dtype])
+        is_image = values.ndim == 4
+        return values.contiguous(memory_format=MEMORY_FORMATS[setting.memory_format]) if is_image else values
+
+    return map_tensors(draw, take_rows(example, setting.batch_size))
 
 
 def _compare(
-    setting: Setting, networks: Mapping[str, nn.Module], images: Tensor, seconds: float
+    setting: Setting, networks: Mapping[str, nn.Module], inputs: Inputs, seconds: float
 ) -> Comparison | CannotRun:
     """Time both networks in one setting and measure their peak memory.
 
     Args:
-        setting: The setting, to which networks and images are converted already.
+        setting: The setting, to which networks and inputs are converted already.
         networks: "original" and "pruned" -> the network.
-        images: The batch.
+        inputs: The batch.
         seconds: Each network is timed for at least this long.
     """
     with _threads(setting.threads):
         with torch.inference_mode():
             for name, network in networks.items():
                 try:
-                    network(images)
+                    run(network, inputs)
                 except Exception as error:  # Networks and libraries raise errors of any type.
                     return CannotRun(setting, name, " ".join(str(error).split())[:120] or type(error).__name__)
-            passes = [partial(network, images) for network in networks.values()]
-            times = seconds_in_turn(passes, seconds, images.device, BLOCKS)
+            passes = [partial(run, network, inputs) for network in networks.values()]
+            times = seconds_in_turn(passes, seconds, torch.device(setting.device), BLOCKS)
         # This comes after the timing because cuDNN takes more memory while it tries its algorithms.
-        peaks = [_peak_bytes(network, images) for network in networks.values()]
+        peaks = [_peak_bytes(network, inputs) for network in networks.values()]
     original, pruned = (
         _latency(name, setting, spent, peak) for name, spent, peak in zip(networks, times, peaks, strict=True)
     )
@@ -269,21 +281,22 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _peak_bytes(network: nn.Module, images: Tensor) -> int:
-    """Return the peak memory of one forward pass, with the parameters, buffers and images.
+def _peak_bytes(network: nn.Module, inputs: Inputs) -> int:
+    """Return the peak memory of one forward pass, with the parameters, buffers and inputs.
 
     The resident memory of the process would also count what earlier passes have not returned to the system.
     """
-    live = _LiveTensors([*network.parameters(), *network.buffers(), images])
+    tensors = tensors_in(inputs)
+    live = _LiveTensors([*network.parameters(), *network.buffers(), *tensors])
     # Inference mode would hide the operations that an operation consists of, and the tensors between them.
     with torch.no_grad():
-        if images.device.type != "cuda":
+        if tensors[0].device.type != "cuda":
             with live:
-                network(images)
+                run(network, inputs)
             return live.peak_bytes
-        meter = Meter(images.device)
+        meter = Meter(tensors[0].device)
         with meter.measuring():
-            network(images)
+            run(network, inputs)
     return live.peak_bytes + (meter.peak_bytes or 0)
 
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes, restoring_weights
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
-from prune_fe.pruning.verify import Trial, Verifier, draw_images, make_verifier, randomise, verification_copy
+from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
 from prune_fe.tracing.channel_tracer import ChannelTracer, build_dependency_graph
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.layers import Layer, find_convolutions
+from prune_fe.tracing.nested import Inputs, count_rows, move
+from prune_fe.tracing.weights import require_example
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,17 @@ class Analysis:
     verifier: Verifier
 
 
-def analyse(model: nn.Module, example: Tensor) -> Analysis:
+def analyse(model: nn.Module, example: Inputs) -> Analysis:
     """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
-        model: A network that returns one tensor.
-        example: (images, channels, height, width), an input of the network.
+        model: A network that returns tensors.
+        example: Inputs of the network.
 
     Raises:
-        InputError: The network cannot be copied or run, does not return a tensor, or computes weights before each use.
+        InputError: The network cannot be copied or run, returns no tensor, or computes weights before each use.
     """
-    if not example.numel():
-        raise InputError(f"example is empty: {tuple(example.shape)}; it is one image (1, channels, height, width)")
+    require_example(example)
     # Cutting such a weight would have no effect, because it is computed again.
     _refuse_computed_weights(model)
     traced, layers, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
@@ -68,29 +69,29 @@ _Trace = tuple[nn.Module, tuple[Layer, ...], DependencyGraph, Verifier]
 """A copy of a network that has run, the convolutions that have units, the dependency graph, and the verifier."""
 
 
-def _trace_quickly(model: nn.Module, example: Tensor) -> _Trace | None:
-    """Trace a copy that has the network's own weights, and return None if it does not run on random images."""
+def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
+    """Trace a copy that has the network's own weights, and return None if it does not run on random inputs."""
     traced = copy_sharing_weights(model)
     try:
         weights = traced.to("cpu").parameters()
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
-        images, tracer = draw_images(example).to(dtype), ChannelTracer(traced)
+        inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced)
         # One run finds the layers and the graph.
         with restoring_weights(traced), tracer.tracing():
-            layers = find_convolutions(traced, images)[0]
+            layers = find_convolutions(traced, inputs)[0]
         verifier = make_verifier(model, example, traced, tracer)
     except (InputError, RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
-    return traced, layers, tracer.build_graph(len(images)), verifier
+    return traced, layers, tracer.build_graph(count_rows(inputs)), verifier
 
 
-def _trace_verification_copy(model: nn.Module, example: Tensor) -> _Trace:
+def _trace_verification_copy(model: nn.Module, example: Inputs) -> _Trace:
     """Trace the copy that removals are verified on."""
-    twin, images = verification_copy(model, example)
-    layers = find_convolutions(twin, images)[0]
-    graph = build_dependency_graph(twin, images)
+    twin, inputs = verification_copy(model, example)
+    layers = find_convolutions(twin, inputs)[0]
+    graph = build_dependency_graph(twin, inputs)
     randomise(twin)
-    return twin, layers, graph, Verifier(Trial(twin, images))
+    return twin, layers, graph, Verifier(Trial(twin, inputs))
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:

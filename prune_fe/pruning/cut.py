@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import InputError
 from prune_fe.tracing.dependency_graph import Axis, DependencyGraph, SetId
-from prune_fe.tracing.watching import tensors_in
+from prune_fe.tracing.nested import tensors_in
 
 AxisKey = tuple[str, str]
 """(module, side) of an axis, as in DependencyGraph.axes."""

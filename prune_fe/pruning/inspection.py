@@ -20,6 +20,7 @@ from prune_fe.pruning.budget import feasible_counts
 from prune_fe.pruning.groups import Group
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph
 from prune_fe.tracing.layers import find_convolutions
+from prune_fe.tracing.nested import Inputs, move, run, take_rows
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.watching import Watch, evaluating
 from prune_fe.tracing.weights import require_example, require_sound_weights
@@ -44,7 +45,7 @@ COLUMNS = {
 """Column -> its type."""
 
 
-def inspect(model: nn.Module, example: Tensor) -> pd.DataFrame:
+def inspect(model: nn.Module, example: Inputs) -> pd.DataFrame:
     """List the layers of a network, what can be removed of each, what not and why, and what each costs.
 
     Nothing is scored and nothing is changed. What can be removed is tested on a copy, as `prune` does.
@@ -59,7 +60,8 @@ def inspect(model: nn.Module, example: Tensor) -> pd.DataFrame:
 
     Args:
         model: The network.
-        example: One input of the network, (1, channels, height, width); zeros will do.
+        example: One input of the network: a tensor (1, channels, height, width), for which zeros will do, a tuple of
+            positional arguments, or a dict of keyword arguments.
 
     Returns:
         A row for each module that has parameters or multiply-adds of its own, in the order in which they run:
@@ -84,7 +86,7 @@ def inspect(model: nn.Module, example: Tensor) -> pd.DataFrame:
     require_sound_weights(model)
     require_example(example)
     weight = next(model.parameters())
-    example = example[:1].to(weight.device, weight.dtype)
+    example = move(take_rows(example, 1), weight.device, weight.dtype)
     costs = cost_by_module(model, example)
     modules = dict(model.named_modules())
     rows = _Rows.collect(model, example, modules)
@@ -111,11 +113,11 @@ class _Rows:
     fault: str = ""
 
     @classmethod
-    def collect(cls, model: nn.Module, example: Tensor, modules: Mapping[str, nn.Module]) -> _Rows:
+    def collect(cls, model: nn.Module, example: Inputs, modules: Mapping[str, nn.Module]) -> _Rows:
         """Run and analyse the network."""
         watch = _Runs()
         with evaluating(model), torch.no_grad(), watch.watching(modules):
-            model(example)
+            run(model, example)
         map_sizes: dict[str, tuple[int, int]] = {}
         with _no_note_of_layers_left_out():
             try:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
 from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.dependency_graph import Axis
+from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.watching import evaluating
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -74,17 +74,19 @@ def largest_difference(
     pruned: nn.Module,
     axes: Mapping[AxisKey, Axis],
     kept: KeptChannels,
-    images: Tensor,
+    inputs: Inputs,
     watch: AbstractContextManager[None] | None = None,
 ) -> tuple[float, float]:
     """Compare the outputs of a pruned network with those of the masked one.
+
+    Where a network returns several tensors, the one that differs most, as a share of its largest value, is compared.
 
     Args:
         model: The whole network.
         pruned: The network without the channels that are not kept.
         axes: The axes of the whole network's dependency graph.
         kept: The channels that the pruned network has.
-        images: (images, channels, height, width).
+        inputs: Inputs of both networks.
         watch: A context in which the pruned network runs.
 
     Returns:
@@ -92,16 +94,14 @@ def largest_difference(
         small beside the second.
 
     Raises:
-        InputError: The shapes of the outputs differ.
+        InputError: The networks return different kinds of values, or tensors of different shapes.
     """
     with evaluating(model), evaluating(pruned), torch.no_grad():
         with watch or nullcontext():
-            output = pruned(images)
+            output = run(pruned, inputs)
         with masked(model, pruned, axes, kept):
-            expected = model(images)
-    if output.shape != expected.shape:
-        raise InputError(f"the pruned model returns {tuple(output.shape)}, the original {tuple(expected.shape)}")
-    return float((output - expected).abs().max()), float(expected.abs().max())
+            expected = run(model, inputs)
+    return compare_outputs(output, expected, "the pruned model")
 
 
 class _Zeros:

@@ -24,6 +24,7 @@ from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_sound_weights
 
@@ -41,7 +42,7 @@ def prune(
     model: nn.Module,
     scores: Scores,
     ratio: float | Mapping[str, float] | None = None,
-    example: Tensor | None = None,
+    example: Inputs | None = None,
     *,
     options: PruneOptions | Mapping[str, Any] | None = None,
     rescore: Rescore | None = None,
@@ -60,7 +61,9 @@ def prune(
         model: The network; it is not changed.
         scores: What prune_fe.score returned for it.
         ratio: The option `ratio`: share of the units to remove, in [0, 1), or layer name or pattern -> share.
-        example: One input (1, channels, height, width), with which the network is analysed.
+        example: One input with which the network is analysed: a tensor (1, channels, height, width), a tuple of
+            positional arguments, or a dict of keyword arguments. The network may return tensors in nested tuples,
+            lists, dicts and dataclasses; each of them is compared.
         options: The options of pruning.
         rescore: Called before each round but the first with the network so far and the names of the layers that are
             pruned next; returns new scores of these layers.

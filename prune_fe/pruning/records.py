@@ -12,6 +12,7 @@ from prune_fe.pruning.cut import Cutter, KeptChannels
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import GroupState
+from prune_fe.tracing.nested import Inputs
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,16 @@ class Pruned:
                 raise InputError(f"{name!r} is {tuple(tensor.shape)}, {expected}")
         return {name: self.cutter.select(name, tensor, whole, self.kept) for name, tensor in tensors.items()}
 
-    def difference(self, model: nn.Module, images: Tensor) -> tuple[float, float]:
+    def difference(self, model: nn.Module, images: Inputs) -> tuple[float, float]:
         """Compare the pruned network with the original in which the removed units are masked.
 
         Args:
             model: The original network.
-            images: (images, channels, height, width).
+            images: Inputs of both networks, such as a tensor (images, channels, height, width).
 
         Returns:
-            The largest absolute difference between their outputs, and the largest absolute output.
+            The largest absolute difference between their outputs, and the largest absolute output. Where there are
+            several outputs, those of the one that differs most.
         """
         return largest_difference(model, self.model, self.cutter.axes, self.kept, images)
 

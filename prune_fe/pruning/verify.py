@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.dependency_graph import SetId
+from prune_fe.tracing.nested import Inputs, count_rows, draw_like, move, run, take_rows, tensors_in
 from prune_fe.tracing.watching import evaluating
 
 TOLERANCE = {torch.float64: 1e-8}
@@ -43,15 +45,15 @@ class Trial:
 
     Attributes:
         model: The copy. It is run and masked, and left as it was.
-        images: (images, channels, height, width), the random images that it is run on.
+        inputs: The random inputs that it is run on.
         calls: What the network calls on its example, from `CallRecorder.calls`. A removal passes only if the cut copy
-            calls the same. None for a copy and images that differ from the network and its example in values only.
+            calls the same. None for a copy and inputs that differ from the network and its example in values only.
         whole: The modules that `calls` has as a whole.
         shows_faults: Whether a removal that fails here is taken to fail on the network, if the copy runs.
     """
 
     model: nn.Module
-    images: Tensor
+    inputs: Inputs
     calls: tuple[str, ...] | None = None
     whole: frozenset[str] = frozenset()
     shows_faults: bool = True
@@ -64,7 +66,7 @@ class Trial:
         recorder = CallRecorder(self.whole)
         try:
             with evaluating(self.model), torch.no_grad(), recorder.recording(self.model):
-                self.model(self.images)
+                run(self.model, self.inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # the network's own code may raise anything
@@ -97,9 +99,9 @@ class Verifier:
         return self._trial.model
 
     @property
-    def images(self) -> Tensor:
-        """The random images that the copy is run on, (images, channels, height, width)."""
-        return self._trial.images
+    def inputs(self) -> Any:
+        """The random inputs that the copy is run on."""
+        return self._trial.inputs
 
     def find_fault(self, cutter: Cutter, removed: Iterable[SetId]) -> str | None:
         """Remove coupled sets from a copy of the whole network, and compare its outputs with the masked network's.
@@ -162,21 +164,27 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
         cutter.cut(twin, cutter.all_channels(), kept)
         cut_pooled_weights(twin, cutter, kept)
         watch = None if trial.calls is None else recorder.recording(twin)
-        difference, scale = largest_difference(trial.model, twin, cutter.axes, kept, trial.images, watch)
+        difference, scale = largest_difference(trial.model, twin, cutter.axes, kept, trial.inputs, watch)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the network's own code may raise anything
         fault = f"without some of its units the network does not run: {first_line(error)}"
         return fault, trial.is_like_network
     # The comparison is also false, and the removal refused, where an output is NaN.
-    if not difference <= TOLERANCE.get(trial.images.dtype, DEFAULT_TOLERANCE) * scale:
+    if not difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
         share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
         fault = f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
         return fault, trial.is_like_network
     return None, trial.calls is None or tuple(recorder.calls) == trial.calls
 
 
-def make_verifier(model: nn.Module, example: Tensor, traced: nn.Module, tracer: ChannelTracer) -> Verifier:
+def _precision(trial: Trial) -> torch.dtype:
+    """Return the data type that a trial computes in: that of its inputs, or of its weights where these are tokens."""
+    tensors = [*tensors_in(trial.inputs), *trial.model.parameters()]
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def make_verifier(model: nn.Module, example: Inputs, traced: nn.Module, tracer: ChannelTracer) -> Verifier:
     """Return a verifier that begins with a copy that takes little memory, and with small images.
 
     A removal that passes there passes on the network: the cut copy must call the same modules and functions, in the
@@ -184,43 +192,50 @@ def make_verifier(model: nn.Module, example: Tensor, traced: nn.Module, tracer: 
 
     Args:
         model: The network.
-        example: (images, channels, height, width), an input of the network.
-        traced: A copy of the network that has run on `draw_images(example)`.
+        example: Inputs of the network.
+        traced: A copy of the network that has run on `draw_inputs(example)`.
         tracer: What watched that run.
     """
 
     def try_as_it_is() -> Trial:
-        twin, images = verification_copy(model, example)
+        twin, inputs = verification_copy(model, example)
         randomise(twin)
-        return Trial(twin, images)
+        return Trial(twin, inputs)
 
     layers = find_poolable_layers(traced, tracer.parameter_uses)
     twin = copy_with_pooled_weights(model, layers, torch.float64)
     randomise(twin)
-    trial = Trial(twin, draw_images(example), tuple(tracer.calls), tracer.whole)
+    trial = Trial(twin, draw_inputs(example), tuple(tracer.calls), tracer.whole)
     small = _shrink(example)
     if small is example:
         return Verifier(trial, [try_as_it_is])
-    return Verifier(replace(trial, images=draw_images(small), shows_faults=False), [lambda: trial, try_as_it_is])
+    return Verifier(replace(trial, inputs=draw_inputs(small), shows_faults=False), [lambda: trial, try_as_it_is])
 
 
-def draw_images(example: Tensor) -> Tensor:
-    """Return random images, (images, channels, height, width), like an example.
+def draw_inputs(example: Inputs) -> Any:
+    """Return random inputs like an example.
 
-    The smaller they are, the more there are, so that no unit is zero on all of them. Of many large ones there are two.
+    The smaller images are, the more there are, so that no unit is zero on all of them. Of many large ones there are
+    two.
 
     Args:
-        example: (images, channels, height, width).
+        example: Inputs of the network.
     """
-    pixels = max(math.prod(example.shape[2:]), 1)
-    count = min(max(min(len(example), 2), MIN_PIXELS // pixels), MAX_IMAGES)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, *example.shape[1:]), generator=generator, dtype=torch.float64)
+    rows = min(count_rows(example), 2)
+    return draw_like(take_rows(example, _count_images(example, rows)), torch.Generator().manual_seed(0), torch.float64)
 
 
-def _shrink(example: Tensor) -> Tensor:
+def _count_images(example: Inputs, rows: int) -> int:
+    """Return how many images like an example's are verified on, not fewer than `rows`."""
+    if isinstance(example, list):  # Images of different sizes: of a detector, which takes any number.
+        return rows
+    sizes = [math.prod(tensor.shape[2:]) for tensor in tensors_in(example) if tensor.is_floating_point()]
+    return min(max(rows, MIN_PIXELS // max(*sizes, 1, 1)), MAX_IMAGES)
+
+
+def _shrink(example: Inputs) -> Inputs:
     """Return a corner of the images that has about MIN_PIXELS pixels; the images themselves if they are not larger."""
-    if example.ndim != 4:
+    if not isinstance(example, Tensor) or example.ndim != 4:
         return example
     share = math.sqrt(MIN_PIXELS / math.prod(example.shape[2:]))
     sides = [min(math.ceil(share * side / SIDE_MULTIPLE) * SIDE_MULTIPLE, side) for side in example.shape[2:]]
@@ -228,35 +243,34 @@ def _shrink(example: Tensor) -> Tensor:
     return example[:, :, : sides[0], : sides[1]] if 2 * math.prod(sides) <= math.prod(example.shape[2:]) else example
 
 
-def verification_copy(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a copy of a network to verify removals on, and random images for it.
+def verification_copy(model: nn.Module, example: Inputs) -> tuple[nn.Module, Any]:
+    """Return a copy of a network to verify removals on, and random inputs for it.
 
     Both are on the CPU and in double precision where the network's code allows it, so that a small difference cannot
     be a rounding error. The smaller the images, the more there are, so that no unit is zero on all of them.
 
     Args:
         model: The network.
-        example: (images, channels, height, width), an input of the network.
+        example: Inputs of the network.
 
     Returns:
-        The copy, and (images, channels, height, width) random images.
+        The copy, and its inputs.
     """
-    pixels = max(math.prod(example.shape[2:]), 1)
-    count = min(max(len(example), MIN_PIXELS // pixels), MAX_IMAGES)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn((count, *example.shape[1:]), generator=generator, dtype=torch.float64)
+    rows = count_rows(example)
+    count, generator = _count_images(example, rows), torch.Generator().manual_seed(0)
+    inputs = draw_like(take_rows(example, count), generator, torch.float64)
     # Some networks run only on as many images as the example has.
-    for tried in (count, len(example)):
+    for tried in (count, rows):
         twin = copy_model(model)
         try:
             twin.to("cpu", torch.float64)
             with evaluating(twin), torch.no_grad():
-                twin(images[:tried])
-            return twin, images[:tried]
+                run(twin, take_rows(inputs, tried))
+            return twin, take_rows(inputs, tried)
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             continue
-    weight = next(model.parameters(), example)
-    return copy_model(model), images[: len(example)].to(weight.device, weight.dtype)
+    weight = next(model.parameters())
+    return copy_model(model), move(take_rows(inputs, rows), weight.device, weight.dtype)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError, PruneFEError, describe_error
 from prune_fe.scorers.counts import Counts
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.weights import all_finite
 
 
@@ -135,7 +136,7 @@ class Scorer(ABC):
             EnvironmentFault: A library that the settings need is not installed.
         """
 
-    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
+    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Inputs) -> Sequence[Layer]:
         """Return the layers whose maps `measure` reads: by default those that are scored."""
         return layers
 
@@ -160,7 +161,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return the scores of every layer.
 
@@ -183,7 +184,7 @@ class SumScorer(Scorer):
         """Return the scores of a layer from its total over all images."""
 
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return the scores of every layer, each from its own sums."""
         scores = {}
@@ -221,7 +222,7 @@ class WeightScorer(Scorer):
         """Return the scores of a layer from its filters, (units, channels, height, width) float64."""
 
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return the scores of every layer, each from its own filters.
 

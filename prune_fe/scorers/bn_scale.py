@@ -10,6 +10,7 @@ from prune_fe.errors import InputError
 from prune_fe.io import shorten
 from prune_fe.scorers.base import LayerScore, Scorer, Sums, to_float64
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class BNScale(Scorer):
             raise InputError(f"bn-scale: there is no batch norm between {names} and the maps; leave them out")
 
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return |γ| of each unit's batch norm.
 

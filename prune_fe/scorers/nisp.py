@@ -21,6 +21,7 @@ from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
 from prune_fe.tracing.feature_maps import follow
 from prune_fe.tracing.layers import ACTIVATIONS, IDENTITIES, Layer, find_response
+from prune_fe.tracing.nested import Inputs, map_tensors, run
 from prune_fe.tracing.ops import Trait, functions, functions_named
 from prune_fe.tracing.watching import evaluating
 
@@ -70,7 +71,7 @@ class NISP(Scorer):
         if images == 1:
             raise InputError("nisp compares the responses to several images, there is 1")
 
-    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Tensor) -> Sequence[Layer]:
+    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Inputs) -> Sequence[Layer]:
         """Return the layer of the final responses.
 
         Raises:
@@ -93,7 +94,7 @@ class NISP(Scorer):
         return {"responses": Rows(responses.cpu(), self.rows)}
 
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return the scores of every layer, propagated from the final responses."""
         assert example is not None
@@ -157,7 +158,7 @@ def spearman(values: Tensor) -> Tensor:
 
 
 def propagate_scores(
-    model: nn.Module, layers: Sequence[Layer], response: Layer, final: Tensor, example: Tensor
+    model: nn.Module, layers: Sequence[Layer], response: Layer, final: Tensor, example: Inputs
 ) -> dict[str, Tensor]:
     """Propagate the scores of the final responses back to the units of every layer.
 
@@ -169,7 +170,7 @@ def propagate_scores(
         layers: The layers to be scored.
         response: The layer whose input the final responses are.
         final: The scores of the final responses, (features,).
-        example: One image, (1, channels, height, width).
+        example: One image, (1, channels, height, width), or other inputs.
 
     Returns:
         By name of the layer, the sum of s_k over the positions of each unit's map, (units,) float64.
@@ -189,12 +190,16 @@ def propagate_scores(
         shifts[layer.name] = shift
         return maps + shift[:, None, None]
 
-    device = "cpu" if example.device.type == "mps" else example.device  # mps has no float64
+    def zeros_like(tensor: Tensor) -> Tensor:
+        device = "cpu" if tensor.device.type == "mps" else tensor.device  # mps has no float64
+        is_float = tensor.is_floating_point()
+        return torch.zeros(tensor.shape, dtype=torch.float64, device=device) if is_float else tensor.to(device)
+
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         # The network is linear now, so its input does not matter.
-        image = torch.zeros(example.shape, dtype=torch.float64, device=device)
+        inputs = map_tensors(zeros_like, example)
         with suppress(_ResponsesReached), _AbsoluteWeights(), follow(model, [*layers, response], shift_maps):
-            model(image)
+            run(model, inputs)
         total = (responses[0] * final.to(responses[0]).clone()).sum()
         if not total.requires_grad:
             raise InputError("nisp cannot propagate scores: the maps of no layer reach the final responses")

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, Scorer, Sums
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Random(Scorer):
         return replace(self, seed=seed)
 
     def score(
-        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Tensor | None = None
+        self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
     ) -> dict[str, LayerScore]:
         """Return a random permutation for each layer."""
         scores = {}

@@ -34,21 +34,29 @@ CONSTANTS = bool | int | float | complex | str | bytes | np.generic | None
 
 
 def describe_code(scorer: Scorer) -> dict[str, str]:
-    """Return where the code of a scorer is, and a hash of it; nothing for one of prune_fe's own.
+    """Return where the code of a scorer is, and a hash of it, as `describe_function`; nothing for prune_fe's own.
+
+    Args:
+        scorer: The scorer.
+    """
+    if is_built_in(scorer):
+        return {}
+    return describe_function(type(scorer).function if isinstance(scorer, FunctionScorer) else type(scorer))
+
+
+def describe_function(criterion: Any) -> dict[str, str]:
+    """Return where the code of a function or class is, and a hash of it.
 
     The hash is of Python's byte code, which is what runs, whatever has become of its file. It covers what the code
     refers to: values of outer functions and of its module, partial arguments, and functions and classes of the same
     package. Those of other packages count by their names. Another version of Python gives another hash.
 
     Args:
-        scorer: The scorer.
+        criterion: The function or class.
 
     Returns:
         "name": module and name of the function or class; "sha256": the hash, in hexadecimal.
     """
-    if is_built_in(scorer):
-        return {}
-    criterion: Any = type(scorer).function if isinstance(scorer, FunctionScorer) else type(scorer)
     named = criterion
     while isinstance(named, functools.partial):
         named = named.func

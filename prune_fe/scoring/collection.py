@@ -22,6 +22,7 @@ from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.scoring.sums import RunningSum, add_sums
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs, Logits, move, run
 from prune_fe.tracing.watching import evaluating
 
 Progress = Callable[[int, int], None]
@@ -42,6 +43,7 @@ class Collection:
         layers: Label -> the layers that the scorer observes.
         classes: Names of the classes; labels are indices into it.
         device: Device of the network.
+        logits: Function from what the network returns to its logits; None for a network that returns logits.
 
     Attributes:
         totals: Label -> layer name -> sum of the measurements.
@@ -57,8 +59,10 @@ class Collection:
         layers: Mapping[str, Sequence[Layer]],
         classes: Sequence[str],
         device: torch.device,
+        logits: Logits | None = None,
     ) -> None:
         self.scorers, self.layers, self.classes, self.device = scorers, layers, classes, device
+        self.logits = logits
         self.totals = {label: {layer.name: RunningSum() for layer in layers[label]} for label in scorers}
         self.counts = torch.zeros(len(classes), dtype=torch.int64)
         self.is_consistent = True
@@ -101,7 +105,7 @@ class Collection:
         start = time.perf_counter() - self.seconds
         try:
             for images, labels in validate_batches(batches, self.device):
-                self._add_batch(model, images.to(self.device, non_blocking=True), labels)
+                self._add_batch(model, move(images, self.device), labels)
                 self.seconds = time.perf_counter() - start
                 if progress is not None:
                     progress(self.images, total)
@@ -135,7 +139,7 @@ class Collection:
         }
         return merged, torch.stack([counts for _, counts in shares]).sum(dim=0)
 
-    def _add_batch(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    def _add_batch(self, model: nn.Module, images: Inputs, labels: Tensor) -> None:
         """Measure one batch with all scorers, and add the measurements when all have succeeded."""
         classes = len(self.classes)
         if odd := [label for label in labels.tolist() if not 0 <= label < classes]:
@@ -156,7 +160,7 @@ class Collection:
         self.counts += torch.bincount(labels, minlength=classes)
         self.is_consistent = True
 
-    def _measure_maps(self, model: nn.Module, images: Tensor, labels: Tensor) -> list[Measurement]:
+    def _measure_maps(self, model: nn.Module, images: Inputs, labels: Tensor) -> list[Measurement]:
         """Return what the scorers of feature maps measure, from one forward pass."""
         measurements: list[Measurement] = []
         readers: dict[Layer, list[str]] = {}
@@ -172,16 +176,16 @@ class Collection:
 
         if readers:
             with evaluating(model), torch.no_grad(), observe(model, readers, measure):
-                model(images)
+                run(model, images)
         return measurements
 
-    def _measure_gradients(self, model: nn.Module, images: Tensor, labels: Tensor) -> list[Measurement]:
+    def _measure_gradients(self, model: nn.Module, images: Inputs, labels: Tensor) -> list[Measurement]:
         """Return what the scorers of gradients measure, each in a pass of its own that counts as the scorer's time."""
         measurements: list[Measurement] = []
         for label, scorer in self.scorers.items():
             if scorer.needs_gradients:
                 with self._metered(label):
-                    gradients = gate_gradients(model, images, labels, self.layers[label])
+                    gradients = gate_gradients(model, images, labels, self.layers[label], self.logits)
                     measurements += [(label, name, scorer.measure_gradients(each)) for name, each in gradients.items()]
         return measurements
 

@@ -11,21 +11,25 @@ from torch.nn import functional as F
 from prune_fe.errors import InputError
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs, Logits, map_tensors, run, take_logits
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import all_finite
 
 
-def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Sequence[Layer]) -> dict[str, Tensor]:
+def gate_gradients(
+    model: nn.Module, images: Inputs, labels: Tensor, layers: Sequence[Layer], logits_of: Logits | None = None
+) -> dict[str, Tensor]:
     """Return the gradient of each image's cross-entropy with respect to a gate on every unit.
 
     A gate is a factor 1 that every value of a unit's feature map is multiplied by. The gradients of the parameters
     are not changed.
 
     Args:
-        model: Network that returns logits (images, classes).
-        images: (images, channels, height, width), on the device of the model.
+        model: The network.
+        images: Its inputs, on its device.
         labels: (images,) int64.
         layers: Layers whose units have gates.
+        logits_of: Function from what the network returns to its logits (images, classes); None where it returns them.
 
     Returns:
         For each layer's name the gradients, (images, units).
@@ -43,10 +47,12 @@ def gate_gradients(model: nn.Module, images: Tensor, labels: Tensor, layers: Seq
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         with observe(model, layers, refuse_infinite, gates):
             # Autograd cannot record inference tensors.
-            output = model(images.clone() if images.is_inference() else images)
-        if not isinstance(output, Tensor) or output.ndim != 2 or int(labels.max()) >= output.shape[1]:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(f"the model returns {shape}; gradients need logits (images, classes) for every label")
+            output = run(model, map_tensors(lambda value: value.clone() if value.is_inference() else value, images))
+            output = take_logits(output, logits_of, "gradients need")
+        if int(labels.max()) >= output.shape[1]:
+            raise InputError(
+                f"the model returns {tuple(output.shape)}; gradients need logits (images, classes) for every label"
+            )
         # In half precision a probability near 1 rounds to 1 and its gradient to zero.
         logits = output.float() if output.dtype != torch.float64 else output
         # The sum keeps the gradient of each image its own; a mean would divide it by the size of the batch.

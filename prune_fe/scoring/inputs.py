@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from prune_fe.data.batches import Batches, count_images
+from prune_fe.data.batches import Batches, count_images, validate_batches
 from prune_fe.data.labels import class_names, image_labels, image_names
+from prune_fe.distributed import all_gather
 from prune_fe.errors import InputError
 from prune_fe.scorers import scorer_name
 from prune_fe.scorers.base import Scorer
-from prune_fe.scoring.code_identity import describe_code
+from prune_fe.scoring.code_identity import describe_code, describe_function
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
+from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
 
 
@@ -53,44 +55,48 @@ class ScoringInputs:
     Attributes:
         model: The network.
         layers: The layers that are scored.
-        example: One image (1, channels, height, width) on the device of the network; None where the network does not
-            run.
+        example: One image (1, channels, height, width), or other inputs, on the device of the network; None where the
+            network does not run.
         read: read(skip=n) returns the batches without their first n images; None where no scorer reads images.
         chosen: The images, as far as they are known in advance.
+        logits: Function that takes the logits out of what the network returns; None where it returns them.
     """
 
     model: nn.Module
     layers: tuple[Layer, ...]
-    example: Tensor | None
+    example: Inputs | None
     read: Callable[..., Batches] | None
     chosen: ImageList
+    logits: Logits | None = None
 
     @classmethod
     def prepare(
         cls,
         model: nn.Module,
-        example: Tensor | None,
+        example: Inputs | None,
         layers: Sequence[str] | None,
         read: Callable[..., Batches] | None,
         chosen: ImageList,
+        logits: Logits | None = None,
     ) -> Self:
         """Find the layers and return the inputs.
 
         Args:
             model: The network.
-            example: Images (images, channels, height, width), of which the first is run; None finds convolutions among
-                the modules without running the network.
+            example: Images (images, channels, height, width) or other inputs, of which the first image is run; None
+                finds convolutions among the modules without running the network.
             layers: Names of the layers; None for all.
             read: Function that returns the batches, as in the attribute.
             chosen: The images, as far as they are known in advance.
+            logits: As in the attribute.
 
         Raises:
             InputError: A layer does not exist or has no maps.
         """
         if example is None:
             return cls(model, list_convolutions(model, layers), None, read, chosen)
-        example = example[:1].to(next(model.parameters()).device)
-        return cls(model, find_layers(model, example, layers), example, read, chosen)
+        example = take_rows(move(example, next(model.parameters()).device), 1)
+        return cls(model, find_layers(model, example, layers), example, read, chosen, logits)
 
     @property
     def device(self) -> torch.device:
@@ -116,9 +122,11 @@ class ScoringInputs:
         # A scorer of weights gives the same scores with and without an example.
         depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
         parts: list[Any] = [source, depends_on_layers, scorer_name(scorer), scorer.settings]
-        code = describe_code(scorer)
-        content = json.dumps([*parts, code] if code else parts, sort_keys=True)
-        own = {"scorer_code": code} if code else {}
+        own = {"scorer_code": describe_code(scorer)}
+        if scorer.needs_gradients and self.logits is not None:
+            own["logits_code"] = describe_function(self.logits)
+        own = {name: code for name, code in own.items() if code}
+        content = json.dumps([*parts, *own.values()], sort_keys=True)
         return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own
 
     def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
@@ -129,14 +137,30 @@ class ScoringInputs:
     def output_names(self) -> tuple[str, ...]:
         """Return "0", "1", … for the outputs of the network: names of classes for data without any.
 
-        Raises:
-            InputError: The network does not return logits.
+        A network that does not return logits has as many classes as the labels of the images say.
         """
+        try:
+            classes = self._run_classifier().shape[1]
+        except InputError:
+            labels = list(self.chosen.labels)
+            if not labels and self.read is not None:
+                labels = [int(batch.max()) for _, batch in validate_batches(self.read())]
+            classes = max(all_gather(max(labels, default=-1))) + 1
+        return tuple(map(str, range(classes)))
+
+    def require_logits(self) -> None:
+        """Check that the network returns logits, (images, classes), as scorers of gradients need them.
+
+        Raises:
+            InputError: It does not; the message names the argument that helps.
+        """
+        self._run_classifier()
+
+    def _run_classifier(self) -> Tensor:
+        """Return the network's logits for the example."""
+        assert self.example is not None
         with evaluating(self.model), torch.no_grad():
-            output = self.model(self.example)
-        if not isinstance(output, Tensor) or output.ndim != 2:
-            raise InputError("the model does not return logits (images, classes): pass a data set that has `classes`")
-        return tuple(map(str, range(output.shape[1])))
+            return take_logits(run(self.model, self.example), self.logits, "gradients need")
 
     @functools.cached_property
     def _network(self) -> dict[str, Any]:
@@ -152,5 +176,5 @@ class ScoringInputs:
     def _sample(self) -> dict[str, Any]:
         """The part of the provenance that describes the images."""
         # Names do not say how the images were resized, but the pixels of one of them do.
-        example = {} if self.example is None else {"example": self.example}
+        example = {f"example{path}": leaf for path, leaf in leaves(self.example) if isinstance(leaf, Tensor)}
         return {"images": self.chosen.images, "example_sha256": hash_tensors(example)}

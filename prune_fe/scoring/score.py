@@ -28,6 +28,7 @@ from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_sound_weights
 
@@ -49,7 +50,8 @@ def score(
     options: ScoreOptions | None = None,
     seed: int = 0,
     workers: int = 0,
-    example: Tensor | None = None,
+    example: Inputs | None = None,
+    logits: Logits | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Scores:
@@ -82,7 +84,11 @@ def score(
         options: Which images and which layers; the default is all.
         seed: Seed with which the classes and images are drawn.
         workers: Processes that read images.
-        example: One image (1, channels, height, width) that the model runs on; the default is the first image.
+        example: One input that the model runs on; the default is the first image. A tensor (1, channels, height,
+            width), a tuple of positional arguments, or a dict of keyword arguments. The images of a batch may be of
+            these kinds too.
+        logits: Function that takes the logits (images, classes) out of what the model returns, such as
+            `lambda out: out["logits"]`. Only scorers of gradients need it, for a model that returns anything else.
         progress: Called with (measured images, all images or 0 when unknown).
         settings: Single options instead of those of `options`, such as `samples=100`; see `ScoreOptions`.
 
@@ -101,6 +107,7 @@ def score(
         seed=seed,
         workers=workers,
         example=example,
+        logits=logits,
         progress=progress,
         **settings,
     )
@@ -115,7 +122,8 @@ def score_all(
     options: ScoreOptions | None = None,
     seed: int = 0,
     workers: int = 0,
-    example: Tensor | None = None,
+    example: Inputs | None = None,
+    logits: Logits | None = None,
     progress: Progress | None = None,
     folder: str | Path | None = None,
     **settings: Any,
@@ -130,6 +138,7 @@ def score_all(
         seed: As in `score`.
         workers: As in `score`.
         example: As in `score`.
+        logits: As in `score`.
         progress: As in `score`.
         folder: Folder in which the scores are stored, in folder/<label>, with a snapshot of an unfinished pass. A call
             for the same model, images and settings uses the stored scores and continues the unfinished pass, with the
@@ -153,6 +162,8 @@ def score_all(
     workers = validate_value(Workers, workers, "workers")
     if progress is not None and not callable(progress):
         raise InputError(f"progress is a {type(progress).__name__}; it must be a function")
+    if logits is not None and not callable(logits):
+        raise InputError(f"logits is a {type(logits).__name__}; it must be a function of what the model returns")
     if example is not None:
         require_example(example)
     readers = [label for label, scorer in resolved.items() if scorer.needs_data]
@@ -170,7 +181,9 @@ def score_all(
             chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
         example = _find_example(resolved, data, read)
-    inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen)
+    inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen, logits)
+    if any(scorer.needs_gradients for scorer in resolved.values()):
+        inputs.require_logits()
     for scorer in resolved.values():
         with explain_faults(scorer):
             scorer.check(inputs.layers, inputs.n_images, chosen.labels)
@@ -235,7 +248,7 @@ def _score_pending(
     readers = {label: scorer for label, scorer in scorers.items() if scorer.needs_data}
     names = (classes or inputs.output_names()) if readers else ()
     observed = {label: inputs.observed_layers(scorer) for label, scorer in readers.items()}
-    collection = Collection(readers, observed, names, inputs.device)
+    collection = Collection(readers, observed, names, inputs.device, inputs.logits)
     snapshot = None
     if folder is not None:
         keys = {label: inputs.provenance(scorer)["key"] for label, scorer in readers.items()}
@@ -327,7 +340,7 @@ def _load_finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
 
 def _find_example(
     scorers: Mapping[str, Scorer], data: Images | None, read: Callable[..., Batches] | None
-) -> Tensor | None:
+) -> Inputs | None:
     """Return the first image that is read; None where no scorer needs to see the network run."""
     if read is not None:
         return first_image(read(batch_size=1, workers=0))

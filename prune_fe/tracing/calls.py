@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import plain_name
-from prune_fe.tracing.watching import tensors_in
 
 
 class CallRecorder(TorchFunctionMode):

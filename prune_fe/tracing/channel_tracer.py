@@ -15,24 +15,25 @@ from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
 from prune_fe.tracing.function_rules import Call, follow_function
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
+from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
 from prune_fe.tracing.ops import plain_name
-from prune_fe.tracing.watching import evaluating, tensors_in
+from prune_fe.tracing.watching import evaluating
 
 
-def build_dependency_graph(model: nn.Module, example: Tensor) -> DependencyGraph:
+def build_dependency_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
     """Run a network on an example and return its dependency graph.
 
     Args:
         model: The network. It is run in evaluation mode and left as it was.
-        example: (images, channels, height, width), an input of the network.
+        example: Inputs of the network.
 
     Raises:
-        InputError: The network does not return one tensor.
+        InputError: The network returns no tensor.
     """
     tracer = ChannelTracer(model)
     with evaluating(model), torch.no_grad(), tracer.tracing():
-        model(example)
-    return tracer.build_graph(images=len(example))
+        run(model, example)
+    return tracer.build_graph(images=count_rows(example))
 
 
 def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
@@ -86,12 +87,13 @@ class ChannelTracer(CallRecorder):
             images: The number of images that it ran on.
 
         Raises:
-            InputError: The network did not return one tensor.
+            InputError: The network returned no tensor.
         """
-        if not isinstance(self._output, Tensor):
-            got = type(self._output).__name__
-            raise InputError(f"the model returns a {got}; prune() needs one that returns a tensor")
-        self.builder.fix(self.builder.ids.get(self._output), OUTPUT)
+        outputs = tensors_in(self._output)
+        if not outputs:
+            raise InputError(f"the model returns {describe(self._output)}; prune() needs tensors to compare")
+        for output in outputs:
+            self.builder.fix(self.builder.ids.get(output), OUTPUT)
         return self.builder.build(images)
 
     def watches(self, name: str) -> bool:

@@ -184,7 +184,7 @@ class GraphBuilder:
         self._coupled.append((first[pairs], second[pairs]))
 
     def fix(self, ids: Tensor | None, reason: str) -> None:
-        """Record the reason why channels cannot be removed; a channel keeps its first reason.
+        """Record the reason why channels cannot be removed; a channel keeps its first reason, but OUTPUT replaces it.
 
         Args:
             ids: Ids of the channels in any shape; None for a tensor without channels.
@@ -192,6 +192,8 @@ class GraphBuilder:
         """
         if ids is not None and ids.numel():
             for channel in np.unique(ids_along(ids, varying_dims(ids)) if ids.ndim else ids.numpy()):
+                if reason == OUTPUT:
+                    self._reasons[ChannelId(int(channel))] = reason
                 self._reasons.setdefault(ChannelId(int(channel)), reason)
 
     def balance(self, blocks: list[IdArray]) -> None:

@@ -23,13 +23,14 @@ from prune_fe.tracing.channel_ids import (
     varying_dims,
 )
 from prune_fe.tracing.dependency_graph import GraphBuilder
+from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import Kind, Trait, names
-from prune_fe.tracing.watching import tensors_in
 
 NEW_TENSOR = names(Kind.NEW_TENSOR)
 REARRANGING = names(Kind.REARRANGING)
 FLOATS_ONLY = names(Kind.REARRANGING, traits=Trait.FLOATS_ONLY)
 SPLITTING = names(Kind.REARRANGING, traits=Trait.SPLITS)
+JOINING = names(Kind.REARRANGING, traits=Trait.JOINS)
 PADDING = names(Kind.PADDING)
 REDUCING = names(Kind.REDUCING)
 SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
@@ -116,7 +117,9 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     if len(varying) != 1:
         return
     (dim,) = varying
-    if call.name in SPLITTING or call.name == "getitem":
+    if call.name in JOINING:
+        _join(builder, call, dim)
+    elif call.name in SPLITTING or call.name == "getitem":
         parts = [rows_along(part, dim)[0] for part in tensors_in(rearranged) if part.ndim == ids.ndim]
         _split(builder, call.name, rows_along(ids, dim)[0], parts)
     elif call.name in ("view", "reshape", "unflatten"):
@@ -128,6 +131,18 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     elif "channel_shuffle" in call.name:
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
         _merge_dims(builder, rows_along(ids, dim)[0].reshape(groups, -1).T)
+
+
+def _join(builder: GraphBuilder, call: Call, dim: int) -> None:
+    """Couple the channels of tensors that are joined along another dimension: there they need equally many."""
+    along = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else 0))
+    first, *others = call.inputs
+    if call.name != "stack" and along % first.ndim == dim:
+        return
+    for other in others:
+        ids = builder.ids[other]
+        if varying_dims(ids) == [dim]:
+            builder.couple(rows_along(builder.ids[first], dim)[0], rows_along(ids, dim)[0])
 
 
 def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:

@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.nested import Inputs, describe, run, tensors_in
 from prune_fe.tracing.ops import Function, Kind, Trait, functions
-from prune_fe.tracing.watching import Watch, evaluating, tensors_in
+from prune_fe.tracing.watching import Watch, evaluating
 from prune_fe.tracing.weights import require_example, require_network
 
 NORMS = functions(Kind.NORM)
@@ -57,14 +58,13 @@ class Layer:
     is_activated: bool = field(default=False, compare=False)
 
 
-def find_layers(
-    model: nn.Module, example: Tensor | tuple[Any, ...], names: Sequence[str] | None = None
-) -> tuple[Layer, ...]:
+def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
     """Find the layers of a network by running it once.
 
     Args:
         model: The network. It is run in evaluation mode and left as it was.
-        example: An input of the network, (images, channels, height, width), or a tuple of its inputs.
+        example: Inputs of the network: a tensor (images, channels, height, width), a tuple of positional arguments, or
+            a dict of keyword arguments.
         names: Names of modules. One that is no convolution, such as a residual block, is read at its output as well.
             None for every nn.Conv2d that runs once on a map. (A convolution behind a global pooling, as in the gate of
             a squeeze-and-excite block, is a linear layer on pooled features: it has no map.)
@@ -92,12 +92,12 @@ def find_layers(
     return layers
 
 
-def find_convolutions(model: nn.Module, example: Tensor | tuple[Any, ...]) -> tuple[tuple[Layer, ...], frozenset[str]]:
+def find_convolutions(model: nn.Module, example: Inputs) -> tuple[tuple[Layer, ...], frozenset[str]]:
     """Find the convolutions of a network, with a warning about those that have no maps.
 
     Args:
         model: The network.
-        example: An input of the network, or a tuple of its inputs.
+        example: Inputs of the network.
 
     Returns:
         What `find_layers` returns without names, and the names of the convolutions that run more than once.
@@ -111,12 +111,12 @@ def find_convolutions(model: nn.Module, example: Tensor | tuple[Any, ...]) -> tu
     return tuple(layer for layer in layers if layer.name not in survey.gates), shared
 
 
-def find_response(model: nn.Module, example: Tensor) -> Layer:
+def find_response(model: nn.Module, example: Inputs) -> Layer:
     """Find the final response layer (Yu et al. 2018): what the linear classifier reads.
 
     Args:
         model: The network.
-        example: (images, channels, height, width), an input of the network.
+        example: Inputs of the network.
 
     Returns:
         The input of the last layer with weights that runs.
@@ -175,19 +175,16 @@ def _modules_with_units(model: nn.Module) -> dict[str, nn.Conv2d]:
     return convolutions
 
 
-def _survey(model: nn.Module, example: Tensor | tuple[Any, ...], watched: Mapping[str, nn.Module]) -> _Survey:
+def _survey(model: nn.Module, example: Inputs, watched: Mapping[str, nn.Module]) -> _Survey:
     """Run the network on the example and record which functions receive the outputs of the watched modules."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     survey = _Survey(norms.keys() - watched.keys())
-    inputs = example if isinstance(example, tuple) else (example,)
-    if not isinstance(example, tuple):
-        require_example(example)
+    require_example(example)
     try:
         with evaluating(model), torch.no_grad(), survey.watching(norms | dict(watched)):
-            model(*inputs)
+            run(model, example)
     except Exception as error:  # a network's code may raise anything at a wrong input
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
-        raise InputError(f"{type(model).__name__} does not run on an input of {shapes or inputs}: {error}") from error
+        raise InputError(f"{type(model).__name__} does not run on an input of {describe(example)}: {error}") from error
     return survey
 
 

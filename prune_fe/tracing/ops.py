@@ -67,6 +67,8 @@ class Trait(Flag):
     POOLS_GLOBALLY = auto()
     """May reduce a whole map to one value. (A local pooling whose window is as large as the map does not count: the
     convolutions behind it are no gate.)"""
+    JOINS = auto()
+    """Puts several tensors into one."""
     NON_NEGATIVE = auto()
     """Linear, with weights that are never negative."""
 
@@ -148,9 +150,9 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("flatten", Kind.REARRANGING, (torch.flatten, Tensor.flatten), _LINEAR),
     Operator("permute", Kind.REARRANGING, (torch.permute, Tensor.permute), _LINEAR),
     Operator("transpose", Kind.REARRANGING, (torch.transpose, Tensor.transpose), _LINEAR),
-    Operator("cat", Kind.REARRANGING, (torch.cat,), _LINEAR),
-    Operator("concat", Kind.REARRANGING, (torch.concat,), _LINEAR),
-    Operator("stack", Kind.REARRANGING, (torch.stack,), _LINEAR),
+    Operator("cat", Kind.REARRANGING, (torch.cat,), Trait.JOINS | _LINEAR),
+    Operator("concat", Kind.REARRANGING, (torch.concat,), Trait.JOINS | _LINEAR),
+    Operator("stack", Kind.REARRANGING, (torch.stack,), Trait.JOINS | _LINEAR),
     Operator("chunk", Kind.REARRANGING, (torch.chunk, Tensor.chunk), Trait.SPLITS | _LINEAR),
     Operator("split", Kind.REARRANGING, (torch.split, Tensor.split), Trait.SPLITS | _LINEAR),
     Operator("getitem", Kind.REARRANGING, (Tensor.__getitem__,), _LINEAR),
@@ -164,7 +166,8 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("channel_shuffle", Kind.REARRANGING, (torch.channel_shuffle,), Trait.FLOATS_ONLY | _LINEAR),
     *_operators(Kind.REARRANGING, "pixel_unshuffle native_channel_shuffle", Trait.FLOATS_ONLY),
     *_operators(Kind.REARRANGING, "split_with_sizes tensor_split", Trait.SPLITS),
-    *_operators(Kind.REARRANGING, "unflatten ravel swapaxes swapdims movedim moveaxis t T mT H mH unbind concatenate"),
+    *_operators(Kind.REARRANGING, "unflatten ravel swapaxes swapdims movedim moveaxis t T mT H mH unbind"),
+    *_operators(Kind.REARRANGING, "concatenate", Trait.JOINS),
     *_operators(Kind.REARRANGING, "select index_select expand_as repeat repeat_interleave tile reshape_as view_as"),
     *_operators(Kind.REARRANGING, "hsplit vsplit dsplit unfold"),
     Operator("mean", Kind.REDUCING, (torch.mean, Tensor.mean), Trait.POOLS_GLOBALLY | _LINEAR),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError, PruneFEError, first_line
+from prune_fe.tracing.nested import describe, tensors_in
 
 
 @contextmanager
@@ -27,12 +28,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
+def explain_run(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Turn what a network's own code raises in the block into an InputError that says what it was run on.
 
     Args:
         model: The network.
-        images: Its input.
+        inputs: Its inputs.
     """
     try:
         yield
@@ -41,18 +42,17 @@ def explain_run(model: nn.Module, images: Any) -> Iterator[None]:
     except Exception as error:  # A network raises anything on a wrong input.
         if "allocate memory" in str(error):
             raise
-        kind = (
-            f"images {tuple(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        reason = _describe_half(model, images, str(error)) or first_line(error)
+        kind = f"images {tuple(inputs.shape)} of {inputs.dtype}" if isinstance(inputs, Tensor) else describe(inputs)
+        reason = _describe_half(model, inputs, str(error)) or first_line(error)
         raise InputError(f"{type(model).__name__} does not run on {kind}: {reason}") from error
 
 
-def _describe_half(model: nn.Module, images: Any, text: str) -> str | None:
+def _describe_half(model: nn.Module, inputs: Any, text: str) -> str | None:
     """Return that a network's weights have half precision, if an error speaks of types and its images have not."""
     half = (torch.float16, torch.bfloat16)
     weights = {weight.dtype for weight in model.parameters() if weight.dtype in half}
-    if not weights or not isinstance(images, Tensor) or images.dtype in weights or "type" not in text:
+    given = {tensor.dtype for tensor in tensors_in(inputs) if tensor.is_floating_point()}
+    if not weights or given <= weights or "type" not in text:
         return None
     return (
         f"its weights are {weights.pop()}; make them float32 with model.float(), also to train with amp=True, or give "
@@ -93,14 +93,3 @@ class Watch(TorchFunctionMode, ABC):
                 stack.callback(handle.remove)
             stack.enter_context(self)
             yield
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """Return the tensors in nested lists, tuples and dicts, in their order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, tuple | list):
-        return []
-    return [tensor for value in values for tensor in tensors_in(value)]

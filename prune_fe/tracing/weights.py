@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.nested import leaves
 from prune_fe.tracing.quantised import ADVICE, find_quantised
 
 STATISTICS = ("running_mean", "running_var")
@@ -68,22 +69,29 @@ def require_sound_weights(model: Any, name: str = "model") -> None:
 
 
 def require_example(example: Any, name: str = "example") -> None:
-    """Check that something is an input of a network: a dense tensor with at least one image.
+    """Check that something can be the inputs of a network: dense tensors with at least one image.
 
     Args:
-        example: What the caller gave.
+        example: What the caller gave: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         name: Name of the argument.
 
     Raises:
-        InputError: It is no tensor, or has no values, no image or too few axes.
+        InputError: It holds no tensor, or one without values, or is a tensor without an image or with too few axes.
     """
-    if not isinstance(example, Tensor):
-        raise InputError(f"{name} is a {type(example).__name__}; it must be a tensor (images, channels, height, width)")
-    fault = find_layout_fault(example) or (f"is complex ({example.dtype})" if example.is_complex() else None)
-    if fault:
-        raise InputError(f"{name} {fault}")
-    if example.ndim < 2 or not example.numel():
-        raise InputError(f"{name} is {tuple(example.shape)}; it must hold an image (images, channels, height, width)")
+    tensors = {path: leaf for path, leaf in leaves(example) if isinstance(leaf, Tensor)}
+    if not tensors:
+        raise InputError(
+            f"{name} is {'empty' if isinstance(example, list) and not example else f'a {type(example).__name__}'}; it "
+            "must be a tensor (images, channels, height, width), a tuple of positional arguments or a dict of keyword "
+            "arguments"
+        )
+    for path, tensor in tensors.items():
+        fault = find_layout_fault(tensor) or (f"is complex ({tensor.dtype})" if tensor.is_complex() else None)
+        if fault:
+            raise InputError(f"{name}{path} {fault}")
+        if not tensor.numel() or (tensor is example and tensor.ndim < 2):
+            shape = tuple(tensor.shape)
+            raise InputError(f"{name}{path} is {shape}; it must hold an image (images, channels, height, width)")
 
 
 def find_fault(tensor: Tensor) -> str | None:

@@ -116,7 +116,9 @@ def test_a_label_without_a_logit_is_refused(label: int) -> None:
 
 
 def test_maps_instead_of_logits_are_refused() -> None:
-    with pytest.raises(InputError, match=r"returns \(2, 3, 4, 4\), a classifier returns \(images, classes\)"):
+    with pytest.raises(
+        InputError, match=r"returns \(2, 3, 4, 4\), a classifier returns logits \(images, classes\); logits=FUNCTION"
+    ):
         evaluate(nn.Conv2d(1, 3, 1), TensorDataset(torch.rand(2, 1, 4, 4), torch.tensor([0, 1])))
 
 

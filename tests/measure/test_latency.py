@@ -154,8 +154,10 @@ def test_a_wrong_setting_is_refused(changed: dict[str, Any], message: str) -> No
 
 
 def test_a_wrong_example_or_network_is_refused() -> None:
-    with pytest.raises(InputError, match=r"example: \(3, 8, 8\); allowed: \(images, channels, height, width\)"):
-        compare_latency(SmallVGG(), SmallVGG(), EXAMPLE[0])
+    with pytest.raises(InputError, match=r"example is \(8,\); it must hold an image"):
+        compare_latency(SmallVGG(), SmallVGG(), EXAMPLE[0, 0, 0])
+    with pytest.raises(InputError, match=r"batch_sizes: \[2\]; allowed: \[1\], .* different first sizes"):
+        compare_latency(SmallVGG(), SmallVGG(), (EXAMPLE, torch.zeros(9)), batch_sizes=[2])
     with pytest.raises(InputError, match="pruned is a ReLU without any parameters"):
         compare_latency(SmallVGG(), nn.ReLU(), EXAMPLE)
 

@@ -72,7 +72,7 @@ def test_a_verification_holds_for_the_sizes_that_were_changed_and_not_for_as_man
 
 def test_what_was_verified_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analyse(Sized(), X)
-    verifier = Verifier(Trial(analysis.verifier.model, analysis.verifier.images))
+    verifier = Verifier(Trial(analysis.verifier.model, analysis.verifier.inputs))
     removed = [analysis.groups[0].sets[n] for n in (0, 4)]
     assert verifier.find_fault(analysis.cutter, removed) is None
     monkeypatch.setattr(verifier, "_trial", None)
@@ -121,14 +121,14 @@ class LargeOnly(nn.Module):
 def test_large_images_are_made_smaller_where_the_network_does_the_same_on_them() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2))
     analysis = analyse(model, torch.zeros(1, 3, 192, 128))
-    assert analysis.verifier.images.shape == (1, 3, 96, 64)
+    assert analysis.verifier.inputs.shape == (1, 3, 96, 64)
     assert analysis.groups[0].reason is None
-    assert analyse(model, torch.zeros(3, 3, 80, 80)).verifier.images.shape == (2, 3, 80, 80)
+    assert analyse(model, torch.zeros(3, 3, 80, 80)).verifier.inputs.shape == (2, 3, 80, 80)
 
 
 def test_a_network_that_does_something_else_on_small_images_is_tried_on_large_ones() -> None:
     analysis = analyse(LargeOnly(), torch.zeros(1, 3, 128, 128))
-    assert analysis.verifier.images.shape == (1, 3, 128, 128)
+    assert analysis.verifier.inputs.shape == (1, 3, 128, 128)
     assert str(analysis.groups[0].reason).startswith("removing its units is not masking them")
     assert analyse(LargeOnly(), torch.zeros(1, 3, 96, 96)).groups[0].reason is None
 
@@ -136,13 +136,13 @@ def test_a_network_that_does_something_else_on_small_images_is_tried_on_large_on
 def test_a_network_for_one_size_is_tried_at_that_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(4 * 16 * 16, 2))
     analysis = analyse(model, torch.zeros(1, 3, 128, 128))
-    assert analysis.verifier.images.shape == (1, 3, 128, 128)
+    assert analysis.verifier.inputs.shape == (1, 3, 128, 128)
     assert analysis.groups[0].reason is None
 
 
 def test_a_network_that_needs_single_precision_is_analysed_in_it() -> None:
     analysis = analyse(SinglePrecision(), X)
-    assert analysis.verifier.images.dtype == torch.float32
+    assert analysis.verifier.inputs.dtype == torch.float32
     assert analysis.cutter.code_sizes.keys() == {("", "width")}
 
 

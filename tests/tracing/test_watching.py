@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prune_fe.tracing.watching import Watch, evaluating, tensors_in
+from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.watching import Watch, evaluating
 
 
 class Recorder(Watch):

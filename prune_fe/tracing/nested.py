@@ -1,0 +1,247 @@
+"""What networks are called with and what they return: tensors in nested tuples, lists, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_fe.errors import InputError
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+"""What a network is called with: a tuple holds its positional arguments, a dict its keyword arguments. A tensor is its
+only argument, and so is a list, such as the list of images of a detector."""
+
+
+Logits = Callable[[Any], Any]
+"""Function from what a network returns to its logits, (images, classes)."""
+
+
+def run(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a network with its inputs, and return what it returns."""
+    positional, named = as_arguments(inputs)
+    return model(*positional, **named)
+
+
+def as_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that a network is called with."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def take_logits(output: Any, logits: Logits | None, need: str = "a classifier returns") -> Tensor:
+    """Return the logits, (images, classes), in what a network returned.
+
+    Args:
+        output: What it returned.
+        logits: Function that takes the logits out of it; None where it is the logits.
+        need: What needs logits, for the message.
+
+    Raises:
+        InputError: There are no logits; the message names the argument `logits`.
+    """
+    result = output
+    if logits is not None:
+        try:
+            result = logits(output)
+        except Exception as error:  # a function of the user's
+            raise InputError(f"logits= fails on what the model returns, {describe(output)}: {error!r}") from error
+    if isinstance(result, Tensor) and result.ndim == 2:
+        return result
+    who = "the model" if logits is None else "logits="
+    raise InputError(
+        f"{who} returns {describe(result)}, {need} logits (images, classes); logits=FUNCTION takes them out of what "
+        "the model returns, such as logits=lambda out: out['logits']"
+    )
+
+
+def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield everything in nested values that is no container, with its path.
+
+    >>> list(leaves({"out": 1, "more": [2, (3,)]}))
+    [("['out']", 1), ("['more'][0]", 2), ("['more'][1][0]", 3)]
+
+    Args:
+        values: Tuples, lists, dicts and dataclasses, nested; anything else is a leaf.
+        path: What the paths begin with.
+    """
+    for step, value in _entries(values):
+        yield from leaves(value, path + step)
+    if not _is_container(values):
+        yield path, values
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Return the tensors in nested values, in their order."""
+    if isinstance(values, Tensor):
+        return [values]
+    return [tensor for _, value in _entries(values) for tensor in tensors_in(value)]
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """Return nested values of the same kind with the result of a function in place of each tensor.
+
+    Args:
+        change: The function.
+        values: Tuples, lists, dicts and dataclasses, nested.
+    """
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, Mapping):
+        changed = {key: map_tensors(change, value) for key, value in values.items()}
+        return changed if type(values) is dict else type(values)(changed)  # type: ignore[call-arg]
+    if isinstance(values, tuple | list):
+        parts = [map_tensors(change, value) for value in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else type(values)(parts)
+    if _is_dataclass(values):
+        fields = [field.name for field in dataclasses.fields(values) if field.init]
+        return dataclasses.replace(values, **{name: map_tensors(change, getattr(values, name)) for name in fields})
+    return values
+
+
+def move(values: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+    """Return nested values with their tensors on a device, those of floating-point numbers in a data type.
+
+    Args:
+        values: Tuples, lists, dicts and dataclasses, nested.
+        device: The device; None leaves the tensors where they are.
+        dtype: The data type; None leaves it.
+    """
+
+    def change(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+
+    return map_tensors(change, values)
+
+
+def describe(values: Any) -> str:
+    """Return the shapes of the tensors in nested values, for messages.
+
+    >>> describe((torch.zeros(1, 3), {"scale": 2}))
+    "[0] (1, 3), [1]['scale'] int"
+    >>> describe(torch.zeros(1, 3))
+    '(1, 3)'
+    """
+    parts = [
+        f"{path} {tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__}".strip()
+        for path, leaf in leaves(values)
+    ]
+    return ", ".join(parts) or f"an empty {type(values).__name__}"
+
+
+def has_rows(inputs: Inputs) -> bool:
+    """Return whether the inputs of a network are a list, or tensors that all have a row for each image."""
+    sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors_in(inputs)}
+    return isinstance(inputs, list) or (len(sizes) == 1 and sizes != {0})
+
+
+def count_rows(inputs: Inputs) -> int:
+    """Return the number of images in the inputs of a network; 1 where the tensors have different first sizes."""
+    if not has_rows(inputs):
+        return 1
+    return len(inputs) if isinstance(inputs, list) else len(tensors_in(inputs)[0])
+
+
+def take_rows(inputs: Any, count: int) -> Any:
+    """Return the inputs of a network with so many images: the first ones, which are repeated if they are too few.
+
+    Args:
+        inputs: The inputs. Tensors with different first sizes stay as they are.
+        count: Number of images, at least 1.
+    """
+    rows = count_rows(inputs)
+    if rows == count or not has_rows(inputs):
+        return inputs
+    if isinstance(inputs, list):
+        return (inputs * math.ceil(count / rows))[:count]
+    if count < rows:
+        return map_tensors(lambda tensor: tensor[:count], inputs)
+    return map_tensors(lambda tensor: tensor[torch.arange(count, device=tensor.device) % rows], inputs)
+
+
+def draw_like(inputs: Any, generator: torch.Generator, dtype: torch.dtype) -> Any:
+    """Return inputs of the same shapes on the CPU, with random normal numbers; whole numbers, such as tokens, stay.
+
+    Args:
+        inputs: The inputs of a network.
+        generator: Draws the numbers.
+        dtype: The data type of the numbers.
+    """
+
+    def draw(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach().cpu()
+        return torch.randn(tensor.shape, generator=generator, dtype=dtype)
+
+    return map_tensors(draw, inputs)
+
+
+def compare_outputs(output: Any, expected: Any, name: str) -> tuple[float, float]:
+    """Compare what two networks return, tensor by tensor.
+
+    Args:
+        output: What the changed network returned: tensors and numbers, perhaps nested.
+        expected: What the original returned.
+        name: What the changed network is, for messages.
+
+    Returns:
+        The largest absolute difference and the largest absolute value of the tensor that differs most as a share of it.
+
+    Raises:
+        InputError: They return different kinds of values, or tensors of different shapes.
+    """
+    ours, theirs = dict(leaves(output)), dict(leaves(expected))
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        raise InputError(f"{name} returns other values than the original: one of them has no output{odd[0]}")
+    difference, scale = 0.0, 0.0
+    for path, value in theirs.items():
+        found, wanted = _as_numbers(ours[path]), _as_numbers(value)
+        kinds = [_describe_kind(ours[path]), _describe_kind(value)]
+        if kinds[0] != kinds[1]:
+            where = f" as output{path}" if path else ""
+            raise InputError(f"{name} returns {kinds[0]}{where}, the original {kinds[1]}")
+        if found is None or wanted is None or not wanted.numel():
+            continue
+        distance, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+        # What is NaN differs most: a comparison with it is false.
+        if scale == 0 == difference or not (math.isnan(difference) or distance * scale <= difference * largest):
+            difference, scale = distance, largest
+    return difference, scale
+
+
+def _as_numbers(value: Any) -> Tensor | None:
+    """Return a tensor or a number as a tensor whose values can be subtracted; None for anything else."""
+    if isinstance(value, bool | int | float):
+        value = torch.tensor(value)
+    if not isinstance(value, Tensor):
+        return None
+    return value if value.is_floating_point() or value.is_complex() else value.double()
+
+
+def _describe_kind(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _is_dataclass(values: Any) -> bool:
+    return dataclasses.is_dataclass(values) and not isinstance(values, type)
+
+
+def _is_container(values: Any) -> bool:
+    return isinstance(values, tuple | list | Mapping) or _is_dataclass(values)
+
+
+def _entries(values: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of what a container holds; nothing for what is no container."""
+    if isinstance(values, Mapping):
+        yield from ((f"[{key!r}]", value) for key, value in values.items())
+    elif isinstance(values, tuple) and hasattr(values, "_fields"):
+        yield from ((f".{name}", value) for name, value in zip(values._fields, values, strict=True))
+    elif isinstance(values, tuple | list):
+        yield from ((f"[{number}]", value) for number, value in enumerate(values))
+    elif _is_dataclass(values):
+        yield from ((f".{field.name}", getattr(values, field.name)) for field in dataclasses.fields(values))
