@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from prune_fe.measure.meter import quartiles, seconds_in_turn
 from prune_fe.options import BatchSize, validate_value
 from prune_fe.tracing.nested import Inputs, map_tensors, move, run, take_rows, tensors_in
-from prune_fe.tracing.watching import evaluating, explain_run
+from prune_fe.tracing.watching import evaluating, explain_run, running_eagerly
 from prune_fe.tracing.weights import require_example, require_network
+from prune_fe.tracing.wrappers import unwrap
 
 ATTENTION = "scaled_dot_product_attention"
 COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
@@ -92,6 +93,7 @@ def cost_by_module(model: nn.Module, example: Inputs) -> dict[str, Cost]:
     Returns:
         Name of the module -> its cost. What several modules share counts for the first; the sums are those of `cost`.
     """
+    model = unwrap(model)
     counts = {name: _macs(count) for name, count in _count_operations(model, example).items()}
     own = dict(counts)
     for name, count in counts.items():
@@ -121,9 +123,10 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
 
     require_network(model)
     require_example(example)
+    model = unwrap(model)
     weight = next(model.parameters())
     image = move(take_rows(example, 1), weight.device, weight.dtype)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), running_eagerly():
         analysis = FlopCountAnalysis(_Flat(model, image), tuple(tensors_in(image)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         # fvcore has no rule for attention and would count it as 0.

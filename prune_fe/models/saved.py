@@ -21,7 +21,8 @@ from prune_fe.models.manifest import FORMAT, MANIFEST, WEIGHTS, compute_digest, 
 from prune_fe.models.settings import CHANNEL_COUNTS, apply_settings, module_settings, whole_number_settings
 from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_tensors, tensors_to_save
 from prune_fe.tracing.quantised import require_float
-from prune_fe.tracing.weights import require_sound_weights
+from prune_fe.tracing.weights import require_module, require_sound_weights
+from prune_fe.tracing.wrappers import unwrap
 
 
 def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
@@ -32,7 +33,7 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
     networks must be built by the caller of `load`.
 
     Args:
-        model: The network.
+        model: The network. One in a wrapper, such as DistributedDataParallel, is saved without it.
         path: The folder.
         about: Anything worth keeping that JSON can express.
         overwrite: Replace a network that was saved to `path` before; any other folder is refused.
@@ -45,6 +46,8 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
         CheckpointError: A layer states other channel counts than its weight has.
         EnvironmentFault: The folder cannot be written.
     """
+    require_module(model)
+    model = unwrap(model)
     require_float(model, prepared=False)
     require_sound_weights(model)
     path = require_path(path)
@@ -81,7 +84,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     Args:
         path: The folder.
         model: A freshly built network of the same architecture, which is changed and returned; needed only if the
-            manifest names no constructor.
+            manifest names no constructor. One in a wrapper is unwrapped.
 
     Returns:
         The network, on the CPU, in evaluation mode.
@@ -93,6 +96,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     path = require_path(path)
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; it must be an nn.Module")
+    model = None if model is None else unwrap(model)
     manifest = read_manifest(path)
     try:
         with open_regular_file(path / WEIGHTS) as file:

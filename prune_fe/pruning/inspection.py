@@ -23,7 +23,8 @@ from prune_fe.tracing.layers import find_convolutions
 from prune_fe.tracing.nested import Inputs, move, run, take_rows
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.watching import Watch, evaluating
-from prune_fe.tracing.weights import require_example, require_sound_weights
+from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
+from prune_fe.tracing.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,9 +83,11 @@ def inspect(model: nn.Module, example: Inputs) -> pd.DataFrame:
     """
     import pandas as pd
 
+    require_module(model)
+    require_example(example)
+    model = unwrap(model, example)
     require_float(model)
     require_sound_weights(model)
-    require_example(example)
     weight = next(model.parameters())
     example = move(take_rows(example, 1), weight.device, weight.dtype)
     costs = cost_by_module(model, example)

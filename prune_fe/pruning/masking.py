@@ -19,7 +19,7 @@ from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
 from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
-from prune_fe.tracing.watching import evaluating
+from prune_fe.tracing.watching import evaluating, running_eagerly
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers whose every output is a sum over the inputs. Derived classes do not count, because they may do more."""
@@ -96,7 +96,7 @@ def largest_difference(
     Raises:
         InputError: The networks return different kinds of values, or tensors of different shapes.
     """
-    with evaluating(model), evaluating(pruned), torch.no_grad():
+    with evaluating(model), evaluating(pruned), torch.no_grad(), running_eagerly():
         with watch or nullcontext():
             output = run(pruned, inputs)
         with masked(model, pruned, axes, kept):

@@ -26,7 +26,8 @@ from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.quantised import require_float
-from prune_fe.tracing.weights import require_example, require_sound_weights
+from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
+from prune_fe.tracing.wrappers import unwrap
 
 TARGET_TOLERANCE = 0.01
 """Largest deviation from a target, as a share of it, that is accepted without a note."""
@@ -58,7 +59,8 @@ def prune(
     units, and its step gives the reason.
 
     Args:
-        model: The network; it is not changed.
+        model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile
+            returns, is unwrapped (`prune_fe.tracing.wrappers.unwrap`), and the pruned network has no wrapper.
         scores: What prune_fe.score returned for it.
         ratio: The option `ratio`: share of the units to remove, in [0, 1), or layer name or pattern -> share.
         example: One input with which the network is analysed: a tensor (1, channels, height, width), a tuple of
@@ -81,11 +83,13 @@ def prune(
         InputError: An argument is wrong, the network cannot be analysed, or nothing could be removed although the
             options ask for it.
     """
-    require_float(model)
-    require_sound_weights(model)
+    require_module(model)
     if example is None:
         raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
     require_example(example)
+    model = unwrap(model, example)
+    require_float(model)
+    require_sound_weights(model)
     if not isinstance(scores, Scores):
         raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
     if scores.provenance.get("architecture_sha256", hash_architecture(model)) != hash_architecture(model):

@@ -30,7 +30,8 @@ from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
-from prune_fe.tracing.weights import require_example, require_sound_weights
+from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
+from prune_fe.tracing.wrappers import unwrap
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Pattern of the labels that name a folder."""
@@ -75,7 +76,8 @@ def score(
     [9.0, 4.0]
 
     Args:
-        model: Any network.
+        model: Any network. One in a wrapper, such as DistributedDataParallel or what torch.compile returns, is
+            unwrapped; see `prune_fe.tracing.wrappers.unwrap`.
         data: Data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
             scorer that reads weights only.
         scorer: Name of a scorer (a key of `SCORERS`), a scorer, its class, or a function of (layer, weight). `layer`
@@ -156,6 +158,8 @@ def score_all(
     """
     choice = validate_options(ScoreOptions, options, **settings)
     resolved = _resolve_scorers(scorers)
+    require_module(model)
+    model = unwrap(model, example)
     require_float(model)
     require_sound_weights(model)
     seed = validate_value(Seed, seed, "seed")

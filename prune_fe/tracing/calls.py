@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import plain_name
+from prune_fe.tracing.watching import running_eagerly
 
 
 class CallRecorder(TorchFunctionMode):
@@ -45,6 +46,7 @@ class CallRecorder(TorchFunctionMode):
                 )
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
+            stack.enter_context(running_eagerly())
             stack.enter_context(self)
             yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def running_eagerly() -> Iterator[None]:
+    """Run compiled networks in the block as they were written: hooks cannot see into compiled code."""
+    if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and the import would take a second.
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager
@@ -91,5 +102,6 @@ class Watch(TorchFunctionMode, ABC):
                     with_kwargs=True,
                 )
                 stack.callback(handle.remove)
+            stack.enter_context(running_eagerly())
             stack.enter_context(self)
             yield

@@ -59,6 +59,9 @@ def require_sound_weights(model: Any, name: str = "model") -> None:
             the layer.
     """
     require_network(model, name)
+    if scripted := [layer for layer, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
+        what = f"layer {scripted[0]!r}" if scripted[0] else name
+        raise InputError(f"{what} is TorchScript, whose code cannot be followed; use the network that was scripted")
     for layer, module in model.named_modules():
         tensors = {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
         tensors |= {key: module._buffers[key] for key in STATISTICS if module._buffers.get(key) is not None}

@@ -1,0 +1,74 @@
+"""Take networks out of the wrappers in which they are trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from prune_fe.errors import InputError
+from prune_fe.tracing.nested import Inputs, compare_outputs, run
+from prune_fe.tracing.watching import evaluating
+
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""Classes that hold the network that they run as `module`."""
+
+
+def unwrap(model: nn.Module, example: Inputs | None = None) -> nn.Module:
+    """Return the network in a wrapper: its names, weights and outputs are those of the network that was wrapped.
+
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel, what torch.compile returns, and modules that hold
+    one network beside how it is trained, as those of Lightning do: they have a `training_step`. Wrappers within
+    wrappers, and compiled parts of a network, are unwrapped too.
+
+    Args:
+        model: Any module.
+        example: Inputs of the network. A module with a `training_step` stays as it is if it returns anything else for
+            them than the network in it.
+
+    Returns:
+        The network itself; for one with compiled parts a copy that has the same parameters and buffers.
+    """
+    while (inner := _find_wrapped(model) or _find_trained(model, example)) is not None:
+        model = inner
+    modules = dict(model.named_modules())
+    parts = [name for name, module in modules.items() if name and _find_wrapped(module) is not None]
+    if not parts and all(module._compiled_call_impl is None for module in modules.values()):
+        return model
+    # Only the modules are copied, without what nn.Module.compile() made: the memo keeps every tensor itself.
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for name in reversed(parts):  # the inner ones first
+        owner, _, attribute = name.rpartition(".")
+        setattr(twin.get_submodule(owner), attribute, _find_wrapped(twin.get_submodule(name)))
+    return twin
+
+
+def _find_wrapped(model: nn.Module) -> nn.Module | None:
+    """Return the network that a wrapper of torch holds; None for any other module."""
+    if isinstance(model, PARALLEL):
+        return model.module
+    # Its class is in torch._dynamo, which takes a second to import.
+    return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else None
+
+
+def _find_trained(model: nn.Module, example: Inputs | None) -> nn.Module | None:
+    """Return the network in a module that says how it is trained; None for a module that does more than that."""
+    if not callable(getattr(model, "training_step", None)) or model._parameters:
+        return None
+    parts = [part for part in model.children() if next(part.parameters(), None) is not None]
+    if len(parts) != 1:
+        return None
+    if example is None:
+        return parts[0]
+    try:
+        with evaluating(model), torch.no_grad():
+            expected = run(parts[0], example)
+            difference, _ = compare_outputs(run(model, example), expected, "the module")
+    except InputError:  # it returns something else
+        return None
+    except Exception:  # it has no `forward`, or none for these inputs
+        return parts[0]
+    return parts[0] if difference == 0 else None
