@@ -21,7 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import InputError
 from prune_fe.tracing.dependency_graph import Axis, DependencyGraph, SetId
+from prune_fe.tracing.module_rules import is_computed
 from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.ops import NORM_MODULES
 
 AxisKey = tuple[str, str]
 """(module, side) of an axis, as in DependencyGraph.axes."""
@@ -59,6 +61,8 @@ class Cutter:
         self.tensor_axes: dict[str, list[tuple[AxisKey, int]]] = {}
         for key, axis in self.axes.items():
             for attribute, dim in _find_tensors(modules[axis.module], axis):
+                if axis.call is not None or (axis.side in ("in", "out", "both") and (key[0], attribute) in self.axes):
+                    continue  # Statistics have no tensor; a tensor that the module's code uses has its own axis.
                 self.tensor_axes.setdefault(f"{axis.module}.{attribute}".lstrip("."), []).append((key, dim))
         # A weight under two names would be cut twice, or for one of two sets of channels only.
         first_names: dict[int, str] = {}
@@ -215,6 +219,10 @@ def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] 
     memo: dict[int, Any] = {id(weight): other for weight, other in (stand_ins or {}).items()}
     # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
     for module in model.modules():
+        if is_computed(module):
+            # A weight that a hook computes again in each run is the result of a computation, which has no copy.
+            computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+            memo |= {id(value): value.detach().clone() for value in computed}
         memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
     try:
         twin = copy.deepcopy(model, memo)
@@ -334,6 +342,10 @@ def _set_channel_counts(module: nn.Module, sizes: Mapping[str, int]) -> None:
         sizes: Side of the module -> number of channels.
     """
     both = sizes.get("both", 0)
+    if isinstance(module, NORM_MODULES):  # the code of a norm that derives from one of torch's uses its tensors
+        both = both or next(iter(sizes.values()), 0)
+    if isinstance(module, _ConvNd | nn.Linear) and not both and "in" not in sizes:
+        return  # Its code uses a tensor by itself.
     if isinstance(module, _ConvNd):
         is_depthwise = both or (module.groups > 1 and module.groups == module.in_channels)
         module.in_channels, module.out_channels = both or sizes["in"], both or sizes["out"]

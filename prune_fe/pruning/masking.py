@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
+from prune_fe.pruning.masked_code import MaskedCode
 from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
+from prune_fe.tracing.own_code import is_own_layer
 from prune_fe.tracing.watching import evaluating, running_eagerly
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -33,7 +35,9 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
     a zero into something else, and masking a unit is defined on what the next layer reads.
 
     Layers that compute one channel from several (layer and group norms, standardised weights, gates over neighbouring
-    channels) are replaced by those of the pruned network, whose statistics are those of the kept channels.
+    channels) are replaced by those of the pruned network, whose statistics are those of the kept channels. Where such a
+    layer is code of the user's, its code runs on the whole network, and only its statistics are those of the kept
+    channels (`masked_code.py`).
 
     Args:
         model: The whole network.
@@ -45,6 +49,8 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
     saved: dict[str, Tensor] = {}
     with ExitStack() as stack, torch.no_grad():
         for (name, side), axis in axes.items():
+            if axis.call is not None:
+                continue
             removed = np.delete(np.arange(len(axis.channels)), kept[name, side])
             module = modules[name]
             if side in ("out", "both") and _has_channel_mixing(module):
@@ -62,6 +68,7 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
                 tensor = f"{name}.{side}".lstrip(".")
                 saved[tensor] = state[tensor].detach().clone()
                 state[tensor].index_fill_(axis.dim, torch.from_numpy(removed).to(state[tensor].device), 0)
+        stack.enter_context(MaskedCode(model, pruned, axes, kept).running())
         try:
             yield
         finally:
@@ -143,4 +150,6 @@ def _with_input(args: Any, kwargs: Any, change: Callable[[Tensor], Tensor]) -> t
 
 def _has_channel_mixing(module: nn.Module) -> bool:
     """Return whether an output of a layer depends on removed channels in other ways than by a sum over its inputs."""
+    if is_own_layer(module):
+        return False
     return type(module) not in PLAIN and not isinstance(module, _NormBase | nn.PReLU | PooledLayer)

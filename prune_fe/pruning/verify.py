@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from prune_fe.errors import first_line
 from prune_fe.pruning.cut import Cutter, copy_model
 from prune_fe.pruning.groups import GroupId
+from prune_fe.pruning.masked_code import OwnCodeFault
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled_weights, find_poolable_layers
 from prune_fe.tracing.calls import CallRecorder
@@ -167,6 +168,8 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
         difference, scale = largest_difference(trial.model, twin, cutter.axes, kept, trial.inputs, watch)
     except torch.OutOfMemoryError:
         raise
+    except OwnCodeFault as error:
+        return str(error), trial.is_like_network
     except Exception as error:  # the network's own code may raise anything
         fault = f"without some of its units the network does not run: {first_line(error)}"
         return fault, trial.is_like_network

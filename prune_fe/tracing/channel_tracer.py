@@ -17,6 +17,7 @@ from prune_fe.tracing.function_rules import Call, follow_function
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
 from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
 from prune_fe.tracing.ops import plain_name
+from prune_fe.tracing.own_code import begin_run, count_call, end_run, follow_own_layer, is_own_layer
 from prune_fe.tracing.watching import evaluating
 
 
@@ -48,6 +49,8 @@ def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
         if name in whole or name.startswith(prefixes):
             continue
         for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if attribute == "weight" and is_own_layer(module):
+                continue  # It has the channels of the layer's inputs and outputs.
             if tensor is not None and tensor.numel() > 1:
                 owners[tensor] = (name, attribute)
     return owners
@@ -103,15 +106,15 @@ class ChannelTracer(CallRecorder):
     def enter(self, name: str) -> None:
         """Note that a module begins to run."""
         super().enter(name)
-        self.builder.running.append(name)
+        begin_run(self.builder, name)
 
     def leave(self, name: str, inputs: Sequence[Any], output: Any) -> None:
         """Follow the channels through a module that has run, if it has a rule."""
         super().leave(name, inputs, output)
-        self.builder.running.pop()
         if not name:
             self._output = output
         value = next((entry for entry in inputs if isinstance(entry, Tensor)), None)
+        end_run(self.builder, value, output)
         # A whole module inside another, such as a norm that calls a linear layer, is part of the outer one's rule.
         is_outermost = name in self.whole and not self.whole_running
         if is_outermost and isinstance(output, Tensor) and value is not None:
@@ -131,10 +134,12 @@ class ChannelTracer(CallRecorder):
         inputs = [value for value in tensors_in((args, kwargs)) if self.builder.has_ids(value)]
         outputs = [value for value in tensors_in(output) if value.ndim]
         name = plain_name(func)
-        if inputs and (outputs or name == "setitem"):
-            try:
-                follow_function(self.builder, Call(name, func, args, kwargs, output, inputs, outputs))
-            except Exception as error:  # functions can be called in more ways than the rules know
-                for value in inputs:
-                    reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
-                    self.builder.fix(self.builder.ids[value], reason)
+        call = Call(name, func, args, kwargs, output, inputs, outputs)
+        count_call(self.builder, name)
+        try:
+            if not follow_own_layer(self.builder, call) and inputs and (outputs or name == "setitem"):
+                follow_function(self.builder, call)
+        except Exception as error:  # functions can be called in more ways than the rules know
+            for value in inputs:
+                reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
+                self.builder.fix(self.builder.ids[value], reason)

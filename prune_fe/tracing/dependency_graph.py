@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -34,6 +34,9 @@ from prune_fe.tracing.channel_ids import (
     to_tensor,
     varying_dims,
 )
+
+if TYPE_CHECKING:
+    from prune_fe.tracing.own_code import Run
 
 OUTPUT = "the network's outputs"
 """The reason why the channels of the network's output are fixed."""
@@ -54,6 +57,8 @@ class Axis:
         blocks: The number of equal parts into which the module divides the channels.
         dim: The dimension of the channels: in the parameter or buffer, or else in the module's input and output, where
             it is counted from the end.
+        call: Of a statistic over the channels that the module's code computes: the number of the module's run, and
+            of the call in this run; `side` names it. None for the channels of a tensor.
     """
 
     module: str
@@ -61,6 +66,7 @@ class Axis:
     channels: IdArray
     blocks: int = 1
     dim: int = 0
+    call: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class DependencyGraph:
             must lose equally many.
         counted_sets: (module, the coupled sets of channels whose number the module's code may know).
         output_positions: Module -> the number of positions at which it is applied to one image.
+        balance_causes: What demands each of the balance constraints, such as "GroupNorm 'norm' with 4 groups".
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -83,6 +90,7 @@ class DependencyGraph:
     balance_constraints: Sequence[Sequence[IdArray]]
     counted_sets: Sequence[tuple[str, IdArray]]
     output_positions: Mapping[str, int]
+    balance_causes: Sequence[str] = ()
 
 
 class GraphBuilder:
@@ -92,6 +100,8 @@ class GraphBuilder:
         modules: The network's modules by name.
         running: Names of the modules that are running, the innermost last; "" for the network.
         ids: Tensor -> the ids of its values, in its shape.
+        runs: What is known about the runs of these modules (`own_code.py`).
+        run_counts: Module -> how often it ran, from 0.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], own_tensors: Mapping[Tensor, tuple[str, str]]) -> None:
@@ -104,6 +114,8 @@ class GraphBuilder:
         """
         self.modules = modules
         self.running = [""]
+        self.runs: list[Run] = []
+        self.run_counts: dict[str, int] = {}
         # Weak keys: a tensor that the network no longer holds gives up its entry, and its id() cannot be mistaken.
         self.ids: Any = WeakIdKeyDictionary()
         self._own_tensors = own_tensors
@@ -111,7 +123,7 @@ class GraphBuilder:
         self._axes: dict[tuple[str, str], Axis] = {}
         self._coupled: list[tuple[IdArray, IdArray]] = []
         self._reasons: dict[ChannelId, str] = {}
-        self._balanced: list[list[IdArray]] = []
+        self._balanced: list[tuple[list[IdArray], str]] = []
         self._counted: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
 
@@ -120,7 +132,15 @@ class GraphBuilder:
         """The innermost module that is running, for messages."""
         return repr(self.running[-1]) if self.running[-1] else "the network's code"
 
-    def axis(self, module: str, side: str, size: int, blocks: int = 1, dim: int = 0) -> Axis:
+    def axis(
+        self,
+        module: str,
+        side: str,
+        size: int,
+        blocks: int = 1,
+        dim: int = 0,
+        call: tuple[int, int] | None = None,
+    ) -> Axis:
         """Return an axis of a module; the first call for it creates it with new ids.
 
         Args:
@@ -129,13 +149,15 @@ class GraphBuilder:
             size: Number of channels.
             blocks: Number of equal parts into which the module divides them.
             dim: The dimension of the channels, as in `Axis`.
+            call: The call that computes a statistic over them, as in `Axis`.
         """
         if (module, side) not in self._axes:
             channels = np.arange(self._next_id, self._next_id + size)
             self._next_id += size
-            self._axes[module, side] = Axis(module, side, channels, blocks, dim)
+            self._axes[module, side] = Axis(module, side, channels, blocks, dim, call)
             if blocks > 1:
-                self.balance(list(channels.reshape(blocks, -1)))
+                owner = type(self.modules.get(module)).__name__
+                self.balance(list(channels.reshape(blocks, -1)), f"{owner} {module!r} with {blocks} groups")
         return self._axes[module, side]
 
     def is_own_tensor(self, value: Tensor) -> bool:
@@ -196,9 +218,14 @@ class GraphBuilder:
                     self._reasons[ChannelId(int(channel))] = reason
                 self._reasons.setdefault(ChannelId(int(channel)), reason)
 
-    def balance(self, blocks: list[IdArray]) -> None:
-        """Record that blocks of channels must lose equally many."""
-        self._balanced.append(blocks)
+    def balance(self, blocks: list[IdArray], cause: str) -> None:
+        """Record that blocks of channels must lose equally many.
+
+        Args:
+            blocks: The channels of each.
+            cause: What demands it, for messages.
+        """
+        self._balanced.append((blocks, cause))
 
     def count(self, *channels: IdArray) -> None:
         """Record that the running module's code may contain the number of these channels."""
@@ -221,15 +248,13 @@ class GraphBuilder:
             # OUTPUT excludes channels from all groups, so it takes precedence over other reasons.
             if channel != NO_CHANNEL and (reason == OUTPUT or set_id not in fixed):
                 fixed[set_id] = reason
+        balanced = [(blocks, cause) for blocks, cause in self._balanced if NO_CHANNEL not in np.concatenate(blocks)]
         return DependencyGraph(
             axes=self._axes,
             coupled_set=coupled_set,
             fixed_sets=fixed,
-            balance_constraints=[
-                [coupled_set[block] for block in blocks]
-                for blocks in self._balanced
-                if NO_CHANNEL not in np.concatenate(blocks)
-            ],
+            balance_constraints=[[coupled_set[block] for block in blocks] for blocks, _ in balanced],
+            balance_causes=[cause for _, cause in balanced],
             counted_sets=[(module, coupled_set[ids]) for module, ids in self._counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.
             output_positions={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from prune_fe.tracing.channel_ids import (
 from prune_fe.tracing.dependency_graph import GraphBuilder
 from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import Kind, Trait, names
+from prune_fe.tracing.own_code import follow_norm_function, record_statistic
 
 NEW_TENSOR = names(Kind.NEW_TENSOR)
 REARRANGING = names(Kind.REARRANGING)
@@ -36,7 +37,8 @@ REDUCING = names(Kind.REDUCING)
 SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
 MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
 CONVOLUTIONS = names(Kind.CONVOLUTION)
-OPAQUE = names(Kind.OPAQUE, Kind.NORM)
+NORMS = names(Kind.NORM)
+OPAQUE = names(Kind.OPAQUE)
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,8 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
         builder.ids[call.output] = _pad(builder, ids, *call.args[1:], **kwargs)
     elif call.name in REDUCING and len(call.inputs) == 1 and call.outputs[0].shape != shape:
         _reduce(builder, call, ids)
-    elif call.name in MATRIX_PRODUCTS:
-        _matrix_product(builder, call)
-    elif call.name in CONVOLUTIONS:
-        _convolve(builder, call)
+    elif rule := _find_rule(call.name):
+        rule(builder, call)
     elif call.name not in OPAQUE and len(call.outputs) == 1 and _combine(builder, call):
         return
     elif call.name not in OPAQUE and len(call.inputs) == 1 and all(is_resized(ids, value) for value in call.outputs):
@@ -96,6 +96,12 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
     else:
         for value in call.inputs:
             builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
+
+
+def _find_rule(name: str) -> Callable[[GraphBuilder, Call], None] | None:
+    """Return the rule for a function that computes each output from several channels or parameters, by name."""
+    rules = ((MATRIX_PRODUCTS, _matrix_product), (CONVOLUTIONS, _convolve), (NORMS, follow_norm_function))
+    return next((rule for known, rule in rules if name in known), None)
 
 
 def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
@@ -127,7 +133,8 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
         if len(outer) == 1:
             builder.count(rows_along(rearranged, outer[0])[0])
         elif outer:  # a shuffle, or attention heads: all parts must keep equally many channels
-            builder.balance(list(ids_along(rearranged, outer).reshape(rearranged.shape[outer[0]], -1)))
+            parts = list(ids_along(rearranged, outer).reshape(rearranged.shape[outer[0]], -1))
+            builder.balance(parts, f"{call.name}() in {builder.location} into {len(parts)} parts")
     elif "channel_shuffle" in call.name:
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
         _merge_dims(builder, rows_along(ids, dim)[0].reshape(groups, -1).T)
@@ -202,7 +209,7 @@ def _split(builder: GraphBuilder, name: str, every: IdArray, parts: Sequence[IdA
         return
     blocks = every.reshape(-1, sizes[0])
     if all((blocks == part).all(axis=1).any() for part in parts):
-        builder.balance(list(blocks))
+        builder.balance(list(blocks), f"{name}() in {builder.location} into {len(blocks)} parts")
 
 
 def _set_item(builder: GraphBuilder, target: Tensor, index: Any, value: Any) -> None:
@@ -239,11 +246,16 @@ def _pad(builder: GraphBuilder, ids: Tensor, pad: Sequence[int], mode: str = "co
 
 def _reduce(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     """Couple channels that are reduced to one value where other channels stay."""
-    dims = _reduced_dims(call)
+    dims, varying = _reduced_dims(call), varying_dims(ids)
+    if (
+        len(varying) == 1
+        and call.name not in SELECTING
+        and (dims is None or varying[0] in [d % ids.ndim for d in dims])
+    ):
+        record_statistic(builder, ids, varying[0])
     if dims is None:
         return
     dims = [dim % ids.ndim for dim in dims]
-    varying = varying_dims(ids)
     reduced = [dim for dim in varying if dim in dims]
     if reduced and len(reduced) == len(varying):
         # One value of all channels: verification finds out whether removing a channel changes it. But a selection may

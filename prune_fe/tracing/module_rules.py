@@ -10,17 +10,24 @@ import math
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 from prune_fe.tracing.channel_ids import expand_along, to_tensor, varying_dims
-from prune_fe.tracing.dependency_graph import GraphBuilder
+from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.ops import NORM_MODULES, TIMM_NORM_MODULES, TRUSTED_LIBRARIES
+
+COMPUTED_FROM = ("_g", "_orig")
+"""How the parameters are called from which hooks compute others: `weight_g` of weight_norm, `weight_orig` of
+spectral_norm and of masks."""
 
 
 def has_module_rule(module: nn.Module) -> bool:
     """Return whether a module is handled as a whole, whatever its code does inside."""
     # A user's subclass may override forward() and do anything there, so only known libraries' code is trusted.
     origin = f"{type(module).forward.__module__}."
-    if not origin.startswith(TRUSTED_LIBRARIES):
+    # The forward pass of a convolution calls this method, which a subclass may override as well.
+    inner = f"{getattr(type(module), '_conv_forward', type(module).forward).__module__}."
+    if not origin.startswith(TRUSTED_LIBRARIES) or not inner.startswith(TRUSTED_LIBRARIES):
         return False
     class_names = {base.__name__ for base in type(module).__mro__}
     is_timm_norm = origin.startswith("timm.") and not TIMM_NORM_MODULES.isdisjoint(class_names)
@@ -30,15 +37,51 @@ def has_module_rule(module: nn.Module) -> bool:
 def follow_module(builder: GraphBuilder, name: str, value: Tensor, output: Tensor) -> None:
     """Follow the channels of `value` through the module `name`, which has a rule and returned `output`."""
     module, ids = builder.modules[name], builder.ids.get(value)
-    if isinstance(module, _ConvNd):
-        _follow_convolution(builder, name, module, value, output)
-    elif isinstance(module, nn.Linear):
-        _follow_linear(builder, name, module, value, output)
+    if isinstance(module, _ConvNd | nn.Linear):
+        follow_layer(builder, name, value, output)
     elif ids is not None:
         _follow_norm(builder, name, module, ids, output)
 
 
-def _follow_convolution(builder: GraphBuilder, name: str, conv: _ConvNd, value: Tensor, output: Tensor) -> None:
+def follow_layer(builder: GraphBuilder, name: str, value: Tensor, output: Tensor) -> tuple[Axis, Axis]:
+    """Follow the channels of `value` through a convolution or linear layer that computed `output`.
+
+    Returns:
+        The axes of its inputs and of its outputs, which are one for a depthwise convolution.
+    """
+    module = builder.modules[name]
+    if isinstance(module, _ConvNd):
+        axes = _follow_convolution(builder, name, module, value, output)
+    else:
+        assert isinstance(module, nn.Linear)
+        axes = _follow_linear(builder, name, module, value, output)
+    if is_computed(module):  # cutting such a weight would have no effect, because it is computed again
+        for axis in axes:
+            builder.fix(to_tensor(axis.channels), _describe_computed(name, module))
+    return axes
+
+
+def is_computed(module: nn.Module) -> bool:
+    """Return whether a parameter of a module is computed from others before each use, as by weight_norm."""
+    hooked = (name.removesuffix(end) for name in module._parameters for end in COMPUTED_FROM if name.endswith(end))
+    return parametrize.is_parametrized(module) or any(name in vars(module) for name in hooked)
+
+
+def _describe_computed(name: str, module: nn.Module) -> str:
+    """Return the reason why a module with computed weights keeps its channels."""
+    if parametrize.is_parametrized(module):
+        chains = module.parametrizations.values()  # type: ignore[operator]
+        who = [type(part).__name__.strip("_") for chain in chains for part in chain]
+    else:
+        hooks = module._forward_pre_hooks.values()
+        who = [type(hook).__name__ for hook in hooks if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask")]
+    names = ", ".join(dict.fromkeys(who)) or "code of its own"
+    return f"layer {name!r}: its weight is computed (weight_norm or the like, here {names}); remove that first"
+
+
+def _follow_convolution(
+    builder: GraphBuilder, name: str, conv: _ConvNd, value: Tensor, output: Tensor
+) -> tuple[Axis, Axis]:
     # Counted from the end, because an input without a batch dimension is allowed too.
     dim = output.ndim - 1 - len(conv.kernel_size)
     # A transposed convolution multiplies its weights at every position of its input.
@@ -60,9 +103,12 @@ def _follow_convolution(builder: GraphBuilder, name: str, conv: _ConvNd, value: 
     if ids is not None:
         builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
     builder.ids[output] = expand_along(last.channels, dim, output.shape)
+    return first, last
 
 
-def _follow_linear(builder: GraphBuilder, name: str, linear: nn.Linear, value: Tensor, output: Tensor) -> None:
+def _follow_linear(
+    builder: GraphBuilder, name: str, linear: nn.Linear, value: Tensor, output: Tensor
+) -> tuple[Axis, Axis]:
     builder.apply_at(name, output[..., 0].numel())
     ids, dim = builder.ids.get(value), output.ndim - 1
     first = builder.axis(name, "in", linear.in_features, dim=-1)
@@ -70,10 +116,11 @@ def _follow_linear(builder: GraphBuilder, name: str, linear: nn.Linear, value: T
     varying = [] if ids is None else varying_dims(ids)
     if ids is not None and varying and dim not in varying:  # it is applied to each channel by itself
         builder.ids[output] = ids.narrow(dim, 0, 1).expand(output.shape)
-        return
+        return first, last
     if ids is not None:
         builder.connect(first, ids, dim)
     builder.ids[output] = expand_along(last.channels, dim, output.shape)
+    return first, last
 
 
 def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tensor, output: Tensor) -> None:
@@ -81,6 +128,8 @@ def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tenso
     if output.shape != ids.shape or len(varying) > 1:
         builder.fix(ids, f"{kind} {name!r} receives channels in several dimensions")
         return
+    if is_computed(module):
+        builder.fix(ids, _describe_computed(name, module))
     for dim in varying:
         blocks = module.num_groups if isinstance(module, nn.GroupNorm) else 1
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:

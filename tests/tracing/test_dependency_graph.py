@@ -63,7 +63,7 @@ def test_channels_are_connected_to_the_axis_that_receives_them(builder: GraphBui
 
 def test_blocks_are_balanced_and_numbers_are_counted_unless_they_hold_no_channel(builder: GraphBuilder) -> None:
     channels = builder.axis("a", "out", 4, blocks=2).channels
-    builder.balance([np.array([0, 1]), np.array([2, 3])])
+    builder.balance([np.array([0, 1]), np.array([2, 3])], "a split")
     builder.count(channels, np.array([0, 1]))
     graph = builder.build(1)
     assert [[block.tolist() for block in blocks] for blocks in graph.balance_constraints] == [

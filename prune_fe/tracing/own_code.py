@@ -1,0 +1,228 @@
+"""Follow norms and layers whose forward pass is code of the user's: what has no rule as a whole.
+
+A norm of a network's own, such as a layer norm for maps, computes statistics over the channels: a mean, a variance. A
+removed channel has no part in them, as it has none in those of a layer norm of torch's. Masking it with zero does not
+say that. Therefore the calls that compute such statistics are recorded here, and the masked network leaves the removed
+channels out of them (`pruning/masked_code.py`). Everything else that the code does is compared as it is.
+
+A layer of a network's own, such as a convolution that standardises its weights, may change them before it calls the
+function of torch's that its base class calls. That function is followed as the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from prune_fe.tracing.channel_ids import IdArray, expand_along, ids_along, rows_along, to_tensor, varying_dims
+from prune_fe.tracing.module_rules import follow_layer, has_module_rule
+from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.ops import Kind, Trait, names
+
+if TYPE_CHECKING:
+    from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
+    from prune_fe.tracing.function_rules import Call
+
+MIXING_NORMS = frozenset({"layer_norm", "rms_norm", "group_norm"})
+"""The norm functions that compute one channel from several."""
+
+STATISTICS = (names(Kind.REDUCING) - names(Kind.REDUCING, traits=Trait.SELECTS)) | MIXING_NORMS
+"""The functions whose calls are counted: those that can be computed of some of the channels."""
+
+LAYER_FUNCTIONS = names(Kind.CONVOLUTION) | {"linear"}
+"""The functions that layers pass their weights to."""
+
+
+@dataclass
+class Run:
+    """A module that runs.
+
+    Attributes:
+        module: The module's name.
+        number: How often it ran before.
+        is_own: Whether its code is followed, and calls no other module with parameters.
+        calls: How many functions of STATISTICS it has called.
+        statistics: Those that were computed over channels: the number of the call, the ids of the tensor, the dimension
+            of its channels, and the reason why they are fixed if the module is no norm ("" for none).
+        layer: The axes of the module, if it called its layer's function.
+        read: The ids of the tensors that it passed to this function; None for one without channels.
+    """
+
+    module: str
+    number: int = 0
+    is_own: bool = False
+    calls: int = 0
+    statistics: list[tuple[int, Tensor, int, str]] = field(default_factory=list)
+    layer: tuple[Axis, Axis] | None = None
+    read: list[Tensor | None] = field(default_factory=list)
+
+
+def is_own_layer(module: nn.Module) -> bool:
+    """Return whether a module is a convolution or linear layer with a forward pass that is not torch's."""
+    is_layer = isinstance(module, _ConvNd | nn.Linear) and not isinstance(module, _ConvTransposeNd)
+    return is_layer and not has_module_rule(module)
+
+
+def begin_run(builder: GraphBuilder, name: str) -> None:
+    """Note that a module begins to run."""
+    module = builder.modules[name]
+    number = builder.run_counts[name] = builder.run_counts.get(name, -1) + 1
+    has_layers = any(child._parameters for child in module.modules() if child is not module)
+    is_own = bool(name) and not has_module_rule(module) and not has_layers
+    builder.runs.append(Run(name, number, is_own))
+    builder.running.append(name)
+
+
+def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None:
+    """Note that a module has run, and judge what it did.
+
+    Args:
+        builder: The graph.
+        value: The first tensor that it was called with.
+        output: What it returned.
+    """
+    builder.running.pop()
+    run = builder.runs.pop()
+    if run.layer is not None:
+        _judge_layer(builder, run, value, output)
+    elif run.statistics:
+        _judge_norm(builder, run, value, output)
+
+
+def count_call(builder: GraphBuilder, function: str) -> None:
+    """Count a call of a function in the module that is running."""
+    if builder.runs and function in STATISTICS:
+        builder.runs[-1].calls += 1
+
+
+def record_statistic(builder: GraphBuilder, ids: Tensor, dim: int, otherwise: str = "") -> None:
+    """Record that the function that is called now computes a statistic over channels.
+
+    Args:
+        builder: The graph.
+        ids: Of the tensor.
+        dim: The dimension of its channels.
+        otherwise: Why the channels are fixed if the module that is running is no norm; "" if they are not.
+    """
+    run = builder.runs[-1] if builder.runs else None
+    if run is not None and run.is_own:
+        run.statistics.append((run.calls - 1, ids, dim, otherwise))
+    elif otherwise:
+        builder.fix(ids, otherwise)
+
+
+def _judge_norm(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
+    """Add an axis for each statistic, if the module returns the channels that it was called with, as norms do."""
+    ids = builder.ids.get(output) if isinstance(output, Tensor) else None
+    is_norm = value is not None and ids is not None and ids.shape == value.shape and len(varying_dims(ids)) == 1
+    for call, reduced, dim, otherwise in run.statistics:
+        if is_norm:
+            side = f"statistic {run.number}.{call}"
+            axis = builder.axis(run.module, side, reduced.shape[dim], dim=dim - reduced.ndim, call=(run.number, call))
+            builder.connect(axis, reduced, dim)
+        elif otherwise:
+            builder.fix(reduced, otherwise)
+
+
+def follow_norm_function(builder: GraphBuilder, call: Call) -> None:
+    """Follow the channels through a norm that is called as a function, with parameters of a module."""
+    value = call.kwargs["input"] if "input" in call.kwargs else call.args[0]
+    others = tensors_in((call.args, call.kwargs))
+    parameters = [tensor for tensor in others if tensor is not value and tensor.numel() > 1]
+    ids, reason = builder.ids.get(value), f"its channels go through {call.name}() in {builder.location}"
+    is_along_last = call.name in ("layer_norm", "rms_norm")
+    shape = _second_argument(call, "normalized_shape") if is_along_last else (0,)
+    normalised = list(range(value.ndim - len(shape), value.ndim)) if is_along_last else [1]
+    if ids is None:  # the weights of a layer, which the norm standardises for each of its outputs
+        channels = next(ids_along(builder.ids[p], [0]) for p in parameters if builder.has_ids(p))
+        ids = expand_along(channels, normalised[0], value.shape)
+    varying = varying_dims(ids)
+    if is_along_last and set(varying).isdisjoint(normalised):
+        builder.ids[call.output] = ids  # each channel is normalised by itself
+        return
+    if len(normalised) > 1 or varying != normalised:
+        builder.fix(ids, reason)
+        return
+    channels = rows_along(ids, *normalised)[0]
+    for parameter in parameters:
+        if builder.has_ids(parameter):
+            builder.couple(channels, ids_along(builder.ids[parameter], [0]))
+        else:
+            builder.fix(ids, f"combined with {len(parameter)} values that come from no layer in {builder.location}")
+    if call.name == "group_norm":
+        _balance_groups(builder, channels, _second_argument(call, "num_groups"))
+    if call.name in MIXING_NORMS:
+        record_statistic(builder, ids, normalised[0], reason)
+    builder.count(channels)
+    builder.ids[call.output] = ids
+
+
+def _second_argument(call: Call, name: str) -> Any:
+    return call.kwargs[name] if name in call.kwargs else call.args[1]
+
+
+def _balance_groups(builder: GraphBuilder, channels: IdArray, groups: int) -> None:
+    if groups > 1:
+        module = builder.modules[builder.running[-1]]
+        is_norm = isinstance(module, nn.GroupNorm)
+        who = f"GroupNorm {builder.running[-1]!r}" if is_norm else f"group_norm() in {builder.location}"
+        builder.balance(list(channels.reshape(groups, -1)), f"{who} with {groups} groups")
+
+
+def follow_own_layer(builder: GraphBuilder, call: Call) -> bool:
+    """Follow the function that a layer with code of its own passes its weights to.
+
+    Returns:
+        False if the call is another one.
+    """
+    run = builder.runs[-1] if builder.runs else None
+    if run is None or call.name not in LAYER_FUNCTIONS or not is_own_layer(builder.modules[run.module]):
+        return False
+    module = builder.modules[run.module]
+    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), call.args, strict=False))
+    given |= call.kwargs
+    value, weight, bias = given["input"], given["weight"], given.get("bias")
+    if weight.shape != module.weight.shape or given.get("groups", 1) != getattr(module, "groups", 1):
+        return False
+    run.layer = first, last = follow_layer(builder, run.module, value, call.output)
+    run.read.append(builder.ids.get(value))
+    if (ids := builder.ids.get(weight)) is not None:  # they were scaled by a parameter
+        axis_of = {0: last} | ({1: first} if weight.shape[1] == len(first.channels) else {})
+        for dim in varying_dims(ids):
+            if dim in axis_of:
+                builder.connect(axis_of[dim], ids, dim)
+            else:
+                builder.fix(ids, f"combined with the weights of a grouped layer in {builder.location}")
+    if bias is not None and builder.has_ids(bias):
+        builder.couple(last.channels, ids_along(builder.ids[bias], [0]))
+    return True
+
+
+def _judge_layer(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
+    """Fix the channels of a layer unless the module reads and returns them in the order of its weights."""
+    assert run.layer is not None
+    first, last = run.layer
+    given = builder.ids.get(value) if value is not None else None
+    returned = builder.ids.get(output) if isinstance(output, Tensor) else None
+    is_in_order = all(
+        (ids is None and given is None)
+        or (ids is not None and given is not None and _same_rows(_rows_of(ids, first), _rows_of(given, first)))
+        for ids in run.read
+    )
+    if not is_in_order or returned is None or not _same_rows(_rows_of(returned, last), last.channels[None]):
+        reason = f"layer {run.module!r} is a {type(builder.modules[run.module]).__name__}, whose code is not torch's"
+        for axis in (first, last):
+            builder.fix(to_tensor(axis.channels), reason)
+
+
+def _rows_of(ids: Tensor, axis: Axis) -> IdArray:
+    """Return the different rows of ids along the dimension in which a layer has its channels."""
+    return rows_along(ids, ids.ndim + axis.dim) if ids.ndim + axis.dim >= 0 else np.zeros((0, 0), int)
+
+
+def _same_rows(rows: IdArray, others: IdArray) -> bool:
+    return rows.shape == others.shape and bool((rows == others).all())
