@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes, restoring_weights
@@ -52,11 +51,9 @@ def analyse(model: nn.Module, example: Inputs) -> Analysis:
         example: Inputs of the network.
 
     Raises:
-        InputError: The network cannot be copied or run, returns no tensor, or computes weights before each use.
+        InputError: The network cannot be copied or run, or returns no tensor.
     """
     require_example(example)
-    # Cutting such a weight would have no effect, because it is computed again.
-    _refuse_computed_weights(model)
     traced, layers, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
     cutter, names = Cutter(traced, graph), tuple(layer.name for layer in layers)
     groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
@@ -145,11 +142,3 @@ def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequenc
         if verifier.find_fault(without, removed) is None:
             cutter = without
     return cutter
-
-
-def _refuse_computed_weights(model: nn.Module) -> None:
-    """Raise InputError if a weight is computed from others before each use, as by weight_norm."""
-    for name, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if parametrize.is_parametrized(module) or {"weight_g", "weight_orig"} & set(own):
-            raise InputError(f"layer {name!r}: its weight is computed (weight_norm or the like); remove that first")

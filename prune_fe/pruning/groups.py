@@ -21,8 +21,8 @@ GroupId = NewType("GroupId", int)
 Blocks = Sequence[NDArray[np.int64]]
 """A balance constraint: arrays of coupled sets, each of which has to lose equally many."""
 
-UNEQUAL_BLOCKS = "a split, shuffle or group norm demands equal parts that its units cannot keep"
-"""The reason why a group stays whose balance constraints cannot all be met."""
+Constraint = tuple[Blocks, str]
+"""The blocks, and what demands that they lose equally many."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Group:
             blocks.
         keep_one_of: Tuples of positions of which one has to stay: they are the whole input of some module, or one
             piece of a split.
+        demands: What demands the blocks, such as "GroupNorm 'norm' with 4 groups".
     """
 
     layer_units: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -53,6 +54,7 @@ class Group:
     reason: str | None = None
     other_modules: tuple[str, ...] = ()
     keep_one_of: tuple[tuple[int, ...], ...] = ()
+    demands: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -131,7 +133,8 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     alike: dict[object, list[SetId]] = {}
     for set_id, place in places.items():
         alike.setdefault(place, []).append(set_id)
-    constraints = [blocks for blocks in graph.balance_constraints if not _is_always_balanced(blocks)]
+    balanced = zip(graph.balance_constraints, graph.balance_causes, strict=True)
+    constraints = [(blocks, cause) for blocks, cause in balanced if not _is_always_balanced(blocks)]
     groups = [
         _make_group(sets, units_of, traced, modules, constraints, graph)
         for sets in _merge_constrained(list(alike.values()), constraints)
@@ -175,7 +178,7 @@ def _make_group(
     units_of: Mapping[str, Mapping[SetId, tuple[int, ...]]],
     layers: Sequence[str],
     modules: Mapping[str, nn.Module],
-    constraints: Sequence[Blocks],
+    constraints: Sequence[Constraint],
     graph: DependencyGraph,
 ) -> Group:
     """Return the group of some coupled sets, ordered by their units in the first layer.
@@ -195,7 +198,7 @@ def _make_group(
     ordered = sorted(sets, key=lambda set_id: (first.get(set_id, last), set_id))
     layer_units = {layer: tuple(units_of[layer].get(set_id, ()) for set_id in ordered) for layer in scored}
     mixing = [layer for layer in scored if not _is_depthwise(modules[layer])]
-    block_ids, reason = _find_blocks(ordered, constraints)
+    block_ids, demands, reason = _find_blocks(ordered, constraints)
     return Group(
         layer_units=layer_units,
         block_ids=block_ids,
@@ -203,6 +206,7 @@ def _make_group(
         is_residual=any(sum(set_id in units_of[layer] for layer in mixing) > 1 for set_id in ordered),
         reason=graph.fixed_sets.get(ordered[0], reason),
         other_modules=tuple(sorted(names - layer_units.keys())),
+        demands=demands,
     )
 
 
@@ -231,11 +235,11 @@ def _is_always_balanced(blocks: Blocks) -> bool:
     return all(np.array_equal(np.sort(block), first) for block in blocks[1:])
 
 
-def _merge_constrained(lists: Sequence[list[SetId]], constraints: Sequence[Blocks]) -> list[list[SetId]]:
+def _merge_constrained(lists: Sequence[list[SetId]], constraints: Sequence[Constraint]) -> list[list[SetId]]:
     """Concatenate those lists of coupled sets that a balance constraint concerns together."""
     list_of = {set_id: number for number, sets in enumerate(lists) for set_id in sets}
     links = [(number, number) for number in range(len(lists))]
-    for blocks in constraints:
+    for blocks, _ in constraints:
         together = sorted({list_of[set_id] for set_id in np.concatenate(blocks).tolist() if set_id in list_of})
         links += [(together[0], number) for number in together[1:]]
     if not links:
@@ -248,16 +252,18 @@ def _merge_constrained(lists: Sequence[list[SetId]], constraints: Sequence[Block
     return list(merged.values())
 
 
-def _find_blocks(sets: Sequence[SetId], constraints: Sequence[Blocks]) -> tuple[tuple[int, ...], str | None]:
-    """Return the block of each coupled set, and the reason where not all constraints can be met.
+def _find_blocks(
+    sets: Sequence[SetId], constraints: Sequence[Constraint]
+) -> tuple[tuple[int, ...], tuple[str, ...], str | None]:
+    """Return the block of each coupled set, what demands the blocks, and the reason where not all demands can be met.
 
     Sets of one block are in the same blocks of every constraint. Equal losses of all blocks meet every constraint when
     each of its blocks consists of equally many of them.
     """
     own = set(sets)
-    relevant = [blocks for blocks in constraints if not own.isdisjoint(np.concatenate(blocks).tolist())]
+    relevant = [entry for entry in constraints if not own.isdisjoint(np.concatenate(entry[0]).tolist())]
     memberships: dict[SetId, list[tuple[int, int]]] = {set_id: [] for set_id in sets}
-    for number, blocks in enumerate(relevant):
+    for number, (blocks, _) in enumerate(relevant):
         for index, block in enumerate(blocks):
             for set_id in block.tolist():
                 if set_id in own:
@@ -266,8 +272,16 @@ def _find_blocks(sets: Sequence[SetId], constraints: Sequence[Blocks]) -> tuple[
     block_ids = tuple(profiles[tuple(memberships[set_id])] for set_id in sets)
     parts = Counter(place for profile in profiles for place in profile)
     is_even = all(
-        len({parts[number, index] for index in range(len(blocks))}) == 1 for number, blocks in enumerate(relevant)
+        len({parts[number, index] for index in range(len(blocks))}) == 1 for number, (blocks, _) in enumerate(relevant)
     )
+    demands = tuple(dict.fromkeys(cause for _, cause in relevant))
     if is_even and len(set(Counter(block_ids).values())) == 1:
-        return block_ids, None
-    return (0,) * len(sets), UNEQUAL_BLOCKS
+        return block_ids, demands, None
+    reason = f"its units cannot keep the equal parts that are demanded by {list_demands(demands)}"
+    return (0,) * len(sets), demands, reason
+
+
+def list_demands(demands: Sequence[str]) -> str:
+    """Return what demands blocks, for a message; of many, the first three."""
+    shown = [*demands[:3], *([f"{len(demands) - 3} more"] if len(demands) > 3 else [])]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))

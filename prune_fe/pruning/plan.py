@@ -22,7 +22,7 @@ from prune_fe.pruning.budget import (
     feasible_counts,
     kept_count,
 )
-from prune_fe.pruning.groups import Group, GroupId
+from prune_fe.pruning.groups import Group, GroupId, list_demands
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.ranking import Array, group_scores, normalise_scores
 from prune_fe.pruning.remaining_cost import Resource
@@ -117,7 +117,19 @@ class GroupState:
         what = "the budget" if options.target is not None else "the ranking"
         what = f"ratio {self.ratio:g}" if options.has_ratio_per_layer else what
         blocks = f" in {self.group.block_count} blocks" if self.group.block_count > 1 else ""
-        return f"{what} removes none of {len(self.group.sets)} units{blocks}"
+        who = f" ({list_demands(self.group.demands)})" if blocks and self.group.demands else ""
+        return f"{what} removes none of {len(self.group.sets)} units{blocks}{who}"
+
+    def explain_blocks(self, options: PruneOptions) -> str | None:
+        """Return why the group loses another number of units than its ratio says; None if it does not."""
+        units, blocks = len(self.group.sets), self.group.block_count
+        if not options.has_ratio_per_layer or blocks == 1 or not self.removed:
+            return None
+        usual = units - kept_count(units, self.ratio)
+        if len(self.removed) == usual:
+            return None
+        what = f"{self.group.layers[0]!r} {len(self.removed)} of {units} instead of {usual}"
+        return f"{what} (a multiple of {blocks}: {list_demands(self.group.demands)})"
 
 
 @dataclass(frozen=True)

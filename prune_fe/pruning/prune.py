@@ -250,14 +250,24 @@ class _Pruning:
             share, what = shares[resource], {"macs": "multiply-adds", "parameters": "parameters"}[resource]
             if abs(share - target) > TARGET_TOLERANCE * target:
                 yield f"{share:.1%} of the {what} are left, not {target:.1%}: the network's widths allow nothing closer"
-        if changed := [f"{module}.{name}".lstrip(".") for module, name in self.analysis.cutter.code_sizes]:
+        if changed := list(self._changed_sizes()):
             yield f"sizes in the network's code were changed too: {', '.join(changed)}"
+        if parts := [why for state in self.plan.states if (why := state.explain_blocks(self.options))]:
+            more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
+            yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"
         for layer in sorted(match_layers(self.options.protect, list(self.analysis.widths))):
             if lost := self._count_removed_inputs(layer):
                 yield (
                     f"layer {layer!r} is protected: its units stay, but {lost} of its inputs were removed with the "
                     "units that made them"
                 )
+
+    def _changed_sizes(self) -> Iterator[str]:
+        """Yield the names of the attributes of modules that count channels and have another value now."""
+        before, after = dict(self.original.named_modules()), dict(self.model.named_modules())
+        for module, name in self.analysis.cutter.code_sizes:
+            if getattr(before[module], name) != getattr(after[module], name):
+                yield f"{module}.{name}".lstrip(".")
 
     def _count_removed_inputs(self, layer: str) -> int:
         key = (layer, "in") if (layer, "in") in self.kept else (layer, "both")

@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_fe.pruning.groups import UNEQUAL_BLOCKS, Group, find_groups
+from prune_fe.pruning.groups import Group, find_groups, list_demands
 from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.dependency_graph import SetId
 
@@ -56,11 +55,15 @@ def test_blocks_of_several_constraints_are_their_intersections() -> None:
     stem, grouped = groups_of(model)
     assert stem.block_ids == (0,) * 3 + (1,) * 3 + (2,) * 3 + (3,) * 3
     assert grouped.block_count == 4
+    assert stem.demands == ("GroupNorm '1' with 2 groups", "Conv2d '2' with 4 groups")
 
 
 def test_blocks_that_cannot_all_lose_equally_many_are_a_reason_to_stay() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(2, 12), nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 2, 1))
-    assert groups_of(model)[0].reason == UNEQUAL_BLOCKS
+    assert groups_of(model)[0].reason == (
+        "its units cannot keep the equal parts that are demanded by GroupNorm '1' with 2 groups and Conv2d '2' with 3 "
+        "groups"
+    )
 
 
 class Split(nn.Module):
@@ -81,10 +84,10 @@ def test_a_piece_of_a_split_keeps_a_unit() -> None:
 
 
 class OwnConv(nn.Conv2d):
-    """A convolution whose forward pass is somebody else's."""
+    """A convolution whose forward pass is somebody else's, and cannot be followed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias) * 2
+        return torch.einsum("nchw,oc->nohw", x, self.weight.flatten(1))
 
 
 def test_a_convolution_with_code_of_its_own_is_a_group_that_stays() -> None:
@@ -92,6 +95,17 @@ def test_a_convolution_with_code_of_its_own_is_a_group_that_stays() -> None:
     assert group.layers == ("0",)
     assert group.reason == "layer '0' is a OwnConv, whose code is not torch's"
     assert len(group.sets) == 4
+
+
+def test_what_demands_equal_parts_is_named_and_of_many_the_first() -> None:
+    assert [list_demands(("a", "b", "c", "d", "e")[:count]) for count in (1, 2, 5)] == [
+        "a",
+        "a and b",
+        "a, b, c and 2 more",
+    ]
+    grouped = groups_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1)))
+    assert [group.demands for group in grouped] == [("Conv2d '1' with 2 groups",)] * 2
+    assert groups_of(Split())[0].demands == ()
 
 
 def test_equal_scores_are_removed_by_position_and_blocks_apart() -> None:

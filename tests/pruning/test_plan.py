@@ -143,6 +143,19 @@ def test_why_fewer_units_are_removed(options: PruneOptions, asked: int, text: st
     assert state.explain(options, asked) == text
 
 
+def test_what_demands_blocks_is_named_when_none_or_another_number_goes() -> None:
+    norm, options = "GroupNorm 'norm' with 5 groups", PruneOptions(ratio=0.3)
+    pairs = group("c", 10, 0, block_ids=(0, 0, 1, 1, 2, 2, 3, 3, 4, 4), demands=(norm,))
+    (state,) = planned(options, groups=(pairs,)).states
+    assert state.explain_blocks(options) == f"'c' 5 of 10 instead of 3 (a multiple of 5: {norm})"
+    assert state.explain(options, 5) is None
+    half = PruneOptions(ratio=0.5)
+    assert planned(half, groups=(pairs,)).states[0].explain_blocks(half) is None
+    (state,) = planned(options, groups=(group("c", 10, 0, block_ids=tuple(range(10)), demands=(norm,)),)).states
+    assert state.explain(options, 0) == f"ratio 0.3 removes none of 10 units in 10 blocks ({norm})"
+    assert state.explain_blocks(options) is None
+
+
 def test_nothing_is_explained_where_a_group_lost_what_was_asked() -> None:
     options = PruneOptions(ratio=0.5)
     half = planned(options, Fraction(1, 2))

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils.prune import l1_unstructured
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import mobilenet_v2
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -544,10 +545,91 @@ def test_what_is_carried_may_be_replaced_between_the_rounds() -> None:
     assert carried["features.3.weight"] is before
 
 
-def test_computed_weights_are_refused_by_name() -> None:
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 2, 1), nn.Flatten())
-    with pytest.raises(InputError, match="layer '0': its weight is computed .weight_norm or the like"):
+def masked_layer(layer: nn.Module) -> nn.Module:
+    return l1_unstructured(l1_unstructured(layer, "weight", 0.5), "bias", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (nn.utils.weight_norm, "WeightNorm"),
+        (nn.utils.spectral_norm, "SpectralNorm"),
+        (masked_layer, "L1Unstructured"),
+        (nn.utils.parametrizations.weight_norm, "WeightNorm"),
+        (nn.utils.parametrizations.spectral_norm, "SpectralNorm"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_computed_weights_block_only_themselves_and_what_they_read(
+    change: Callable[[nn.Module], nn.Module], name: str
+) -> None:
+    layers = [nn.Conv2d(3 if number == 0 else 8, 8, 3) for number in range(5)]
+    model = nn.Sequential(*layers[:2], change(layers[2]), *layers[3:], nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    expected = model(X)
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, X)
+    reason = f"layer '2': its weight is computed (weight_norm or the like, here {name}); remove that first"
+    assert [(step.count, step.left) for step in pruned.steps] == [(4, None), (0, reason), (0, reason), (4, None)]
+    difference, largest = pruned.difference(model, X)
+    assert difference < 1e-5 * largest
+    torch.testing.assert_close(model(X), expected)
+
+
+def test_computed_weights_of_other_modules_are_named() -> None:
+    model = small_with_head(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 4)))
+    reason = "layer '2.2': its weight is computed .weight_norm or the like, here SpectralNorm."
+    with pytest.raises(InputError, match=f"nothing could be pruned .0: {reason}"):
         prune(model, score(model, scorer="random"), example=X)
+
+
+def small_with_head(layer: nn.Module) -> nn.Module:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layer, nn.Linear(4, 2))
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), head).eval()
+
+
+def test_a_divisor_is_named_where_another_number_goes_than_asked() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 2, 1), nn.Flatten())
+    pruned = prune(model, score(model, scorer="random"), 0.3, X)
+    assert [(step.count, step.left) for step in pruned.steps] == [(4, None), (2, None)]
+    who = "GroupNorm '1' with 4 groups"
+    assert pruned.notes == (f"equal parts lose equally many units: '0' 4 of 8 instead of 3 (a multiple of 4: {who})",)
+    model[1] = nn.GroupNorm(8, 8)
+    pruned = prune(model, score(model, scorer="random"), 0.3, X)
+    assert pruned.steps[0].left == "ratio 0.3 removes none of 8 units in 8 blocks (GroupNorm '1' with 8 groups)"
+    assert pruned.notes == ()
+
+
+class Head(nn.Module):
+    """Its outputs are counted by `no`, and none of them can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.no, self.conv = 6, nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).view(len(x), self.no, -1).mean(2)
+
+
+def test_only_sizes_that_changed_are_said_to_have() -> None:
+    model = networks.Split()
+    model.head = nn.Identity()  # type: ignore[assignment]
+    whole = nn.Sequential(Reshaped(model), Head()).eval()
+    pruned = prune(whole, score(whole, scorer="random"), 0.5, X)
+    assert pruned.model.get_submodule("1").no == 6
+    assert pruned.notes == ("sizes in the network's code were changed too: 0.net.width",)
+
+
+class Reshaped(nn.Module):
+    """The features of a network as a map of one pixel."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)[:, :, None, None]
+
+
+def test_scores_of_another_kind_are_refused() -> None:
     with pytest.raises(InputError, match="scores is a dict; prune.. needs what prune_fe.score returns"):
         prune(small(), {}, example=X)  # type: ignore[arg-type]
 

@@ -131,7 +131,7 @@ class Unfolded(Net):
         (HardSplit, "without some of its units the network does not run: split_with_sizes expects split_sizes to sum"),
         (HandNorm, "removing its units is not masking them (the outputs differ by "),
         (ImageAdded, "combined with 8 values that come from no layer in the network's code"),
-        (Uneven, "a split, shuffle or group norm demands equal parts that its units cannot keep"),
+        (Uneven, "its units cannot keep the equal parts that are demanded by GroupNorm 'norm' with 2 groups"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
