@@ -126,8 +126,8 @@ class GroupState:
         if not options.has_ratio_per_layer or blocks == 1 or not self.removed:
             return None
         usual = units - kept_count(units, self.ratio)
-        if len(self.removed) == usual:
-            return None
+        if len(self.removed) == usual or len(self.removed) != self.total_asked(options):
+            return None  # As usual, or for a reason that explain() gives.
         what = f"{self.group.layers[0]!r} {len(self.removed)} of {units} instead of {usual}"
         return f"{what} (a multiple of {blocks}: {list_demands(self.group.demands)})"
 

@@ -30,6 +30,9 @@ TOLERANCE = {torch.float64: 1e-8}
 DEFAULT_TOLERANCE = 1e-3
 """The tolerance for dtypes of less precision."""
 
+UNKNOWN_MIXING = "some code mixes channels in a way not known"
+"""The end of the reason why the outputs differ."""
+
 MIN_PIXELS = 4096
 """A verification uses so many images that they have this many pixels together ..."""
 
@@ -150,8 +153,14 @@ class Verifier:
             if reason is None:
                 sound += sets
             else:
-                failing[group] = reason
+                failing[group] = _name_suspects(reason, cutter, sets)
         return failing
+
+
+def _name_suspects(reason: str, cutter: Cutter, sets: Sequence[SetId]) -> str:
+    """Add to a reason that speaks of mixed channels what computes one value of those that are removed."""
+    mixed = {what: None for what, mixed in cutter.graph.mixed_sets if not set(sets).isdisjoint(mixed.tolist())}
+    return f"{reason}, perhaps {', '.join(mixed)}" if mixed and reason.endswith(UNKNOWN_MIXING) else reason
 
 
 def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[str | None, bool]:
@@ -176,7 +185,7 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
     # The comparison is also false, and the removal refused, where an output is NaN.
     if not difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
         share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
-        fault = f"removing its units is not masking them ({share}): some code mixes channels in a way not known"
+        fault = f"removing its units is not masking them ({share}): {UNKNOWN_MIXING}"
         return fault, trial.is_like_network
     return None, trial.calls is None or tuple(recorder.calls) == trial.calls
 

@@ -82,6 +82,8 @@ class DependencyGraph:
         counted_sets: (module, the coupled sets of channels whose number the module's code may know).
         output_positions: Module -> the number of positions at which it is applied to one image.
         balance_causes: What demands each of the balance constraints, such as "GroupNorm 'norm' with 4 groups".
+        mixed_sets: What computes one value of many channels, such as "mean() over the channels in 'norm'", with their
+            coupled sets. Whether it prevents that some are removed is seen when that is tried.
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -91,6 +93,7 @@ class DependencyGraph:
     counted_sets: Sequence[tuple[str, IdArray]]
     output_positions: Mapping[str, int]
     balance_causes: Sequence[str] = ()
+    mixed_sets: Sequence[tuple[str, IdArray]] = ()
 
 
 class GraphBuilder:
@@ -125,6 +128,7 @@ class GraphBuilder:
         self._reasons: dict[ChannelId, str] = {}
         self._balanced: list[tuple[list[IdArray], str]] = []
         self._counted: list[tuple[str, IdArray]] = []
+        self._mixed: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
 
     @property
@@ -227,6 +231,10 @@ class GraphBuilder:
         """
         self._balanced.append((blocks, cause))
 
+    def mix(self, channels: IdArray, what: str) -> None:
+        """Record what computes one value of these channels, for messages."""
+        self._mixed.append((what, channels))
+
     def count(self, *channels: IdArray) -> None:
         """Record that the running module's code may contain the number of these channels."""
         self._counted += [(self.running[-1], ids) for ids in channels]
@@ -255,6 +263,7 @@ class GraphBuilder:
             fixed_sets=fixed,
             balance_constraints=[[coupled_set[block] for block in blocks] for blocks, _ in balanced],
             balance_causes=[cause for _, cause in balanced],
+            mixed_sets=[(what, coupled_set[ids]) for what, ids in self._mixed],
             counted_sets=[(module, coupled_set[ids]) for module, ids in self._counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.
             output_positions={

@@ -253,6 +253,7 @@ def _reduce(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
         and (dims is None or varying[0] in [d % ids.ndim for d in dims])
     ):
         record_statistic(builder, ids, varying[0])
+        builder.mix(rows_along(ids, varying[0])[0], f"{call.name}() over the channels in {builder.location}")
     if dims is None:
         return
     dims = [dim % ids.ndim for dim in dims]

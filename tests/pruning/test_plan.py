@@ -149,6 +149,10 @@ def test_what_demands_blocks_is_named_when_none_or_another_number_goes() -> None
     (state,) = planned(options, groups=(pairs,)).states
     assert state.explain_blocks(options) == f"'c' 5 of 10 instead of 3 (a multiple of 5: {norm})"
     assert state.explain(options, 5) is None
+    rounded = PruneOptions(ratio=0.4, round_to=4)
+    state = planned(rounded).states[1]
+    assert (len(state.removed), state.explain_blocks(rounded)) == (2, None)
+    assert state.explain(rounded, state.total_asked(rounded)) == "widths are multiples of 4"
     half = PruneOptions(ratio=0.5)
     assert planned(half, groups=(pairs,)).states[0].explain_blocks(half) is None
     (state,) = planned(options, groups=(group("c", 10, 0, block_ids=tuple(range(10)), demands=(norm,)),)).states

@@ -212,6 +212,11 @@ def test_norms_that_cannot_be_cut_keep_their_channels_with_the_reason(kind: type
     assert str(analyse(Normed(kind()).eval(), X).groups[0].reason).startswith(reason)
 
 
+def test_what_may_mix_the_channels_is_named() -> None:
+    group = analyse(Normed(Counting()).eval(), X).groups[0]
+    assert str(group.reason).endswith("mixes channels in a way not known, perhaps sum() over the channels in 'norm'")
+
+
 class Pooled(nn.Module):
     """It has a mean over the channels, but is no norm: it returns one channel."""
 
