@@ -32,6 +32,9 @@ TOLERANCE = {torch.float64: 1e-8}
 DEFAULT_TOLERANCE = 1e-3
 """The tolerance for dtypes of less precision."""
 
+SAME_SIZE = 0.01
+"""The tolerance within which doubled weights give the same: code adds small numbers to what it divides by."""
+
 
 class OwnCodeFault(InputError):
     """The code of a layer computes the weights of a unit from those of others."""
@@ -217,10 +220,11 @@ class _Layer:
             kwargs: Its keywords.
         """
         pruned = _computed_weights(self.twin, *self._without_removed(args, kwargs))
-        whole = self._weights_with_others_changed(args, kwargs)
-        if len(pruned) != len(whole):
+        changed = self._weights_times(-3, 1, args, kwargs)
+        doubled = self._weights_times(1, 2, args, kwargs)
+        if not len(pruned) == len(changed) == len(doubled):
             raise OwnCodeFault(f"{self._who()}, whose code depends on the number of its units")
-        return [partial(self._place, new=new, other=other) for new, other in zip(pruned, whole, strict=True)]
+        return [partial(self._place, *weights) for weights in zip(pruned, changed, doubled, strict=True)]
 
     def _who(self) -> str:
         return f"layer {self.name!r} is a {type(self.module).__name__}"
@@ -232,34 +236,49 @@ class _Layer:
         chosen = value.index_select(self.dim, positions.to(value.device))
         return ((chosen, *args[1:]), kwargs) if args else (args, kwargs | {next(iter(kwargs)): chosen})
 
-    def _weights_with_others_changed(self, args: Any, kwargs: Any) -> list[Tensor]:
-        """Return the weights that the layer computes when those of the removed outputs have other values."""
+    def _weights_times(self, removed: float, kept: float, args: Any, kwargs: Any) -> list[Tensor]:
+        """Return the weights that the layer computes when those of some outputs are multiplied by a number.
+
+        Args:
+            removed: The number for the outputs that are removed.
+            kept: The number for the others.
+            args: The layer's positional arguments.
+            kwargs: Its keywords.
+        """
         weight = self.module.weight
-        removed = np.delete(np.arange(len(weight)), self.outputs)
         saved = weight.detach().clone()
+        factors = weight.new_full((len(weight), *(1,) * (weight.ndim - 1)), removed)
+        factors[torch.from_numpy(self.outputs).to(weight.device)] = kept
         try:
-            weight.data[torch.from_numpy(removed)] *= -3
+            weight.data.mul_(factors)
             return _computed_weights(self.module, args, kwargs)
         finally:
             weight.data.copy_(saved)
 
-    def _place(self, weight: Tensor, new: Tensor, other: Tensor) -> Tensor:
+    def _place(self, new: Tensor, changed: Tensor, doubled: Tensor, weight: Tensor) -> Tensor:
         """Return the whole layer's weights with those that the pruned layer computes, and zeros.
 
         Args:
-            weight: What the whole layer computes.
             new: What the pruned one computes.
-            other: What the whole layer computes when the weights of the removed outputs are changed.
+            changed: What the whole layer computes when the weights of the removed outputs are others.
+            doubled: What the whole layer computes when the weights of the kept outputs are doubled.
+            weight: What the whole layer computes.
 
         Raises:
             OwnCodeFault: They do not belong together.
         """
         rows, columns = self._positions(weight)
         old = weight[rows[:, None], columns]
-        if not _are_equal(old, other[rows[:, None], columns]):
+        if not _are_equal(old, changed[rows[:, None], columns]):
             raise OwnCodeFault(f"{self._who()}, whose code computes the weights of a unit from those of others")
-        # With all inputs, the weights of a unit do not change. With some, its code may scale and shift them again.
-        is_same = _are_equal(old, new) if columns.shape[1] == weight.shape[1] else _are_alike(old, new)
+        # With all inputs, the weights of a unit do not change. With some, its code may shift them so that their mean is
+        # what it was, and also scale them, if it gives them a size that does not depend on their own.
+        if columns.shape[1] == weight.shape[1]:
+            is_same = _are_equal(old, new)
+        elif _are_equal(weight[rows], doubled[rows], SAME_SIZE):
+            is_same = _are_alike(_centre(old), _centre(new))
+        else:
+            is_same = _are_equal(_centre(old), _centre(new))
         if not is_same:
             raise OwnCodeFault(f"{self._who()}, whose weights depend on its inputs in a way not known")
         return torch.zeros_like(weight).index_put((rows[:, None], columns), new)
@@ -300,14 +319,19 @@ def _tolerance(tensor: Tensor) -> float:
     return TOLERANCE.get(tensor.dtype, DEFAULT_TOLERANCE)
 
 
-def _are_equal(old: Tensor, new: Tensor) -> bool:
-    return old.shape == new.shape and bool((old - new).abs().max() <= _tolerance(old) * old.abs().max())
+def _are_equal(old: Tensor, new: Tensor, tolerance: float | None = None) -> bool:
+    limit = (_tolerance(old) if tolerance is None else tolerance) * old.abs().max()
+    return old.shape == new.shape and bool((old - new).abs().max() <= limit)
+
+
+def _centre(weight: Tensor) -> Tensor:
+    """Return the weights of each output without their mean, (outputs, weights)."""
+    return weight.flatten(1) - weight.flatten(1).mean(1, keepdim=True)
 
 
 def _are_alike(old: Tensor, new: Tensor) -> bool:
-    """Return whether the weights of each output are those of the other, scaled by a positive number and shifted."""
+    """Return whether the weights of each output are those of the other times a positive number, (outputs, weights)."""
     if old.shape != new.shape:
         return False
-    old, new = (weight.flatten(1) - weight.flatten(1).mean(1, keepdim=True) for weight in (old, new))
     sizes = [weight.norm(dim=1, keepdim=True) for weight in (old, new)]
     return bool((old * sizes[1] - new * sizes[0]).abs().max() <= _tolerance(old) * (sizes[0] * sizes[1]).max())

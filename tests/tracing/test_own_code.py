@@ -343,6 +343,13 @@ class NeighbouringInputs(nn.Conv2d):
         return F.conv2d(x, self.weight + self.weight.roll(1, 1), self.bias)
 
 
+class ScaledByWidth(nn.Conv2d):
+    """A pruned layer would have larger weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight / self.weight[0].numel() ** 0.5, self.bias)
+
+
 class Flipped(nn.Conv2d):
     """It returns its units in another order than that of its weights."""
 
@@ -372,6 +379,7 @@ class Twice(nn.Conv2d):
             0,
             "layer 'conv' is a NeighbouringInputs, whose weights depend on its inputs in a way not known",
         ),
+        (ScaledByWidth, 0, "layer 'conv' is a ScaledByWidth, whose weights depend on its inputs in a way not known"),
         (Flipped, 1, "layer 'conv' is a Flipped, whose code is not torch's"),
         (FlippedInputs, 0, "layer 'conv' is a FlippedInputs, whose code is not torch's"),
         (Twice, 1, "layer 'conv' is a Twice, whose code depends on the number of its units"),
