@@ -185,8 +185,9 @@ def _call_on_kept(func: Any, args: Any, kwargs: Any, dim: int, kept: Tensor, cha
             return entry
         if isinstance(entry, Tensor) and tuple(entry.shape) == (channels,):
             return entry.index_select(0, kept)
-        is_shape = isinstance(entry, tuple | list) and list(entry) == [channels]
-        return (len(kept),) if is_shape else entry
+        if isinstance(entry, tuple | list) and -dim <= len(entry):  # the shape that is normalised over
+            return [len(kept) if place == len(entry) + dim else size for place, size in enumerate(entry)]
+        return entry
 
     output = func(*map(of_kept, args), **{key: of_kept(entry) for key, entry in kwargs.items()})
     return torch.zeros_like(value).index_copy(dim, kept, output) if is_norm else output

@@ -209,7 +209,8 @@ def _split(builder: GraphBuilder, name: str, every: IdArray, parts: Sequence[IdA
         return
     blocks = every.reshape(-1, sizes[0])
     if all((blocks == part).all(axis=1).any() for part in parts):
-        builder.balance(list(blocks), f"{name}() in {builder.location} into {len(blocks)} parts")
+        what = "slicing" if name == "getitem" else f"{name}()"
+        builder.balance(list(blocks), f"{what} in {builder.location} into {len(blocks)} parts")
 
 
 def _set_item(builder: GraphBuilder, target: Tensor, index: Any, value: Any) -> None:

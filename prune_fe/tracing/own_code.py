@@ -144,10 +144,11 @@ def follow_norm_function(builder: GraphBuilder, call: Call) -> None:
     if is_along_last and set(varying).isdisjoint(normalised):
         builder.ids[call.output] = ids  # each channel is normalised by itself
         return
-    if len(normalised) > 1 or varying != normalised:
+    if len(varying) != 1 or varying[0] not in normalised or (len(normalised) > 1 and parameters):
         builder.fix(ids, reason)
         return
-    channels = rows_along(ids, *normalised)[0]
+    (dim,) = varying
+    channels = rows_along(ids, dim)[0]
     for parameter in parameters:
         if builder.has_ids(parameter):
             builder.couple(channels, ids_along(builder.ids[parameter], [0]))
@@ -156,7 +157,7 @@ def follow_norm_function(builder: GraphBuilder, call: Call) -> None:
     if call.name == "group_norm":
         _balance_groups(builder, channels, _second_argument(call, "num_groups"))
     if call.name in MIXING_NORMS:
-        record_statistic(builder, ids, normalised[0], reason)
+        record_statistic(builder, ids, dim, reason)
     builder.count(channels)
     builder.ids[call.output] = ids
 

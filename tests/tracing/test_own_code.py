@@ -92,6 +92,13 @@ class WholeNorm(Norm):
         return (x - mean) / (variance + 1e-5).sqrt() * self.weight + self.bias
 
 
+class WholeFunction(nn.Module):
+    """Over the channels and the columns, which are the second and last dimension of what it normalises."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.transpose(1, 2), x.shape[1::2]).transpose(1, 2)
+
+
 class PixelNorm(nn.Module):
     """Without parameters; one module after two layers."""
 
@@ -139,6 +146,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     "layer norm function": LastNorm,
     "layer norm with unbiased deviation": UnbiasedNorm,
     "layer norm over maps": WholeNorm,
+    "layer norm function over channels and columns": WholeFunction,
     "pixel norm": PixelNorm,
     "global response norm": ResponseNorm,
 }
@@ -194,10 +202,13 @@ class Strongest(Norm):
 
 
 class Partly(Norm):
-    """A norm over the channels and the columns."""
+    """A norm over the channels and the columns, with a scale for each channel at each column."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.transpose(1, 2), x.shape[1::2]).transpose(1, 2)
+        return F.layer_norm(x.transpose(1, 2), (8, x.shape[3]), self.weight[:, : x.shape[3]]).transpose(1, 2)
 
 
 @pytest.mark.parametrize(
