@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -13,6 +12,7 @@ from prune_fe.experiment.recipe import CONTROLS, Recipe
 from prune_fe.experiment.results import TUNED
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
+from prune_fe.tracing.copying import copy_model
 from prune_fe.training.loop import Epoch
 
 
@@ -64,7 +64,7 @@ def tune_unpruned(experiment: Experiment, count: int) -> Outcome:
     Returns:
         The network and its measurements.
     """
-    model, momentum, epochs = copy.deepcopy(experiment.network), dict[str, Tensor](), list[Epoch]()
+    model, momentum, epochs = copy_model(experiment.network), dict[str, Tensor](), list[Epoch]()
     for number in range(1, count + 1):
         suffix = f", {number} of {count}" if count > 1 else ""
         epochs += tune(experiment, model, f"{TUNED}: fine-tuning{suffix}", momentum)

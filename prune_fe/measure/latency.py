@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
 from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.nested import Inputs, describe, has_rows, map_tensors, run, take_rows, tensors_in
 from prune_fe.tracing.weights import require_example, require_network
 
@@ -217,8 +217,7 @@ def _validate_names(option: str, names: Sequence[str], known: Collection[str]) -
 
 def _converted_copy(network: nn.Module, device: torch.device, dtype: str, memory_format: str) -> nn.Module:
     """Return a copy of a network in evaluation mode."""
-    twin: Any = copy.deepcopy(network).eval()
-    return twin.to(device, DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format])
+    return convert(copy_model(network).eval(), device, DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format])
 
 
 def _random_inputs(example: Inputs, setting: Setting) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 import json
@@ -25,6 +24,7 @@ from prune_fe.errors import InputError, first_line
 from prune_fe.file_types import require_path
 from prune_fe.io import new_files
 from prune_fe.options import Threads, validate_value
+from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.nested import (
     Inputs,
     as_arguments,
@@ -123,7 +123,7 @@ def export(
     _require_valid(path, example, format)
     facts = {"producer": f"prune_fe {metadata.version('prune-fe')}", "input": _describe_shapes(example)}
     notes = json.dumps(facts | dict(about or {}))
-    twin = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    twin = convert(copy_model(model), "cpu", torch.float32).eval().requires_grad_(False)
     batches = BATCHES if has_rows(example) else (1,)
     random = torch.Generator().manual_seed(0)
     inputs = [draw_like(take_rows(example, batch), random, torch.float32) for batch in batches]

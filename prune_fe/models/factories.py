@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.models import arguments as arguments_module
 from prune_fe.models.build import parse_name, torchvision_names
-from prune_fe.models.settings import apply_settings, module_settings
+from prune_fe.models.settings import Settings, apply_settings, module_settings, split_settings
 from prune_fe.models.small_vgg import SMALL_VGG, SmallVGG
-from prune_fe.models.tensors import named_tensors
 from prune_fe.tracing.ops import Kind, functions
+from prune_fe.tracing.shared_tensors import TensorName, all_tensor_names
 
 ALLOCATIONS = functions(Kind.ALLOCATION)
 
@@ -28,25 +29,48 @@ ALLOWED_ARGUMENTS: Mapping[str, frozenset[str]] = {
 """The arguments that a manifest may give to a library's constructor; others could fetch or run something."""
 
 
-def find_factory(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
+@dataclass(frozen=True)
+class Factory:
+    """A constructor, and what turns its network into another one.
+
+    Attributes:
+        name: Its name, such as "torchvision/resnet18".
+        arguments: Its arguments.
+        settings: The settings of the other network's modules, without `added`.
+        added: The attributes that the other network's modules have and the constructor does not make.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    settings: Settings
+    added: Settings
+
+
+def find_factory(model: nn.Module) -> Factory | None:
     """Find a constructor whose network equals `model` after its settings and tensors are replaced by those of `model`.
 
     Returns:
-        Its name, such as "torchvision/resnet18", and its arguments; (None, {}) if there is none.
+        The constructor, or None if there is none.
     """
-    settings = module_settings(model)
+    every = module_settings(model)
     # Tensors that are no buffers are not in the files.
-    if "torch.Tensor" in json.dumps(settings):
-        return None, {}
-    for factory, arguments in _candidates(model):
+    if "torch.Tensor" in json.dumps(every):
+        return None
+    for name, arguments in _candidates(model):
         try:
-            twin = build_from_factory(factory, arguments)
-            apply_settings(twin, settings, factory)
+            twin = build_from_factory(name, arguments)
+            settings, added = split_settings(every, module_settings(twin))
+            apply_settings(twin, settings, name)
         except CheckpointError:
             continue
-        if named_tensors(twin).keys() == named_tensors(model).keys() and module_settings(twin) == settings:
-            return factory, arguments
-    return None, {}
+        if _tensor_names(twin) == _tensor_names(model) and module_settings(twin) == settings:
+            return Factory(name, arguments, settings, added)
+    return None
+
+
+def _tensor_names(model: nn.Module) -> set[TensorName]:
+    """Return all names of parameters and buffers, of which some may be the same tensor."""
+    return {name for name, _ in all_tensor_names(model)}
 
 
 def _candidates(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:

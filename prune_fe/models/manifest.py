@@ -31,6 +31,10 @@ KINDS: Mapping[str, Any] = {
 }
 """The keys of a manifest beside "format", and the types of their values."""
 
+OPTIONAL: Mapping[str, Any] = {"added": dict, "tied": dict, "channels_last": list}
+"""The keys that a manifest has only where there is something to say: attributes of modules that the constructor does
+not make, names of tensors -> the first name of the same tensor, and the tensors that are laid out in channels-last."""
+
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """Return the manifest of the folder `path` that `save` wrote.
@@ -55,14 +59,28 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: not a manifest of prune_fe")
     if manifest["format"] != FORMAT:
         raise CheckpointError(f"{file}: format {manifest['format']!r}, this version reads {FORMAT}")
+    if fault := _find_fault(manifest):
+        raise CheckpointError(f"{file}: not a manifest of prune_fe, {fault}")
+    return manifest
+
+
+def _find_fault(manifest: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the types of a manifest's values; None if nothing is."""
     for key, kind in KINDS.items():
         if key not in manifest or not isinstance(manifest[key], kind):
-            raise CheckpointError(f"{file}: not a manifest of prune_fe, {key!r} is missing or of a wrong type")
-    if not all(isinstance(values, dict) for values in manifest["settings"].values()):
-        raise CheckpointError(f"{file}: not a manifest of prune_fe, 'settings' holds something else than modules")
-    if not all(isinstance(name, str) for name in manifest["frozen"]):
-        raise CheckpointError(f"{file}: not a manifest of prune_fe, 'frozen' holds something else than names")
-    return manifest
+            return f"{key!r} is missing or of a wrong type"
+    values = {key: manifest.get(key, kind()) for key, kind in OPTIONAL.items()}
+    for key, kind in OPTIONAL.items():
+        if not isinstance(values[key], kind):
+            return f"{key!r} is missing or of a wrong type"
+    for key in ("settings", "added"):
+        if not all(isinstance(own, dict) for own in manifest.get(key, {}).values()):
+            return f"{key!r} holds something else than modules"
+    names = {"frozen": manifest["frozen"], "tied": values["tied"].values(), "channels_last": values["channels_last"]}
+    for key, listed in names.items():
+        if not all(isinstance(name, str) for name in listed):
+            return f"{key!r} holds something else than names"
+    return None
 
 
 def compute_digest(manifest: Mapping[str, Any], weights: bytes) -> str:

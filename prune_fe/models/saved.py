@@ -18,8 +18,16 @@ from prune_fe.io import write_folder
 from prune_fe.models.build import build
 from prune_fe.models.factories import build_from_factory, check_arguments, find_factory
 from prune_fe.models.manifest import FORMAT, MANIFEST, WEIGHTS, compute_digest, read_manifest
-from prune_fe.models.settings import CHANNEL_COUNTS, apply_settings, module_settings, whole_number_settings
-from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_tensors, tensors_to_save
+from prune_fe.models.settings import CHANNEL_COUNTS, add_settings, apply_settings, whole_number_settings
+from prune_fe.models.tensors import (
+    check_channel_counts,
+    named_tensors,
+    parse_tensors,
+    set_tensors,
+    tensors_to_save,
+    tied_names,
+)
+from prune_fe.tracing.memory_format import CHANNELS_LAST, is_channels_last, to_channels_last
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_module, require_sound_weights
 from prune_fe.tracing.wrappers import unwrap
@@ -61,16 +69,22 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
         raise InputError(f"{path} holds more than a saved model and is not overwritten; choose another path")
     check_channel_counts(model, type(model).__name__)
     weights = dump_safetensors(tensors_to_save(model))
-    factory, arguments = find_factory(model)
+    factory = find_factory(model)
     manifest = {
         "format": FORMAT,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "factory": factory,
-        "arguments": arguments,
-        "settings": module_settings(model) if factory else whole_number_settings(model),
+        "factory": factory.name if factory else None,
+        "arguments": factory.arguments if factory else {},
+        "settings": factory.settings if factory else whole_number_settings(model),
         "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
         "about": about,
     }
+    optional = {
+        "added": factory.added if factory else {},
+        "tied": tied_names(model),
+        "channels_last": [name for name, tensor in named_tensors(model).items() if is_channels_last(tensor)],
+    }
+    manifest |= {key: value for key, value in optional.items() if value}
     # The digest is of what will be read: JSON turns tuples into lists and numbers as keys into texts.
     manifest = json.loads(json.dumps(manifest))
     manifest["sha256"] = compute_digest(manifest, weights)
@@ -105,12 +119,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise CheckpointError(f"{path}: {error.strerror}: {WEIGHTS}") from error
     if compute_digest(manifest, content) != manifest["sha256"]:
         raise CheckpointError(f"{path} is damaged: the SHA-256 of its files is not the one in {MANIFEST}")
+    is_given = model is not None
     if model is None:
         if manifest["factory"] is None:
             raise CheckpointError(f"{path} holds a {manifest['class']}: build one and pass load(path, model=...)")
         model = build_from_factory(manifest["factory"], manifest["arguments"])
-    apply_settings(model, manifest["settings"], path)
-    set_tensors(model, parse_tensors(content, path), path)
+    apply_settings(model, manifest["settings"], path, may_add=is_given)
+    add_settings(model, manifest.get("added", {}), path)
+    tensors = parse_tensors(content, path)
+    for name in manifest.get("channels_last", ()):
+        if name not in tensors or tensors[name].ndim not in CHANNELS_LAST:
+            raise CheckpointError(f"{path}: {name!r} is to be channels-last, there is no such tensor of 4 or 5 axes")
+        tensors[name] = to_channels_last(tensors[name])
+    set_tensors(model, tensors, path, manifest.get("tied", {}))
     check_channel_counts(model, path)
     weights = dict(model.named_parameters())
     for name in manifest["frozen"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from safetensors.torch import load as load_safetensors
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.models.manifest import WEIGHTS
+from prune_fe.tracing.shared_tensors import all_tensor_names, find_shared_tensors, full_name, set_tensor
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -51,17 +52,26 @@ def parse_tensors(content: bytes, where: object) -> dict[str, Tensor]:
         raise CheckpointError(f"{where}/{WEIGHTS}: not a safetensors file ({error})") from error
 
 
-def set_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return each further name of a parameter or buffer with several -> its first name, as in `named_tensors`."""
+    return {full_name(name): full_name(first) for first, *others in find_shared_tensors(model) for name in others}
+
+
+def set_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: object, tied: Mapping[str, str] | None = None
+) -> None:
     """Replace every parameter and buffer of a network; sizes may change, and shared ones stay shared.
 
     Args:
         model: The network.
         tensors: The new tensors, by the names of `named_tensors`.
         where: The folder to name in an error.
+        tied: From `tied_names`; the network's tensors are tied like this, and those with a tensor of their own untied.
 
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another kind or number of dimensions.
     """
+    _tie(model, tied or {}, tensors.keys(), where)
     expected = named_tensors(model)
     if odd := sorted(set(tensors) ^ set(expected)):
         whose = "the file" if odd[0] in tensors else "the model"
@@ -76,6 +86,33 @@ def set_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: object) 
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             store.update({name: new[id(old)] for name, old in store.items() if old is not None})
+
+
+def _tie(model: nn.Module, tied: Mapping[str, str], given: Collection[str], where: object) -> None:
+    """Give a network's tensors the names that they have in a file.
+
+    Args:
+        model: The network.
+        tied: Further name of a tensor -> its first name.
+        given: The names that have a tensor in the file.
+        where: The folder to name in an error.
+    """
+    places = {full_name(name): name for name, _ in all_tensor_names(model)}
+    modules = dict(model.named_modules())
+    for name, first in tied.items():
+        if name not in places or first not in places:
+            raise CheckpointError(
+                f"{where}: {name!r} is {first!r} there, which the model has not; another architecture"
+            )
+        owner, attribute = places[first]
+        set_tensor(modules[places[name][0]], places[name][1], getattr(modules[owner], attribute))
+    for _, *others in find_shared_tensors(model):
+        for owner, attribute in others:
+            name = full_name((owner, attribute))
+            if name in given and name not in tied:
+                old = getattr(modules[owner], attribute)
+                new = nn.Parameter(old.detach().clone()) if isinstance(old, nn.Parameter) else old.clone()
+                set_tensor(modules[owner], attribute, new)
 
 
 def check_channel_counts(model: nn.Module, where: object) -> None:

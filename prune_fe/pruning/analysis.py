@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.cut import Cutter, copy_sharing_weights, find_code_sizes, restoring_weights
+from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
 from prune_fe.tracing.channel_tracer import ChannelTracer, build_dependency_graph
+from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.layers import Layer, find_convolutions
 from prune_fe.tracing.nested import Inputs, count_rows, move
@@ -70,7 +71,7 @@ def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
     """Trace a copy that has the network's own weights, and return None if it does not run on random inputs."""
     traced = copy_sharing_weights(model)
     try:
-        weights = traced.to("cpu").parameters()
+        weights = convert(traced, "cpu").parameters()
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
         inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced)
         # One run finds the layers and the graph.

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.dependency_graph import Axis, DependencyGraph, SetId
-from prune_fe.tracing.module_rules import is_computed
-from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
+from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.ops import NORM_MODULES
+from prune_fe.tracing.shared_tensors import find_axis_tensors, find_shared_tensors, full_name, set_tensor
 
 AxisKey = tuple[str, str]
 """(module, side) of an axis, as in DependencyGraph.axes."""
@@ -35,10 +32,6 @@ CodeSizes = Mapping[tuple[str, str], Sequence[Any]]
 """(module, attribute) -> for each number in the attribute, the coupled sets that it counts, or else the number."""
 
 
-EMPTIES = (dict, OrderedDict)
-"""The types of the dicts of a module that are copied by a call of the type while they are empty."""
-
-
 class Cutter:
     """The index mapping of one architecture: which tensors have which channels along which dimension.
 
@@ -47,6 +40,7 @@ class Cutter:
         axes: The axes of the graph.
         axis_sets: Axis -> (channels,) the coupled set of each of its channels.
         tensor_axes: Name of a parameter or buffer -> (axis, dimension of the tensor) for each of its axes.
+        shared: The names of tensors that have several names.
         shapes: Name of a parameter or buffer -> its shape before anything is removed.
         code_sizes: Attributes of modules that count channels and change with them.
     """
@@ -60,16 +54,17 @@ class Cutter:
         modules = dict(model.named_modules())
         self.tensor_axes: dict[str, list[tuple[AxisKey, int]]] = {}
         for key, axis in self.axes.items():
-            for attribute, dim in _find_tensors(modules[axis.module], axis):
+            for attribute, dim in find_axis_tensors(modules[axis.module], axis):
                 if axis.call is not None or (axis.side in ("in", "out", "both") and (key[0], attribute) in self.axes):
                     continue  # Statistics have no tensor; a tensor that the module's code uses has its own axis.
-                self.tensor_axes.setdefault(f"{axis.module}.{attribute}".lstrip("."), []).append((key, dim))
-        # A weight under two names would be cut twice, or for one of two sets of channels only.
-        first_names: dict[int, str] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            first = first_names.setdefault(id(parameter), name)
-            if first != name and name in self.tensor_axes:
-                raise InputError(f"parameter {name!r} is also {first!r}; shared weights cannot be pruned")
+                self.tensor_axes.setdefault(full_name((axis.module, attribute)), []).append((key, dim))
+        self.shared: set[str] = set()
+        for names in find_shared_tensors(model):
+            # Their channels are coupled: the axis of any name will do for a dimension.
+            axes = {dim: key for name in names for key, dim in self.tensor_axes.get(full_name(name), ())}
+            for name in map(full_name, names) if axes else ():
+                self.tensor_axes[name] = [(key, dim) for dim, key in axes.items()]
+                self.shared.add(name)
         self.shapes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
 
     def with_code_sizes(self, code_sizes: CodeSizes) -> Cutter:
@@ -137,17 +132,23 @@ class Cutter:
         """
         changed = {key for key in after if len(after[key]) != len(before[key])}
         modules = dict(model.named_modules())
+        # The old tensors are kept until all names have the new one: their ids must not be given to others.
+        cut: dict[int, tuple[Tensor, Tensor]] = {}
         for name, axes in self.tensor_axes.items():
             if changed.isdisjoint(key for key, _ in axes):
                 continue
             owner, _, attribute = name.rpartition(".")
             old = getattr(modules[owner], attribute)
-            new = self.select(name, old.detach(), before, after)
+            if id(old) in cut:
+                set_tensor(modules[owner], attribute, cut[id(old)][1])
+                continue
+            new = keep_memory_format(self.select(name, old.detach(), before, after), old)
             # A new parameter: gradients and hooks of the old one have its old shape.
             if isinstance(old, nn.Parameter):
-                setattr(modules[owner], attribute, nn.Parameter(new, old.requires_grad))
-            else:
-                modules[owner]._buffers[attribute] = new
+                new = nn.Parameter(new, old.requires_grad)
+            set_tensor(modules[owner], attribute, new)
+            if name in self.shared:
+                cut[id(old)] = old, new
         for name in {module for module, _ in changed}:
             _set_channel_counts(
                 modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}
@@ -206,87 +207,6 @@ def find_code_sizes(model: nn.Module, graph: DependencyGraph) -> CodeSizes:
     return candidates
 
 
-def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
-    """Return a deep copy of a model, without gradients.
-
-    Args:
-        model: The model.
-        stand_ins: Parameters of the model that are not copied -> what the copy has instead of them.
-
-    Raises:
-        InputError: The model cannot be copied.
-    """
-    memo: dict[int, Any] = {id(weight): other for weight, other in (stand_ins or {}).items()}
-    # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
-    for module in model.modules():
-        if is_computed(module):
-            # A weight that a hook computes again in each run is the result of a computation, which has no copy.
-            computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
-            memo |= {id(value): value.detach().clone() for value in computed}
-        memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
-    try:
-        twin = copy.deepcopy(model, memo)
-    except Exception as error:  # modules may hold anything: locks, files, tensors of a graph
-        raise InputError(f"{type(model).__name__} cannot be copied: {error}") from error
-    for weight in twin.parameters():
-        weight.grad = None
-    return twin
-
-
-def copy_sharing_weights(model: nn.Module) -> nn.Module:
-    """Return a copy of a model whose parameters have the memory of the model's, so that it takes almost none.
-
-    Buffers are copied. Parameters may be changed in place after `own_weights`, or under `restoring_weights`.
-
-    Raises:
-        InputError: The model cannot be copied.
-    """
-    # Parameters of derived classes may be more than their values, and are copied.
-    plain = [weight for weight in model.parameters() if type(weight) is nn.Parameter]
-    return copy_model(model, {weight: nn.Parameter(weight.detach(), weight.requires_grad) for weight in plain})
-
-
-def own_weights(twin: nn.Module, model: nn.Module) -> None:
-    """Give those parameters of a copy memory of their own, in place, that have that of the model's."""
-    shared = {weight.data_ptr() for weight in model.parameters()}
-    for weight in twin.parameters():
-        if weight.data_ptr() in shared:
-            weight.data = weight.data.clone()
-
-
-@contextmanager
-def restoring_weights(model: nn.Module) -> Iterator[None]:
-    """Undo what a model's code writes into its parameters in the block; each is copied before it is written to."""
-    with _SavedWeights(model) as saved:
-        try:
-            yield
-        finally:
-            for weight, value in saved.values.values():
-                weight.data.copy_(value)
-
-
-class _SavedWeights(TorchDispatchMode):
-    """Copies a parameter of a model before an operation writes to it for the first time.
-
-    Attributes:
-        values: Address of the memory -> the parameter and its copy.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._weights = {weight.untyped_storage().data_ptr(): weight for weight in model.parameters()}
-        self.values: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.is_mutable:
-            for tensor in tensors_in((*args, *(kwargs or {}).values())):
-                address = tensor.untyped_storage().data_ptr()
-                if address in self._weights and address not in self.values:
-                    weight = self._weights[address]
-                    self.values[address] = weight, weight.detach().clone()
-        return func(*args, **(kwargs or {}))
-
-
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of a model by name."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
@@ -310,28 +230,6 @@ def refuse_unlike_weights(tensors: Mapping[str, Tensor], model: nn.Module, what:
         shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         if shape != tuple(weights[name].shape):
             raise InputError(f"{what} of parameter {name!r} is {shape}, the parameter {tuple(weights[name].shape)}")
-
-
-def _find_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]]:
-    """Yield (attribute, dimension) of each tensor of a module that has the channels of one of its axes."""
-    if axis.side not in ("in", "out", "both"):
-        yield axis.side, axis.dim
-        return
-    count = len(axis.channels)
-    is_transposed = isinstance(module, _ConvTransposeNd) and axis.side != "both"
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is None:
-            continue
-        if name == "weight" and isinstance(module, _ConvNd | nn.Linear):
-            dim = int((axis.side == "in") != is_transposed)
-            # In a convolution with as many groups as inputs, the weight has no dimension for the inputs.
-            if axis.side != "in" or tensor.shape[dim] * axis.blocks == count:
-                yield name, dim
-        elif axis.side != "in":
-            # Biases, scales and statistics have one number a channel, perhaps with dimensions of size 1 around it.
-            wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-            if len(wide) == 1 and tensor.shape[wide[0]] == count:
-                yield name, wide[0]
 
 
 def _set_channel_counts(module: nn.Module, sizes: Mapping[str, int]) -> None:

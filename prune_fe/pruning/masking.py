@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from prune_fe.pruning.cut import AxisKey, KeptChannels, named_tensors
+from prune_fe.pruning.cut import AxisKey, KeptChannels
 from prune_fe.pruning.masked_code import MaskedCode
 from prune_fe.pruning.pooled_weights import PooledLayer
+from prune_fe.tracing.copying import keeping_state
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.own_code import is_own_layer
@@ -45,8 +46,8 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
         axes: The axes of the whole network's dependency graph.
         kept: The channels that stay.
     """
-    modules, twins, state = dict(model.named_modules()), dict(pruned.named_modules()), named_tensors(model)
-    saved: dict[str, Tensor] = {}
+    modules, twins = dict(model.named_modules()), dict(pruned.named_modules())
+    saved: list[tuple[Tensor, Tensor]] = []
     with ExitStack() as stack, torch.no_grad():
         for (name, side), axis in axes.items():
             if axis.call is not None:
@@ -65,15 +66,15 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
                 stack.callback(module.register_forward_pre_hook(zeros.in_input, with_kwargs=True).remove)
             elif side not in ("in", "out", "both") and len(removed):
                 # A parameter that the module's code uses by itself passes through no hook.
-                tensor = f"{name}.{side}".lstrip(".")
-                saved[tensor] = state[tensor].detach().clone()
-                state[tensor].index_fill_(axis.dim, torch.from_numpy(removed).to(state[tensor].device), 0)
+                tensor = getattr(module, side)
+                saved.append((tensor, tensor.detach().clone()))
+                tensor.index_fill_(axis.dim, torch.from_numpy(removed).to(tensor.device), 0)
         stack.enter_context(MaskedCode(model, pruned, axes, kept).running())
         try:
             yield
         finally:
-            for tensor, old in saved.items():
-                state[tensor].copy_(old)
+            for tensor, old in saved:
+                tensor.copy_(old)
 
 
 def largest_difference(
@@ -103,7 +104,14 @@ def largest_difference(
     Raises:
         InputError: The networks return different kinds of values, or tensors of different shapes.
     """
-    with evaluating(model), evaluating(pruned), torch.no_grad(), running_eagerly():
+    with (
+        evaluating(model),
+        evaluating(pruned),
+        keeping_state(model),
+        keeping_state(pruned),
+        torch.no_grad(),
+        running_eagerly(),
+    ):
         with watch or nullcontext():
             output = run(pruned, inputs)
         with masked(model, pruned, axes, kept):

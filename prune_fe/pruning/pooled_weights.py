@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prune_fe.pruning.cut import Cutter, KeptChannels, copy_model, select_channels
+from prune_fe.pruning.cut import Cutter, KeptChannels, select_channels
+from prune_fe.tracing.copying import convert, copy_model
+from prune_fe.tracing.shared_tensors import find_shared_tensors
 
 PERIOD = 2**19 - 1
 """The number of different random numbers in a pool. It is prime, and they take 4 MiB in double precision."""
@@ -136,10 +138,12 @@ def find_poolable_layers(model: nn.Module, uses: Mapping[int, Collection[tuple[s
         model: A network that has run.
         uses: From `ChannelTracer.parameter_uses`. A weight has to exist if anything but its layer reads it.
     """
+    shared = {name for names in find_shared_tensors(model) for name in names}
     return [
         name
         for name, module in model.named_modules()
         if type(module) in POOLED_CLASSES
+        and (name, "weight") not in shared
         and getattr(module, "groups", 1) == 1
         and module.weight.numel() >= MIN_WEIGHTS
         and {(name, FUNCTIONS[type(module)])} == uses.get(id(module.weight))
@@ -157,7 +161,7 @@ def copy_with_pooled_weights(model: nn.Module, layers: Sequence[str], dtype: tor
     weights = {name: model.get_parameter(f"{name}.weight".lstrip(".")) for name in layers}
     # A weight on the meta device would not survive that the copy moves to the CPU; one without numbers does.
     empty = {weight: nn.Parameter(weight.new_empty(0), requires_grad=False) for weight in weights.values()}
-    twin = copy_model(model, empty).to("cpu", dtype)
+    twin = convert(copy_model(model, empty), "cpu", dtype)
     pool = WeightPool(max((math.prod(weight.shape[1:]) for weight in weights.values()), default=0), dtype)
     offset = 0
     for name, weight in weights.items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
 from prune_fe.pruning.analysis import Analysis, analyse
-from prune_fe.pruning.cut import AxisKey, copy_sharing_weights, own_weights, refuse_unlike_weights
+from prune_fe.pruning.cut import AxisKey, refuse_unlike_weights
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import match_layers, plan_quotas, start_plan
@@ -24,6 +24,7 @@ from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.copying import copy_sharing_weights, copy_without_last_run, own_weights
 from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
@@ -105,7 +106,8 @@ def prune(
     # The dict is the caller's: it is changed in place, and restored where anything fails.
     carried = dict(carry)
     try:
-        return _Pruning(model, analyse(model, example), scores, checked, carry).run(rescore, after)
+        source = copy_without_last_run(model, example)
+        return _Pruning(source, analyse(source, example), scores, checked, carry).run(rescore, after)
     except BaseException:
         carry.clear()
         carry.update(carried)

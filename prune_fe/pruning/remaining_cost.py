@@ -32,10 +32,11 @@ class RemainingCost:
         weights = {name: weight.numel() for name, weight in model.named_parameters()}
         positions = cutter.graph.output_positions
         products = {}
-        for name, size in weights.items():
+        # Each layer multiplies a weight that it shares with others, which is one parameter nevertheless.
+        for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
             if module in positions and attribute == "weight":
-                products[name] = size * positions[module]
+                products[name] = weight.numel() * positions[module]
         self._terms = {"macs": self._as_arrays(products, axes_of), "parameters": self._as_arrays(weights, axes_of)}
 
     def _as_arrays(

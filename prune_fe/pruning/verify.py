@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from prune_fe.errors import first_line
-from prune_fe.pruning.cut import Cutter, copy_model
+from prune_fe.pruning.cut import Cutter
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.masked_code import OwnCodeFault
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled_weights, find_poolable_layers
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.channel_tracer import ChannelTracer
+from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.dependency_graph import SetId
 from prune_fe.tracing.nested import Inputs, count_rows, draw_like, move, run, take_rows, tensors_in
 from prune_fe.tracing.watching import evaluating
@@ -275,7 +276,7 @@ def verification_copy(model: nn.Module, example: Inputs) -> tuple[nn.Module, Any
     for tried in (count, rows):
         twin = copy_model(model)
         try:
-            twin.to("cpu", torch.float64)
+            convert(twin, "cpu", torch.float64)
             with evaluating(twin), torch.no_grad():
                 run(twin, take_rows(inputs, tried))
             return twin, take_rows(inputs, tried)

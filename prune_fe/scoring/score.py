@@ -27,6 +27,7 @@ from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
+from prune_fe.tracing.copying import keeping_state
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
@@ -58,8 +59,8 @@ def score(
 ) -> Scores:
     """Score every unit of `model` with one scorer.
 
-    The model is left as it was: weights, mode, hooks and gradients. Under torch.distributed each process measures its
-    share of the images, and every process returns the same scores.
+    The model is left as it was: weights, mode, hooks, gradients, and what it keeps of its last run. Under
+    torch.distributed each process measures its share of the images, and every process returns the same scores.
 
     A criterion of one's own is a function of a layer and its filters, (units, channels, height, width) float64, that
     returns one number a unit; units with the lowest scores are pruned first. One that reads feature maps or gradients
@@ -185,15 +186,16 @@ def score_all(
             chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
         example = _find_example(resolved, data, read)
-    inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen, logits)
-    if any(scorer.needs_gradients for scorer in resolved.values()):
-        inputs.require_logits()
-    for scorer in resolved.values():
-        with explain_faults(scorer):
-            scorer.check(inputs.layers, inputs.n_images, chosen.labels)
-    if folder is None:
-        return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
-    return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
+    with keeping_state(model):
+        inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen, logits)
+        if any(scorer.needs_gradients for scorer in resolved.values()):
+            inputs.require_logits()
+        for scorer in resolved.values():
+            with explain_faults(scorer):
+                scorer.check(inputs.layers, inputs.n_images, chosen.labels)
+        if folder is None:
+            return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
+        return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
 
 
 def check_scorer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,6 +22,7 @@ from prune_fe.scoring.scores import Array
 from prune_fe.studies.indicators import tables_like_the_papers
 from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.subject import TRAINED, Subject, choose_subject, train_subject, write_unit_study
+from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.feature_maps import follow, observe
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.split import NotSplit, SplitNetwork, split
@@ -210,7 +210,7 @@ def halve_layer(
     Returns:
         The copy, a context in which it must be used, and a text that says what was halved.
     """
-    twin = copy.deepcopy(network)
+    twin = copy_model(network)
     module = twin.get_submodule(layer.name)
     if isinstance(module, nn.Conv2d):
         norm = twin.get_submodule(layer.norm) if layer.norm else None
@@ -223,7 +223,7 @@ def halve_layer(
         whole, half = _layer_map(network, layer, example), _layer_map(twin, layer, example)
         if torch.allclose(half, whole / 2, rtol=1e-3, atol=1e-3 * float(whole.abs().max())):
             return twin, nullcontext(), "the filters"
-    twin = copy.deepcopy(network)
+    twin = copy_model(network)
     return twin, follow(twin, [layer], lambda layer, maps, in_place: maps * 0.5), "the maps, not the filters"
 
 

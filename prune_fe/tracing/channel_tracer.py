@@ -18,6 +18,7 @@ from prune_fe.tracing.module_rules import follow_module, has_module_rule
 from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
 from prune_fe.tracing.ops import plain_name
 from prune_fe.tracing.own_code import begin_run, count_call, end_run, follow_own_layer, is_own_layer
+from prune_fe.tracing.shared_tensors import couple_shared_tensors
 from prune_fe.tracing.watching import evaluating
 
 
@@ -52,7 +53,7 @@ def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
             if attribute == "weight" and is_own_layer(module):
                 continue  # It has the channels of the layer's inputs and outputs.
             if tensor is not None and tensor.numel() > 1:
-                owners[tensor] = (name, attribute)
+                owners.setdefault(tensor, (name, attribute))
     return owners
 
 
@@ -97,6 +98,7 @@ class ChannelTracer(CallRecorder):
             raise InputError(f"the model returns {describe(self._output)}; prune() needs tensors to compare")
         for output in outputs:
             self.builder.fix(self.builder.ids.get(output), OUTPUT)
+        couple_shared_tensors(self.builder, self.calls)
         return self.builder.build(images)
 
     def watches(self, name: str) -> bool:

@@ -164,6 +164,10 @@ class GraphBuilder:
                 self.balance(list(channels.reshape(blocks, -1)), f"{owner} {module!r} with {blocks} groups")
         return self._axes[module, side]
 
+    def axes_of(self, module: str) -> list[Axis]:
+        """Return the axes that a module has so far."""
+        return [axis for (name, _), axis in self._axes.items() if name == module]
+
     def is_own_tensor(self, value: Tensor) -> bool:
         """Return whether a tensor is a parameter or buffer that the code of a module uses by itself."""
         return value in self._own_tensors

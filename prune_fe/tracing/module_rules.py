@@ -87,7 +87,22 @@ def _follow_convolution(
     # A transposed convolution multiplies its weights at every position of its input.
     positions = value if isinstance(conv, _ConvTransposeNd) else output
     builder.apply_at(name, math.prod(positions.shape[dim + 1 :]))
-    ids, dim_from_end = builder.ids.get(value), dim - output.ndim
+    ids = builder.ids.get(value)
+    first, last = convolution_axes(builder, name, conv, dim - output.ndim)
+    if ids is not None:
+        builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
+    builder.ids[output] = expand_along(last.channels, dim, output.shape)
+
+
+def convolution_axes(builder: GraphBuilder, name: str, conv: _ConvNd, dim_from_end: int) -> tuple[Axis, Axis]:
+    """Return the axes of the inputs and of the outputs of a convolution; the first call for it creates them.
+
+    Args:
+        builder: The graph so far.
+        name: Name of the convolution.
+        conv: The convolution.
+        dim_from_end: The dimension of the channels in its input and output, counted from the end.
+    """
     ins, outs, groups = conv.in_channels, conv.out_channels, conv.groups
     if groups > 1 and groups == ins == outs:
         first = last = builder.axis(name, "both", ins, dim=dim_from_end)
@@ -100,9 +115,6 @@ def _follow_convolution(
         elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
             every = np.concatenate([first.channels, last.channels])
             builder.fix(to_tensor(every), f"layer {name!r} is a transposed convolution with groups")
-    if ids is not None:
-        builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
-    builder.ids[output] = expand_along(last.channels, dim, output.shape)
     return first, last
 
 

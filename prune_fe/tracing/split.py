@@ -8,7 +8,6 @@ masked behind it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prune_fe.errors import describe_error
+from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.feature_maps import follow, mask
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.watching import evaluating
@@ -295,7 +295,7 @@ def _is_channelwise(network: SplitNetwork, values: Sequence[Tensor]) -> bool:
         network: The network in parts.
         values: What its head returns.
     """
-    channelwise = copy.deepcopy(network.channelwise).double().cpu()
+    channelwise = convert(copy_model(network.channelwise), "cpu", torch.float64)
     others = [value.double().cpu() if value.is_floating_point() else value.cpu() for value in values[1:]]
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(values[0].shape, generator=generator, dtype=torch.float64)

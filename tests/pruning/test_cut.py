@@ -1,7 +1,6 @@
 """Tensors are cut along the dimensions that have the removed channels."""
 
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -12,16 +11,15 @@ from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import analyse
 from prune_fe.pruning.cut import (
     Cutter,
-    copy_model,
-    copy_sharing_weights,
     find_code_sizes,
     named_tensors,
-    own_weights,
     refuse_unlike_weights,
     select_channels,
 )
 from prune_fe.tracing.channel_tracer import build_dependency_graph
+from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import SetId
+from prune_fe.tracing.memory_format import is_channels_last
 
 X = torch.randn(1, 3, 6, 6)
 
@@ -105,11 +103,37 @@ def test_channels_are_selected_like_by_index_select(shape: tuple[int, ...], dtyp
         assert selected.stride() == expected.stride()
 
 
-def test_shared_weights_are_refused() -> None:
+def test_a_tensor_with_two_names_is_cut_once_and_keeps_both() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
     model[1].weight = model[0].weight
-    with pytest.raises(InputError, match=r"parameter '1.weight' is also '0.weight'; shared weights cannot be pruned"):
-        cutter_of(model)
+    cutter = cutter_of(model)
+    assert cutter.shared == {"0.weight", "1.weight"}
+    first, again = (cutter.channels_without(sets_of(cutter, "0", *units)) for units in ((1,), (1, 2)))
+    momentum = torch.arange(9.0).view(3, 3, 1, 1)
+    whole = cutter.all_channels()
+    # Both layers read the image, so that the input channels are the tied outputs of the first.
+    for name in ("0.weight", "1.weight"):
+        assert torch.equal(cutter.select(name, momentum, whole, first), momentum[[0, 2]][:, [0, 2]])
+    cutter.cut(model, whole, first)
+    cutter.cut(model, first, again)
+    assert model[1].weight is model[0].weight
+    assert [(layer.out_channels, layer.in_channels) for layer in model] == [(1, 1), (1, 1), (2, 1)]
+    assert [tuple(layer.weight.shape[:2]) for layer in model] == [(1, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_weights_keep_their_memory_format(kernel: int, is_last: bool) -> None:
+    layers: list[nn.Module] = [nn.Conv2d(3, 8, kernel), nn.Conv2d(8, 8, kernel, groups=2), nn.Conv2d(8, 8, 1, groups=8)]
+    model = nn.Sequential(*layers, nn.Conv2d(8, 2, 1))
+    if is_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = [is_channels_last(layer.weight) for layer in model]
+    cutter = cutter_of(model)
+    cutter.cut(model, cutter.all_channels(), cutter.channels_without(sets_of(cutter, "0", 0, 4)))
+    assert [is_channels_last(layer.weight) for layer in model] == before
+    assert before[1] == is_last
+    assert [len(layer.weight) for layer in model] == [6, 8, 8, 2]
 
 
 class Sized(nn.Module):
@@ -134,35 +158,6 @@ def test_sizes_in_attributes_are_counted_anew() -> None:
     cutter.cut(model, cutter.all_channels(), cutter.channels_without(sets_of(cutter, "conv", 0, 2, 3)))
     assert (model.sizes, model.first, model.pair, model.other) == ([1, 4], 1, (4, 5), 9)
     assert model(X).shape == (1, 2, 6, 6)
-
-
-def test_a_copy_has_no_gradients_and_is_refused_where_it_cannot_be_made() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 2, 1))
-    model(X).sum().backward()
-    assert all(weight.grad is None for weight in copy_model(model).parameters())
-    assert all(weight.grad is not None for weight in model.parameters())
-    model.lock = threading.Lock()  # type: ignore[assignment]
-    with pytest.raises(InputError, match="Sequential cannot be copied: cannot pickle '_thread.lock' object"):
-        copy_model(model)
-
-
-def test_a_copy_that_shares_weights_gets_its_own() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
-    model[3].weight = model[2].weight
-    model[0].requires_grad_(False)
-    twin = copy_sharing_weights(model)
-    assert all(a is not b and a.data_ptr() == b.data_ptr() for a, b in zip(twin.parameters(), model.parameters()))  # noqa: B905
-    assert [weight.requires_grad for weight in twin.parameters()] == [False, False, *[True] * 5]
-    new = twin[0].bias = nn.Parameter(torch.zeros(4))  # type: ignore[index]
-    own_weights(twin, model)
-    pointers = {weight.data_ptr() for weight in model.parameters()}
-    assert pointers.isdisjoint(weight.data_ptr() for weight in twin.parameters())
-    assert twin[0].bias is new  # type: ignore[index]
-    assert twin[3].weight is twin[2].weight  # type: ignore[index]
-    with torch.no_grad():
-        for tensor in (*twin.parameters(), *twin.buffers()):
-            tensor.fill_(7)
-    assert not any((tensor == 7).any() for tensor in (*model.parameters(), *model.buffers()))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 
 from prune_fe.measure.cost import cost
 from prune_fe.pruning.analysis import analyse
-from prune_fe.pruning.cut import copy_model
+from prune_fe.tracing.copying import copy_model
 
 X = torch.zeros(1, 3, 32, 32)
 

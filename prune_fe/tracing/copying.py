@@ -1,0 +1,296 @@
+"""Copy a network, and undo what its own code writes into it when it runs: the package copies networks only here."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prune_fe.errors import InputError, first_line
+from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.shared_tensors import find_shared_tensors, set_tensor
+from prune_fe.tracing.watching import evaluating
+from prune_fe.tracing.weights import find_layout_fault
+
+EMPTIES = (dict, OrderedDict)
+"""The types of the dicts of a module that are copied by a call of the type while they are empty."""
+
+OF_EVERY_MODULE = vars(nn.Module()).keys()
+"""The attributes of torch's own that every module has: its mode, parameters, buffers, modules and hooks."""
+
+Place = tuple[nn.Module, str]
+"""A module and the name of one of its attributes."""
+
+
+def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
+    """Return a deep copy of a model, without gradients.
+
+    Feature maps and other computed tensors that the model, or an object of its hooks, keeps from its last run are
+    copied as values: the copy does not know what they were computed from.
+
+    Args:
+        model: The model.
+        stand_ins: Parameters of the model that are not copied -> what the copy has instead of them.
+
+    Raises:
+        InputError: The model cannot be copied; the text names the attribute.
+    """
+    memo: dict[int, Any] = {id(weight): other for weight, other in (stand_ins or {}).items()}
+    # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
+    for module in model.modules():
+        memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
+    try:
+        try:
+            twin = copy.deepcopy(model, dict(memo))
+        except RuntimeError:  # deepcopy() refuses computed tensors
+            with _Detaching():
+                twin = copy.deepcopy(model, memo)
+    except Exception as error:  # modules may hold anything: locks, files, generators
+        where = _find_uncopyable(model)
+        advice = f"; it is {where}: remove it, or give it a __deepcopy__()" if where else ""
+        raise InputError(f"{type(model).__name__} cannot be copied: {first_line(error)}{advice}") from error
+    for weight in twin.parameters():
+        weight.grad = None
+    return twin
+
+
+class _Detaching(TorchFunctionMode):
+    """Lets deepcopy() copy the values of computed tensors, which it refuses."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def _find_uncopyable(model: nn.Module) -> str | None:
+    """Return which attribute of a model cannot be copied, such as "attribute 'lock' of layer 'conv' (a lock)"."""
+    known = {id(part): part for part in (*model.modules(), *model.parameters())}
+    for name, module in model.named_modules():
+        where = f"layer {name!r}" if name else type(model).__name__
+        for key, value in vars(module).items():
+            try:
+                with _Detaching():
+                    copy.deepcopy(value, dict(known))
+            except Exception:
+                what = "one of the hooks" if key in OF_EVERY_MODULE else f"attribute {key!r}"
+                return f"{what} of {where}" + ("" if key in OF_EVERY_MODULE else f" (a {type(value).__name__})")
+    return None
+
+
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parameters have the memory of the model's, so that it takes almost none.
+
+    Buffers are copied. Parameters may be changed in place after `own_weights`, or under `restoring_weights`.
+
+    Raises:
+        InputError: The model cannot be copied.
+    """
+    # Parameters of derived classes may be more than their values, and are copied.
+    plain = [weight for weight in model.parameters() if type(weight) is nn.Parameter]
+    return copy_model(model, {weight: nn.Parameter(weight.detach(), weight.requires_grad) for weight in plain})
+
+
+def own_weights(twin: nn.Module, model: nn.Module) -> None:
+    """Give those parameters of a copy memory of their own, in place, that have that of the model's."""
+    shared = {weight.data_ptr() for weight in model.parameters()}
+    for weight in twin.parameters():
+        if weight.data_ptr() in shared:
+            weight.data = weight.data.clone()
+
+
+def convert(model: nn.Module, *device_or_dtype: Any, **options: Any) -> nn.Module:
+    """Return a model after `model.to(...)`, in place; a tensor with several names stays one tensor.
+
+    torch converts each name of a buffer by itself, which makes several buffers of one.
+
+    Args:
+        model: The model.
+        device_or_dtype: What `nn.Module.to` takes.
+        options: What `nn.Module.to` takes by name.
+    """
+    shared = find_shared_tensors(model)
+    model.to(*device_or_dtype, **options)
+    modules = dict(model.named_modules())
+    for (owner, attribute), *others in shared:
+        for module, name in others:
+            set_tensor(modules[module], name, getattr(modules[owner], attribute))
+    return model
+
+
+def copy_without_last_run(model: nn.Module, images: Any) -> nn.Module:
+    """Return a copy that has forgotten the tensors which a model keeps of its last run, or the model if it keeps none.
+
+    A feature map that a layer stores would have channels that a pruned layer has lost. What the model computes from is
+    not forgotten: the copy has to give the same outputs as the model.
+
+    Args:
+        model: The model. It is run on the images and left as it was.
+        images: An input of the model.
+    """
+    kept = (value for module in model.modules() for value in _own_attributes(module).values())
+    if not any(_tensors_of(value) for value in kept):
+        return model
+    weight = next(model.parameters())
+    try:
+        twin, inputs = copy_sharing_weights(model), images.to(weight.device, weight.dtype)
+        with evaluating(twin), torch.no_grad(), restoring_weights(twin):
+            with keeping_state(twin) as written:
+                expected = twin(inputs)
+            stale = [(module, key) for module, key in written if _tensors_of(vars(module).get(key))]
+            for module, key in stale:
+                value = vars(module)[key]
+                vars(module)[key] = type(value)() if type(value) in (list, set, *EMPTIES) else None
+            with keeping_state(twin):
+                outputs = twin(inputs)
+    except Exception:  # the network's own code may raise anything, without what it kept or for other reasons
+        return model
+    pairs = list(zip(tensors_in(expected), tensors_in(outputs), strict=False))
+    return twin if stale and pairs and all(torch.equal(*pair) for pair in pairs) else model
+
+
+@contextmanager
+def keeping_state(model: nn.Module) -> Iterator[list[Place]]:
+    """Undo what a model's code, when it runs in the block, writes into its attributes and buffers.
+
+    Networks keep feature maps, sizes and counts of their last run. What hooks write into objects outside of the model
+    stays.
+
+    Yields:
+        A list that is filled at the end of the block with the attributes that were given other values.
+    """
+    with keeping_attributes(model) as written:
+        values = [value for module in model.modules() for value in _own_attributes(module).values()]
+        tensors = [*model.buffers(), *(tensor for value in values for tensor in _tensors_of(value))]
+        saved = [(tensor, tensor.detach().clone()) for tensor in tensors if _can_be_saved(tensor)]
+        stores = [(module._buffers, dict(module._buffers)) for module in model.modules() if module._buffers]
+        try:
+            yield written
+        finally:
+            for store, before in stores:
+                store.clear()
+                store.update(before)
+            with torch.no_grad():
+                for tensor, value in saved:
+                    # NaN equals nothing, and is written again.
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+
+
+def _can_be_saved(tensor: Tensor) -> bool:
+    """Return whether a tensor has dense values that a network may write to; parameters are not saved."""
+    is_weight = isinstance(tensor, nn.Parameter) or is_lazy(tensor)
+    return not is_weight and not tensor.is_inference() and find_layout_fault(tensor) is None
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors that the value of an attribute consists of."""
+    parts = [value, *(part for box in _boxes(value) for part in (box.values() if isinstance(box, dict) else box))]
+    parts += [entry for part in parts if isinstance(part, tuple) for entry in part]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+@contextmanager
+def keeping_attributes(model: nn.Module) -> Iterator[list[Place]]:
+    """Undo what a model's code writes into attributes other than parameters, buffers and modules, in the block.
+
+    Lists, dicts and sets get back what they held, also inside others.
+
+    Yields:
+        A list that is filled at the end of the block with the attributes that were written to.
+    """
+    attributes = [(module, _own_attributes(module)) for module in model.modules()]
+    values = [value for _, own in attributes for value in own.values()]
+    contents = {id(box): (box, _copy_box(box)) for value in values for box in _boxes(value)}
+    written: list[Place] = []
+    try:
+        yield written
+    finally:
+        for module, own in attributes:
+            now = _own_attributes(module)
+            for key in (*own, *(key for key in now if key not in own)):
+                boxes = [contents[id(box)] for box in _boxes(own.get(key)) if id(box) in contents]
+                is_same = key in own and key in now and now[key] is own[key]
+                if not is_same or any(not _holds(box, content) for box, content in boxes):
+                    written.append((module, key))
+            for key in now.keys() - own.keys():
+                del vars(module)[key]
+            vars(module).update(own)
+        for box, content in contents.values():
+            if not _holds(box, content):
+                box.clear()
+                (box.extend if isinstance(box, list) else box.update)(content)
+
+
+def _own_attributes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
+
+
+def _boxes(value: Any) -> Iterator[Any]:
+    """Yield the lists, dicts and sets that a value consists of, the outer ones first."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        box = waiting.pop()
+        if isinstance(box, tuple):
+            waiting += box
+        elif type(box) in (list, set, *EMPTIES) and id(box) not in seen:
+            seen.add(id(box))
+            yield box
+            waiting += box.values() if isinstance(box, dict) else box
+
+
+def _copy_box(box: Any) -> Any:
+    return dict(box) if isinstance(box, dict) else type(box)(box)
+
+
+def _holds(box: Any, content: Any) -> bool:
+    """Return whether a list, dict or set holds the same objects as a copy of it that was made before."""
+    if isinstance(box, dict):
+        return box.keys() == content.keys() and all(value is content[key] for key, value in box.items())
+    if isinstance(box, set):
+        return box == content
+    return len(box) == len(content) and all(one is other for one, other in zip(box, content, strict=True))
+
+
+@contextmanager
+def restoring_weights(model: nn.Module) -> Iterator[None]:
+    """Undo what a model's code writes into its parameters in the block; each is copied before it is written to."""
+    with _SavedWeights(model) as saved:
+        try:
+            yield
+        finally:
+            for weight, value in saved.values.values():
+                weight.data.copy_(value)
+
+
+class _SavedWeights(TorchDispatchMode):
+    """Copies a parameter of a model before an operation writes to it for the first time.
+
+    Attributes:
+        values: Address of the memory -> the parameter and its copy.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._weights = {weight.untyped_storage().data_ptr(): weight for weight in model.parameters()}
+        self.values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            for tensor in tensors_in((*args, *(kwargs or {}).values())):
+                address = tensor.untyped_storage().data_ptr()
+                if address in self._weights and address not in self.values:
+                    weight = self._weights[address]
+                    self.values[address] = weight, weight.detach().clone()
+        return func(*args, **(kwargs or {}))

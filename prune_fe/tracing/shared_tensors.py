@@ -1,0 +1,150 @@
+"""Tensors that a network has under several names, such as the tied weights of two layers, and what these have to share.
+
+All names keep one tensor, so that the channels of one layer are those of the others, also where these do not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from prune_fe.tracing.channel_ids import to_tensor
+from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
+from prune_fe.tracing.module_rules import convolution_axes, has_module_rule
+
+TensorName = tuple[str, str]
+"""The module that has a parameter or buffer, and the attribute."""
+
+
+def all_tensor_names(model: nn.Module) -> Iterator[tuple[TensorName, Tensor]]:
+    """Yield every name of every parameter, then of every buffer. A module with several names has the first of them."""
+    modules = dict(model.named_modules())
+    for kind in ("_parameters", "_buffers"):
+        for module, owner in modules.items():
+            for attribute, tensor in getattr(owner, kind).items():
+                if tensor is not None:
+                    yield (module, attribute), tensor
+
+
+def find_shared_tensors(model: nn.Module) -> list[list[TensorName]]:
+    """Return the names of each parameter and buffer that has several; the first is the one in `named_parameters()`."""
+    names: dict[int, list[TensorName]] = {}
+    for name, tensor in all_tensor_names(model):
+        names.setdefault(id(tensor), []).append(name)
+    return [shared for shared in names.values() if len(shared) > 1]
+
+
+def set_tensor(module: nn.Module, attribute: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer of a module."""
+    store: dict[str, Tensor | None] = module._buffers
+    if attribute in module._parameters:
+        store = module._parameters  # type: ignore[assignment]
+    store[attribute] = tensor
+
+
+def full_name(name: TensorName) -> str:
+    """Return the name of a tensor in the whole network.
+
+    >>> full_name(("conv", "weight")), full_name(("", "scale"))
+    ('conv.weight', 'scale')
+    """
+    return ".".join(filter(None, name))
+
+
+def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]]:
+    """Yield (attribute, dimension) of each tensor of a module that has the channels of one of its axes."""
+    if axis.side not in ("in", "out", "both"):
+        yield axis.side, axis.dim
+        return
+    count = len(axis.channels)
+    is_transposed = isinstance(module, _ConvTransposeNd) and axis.side != "both"
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is None:
+            continue
+        if name == "weight" and isinstance(module, _ConvNd | nn.Linear):
+            dim = int((axis.side == "in") != is_transposed)
+            # In a convolution with as many groups as inputs, the weight has no dimension for the inputs.
+            if axis.side != "in" or tensor.shape[dim] * axis.blocks == count:
+                yield name, dim
+        elif axis.side != "in":
+            # Biases, scales and statistics have one number a channel, perhaps with dimensions of size 1 around it.
+            wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+            if len(wide) == 1 and tensor.shape[wide[0]] == count:
+                yield name, wide[0]
+
+
+def couple_shared_tensors(builder: GraphBuilder, calls: Collection[str]) -> None:
+    """Couple the channels of layers that share a tensor; call it after the network ran.
+
+    A layer that did not run gets axes, so that its other tensors and its channel counts follow. Layers that read the
+    tensor in ways that do not fit together keep their channels.
+
+    Args:
+        builder: The graph so far.
+        calls: Names of the modules with a rule that ran, and of functions.
+    """
+    shared = find_shared_tensors(builder.modules[""])
+    for names in shared:
+        for module, _ in names:
+            if module not in calls and has_module_rule(builder.modules[module]) and not builder.axes_of(module):
+                _add_axes(builder, module)
+    for names in shared:
+        places = {name: _axes_by_dim(builder, *name) for name in names}
+        with_axes = {module for (module, _), axes in places.items() if axes}
+        # Other attributes of a layer, and those of modules without a rule, follow the names that layers read.
+        read = [
+            name
+            for name in names
+            if places[name] or (name[0] not in with_axes and has_module_rule(builder.modules[name[0]]))
+        ]
+        for dim in sorted({dim for axes in places.values() for dim in axes}):
+            _couple_along(builder, read, dim, places)
+
+
+def _add_axes(builder: GraphBuilder, name: str) -> None:
+    """Create the axes of a layer or norm that did not run."""
+    module = builder.modules[name]
+    if isinstance(module, _ConvNd):
+        convolution_axes(builder, name, module, -1 - len(module.kernel_size))
+    elif isinstance(module, nn.Linear):
+        builder.axis(name, "in", module.in_features, dim=-1)
+        builder.axis(name, "out", module.out_features, dim=-1)
+    else:
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        size = max((value.numel() for value in tensors if value is not None), default=1)
+        if size > 1:
+            builder.axis(name, "both", size, module.num_groups if isinstance(module, nn.GroupNorm) else 1)
+
+
+def _axes_by_dim(builder: GraphBuilder, module: str, attribute: str) -> dict[int, Axis]:
+    """Return dimension of a tensor -> the axis of its module that has the channels there."""
+    axes = {}
+    for axis in builder.axes_of(module):
+        for name, dim in find_axis_tensors(builder.modules[module], axis):
+            if name == attribute:
+                axes[dim] = axis
+    return axes
+
+
+def _couple_along(
+    builder: GraphBuilder, names: Sequence[TensorName], dim: int, places: Mapping[TensorName, Mapping[int, Axis]]
+) -> None:
+    """Couple the channels that several layers have along one dimension of the tensor that they share."""
+    axes = [places[name].get(dim) for name in names]
+    size = getattr(builder.modules[names[0][0]], names[0][1]).shape[dim]
+    layouts = {None if axis is None else (_parts(axis), len(axis.channels)) for axis in axes}
+    known = [axis for axis in axes if axis is not None]
+    if layouts == {(_parts(known[0]), size * _parts(known[0]))}:
+        for axis in known[1:]:
+            builder.couple(known[0].channels, axis.channels)
+        return
+    listed = " and ".join(repr(full_name(name)) for name in names)
+    for axis in known:
+        builder.fix(to_tensor(axis.channels), f"{listed} are one tensor, whose channels its layers read differently")
+
+
+def _parts(axis: Axis) -> int:
+    """Return how many parts of the rows of a weight have inputs of their own."""
+    return axis.blocks if axis.side == "in" else 1
