@@ -149,6 +149,8 @@ def copy_without_last_run(model: nn.Module, images: Any) -> nn.Module:
             with keeping_state(twin) as written:
                 expected = twin(inputs)
             stale = [(module, key) for module, key in written if _tensors_of(vars(module).get(key))]
+            if not stale:
+                return model
             for module, key in stale:
                 value = vars(module)[key]
                 vars(module)[key] = type(value)() if type(value) in (list, set, *EMPTIES) else None
@@ -157,7 +159,7 @@ def copy_without_last_run(model: nn.Module, images: Any) -> nn.Module:
     except Exception:  # the network's own code may raise anything, without what it kept or for other reasons
         return model
     pairs = list(zip(tensors_in(expected), tensors_in(outputs), strict=False))
-    return twin if stale and pairs and all(torch.equal(*pair) for pair in pairs) else model
+    return twin if pairs and all(torch.equal(*pair) for pair in pairs) else model
 
 
 @contextmanager

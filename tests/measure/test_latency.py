@@ -1,5 +1,6 @@
 """The comparison of two networks, setting by setting. No test depends on how fast this machine is."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from prune_fe import build, compare_latency
 from prune_fe.errors import InputError
 from prune_fe.measure.latency import CannotRun, Comparison
 from prune_fe.models.small_vgg import SmallVGG
+from tests.tracing.keeping import Keeping, state
 
 CPU = torch.device("cpu")
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -198,3 +200,16 @@ def test_on_a_gpu_time_and_peak_are_those_of_the_gpu() -> None:
 def test_networks_of_the_libraries_are_timed() -> None:
     (found,) = compare_latency(build("resnet18", 10), build("mobilenet_v2", 10), torch.zeros(1, 3, 32, 32), **ONE)
     assert isinstance(found, Comparison)
+
+
+def test_networks_that_keep_their_last_maps_are_timed_and_left_as_they_were() -> None:
+    model, x = Keeping(), torch.randn(1, 3, 6, 6)
+    model(x).sum().backward()
+    before = state(model)
+    (found,) = compare_latency(model, model, x, **ONE)
+    assert isinstance(found, Comparison)
+    assert all(before[key] is value for key, value in state(model).items())
+    assert len(model.history) == 1
+    model.second.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(InputError, match="Keeping cannot be copied: .*; it is attribute 'lock' of layer 'second'"):
+        compare_latency(model, model, x, **ONE)

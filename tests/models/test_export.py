@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.models.export import BATCHES, SUFFIXES, Exported, Format, export
 from prune_fe.models.saved import load
 from prune_fe.models.small_vgg import SmallVGG
+from tests.tracing.keeping import Keeping, state
 
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 FORMATS = tuple(SUFFIXES)
@@ -350,3 +352,24 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixtur
     code, line = refused("--output", "net.pt2", "--size", "32")
     assert (code, line.partition(":")[2]) == (2, " net.pt2: a file of format 'onnx' must end in .onnx")
     assert left() == ["vgg-small.onnx"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_a_network_that_keeps_its_last_maps_is_exported_and_left_as_it_was(format: Format) -> None:
+    model, x = Keeping(), torch.randn(2, 3, 6, 6)
+    model(x).sum().backward()
+    before, total = state(model), model.total.clone()
+    exported = export(model, f"keeping{SUFFIXES[format]}", x, format)
+    assert exported.max_difference <= 1e-4
+    assert all(before[key] is value for key, value in state(model).items())
+    assert (len(model.history), torch.equal(model.total, total)) == (1, True)
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model = small()
+    model.features[0].lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(
+        InputError, match=r"SmallVGG cannot be copied: .*; it is attribute 'lock' of layer 'features\.0'"
+    ):
+        export(model, "net.onnx", X)
+    assert left() == []

@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 import prune_fe
+from prune_fe.errors import CheckpointError
 from prune_fe.models.build import build
 from prune_fe.models.manifest import read_manifest
 from prune_fe.models.saved import build_original, load, save
@@ -71,3 +72,53 @@ def test_sizes_that_a_network_keeps_come_back_with_it(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(load(path)(images), half(images))
     assert build_original(path, 3)(images).shape == (2, 3)
+
+
+def test_attributes_of_the_users_come_back_with_a_librarys_network(tmp_path: Path) -> None:
+    model: Any = alive(build("resnet18", 3))
+    model.customized_value, model.conv1.note, model.sizes, model.layer1[0].expansion = 8, "x", (1, (2.5, None)), 1
+    scores = prune_fe.score(model, scorer="l1-filter")
+    for name, saved in {"whole": model, "half": prune_fe.prune(model, scores, 0.5, images(32)).model}.items():
+        back: Any = load(save(saved, tmp_path / name))
+        assert read_manifest(tmp_path / name)["factory"] == "torchvision/resnet18"
+        assert (back.customized_value, back.conv1.note, back.sizes) == (8, "x", (1, (2.5, None)))
+        assert vars(back.layer1[0])["expansion"] == 1
+        assert module_settings(back) == module_settings(saved)
+        assert torch.equal(outputs(back, images(32)), outputs(saved, images(32)))
+    assert "added" not in read_manifest(save(build("resnet18", 3), tmp_path / "plain"))
+
+
+class Noting(SplitBlock):
+    """Notes sizes when it runs."""
+
+    height: Any
+    widths: list[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.height, self.widths, self.note = None, [], "of the constructor"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.height, self.shape = x.shape[-2], tuple(x.shape[-2:])
+        self.widths.append(x.shape[-1])
+        return super().forward(x)
+
+
+def test_numbers_that_a_users_network_notes_when_it_runs_come_back(tmp_path: Path) -> None:
+    model, x = Noting().eval(), torch.randn(2, 3, 5, 6)
+    expected = model(x)
+    model.customized_value, model.conv.stage, model.note = 8, 3, "another"  # type: ignore[assignment]
+    fresh: Any = Noting()
+    back: Any = load(save(model, tmp_path / "noting"), fresh)
+    assert (back.height, back.shape, back.widths, back.customized_value, back.conv.stage) == (5, (5, 6), [6], 8, 3)
+    assert back.note == "of the constructor"
+    assert torch.equal(back(x), expected)
+
+
+def test_a_number_that_hides_something_of_a_module_is_not_set(tmp_path: Path) -> None:
+    for key in ("extra_repr", "bias", "__doc__", "half", "no name"):
+        model = SplitBlock()
+        vars(model.inner)[key] = 3
+        path = save(model, tmp_path / key)
+        with pytest.raises(CheckpointError, match=f"module 'inner' cannot have {key} = '3' in SplitBlock"):
+            load(path, SplitBlock())

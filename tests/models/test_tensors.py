@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.models.build import build
 from prune_fe.models.saved import load, save
 from prune_fe.models.small_vgg import SmallVGG
-from tests.models.networks import Evil, Own, Tied, forge, outputs
+from tests.models.networks import Evil, Own, Tied, forge, images, outputs
 
 
 def test_buffers_come_back_of_every_kind(tmp_path: Path) -> None:
@@ -42,11 +43,43 @@ def test_weights_that_share_memory_are_saved(tmp_path: Path) -> None:
     assert back.second.weight.flatten().tolist() == list(range(8, 24))
 
 
+def test_tensors_that_were_tied_after_they_were_built_come_back_tied(tmp_path: Path) -> None:
+    model: Any = build("resnet18", 3).eval()
+    first, second = model.layer1
+    second.conv1.weight, second.bn1.running_mean = first.conv1.weight, first.bn1.running_mean
+    back: Any = load(save(model, tmp_path / "library"))
+    assert back.layer1[1].conv1.weight is back.layer1[0].conv1.weight
+    assert back.layer1[1].bn1.running_mean is back.layer1[0].bn1.running_mean
+    assert torch.equal(outputs(back, images(32)), outputs(model, images(32)))
+    own: Any = Own()
+    own.scale, own.second.bias = own.grey, own.norm.bias
+    again: Any = load(save(own, tmp_path / "own"), Own())
+    assert again.second.bias is again.norm.bias
+    assert again.scale is again.grey
+
+
+def test_a_tensor_that_was_untied_comes_back_by_itself(tmp_path: Path) -> None:
+    model: Any = Tied()
+    model.second.weight = nn.Parameter(torch.eye(4))
+    back: Any = load(save(model, tmp_path / "untied"), Tied())
+    assert back.second.weight is not back.first.weight
+    assert torch.equal(back.first.weight, model.first.weight)
+    assert torch.equal(back.second.weight, torch.eye(4))
+    save(Tied(), tmp_path / "tied")
+    forge(tmp_path / "tied", lambda manifest: manifest.pop("tied"))
+    old: Any = load(tmp_path / "tied", Tied())
+    assert old.second.weight is old.first.weight, "as the constructor ties it: earlier files have no list"
+
+
 def test_half_precision_and_channels_last_come_back(tmp_path: Path) -> None:
     model = SmallVGG(4, 3, [[4]]).to(torch.bfloat16).to(memory_format=torch.channels_last)
     back: Any = load(save(model, tmp_path / "model"))
     assert back.classifier.weight.dtype == torch.bfloat16
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
+    strides = {key: value.stride() for key, value in model.state_dict().items()}
+    assert {key: value.stride() for key, value in back.state_dict().items()} == strides
+    plain = load(save(SmallVGG(4, 3, [[4]]), tmp_path / "plain")).state_dict()
+    assert plain["features.0.weight"].stride() != strides["features.0.weight"]
 
 
 def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:

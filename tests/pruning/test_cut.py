@@ -1,6 +1,7 @@
 """Tensors are cut along the dimensions that have the removed channels."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_channels_are_selected_like_by_index_select(shape: tuple[int, ...], dtyp
 
 
 def test_a_tensor_with_two_names_is_cut_once_and_keeps_both() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
+    model: Any = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
     model[1].weight = model[0].weight
     cutter = cutter_of(model)
     assert cutter.shared == {"0.weight", "1.weight"}
@@ -125,9 +126,9 @@ def test_a_tensor_with_two_names_is_cut_once_and_keeps_both() -> None:
 @pytest.mark.parametrize("is_last", [True, False])
 def test_weights_keep_their_memory_format(kernel: int, is_last: bool) -> None:
     layers: list[nn.Module] = [nn.Conv2d(3, 8, kernel), nn.Conv2d(8, 8, kernel, groups=2), nn.Conv2d(8, 8, 1, groups=8)]
-    model = nn.Sequential(*layers, nn.Conv2d(8, 2, 1))
+    model: Any = nn.Sequential(*layers, nn.Conv2d(8, 2, 1))
     if is_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     before = [is_channels_last(layer.weight) for layer in model]
     cutter = cutter_of(model)
     cutter.cut(model, cutter.all_channels(), cutter.channels_without(sets_of(cutter, "0", 0, 4)))

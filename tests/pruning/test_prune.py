@@ -34,8 +34,10 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
+from prune_fe.tracing.memory_format import is_channels_last
 from prune_fe.tracing.watching import tensors_in
 from tests.tracing import networks
+from tests.tracing.keeping import Keeping, state
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
@@ -870,3 +872,35 @@ def test_a_network_that_writes_into_its_weights_when_it_runs_is_left_as_it_was()
     assert len(pruned.model.state_dict()["0.weight"]) == 2
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_network_that_keeps_its_last_maps_is_pruned_without_them_and_left_as_it_was() -> None:
+    model, x = Keeping(), torch.randn(2, 3, 6, 6)
+    model(x).sum().backward()
+    before, total = state(model), model.total.clone()
+    result = prune(model, score(model, scorer="l1-filter"), 0.5, x)
+    difference, scale = result.difference(model, x)
+    assert difference <= 1e-5 * scale
+    assert all(before[key] is value for key, value in state(model).items())
+    assert (len(model.history), torch.equal(model.total, total), model.last.requires_grad) == (1, True, True)
+    pruned: Any = result.model
+    assert [step.count for step in result.steps] == [2]
+    assert (pruned.last, pruned.history, pruned.first.seen, pruned.calls) == (None, [], None, 1)
+    assert pruned(x).shape == (2, 2)
+    assert pruned.last.shape == (2, 2, 6, 6)
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model, x = Keeping(), torch.randn(2, 3, 6, 6)
+    model.second.stream = iter(i for i in [1])  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"attribute 'stream' of layer 'second' \(a generator\): remove it"):
+        prune(model, score(model, scorer="l1-filter"), 0.5, x)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_weights_stay_in_their_memory_format(memory_format: torch.memory_format) -> None:
+    model = mobilenet_v2(num_classes=3).to(memory_format=memory_format)
+    pruned = prune(model, score(model, scorer="random"), 0.5, X).model
+    formats = {name: is_channels_last(weight) for name, weight in model.named_parameters() if weight.ndim == 4}
+    assert set(formats.values()) == {memory_format == torch.channels_last}
+    assert {name: is_channels_last(pruned.get_parameter(name)) for name in formats} == formats

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scorers.nisp import NISP
 from prune_fe.scoring.score import score_all
 from tests.scoring.sample import READERS, Counting, Net, assert_same_bits, scored
+from tests.tracing.keeping import Keeping, state
 
 
 def test_labels_tell_two_settings_of_one_scorer_apart(net: Net, images: Counting) -> None:
@@ -85,3 +87,16 @@ def test_the_example_costs_one_image(net: Net, images: Counting) -> None:
 def test_ready_batches_have_no_names_and_take_no_folder(net: Net, images: Counting, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder= needs a data set; ready batches have no names to know them by"):
         score_all(net, [(images.images, torch.tensor(images.targets))], ["apoz"], folder=tmp_path)
+
+
+@pytest.mark.parametrize("scorer", ["l1-filter", "l1-activation", "taylor", "hrank"])
+def test_what_a_network_keeps_of_its_last_run_is_left_as_it_was(scorer: str) -> None:
+    model = Keeping()
+    model(torch.randn(2, 3, 6, 6)).sum().backward()
+    before, total = state(model), model.total.clone()
+    data = TensorDataset(torch.randn(8, 3, 6, 6), torch.arange(8) % 2)
+    score_all(model, data, [scorer], layers=["first"])
+    after = state(model)
+    assert before.keys() == after.keys()
+    assert all(before[key] is after[key] for key in before)
+    assert (len(model.history), model.history[0] is model.last, torch.equal(model.total, total)) == (1, True, True)

@@ -19,6 +19,7 @@ from prune_fe.tracing.copying import (
     own_weights,
     restoring_weights,
 )
+from tests.tracing.keeping import Keeping, state
 
 X = torch.randn(1, 3, 6, 6)
 
@@ -50,45 +51,6 @@ def test_a_copy_that_shares_weights_gets_its_own() -> None:
         for tensor in (*twin.parameters(), *twin.buffers()):
             tensor.fill_(7)
     assert not any((tensor == 7).any() for tensor in (*model.parameters(), *model.buffers()))
-
-
-class Keeping(nn.Module):
-    """Keeps its last map: in an attribute, a list, a dict, by a hook, and in an object that a hook belongs to."""
-
-    last: Any
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-        self.last, self.history, self.cache, self.calls, self.note = None, [], {"deep": [()]}, 0, "x"
-        self.grid = torch.ones(1)
-        self.register_buffer("total", torch.zeros(()))
-        self.first.register_forward_hook(lambda module, inputs, output: setattr(module, "seen", output))
-        self.second.register_forward_hook(Stored().store)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        self.last, self.calls, self.height = x, self.calls + 1, x.shape[-1]
-        self.history.append(x)
-        self.cache["deep"] = [x]
-        self.total += x.detach().sum()
-        return self.second(x * self.grid)
-
-
-class Stored:
-    def __init__(self) -> None:
-        self.maps: list[Tensor] = []
-
-    def store(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.maps.append(output)
-
-
-def state(model: nn.Module) -> dict[str, Any]:
-    own = vars(nn.Module()).keys()
-    return {
-        f"{name} {key}": value for name, m in model.named_modules() for key, value in vars(m).items() if key not in own
-    }
 
 
 def test_a_network_that_keeps_computed_tensors_is_copied_and_left_as_it_was() -> None:
@@ -136,7 +98,7 @@ class Locked:
 
 
 def test_what_a_run_writes_into_a_network_is_undone() -> None:
-    model = Keeping()
+    model: Any = Keeping()
     model(X)
     before, kept = state(model), (list(model.history), model.cache["deep"], model.total.clone())
     with keeping_state(model) as written:
@@ -190,7 +152,8 @@ def test_a_copy_forgets_the_maps_of_the_last_run_and_nothing_that_it_computes_fr
 def test_tensors_with_several_names_stay_one_when_they_are_converted() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     model[1].running_mean, model[1].weight = model[0].running_mean, model[0].weight
-    assert copy_model(model).double()[1].running_mean is not model[0].running_mean
+    torn: Any = copy_model(model).double()
+    assert torn[1].running_mean is not torn[0].running_mean
     twin: Any = convert(copy_model(model), "cpu", torch.float64)
     assert twin[1].running_mean is twin[0].running_mean
     assert twin[1].weight is twin[0].weight
@@ -199,7 +162,7 @@ def test_tensors_with_several_names_stay_one_when_they_are_converted() -> None:
 
 
 def test_what_a_network_writes_into_its_weights_is_undone() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+    model: Any = nn.Sequential(nn.Conv2d(3, 2, 1))
     before = model[0].weight.detach().clone()
     with torch.no_grad(), restoring_weights(model):
         model[0].weight.mul_(2)

@@ -1,5 +1,7 @@
 """Memory formats of weights: told apart by their strides, and kept."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,9 +15,9 @@ def test_channels_last_is_told_from_the_usual_format(shape: tuple[int, ...]) -> 
     assert (is_channels_last(plain), is_channels_last(other)) == (False, True)
     assert torch.equal(plain, other)
     memory_format = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
-    model = torch.nn.Module()
+    model: Any = torch.nn.Module()
     model.weight = torch.nn.Parameter(plain)
-    assert model.to(memory_format=memory_format).weight.stride() == other.stride()  # type: ignore[call-overload]
+    assert model.to(memory_format=memory_format).weight.stride() == other.stride()
     assert keep_memory_format(plain, plain) is plain
     assert keep_memory_format(plain[:2], other).stride() == to_channels_last(plain[:2]).stride()
 

@@ -50,7 +50,7 @@ class NeverRuns(Net):
 class NeverRunsAndIsFirst(NeverRuns):
     def share(self) -> None:
         super().share()
-        self._modules = {"aux": self.aux} | self._modules  # type: ignore[assignment]
+        self._modules = {"aux": self.aux} | self._modules
 
 
 class RunsInTraining(NeverRuns):
@@ -71,7 +71,7 @@ class Bias(Net):
 class BiasOfOneThatNeverRuns(Net):
     def share(self) -> None:
         self.aux, self.norm = nn.Linear(5, 8), nn.GroupNorm(2, 8)
-        self.aux.bias = self.c.bias
+        self.aux.bias = self.c.bias  # type: ignore[assignment]
         self.norm.weight = self.d.bias  # type: ignore[assignment]
 
 
@@ -130,8 +130,8 @@ class OtherAttributeOfTheCode(Net):
 
 class PlainModule(Net):
     def share(self) -> None:
-        self.store = nn.Module()
-        self.store.kernel, self.store.shift = self.c.weight, self.d.bias
+        self.store: Any = nn.Module()
+        self.store.kernel, self.store.shift = self.c.weight, self.d.bias  # type: ignore[assignment]
 
 
 class SameModule(Net):
@@ -193,7 +193,7 @@ def names(model: nn.Module) -> list[list[str]]:
 
 def counts(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """What layers say of their channels, which has to be what their tensors have."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_modules():
         sizes = {
             key: tuple(value.shape)
@@ -310,7 +310,7 @@ def test_the_multiply_adds_of_a_shared_weight_count_for_each_layer() -> None:
 def test_a_function_that_reads_a_layers_weight_keeps_the_layer() -> None:
     class Function(Net):
         def share(self) -> None:
-            self.store = nn.Module()
+            self.store: Any = nn.Module()
             self.store.kernel = self.c.weight
 
         def middle(self, x: Tensor) -> Tensor:
