@@ -101,9 +101,7 @@ def _tie(model: nn.Module, tied: Mapping[str, str], given: Collection[str], wher
     modules = dict(model.named_modules())
     for name, first in tied.items():
         if name not in places or first not in places:
-            raise CheckpointError(
-                f"{where}: {name!r} is {first!r} too, the model has not both; another architecture"
-            )
+            raise CheckpointError(f"{where}: {name!r} is {first!r} too, the model has not both; another architecture")
         owner, attribute = places[first]
         set_tensor(modules[places[name][0]], places[name][1], getattr(modules[owner], attribute))
     for _, *others in find_shared_tensors(model):

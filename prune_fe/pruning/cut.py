@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.copying import find_listed_tensors
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.ops import NORM_MODULES
@@ -134,6 +135,8 @@ class Cutter:
         modules = dict(model.named_modules())
         # The old tensors are kept until all names have the new one: their ids must not be given to others.
         cut: dict[int, tuple[Tensor, Tensor]] = {}
+        listed = find_listed_tensors(model)
+        several = {id(tensor) for _, _, tensor in listed}
         for name, axes in self.tensor_axes.items():
             if changed.isdisjoint(key for key, _ in axes):
                 continue
@@ -147,8 +150,11 @@ class Cutter:
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, old.requires_grad)
             set_tensor(modules[owner], attribute, new)
-            if name in self.shared:
+            if name in self.shared or id(old) in several:
                 cut[id(old)] = old, new
+        for box, key, old in listed:
+            if id(old) in cut:
+                box[key] = cut[id(old)][1]
         for name in {module for module, _ in changed}:
             _set_channel_counts(
                 modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}

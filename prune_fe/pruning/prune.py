@@ -27,6 +27,7 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.copying import copy_sharing_weights, copy_without_last_run, own_weights
 from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.quantised import require_float
+from prune_fe.tracing.shared_tensors import find_shared_memory
 from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
 from prune_fe.tracing.wrappers import unwrap
 
@@ -257,6 +258,11 @@ class _Pruning:
         if parts := [why for state in self.plan.states if (why := state.explain_blocks(self.options))]:
             more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
             yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"
+        for first, second in find_shared_memory(self.original):
+            yield (
+                f"parameters {first!r} and {second!r} have the same memory, but are two; each has its own in the "
+                "pruned network"
+            )
         for layer in sorted(match_layers(self.options.protect, list(self.analysis.widths))):
             if lost := self._count_removed_inputs(layer):
                 yield (

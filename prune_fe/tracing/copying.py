@@ -235,6 +235,24 @@ def keeping_attributes(model: nn.Module) -> Iterator[list[Place]]:
                 (box.extend if isinstance(box, list) else box.update)(content)
 
 
+def find_listed_tensors(model: nn.Module) -> list[tuple[Any, Any, Tensor]]:
+    """Return the parameters and buffers that a model's attributes hold in lists and dicts, beside their own names.
+
+    Returns:
+        The list or dict, the index or key in it, and the tensor.
+    """
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return [
+        (box, key, value)
+        for module in model.modules()
+        for attribute in _own_attributes(module).values()
+        for box in _boxes(attribute)
+        if not isinstance(box, set)
+        for key, value in (box.items() if isinstance(box, dict) else enumerate(box))
+        if id(value) in own
+    ]
+
+
 def _own_attributes(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
 

@@ -36,6 +36,17 @@ def find_shared_tensors(model: nn.Module) -> list[list[TensorName]]:
     return [shared for shared in names.values() if len(shared) > 1]
 
 
+def find_shared_memory(model: nn.Module) -> list[tuple[str, str]]:
+    """Return pairs of names of parameters that are two, but have their values in the same memory."""
+    first_names: dict[tuple[int, tuple[int, ...]], str] = {}
+    pairs = []
+    for name, weight in model.named_parameters():
+        first = first_names.setdefault((weight.data_ptr(), tuple(weight.shape)), name)
+        if first != name and weight.numel():
+            pairs.append((first, name))
+    return pairs
+
+
 def set_tensor(module: nn.Module, attribute: str, tensor: Tensor) -> None:
     """Replace a parameter or buffer of a module."""
     store: dict[str, Tensor | None] = module._buffers

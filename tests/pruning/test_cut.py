@@ -178,3 +178,14 @@ def test_tensors_unlike_the_weights_are_refused(tensors: dict[str, Tensor], mess
 
 def test_an_analysis_leaves_the_sizes_that_need_not_change() -> None:
     assert analyse(Sized(), X).cutter.code_sizes.keys() == {("", "sizes")}
+
+
+def test_weights_that_lists_and_dicts_hold_too_are_replaced_there() -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    model.penalised = [model[0].weight, {"last": (model[1].bias, [model[0].bias])}, 3]
+    cutter = cutter_of(model)
+    cutter.cut(model, cutter.all_channels(), cutter.channels_without(sets_of(cutter, "0", 1)))
+    assert model.penalised[0] is model[0].weight
+    assert model.penalised[1]["last"][0] is model[1].bias
+    assert model.penalised[1]["last"][1][0] is model[0].bias
+    assert len(model[0].bias) == 3

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import prune_fe
 from prune_fe.models.saved import load, save
 from prune_fe.tracing.channel_tracer import build_dependency_graph
-from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name
+from prune_fe.tracing.shared_tensors import find_shared_memory, find_shared_tensors, full_name
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 pytestmark = pytest.mark.filterwarnings("ignore:left out")
@@ -330,3 +330,37 @@ def test_names_come_in_the_order_of_the_parameters() -> None:
     assert (
         graph.coupled_set[graph.axes["aux", "in"].channels] == graph.coupled_set[graph.axes["c", "in"].channels]
     ).all()
+
+
+def test_parameters_that_share_memory_without_being_one_are_named() -> None:
+    class Views(Net):
+        def share(self) -> None:
+            self.d.weight = nn.Parameter(self.b.weight.data)
+
+    model = Views().eval()
+    assert find_shared_memory(model) == [("b.weight", "d.weight")]
+    pruned = prune_fe.prune(model, prune_fe.score(model, scorer="l1-filter"), 0.5, X)
+    text = (
+        "parameters 'b.weight' and 'd.weight' have the same memory, but are two; each has its own in the pruned network"
+    )
+    assert pruned.notes == (text,)
+    assert find_shared_memory(pruned.model) == find_shared_memory(NeverRuns()) == []
+    assert find_shared_memory(nn.Sequential(nn.ParameterList([torch.ones(0), torch.zeros(0)]))) == []
+
+
+class Embedded(Net):
+    """The classifier's weight is that of an embedding, whose rows are read in the network's code."""
+
+    def share(self) -> None:
+        self.table = nn.Embedding(4, 8)
+        self.head.weight = self.table.weight
+
+    def end(self, x: Tensor) -> Tensor:
+        return self.head(x + self.table(torch.zeros(len(x), dtype=torch.int64)))
+
+
+def test_a_weight_that_an_embedding_reads_keeps_its_channels() -> None:
+    model = Embedded().eval()
+    pruned = prune_fe.prune(model, prune_fe.score(model, scorer="l1-filter"), 0.5, X)
+    assert {step.layers[0]: step.count for step in pruned.steps} == {"a": 4, "b": 4, "c": 4, "d": 0}
+    assert names(pruned.model) == names(model) == [["head.weight", "table.weight"]]
