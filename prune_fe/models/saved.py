@@ -38,7 +38,9 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
 
     The folder holds `model.safetensors` and `manifest.json`. The manifest contains the settings of every module,
     `about`, the SHA-256 of the content and, for networks of prune_fe, torchvision and timm, the constructor; other
-    networks must be built by the caller of `load`.
+    networks must be built by the caller of `load`. It also says which names are one tensor, and which weights are laid
+    out in channels-last. Of a library's network, attributes that were added to it (numbers, texts, tuples of these) are
+    saved too; of other networks, those that are whole numbers.
 
     Args:
         model: The network. One in a wrapper, such as DistributedDataParallel, is saved without it.

@@ -104,14 +104,7 @@ def largest_difference(
     Raises:
         InputError: The networks return different kinds of values, or tensors of different shapes.
     """
-    with (
-        evaluating(model),
-        evaluating(pruned),
-        keeping_state(model),
-        keeping_state(pruned),
-        torch.no_grad(),
-        running_eagerly(),
-    ):
+    with evaluating(model), evaluating(pruned), keeping_state(model), torch.no_grad(), running_eagerly():
         with watch or nullcontext():
             output = run(pruned, inputs)
         with masked(model, pruned, axes, kept):

@@ -55,10 +55,11 @@ def prune(
 ) -> Pruned:
     """Remove the units with the lowest scores from a copy of a network.
 
-    Units that a residual sum, a gate or a depthwise convolution ties together are removed together. Units with equal
-    scores are removed in the order of their numbers. Layers without scores keep all units, and so do those that compute
-    the network's outputs. Every removal is verified against the masked network first; a group that fails this keeps its
-    units, and its step gives the reason.
+    Units that a residual sum, a gate, a depthwise convolution or shared weights tie together are removed together.
+    Units with equal scores are removed in the order of their numbers. Layers without scores keep all units, and so do
+    those that compute the network's outputs. Every removal is verified against the masked network first; a group that
+    fails this keeps its units, and its step gives the reason. The copy has no feature maps and other tensors that the
+    network keeps of its last run.
 
     Args:
         model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile

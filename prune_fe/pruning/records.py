@@ -12,6 +12,7 @@ from prune_fe.pruning.cut import Cutter, KeptChannels
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import GroupState
+from prune_fe.tracing.copying import keeping_state
 from prune_fe.tracing.nested import Inputs
 
 
@@ -92,7 +93,8 @@ class Pruned:
             The largest absolute difference between their outputs, and the largest absolute output. Where there are
             several outputs, those of the one that differs most.
         """
-        return largest_difference(model, self.model, self.cutter.axes, self.kept, images)
+        with keeping_state(self.model):
+            return largest_difference(model, self.model, self.cutter.axes, self.kept, images)
 
 
 def make_step(state: GroupState, options: PruneOptions, asked: int) -> Step:

@@ -53,7 +53,7 @@ def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
             if attribute == "weight" and is_own_layer(module):
                 continue  # It has the channels of the layer's inputs and outputs.
             if tensor is not None and tensor.numel() > 1:
-                owners.setdefault(tensor, (name, attribute))
+                owners[tensor] = (name, attribute)
     return owners
 
 

@@ -18,8 +18,8 @@ from prune_fe.tracing.quantised import find_quantised, is_quantised_name, requir
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from torch.ao import quantization
-    from torch.ao.quantization import quantize_fx
+    quantization = pytest.importorskip("torch.ao.quantization", reason="this torch has no torch.ao.quantization")
+    quantize_fx = pytest.importorskip("torch.ao.quantization.quantize_fx", reason="this torch has no quantize_fx")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
