@@ -98,7 +98,7 @@ class ChannelTracer(CallRecorder):
             raise InputError(f"the model returns {describe(self._output)}; prune() needs tensors to compare")
         for output in outputs:
             self.builder.fix(self.builder.ids.get(output), OUTPUT)
-        couple_shared_tensors(self.builder, self.calls)
+        couple_shared_tensors(self.builder, self.calls, self.parameter_uses)
         return self.builder.build(images)
 
     def watches(self, name: str) -> bool:

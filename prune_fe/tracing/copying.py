@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import InputError, first_line
-from prune_fe.tracing.nested import tensors_in
+from prune_fe.tracing.nested import Inputs, move, run, tensors_in
 from prune_fe.tracing.shared_tensors import find_shared_tensors, set_tensor
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import find_layout_fault
@@ -129,25 +129,25 @@ def convert(model: nn.Module, *device_or_dtype: Any, **options: Any) -> nn.Modul
     return model
 
 
-def copy_without_last_run(model: nn.Module, images: Any) -> nn.Module:
+def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
     """Return a copy that has forgotten the tensors which a model keeps of its last run, or the model if it keeps none.
 
     A feature map that a layer stores would have channels that a pruned layer has lost. What the model computes from is
     not forgotten: the copy has to give the same outputs as the model.
 
     Args:
-        model: The model. It is run on the images and left as it was.
-        images: An input of the model.
+        model: The model. A copy of it is run.
+        inputs: Inputs of the model.
     """
     kept = (value for module in model.modules() for value in _own_attributes(module).values())
     if not any(_tensors_of(value) for value in kept):
         return model
     weight = next(model.parameters())
     try:
-        twin, inputs = copy_sharing_weights(model), images.to(weight.device, weight.dtype)
+        twin, moved = copy_sharing_weights(model), move(inputs, weight.device, weight.dtype)
         with evaluating(twin), torch.no_grad(), restoring_weights(twin):
             with keeping_state(twin) as written:
-                expected = twin(inputs)
+                expected = run(twin, moved)
             stale = [(module, key) for module, key in written if _tensors_of(vars(module).get(key))]
             if not stale:
                 return model
@@ -155,7 +155,7 @@ def copy_without_last_run(model: nn.Module, images: Any) -> nn.Module:
                 value = vars(module)[key]
                 vars(module)[key] = type(value)() if type(value) in (list, set, *EMPTIES) else None
             with keeping_state(twin):
-                outputs = twin(inputs)
+                outputs = run(twin, moved)
     except Exception:  # the network's own code may raise anything, without what it kept or for other reasons
         return model
     pairs = list(zip(tensors_in(expected), tensors_in(outputs), strict=False))

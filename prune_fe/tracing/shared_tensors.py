@@ -86,7 +86,9 @@ def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]
                 yield name, wide[0]
 
 
-def couple_shared_tensors(builder: GraphBuilder, calls: Collection[str]) -> None:
+def couple_shared_tensors(
+    builder: GraphBuilder, calls: Collection[str], uses: Mapping[int, Collection[tuple[str, str]]]
+) -> None:
     """Couple the channels of layers that share a tensor; call it after the network ran.
 
     A layer that did not run gets axes, so that its other tensors and its channel counts follow. Layers that read the
@@ -95,6 +97,7 @@ def couple_shared_tensors(builder: GraphBuilder, calls: Collection[str]) -> None
     Args:
         builder: The graph so far.
         calls: Names of the modules with a rule that ran, and of functions.
+        uses: id() of a parameter -> the functions that read it, each with the innermost module that was running.
     """
     shared = find_shared_tensors(builder.modules[""])
     for names in shared:
@@ -112,6 +115,7 @@ def couple_shared_tensors(builder: GraphBuilder, calls: Collection[str]) -> None
         ]
         for dim in sorted({dim for axes in places.values() for dim in axes}):
             _couple_along(builder, read, dim, places)
+        _fix_if_read_elsewhere(builder, names, places, uses)
 
 
 def _add_axes(builder: GraphBuilder, name: str) -> None:
@@ -154,6 +158,25 @@ def _couple_along(
     listed = " and ".join(repr(full_name(name)) for name in names)
     for axis in known:
         builder.fix(to_tensor(axis.channels), f"{listed} are one tensor, whose channels its layers read differently")
+
+
+def _fix_if_read_elsewhere(
+    builder: GraphBuilder,
+    names: Sequence[TensorName],
+    places: Mapping[TensorName, Mapping[int, Axis]],
+    uses: Mapping[int, Collection[tuple[str, str]]],
+) -> None:
+    """Fix the channels of a tensor with several names that code reads which was not followed, such as an embedding."""
+    tensor = getattr(builder.modules[names[0][0]], names[0][1])
+    axes = [axis for of_name in places.values() for axis in of_name.values()]
+    # A tensor of the code's own was followed, wherever it is read.
+    if any(axis.side == attribute for (_, attribute), of_name in places.items() for axis in of_name.values()):
+        return
+    elsewhere = sorted({module for module, _ in uses.get(id(tensor), ())} - {axis.module for axis in axes})
+    for axis in axes if elsewhere else ():
+        listed = " and ".join(repr(full_name(name)) for name in names)
+        where = f"the code of {elsewhere[0]!r}" if elsewhere[0] else "the network's own code"
+        builder.fix(to_tensor(axis.channels), f"{listed} are one tensor, which {where} reads too")
 
 
 def _parts(axis: Axis) -> int:
