@@ -92,6 +92,7 @@ def _follow_convolution(
     if ids is not None:
         builder.connect(first, ids, dim, f"layer {name!r} convolves over the channels")
     builder.ids[output] = expand_along(last.channels, dim, output.shape)
+    return first, last
 
 
 def convolution_axes(builder: GraphBuilder, name: str, conv: _ConvNd, dim_from_end: int) -> tuple[Axis, Axis]:

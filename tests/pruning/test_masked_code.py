@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_fe.pruning.analysis import Analysis, analyse
-from prune_fe.pruning.cut import KeptChannels, copy_model
+from prune_fe.pruning.cut import KeptChannels
 from prune_fe.pruning.masked_code import OwnCodeFault
 from prune_fe.pruning.masking import largest_difference, masked
+from prune_fe.tracing.copying import copy_model
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(4))
 
