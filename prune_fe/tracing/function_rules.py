@@ -38,7 +38,7 @@ SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
 MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
 CONVOLUTIONS = names(Kind.CONVOLUTION)
 NORMS = names(Kind.NORM)
-OPAQUE = names(Kind.OPAQUE)
+OPAQUE = names(Kind.OPAQUE, Kind.NORM)
 
 
 @dataclass(frozen=True)
