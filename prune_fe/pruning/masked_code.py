@@ -30,7 +30,10 @@ TOLERANCE = {torch.float64: 1e-8}
 """Largest difference between weights that counts as equal, as a share of the largest, by dtype."""
 
 DEFAULT_TOLERANCE = 1e-3
-"""The tolerance for dtypes of less precision."""
+"""The tolerance for dtypes of less precision, or ..."""
+
+ROUNDINGS = 8
+"""... as many times the relative error of a rounding, where that is more."""
 
 SAME_SIZE = 0.01
 """The tolerance within which doubled weights give the same: code adds small numbers to what it divides by."""
@@ -317,7 +320,7 @@ def _computed_weights(module: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _tolerance(tensor: Tensor) -> float:
-    return TOLERANCE.get(tensor.dtype, DEFAULT_TOLERANCE)
+    return TOLERANCE.get(tensor.dtype, max(DEFAULT_TOLERANCE, ROUNDINGS * torch.finfo(tensor.dtype).eps))
 
 
 def _are_equal(old: Tensor, new: Tensor, tolerance: float | None = None) -> bool:

@@ -80,6 +80,14 @@ def test_a_pruned_layer_with_other_weights_is_seen() -> None:
         largest_difference(model, pruned, analysis.cutter.axes, kept, X)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_compared(kind: torch.dtype) -> None:
+    model = network()
+    pruned, analysis, kept = cut(model)
+    difference, largest = largest_difference(model.to(kind), pruned.to(kind), analysis.cutter.axes, kept, X.to(kind))
+    assert difference < 8 * torch.finfo(kind).eps * largest
+
+
 def test_a_layer_that_mixes_its_units_is_refused_and_the_model_stays_as_it_was() -> None:
     model = network()
     pruned, analysis, kept = cut(model)
