@@ -14,7 +14,8 @@ from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
 from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
-from prune_fe.tracing.channel_tracer import ChannelTracer, build_dependency_graph
+from prune_fe.tracing.branches import follow_training, keep_unreached
+from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.layers import Layer, find_convolutions
@@ -74,10 +75,9 @@ def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
         weights = convert(traced, "cpu").parameters()
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
         inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced)
-        # One run finds the layers and the graph.
-        with restoring_weights(traced), tracer.tracing():
-            layers = find_convolutions(traced, inputs)[0]
-        verifier = make_verifier(model, example, traced, tracer)
+        with restoring_weights(traced):
+            layers, has_branches = _follow(traced, inputs, tracer)
+        verifier = make_verifier(model, example, traced, tracer, has_branches)
     except (InputError, RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
     return traced, layers, tracer.build_graph(count_rows(inputs)), verifier
@@ -86,10 +86,25 @@ def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
 def _trace_verification_copy(model: nn.Module, example: Inputs) -> _Trace:
     """Trace the copy that removals are verified on."""
     twin, inputs = verification_copy(model, example)
-    layers = find_convolutions(twin, inputs)[0]
-    graph = build_dependency_graph(twin, inputs)
+    tracer = ChannelTracer(twin)
+    layers, has_branches = _follow(twin, inputs, tracer)
     randomise(twin)
-    return twin, layers, graph, Verifier(Trial(twin, inputs))
+    verifier = Verifier(Trial(twin, inputs, has_branches=has_branches))
+    return twin, layers, tracer.build_graph(count_rows(inputs)), verifier
+
+
+def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> tuple[tuple[Layer, ...], bool]:
+    """Follow a network in evaluation and as in training.
+
+    Returns:
+        The convolutions that have units, and whether the network takes other branches in training.
+    """
+    # One run finds the layers and the graph.
+    with tracer.tracing():
+        layers = find_convolutions(model, inputs)[0]
+    has_branches = follow_training(tracer, inputs)
+    keep_unreached(tracer, inputs)
+    return layers, has_branches
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:

@@ -84,6 +84,7 @@ def largest_difference(
     kept: KeptChannels,
     inputs: Inputs,
     watch: AbstractContextManager[None] | None = None,
+    mode: Callable[[nn.Module], AbstractContextManager[None]] = evaluating,
 ) -> tuple[float, float]:
     """Compare the outputs of a pruned network with those of the masked one.
 
@@ -96,6 +97,7 @@ def largest_difference(
         kept: The channels that the pruned network has.
         inputs: Inputs of both networks.
         watch: A context in which the pruned network runs.
+        mode: The mode in which both run, as a function from a network to a context. Random numbers are the same.
 
     Returns:
         The largest absolute difference and the largest absolute output: removing equals masking where the first is
@@ -104,12 +106,20 @@ def largest_difference(
     Raises:
         InputError: The networks return different kinds of values, or tensors of different shapes.
     """
-    with evaluating(model), evaluating(pruned), keeping_state(model), torch.no_grad(), running_eagerly():
-        with watch or nullcontext():
+    with mode(model), mode(pruned), keeping_state(model), torch.no_grad(), running_eagerly():
+        with watch or nullcontext(), _seeded():
             output = run(pruned, inputs)
-        with masked(model, pruned, axes, kept):
+        with masked(model, pruned, axes, kept), _seeded():
             expected = run(model, inputs)
     return compare_outputs(output, expected, "the pruned model")
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Start the random numbers of the CPU anew in the block."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 class _Zeros:

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from prune_fe.errors import first_line
-from prune_fe.pruning.cut import Cutter
+from prune_fe.pruning.cut import Cutter, KeptChannels
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.masked_code import OwnCodeFault
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled_weights, find_poolable_layers
+from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.dependency_graph import SetId
-from prune_fe.tracing.nested import Inputs, count_rows, draw_like, move, run, take_rows, tensors_in
+from prune_fe.tracing.nested import Inputs, compare_outputs, count_rows, draw_like, move, run, take_rows, tensors_in
 from prune_fe.tracing.watching import evaluating
 
 TOLERANCE = {torch.float64: 1e-8}
@@ -55,6 +56,7 @@ class Trial:
             calls the same. None for a copy and inputs that differ from the network and its example in values only.
         whole: The modules that `calls` has as a whole.
         shows_faults: Whether a removal that fails here is taken to fail on the network, if the copy runs.
+        has_branches: Whether the network takes other branches in training, which are compared too.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Trial:
     calls: tuple[str, ...] | None = None
     whole: frozenset[str] = frozenset()
     shows_faults: bool = True
+    has_branches: bool = False
 
     @cached_property
     def is_like_network(self) -> bool:
@@ -188,7 +191,42 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
         share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
         fault = f"removing its units is not masking them ({share}): {UNKNOWN_MIXING}"
         return fault, trial.is_like_network
+    if trial.has_branches and (in_training := _find_training_fault(trial, cutter, kept, twin)):
+        return in_training, trial.is_like_network
     return None, trial.calls is None or tuple(recorder.calls) == trial.calls
+
+
+def _find_training_fault(trial: Trial, cutter: Cutter, kept: KeptChannels, twin: nn.Module) -> str | None:
+    """Compare the cut copy with the masked one as in training; None where they are equal or cannot be compared."""
+    try:
+        difference, scale = largest_difference(
+            trial.model, twin, cutter.axes, kept, trial.inputs, mode=taking_training_branches
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the network's own code may raise anything
+        fault = f"in training the network does not run without some of its units: {first_line(error)}"
+        return fault if _run_in_training(trial) is not None else None
+    if difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
+        return None
+    outputs = _run_in_training(trial, seed=0), _run_in_training(trial, seed=1)
+    # A network that draws numbers for each of its channels draws others when there are fewer.
+    if compare_outputs(*outputs, "the model")[0] > 0:
+        return None
+    share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
+    return f"in training, removing its units is not masking them ({share})"
+
+
+def _run_in_training(trial: Trial, seed: int = 0) -> Any:
+    """Return what the copy of a trial returns as in training, with a seed; None if it does not run."""
+    with torch.random.fork_rng(devices=[]), taking_training_branches(trial.model), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        try:
+            return run(trial.model, trial.inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the network's own code may raise anything
+            return None
 
 
 def _precision(trial: Trial) -> torch.dtype:
@@ -197,7 +235,9 @@ def _precision(trial: Trial) -> torch.dtype:
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
-def make_verifier(model: nn.Module, example: Inputs, traced: nn.Module, tracer: ChannelTracer) -> Verifier:
+def make_verifier(
+    model: nn.Module, example: Inputs, traced: nn.Module, tracer: ChannelTracer, has_branches: bool = False
+) -> Verifier:
     """Return a verifier that begins with a copy that takes little memory, and with small images.
 
     A removal that passes there passes on the network: the cut copy must call the same modules and functions, in the
@@ -208,17 +248,18 @@ def make_verifier(model: nn.Module, example: Inputs, traced: nn.Module, tracer: 
         example: Inputs of the network.
         traced: A copy of the network that has run on `draw_inputs(example)`.
         tracer: What watched that run.
+        has_branches: Whether the network takes other branches in training.
     """
 
     def try_as_it_is() -> Trial:
         twin, inputs = verification_copy(model, example)
         randomise(twin)
-        return Trial(twin, inputs)
+        return Trial(twin, inputs, has_branches=has_branches)
 
     layers = find_poolable_layers(traced, tracer.parameter_uses)
     twin = copy_with_pooled_weights(model, layers, torch.float64)
     randomise(twin)
-    trial = Trial(twin, draw_inputs(example), tuple(tracer.calls), tracer.whole)
+    trial = Trial(twin, draw_inputs(example), tuple(tracer.calls), tracer.whole, has_branches=has_branches)
     small = _shrink(example)
     if small is example:
         return Verifier(trial, [try_as_it_is])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.branches import note_values
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
 from prune_fe.tracing.function_rules import Call, follow_function
@@ -64,19 +65,25 @@ class ChannelTracer(CallRecorder):
         builder: Collects the dependency graph.
         parameter_uses: id() of a parameter -> the functions that read it, each with the innermost module that was
             running.
+        ran: Names of the modules that ran.
+        values_in: Module -> the ids of what it was called with or computed, for the modules that are keys of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Prepare to trace a network.
 
         Args:
-            model: The network. It may run once while it is traced, in evaluation mode and without gradients.
+            model: The network. It is to run once while it is traced, in evaluation mode and without gradients; then
+                `prune_fe.tracing.branches` may run it again.
         """
         self._model, modules = model, dict(model.named_modules())
         super().__init__({name for name, module in modules.items() if has_module_rule(module)})
         self.builder = GraphBuilder(modules, _own_tensors(modules, self.whole))
         self.parameter_uses: dict[int, set[tuple[str, str]]] = {}
-        self._output: Any = None
+        self.ran: set[str] = set()
+        self.values_in: dict[str, list[Tensor]] = {}
+        self._output = "nothing"
+        self._has_output = False
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
@@ -93,11 +100,8 @@ class ChannelTracer(CallRecorder):
         Raises:
             InputError: The network returned no tensor.
         """
-        outputs = tensors_in(self._output)
-        if not outputs:
-            raise InputError(f"the model returns {describe(self._output)}; prune() needs tensors to compare")
-        for output in outputs:
-            self.builder.fix(self.builder.ids.get(output), OUTPUT)
+        if not self._has_output:
+            raise InputError(f"the model returns {self._output}; prune() needs tensors to compare")
         couple_shared_tensors(self.builder, self.calls, self.parameter_uses)
         return self.builder.build(images)
 
@@ -108,19 +112,24 @@ class ChannelTracer(CallRecorder):
     def enter(self, name: str) -> None:
         """Note that a module begins to run."""
         super().enter(name)
+        self.ran.add(name)
         begin_run(self.builder, name)
 
     def leave(self, name: str, inputs: Sequence[Any], output: Any) -> None:
         """Follow the channels through a module that has run, if it has a rule."""
         super().leave(name, inputs, output)
-        if not name:
-            self._output = output
         value = next((entry for entry in inputs if isinstance(entry, Tensor)), None)
         end_run(self.builder, value, output)
         # A whole module inside another, such as a norm that calls a linear layer, is part of the outer one's rule.
         is_outermost = name in self.whole and not self.whole_running
         if is_outermost and isinstance(output, Tensor) and value is not None:
             follow_module(self.builder, name, value, output)
+        note_values(self, name, inputs)
+        note_values(self, self.builder.running[-1], output)
+        if not name:
+            self._output, self._has_output = describe(output), self._has_output or bool(tensors_in(output))
+            for tensor in tensors_in(output):
+                self.builder.fix(self.builder.ids.get(tensor), OUTPUT)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_function__(func, types, args, kwargs)
@@ -145,3 +154,4 @@ class ChannelTracer(CallRecorder):
             for value in inputs:
                 reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
                 self.builder.fix(self.builder.ids[value], reason)
+        note_values(self, self.builder.running[-1], output)

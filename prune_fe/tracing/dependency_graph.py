@@ -105,6 +105,7 @@ class GraphBuilder:
         ids: Tensor -> the ids of its values, in its shape.
         runs: What is known about the runs of these modules (`own_code.py`).
         run_counts: Module -> how often it ran, from 0.
+        counts_positions: Whether `apply_at` counts; not so when the network runs again.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], own_tensors: Mapping[Tensor, tuple[str, str]]) -> None:
@@ -119,6 +120,7 @@ class GraphBuilder:
         self.running = [""]
         self.runs: list[Run] = []
         self.run_counts: dict[str, int] = {}
+        self.counts_positions = True
         # Weak keys: a tensor that the network no longer holds gives up its entry, and its id() cannot be mistaken.
         self.ids: Any = WeakIdKeyDictionary()
         self._own_tensors = own_tensors
@@ -245,7 +247,8 @@ class GraphBuilder:
 
     def apply_at(self, module: str, positions: int) -> None:
         """Record that a layer is applied at a number of positions, which its multiply-adds are proportional to."""
-        self._positions[module] = self._positions.get(module, 0) + positions
+        if self.counts_positions:
+            self._positions[module] = self._positions.get(module, 0) + positions
 
     def build(self, images: int) -> DependencyGraph:
         """Return the graph after the network ran on a number of images."""

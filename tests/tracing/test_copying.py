@@ -146,7 +146,7 @@ def test_a_copy_forgets_the_maps_of_the_last_run_and_nothing_that_it_computes_fr
     stateful(X)
     assert copy_without_last_run(stateful, X) is stateful, "without what it kept, it does not run"
     plain = nn.Sequential(nn.Conv2d(3, 2, 1))
-    assert copy_without_last_run(plain, "nothing is run") is plain
+    assert copy_without_last_run(plain, []) is plain
 
 
 def test_tensors_with_several_names_stay_one_when_they_are_converted() -> None:

@@ -1,0 +1,181 @@
+"""Follow what a network does in training only, and keep what neither evaluation nor training reaches.
+
+A network may have branches that evaluation does not take, such as GoogLeNet's auxiliary classifiers. Their layers read
+channels that are removed, so they are followed too: the network runs once more with its code in training mode. A layer
+that does not run even then may be reached with other sizes or values. Whatever it could read there keeps its channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from prune_fe.tracing.channel_ids import varying_dims
+from prune_fe.tracing.nested import Inputs, run, tensors_in
+from prune_fe.tracing.ops import NORM_MODULES, Kind, functions
+from prune_fe.tracing.watching import evaluating
+
+if TYPE_CHECKING:
+    from prune_fe.tracing.channel_tracer import ChannelTracer
+
+
+@contextmanager
+def taking_training_branches(model: nn.Module) -> Iterator[None]:
+    """Put the code of a network in training mode for a context.
+
+    Norms and dropout stay in evaluation mode, and so do modules without parameters, such as stochastic depth: they
+    change values in training, but take no other branch.
+
+    Args:
+        model: The network.
+    """
+    with evaluating(model), _WithoutDropout():
+        for module in model.modules():
+            module.training = _may_branch(module)
+        yield
+
+
+def _may_branch(module: nn.Module) -> bool:
+    """Return whether a module may hold layers that run in one mode only."""
+    return not isinstance(module, (*NORM_MODULES, _DropoutNd)) and next(module.parameters(), None) is not None
+
+
+def _reads_mode(kind: type[nn.Module]) -> bool:
+    """Return whether the code of a class, torch's own left out, reads the mode that a module is in."""
+    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.nn.")]
+    codes = [method.__code__ for base in own for method in vars(base).values() if isinstance(method, FunctionType)]
+    return any("training" in code.co_names for code in codes)
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Turns off the dropout functions that a network's code calls in training."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in DROPOUTS and len(args) > 2:
+            args = (*args[:2], False, *args[3:])
+        elif func in DROPOUTS:
+            kwargs["training"] = False
+        return func(*args, **kwargs)
+
+
+DROPOUTS = frozenset(function for function in functions(Kind.IDENTITY) if "dropout" in function.__name__)
+"""The functions that drop values or channels at random in training."""
+
+
+def follow_training(tracer: ChannelTracer, inputs: Inputs) -> bool:
+    """Let a tracer follow a network as in training, after it has followed it in evaluation.
+
+    Args:
+        tracer: The tracer.
+        inputs: Inputs of the network.
+
+    Returns:
+        Whether the network calls anything else than in evaluation.
+    """
+    kinds = {type(module) for module in tracer.builder.modules.values() if _may_branch(module)}
+    if not any(map(_reads_mode, kinds)) and not _find_unreached(tracer):
+        return False
+    in_evaluation = list(tracer.calls)
+    tracer.calls.clear()
+    _run_again(tracer, inputs, in_training=True)
+    is_other = tracer.calls != in_evaluation
+    tracer.calls[:] = in_evaluation
+    return is_other
+
+
+def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
+    """Fix the channels that layers may read which did not run, neither in evaluation nor as in training.
+
+    Such a layer may read any value that the innermost module around it that did run was called with, or computed.
+
+    Args:
+        tracer: The tracer, which has followed the network in both ways.
+        inputs: Inputs of the network.
+    """
+    modules, unreached = tracer.builder.modules, _find_unreached(tracer)
+    if not unreached:
+        return
+    holders = {name: _find_holder(name, tracer.ran) for name in unreached}
+    calls, tracer.values_in = list(tracer.calls), {holder: [] for holder in holders.values()}
+    for in_training in (False, True):
+        _run_again(tracer, inputs, in_training)
+    tracer.calls[:] = calls
+    for name, holder in holders.items():
+        reason = f"layer {name!r} may read them, but it does not run on the example, in evaluation or in training"
+        for ids in tracer.values_in[holder]:
+            if _has_width(ids, unreached[name], isinstance(modules[name], nn.Linear)):
+                tracer.builder.fix(ids, reason)
+    tracer.values_in = {}
+
+
+def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
+    """Return the layers and norms that did not run, and whose weights no code read; and how many channels they read."""
+    modules, read = tracer.builder.modules, tracer.parameter_uses.keys()
+    names = [
+        name
+        for name in tracer.whole - tracer.ran
+        if read.isdisjoint(map(id, modules[name].parameters()))
+        and not any(name.startswith(f"{outer}.") for outer in tracer.whole)
+    ]
+    widths = {name: _count_inputs(modules[name]) for name in sorted(names)}
+    return {name: width for name, width in widths.items() if width > 1}
+
+
+def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None:
+    """Follow a network once more; its layers have the cost that they had in the first run."""
+    builder = tracer.builder
+    builder.counts_positions = False
+    builder.run_counts.clear()
+    mode = taking_training_branches if in_training else evaluating
+    try:
+        with tracer.tracing(), mode(builder.modules[""]), torch.no_grad():
+            run(builder.modules[""], inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # Many networks cannot be trained like this: they want the labels too, for example.
+        tracer.whole_running = 0
+        builder.running[:] = [""]
+        builder.runs.clear()
+    finally:
+        builder.counts_positions = True
+
+
+def _count_inputs(module: nn.Module) -> int:
+    """Return the number of channels that a module with a rule reads."""
+    if isinstance(module, _ConvNd):
+        return module.in_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return max((weight.numel() for weight in module.parameters()), default=0)
+
+
+def _find_holder(name: str, ran: set[str]) -> str:
+    """Return the innermost module around another that ran; "" for the network."""
+    while name and name not in ran:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _has_width(ids: Tensor, width: int, is_flattened: bool) -> bool:
+    """Return whether a layer may read a tensor: it has the layer's width, or would have it if it were flattened."""
+    sizes: Sequence[int] = ids.shape
+    if is_flattened and math.prod(sizes[1:]) == width:
+        return True
+    return any(sizes[dim] == width for dim in varying_dims(ids))
+
+
+def note_values(tracer: ChannelTracer, module: str, values: Any) -> None:
+    """Note the ids of what a module was called with or computed, if a layer in it did not run."""
+    if module in tracer.values_in:
+        ids = tracer.builder.ids
+        tracer.values_in[module] += [ids[value] for value in tensors_in(values) if value in ids]
