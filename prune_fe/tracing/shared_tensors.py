@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.module_rules import convolution_axes, has_module_rule
+from prune_fe.tracing.own_code import is_own_layer
 
 TensorName = tuple[str, str]
 """The module that has a parameter or buffer, and the attribute."""
@@ -102,7 +103,8 @@ def couple_shared_tensors(
     shared = find_shared_tensors(builder.modules[""])
     for names in shared:
         for module, _ in names:
-            if module not in calls and has_module_rule(builder.modules[module]) and not builder.axes_of(module):
+            is_layer = has_module_rule(builder.modules[module]) or is_own_layer(builder.modules[module])
+            if module not in calls and is_layer and not builder.axes_of(module):
                 _add_axes(builder, module)
     for names in shared:
         places = {name: _axes_by_dim(builder, *name) for name in names}

@@ -328,6 +328,23 @@ def test_layers_with_code_of_their_own_are_cut(kind: type[nn.Conv2d]) -> None:
     assert pruned.model.grouped.weight.shape == (8, 2, 3, 3)
 
 
+class Tied(Layered):
+    """A layer that never runs has the weight of one that does."""
+
+    def __init__(self) -> None:
+        super().__init__(Standardised)
+        self.spare = Standardised(8, 16, 3, groups=2)
+        self.spare.weight = self.grouped.weight
+
+
+@pytest.mark.filterwarnings("ignore:left out. layer .spare. does not run")
+def test_a_layer_with_code_of_its_own_that_does_not_run_follows_its_weight() -> None:
+    model = cut(Tied()).model
+    assert model.spare.weight is model.grouped.weight
+    assert (model.spare.in_channels, model.spare.out_channels, len(model.spare.bias)) == (4, 8, 8)
+    assert model.spare(torch.zeros(1, 4, 3, 3)).shape == (1, 8, 1, 1)
+
+
 def test_modules_inside_a_layer_follow_it() -> None:
     model = Net()
     model.stem = Adapted(3, 8, 3)
