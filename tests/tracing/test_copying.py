@@ -128,10 +128,11 @@ def test_an_error_in_the_run_does_not_keep_it_from_being_undone() -> None:
     assert model.last is None
 
 
-def test_a_copy_forgets_the_maps_of_the_last_run_and_nothing_that_it_computes_from() -> None:
+@pytest.mark.parametrize("inputs", [X, (X.double(),), {"x": X}])
+def test_a_copy_forgets_the_maps_of_the_last_run_and_nothing_that_it_computes_from(inputs: Any) -> None:
     model = Keeping().eval()
     model(X)
-    twin: Any = copy_without_last_run(model, X)
+    twin: Any = copy_without_last_run(model, inputs)
     assert (twin.last, twin.history, twin.cache, twin.first.seen) == (None, [], {}, None)
     assert (twin.grid, twin.calls, twin.note) == (1, 1, "x")
     assert model.last is not None
@@ -146,7 +147,7 @@ def test_a_copy_forgets_the_maps_of_the_last_run_and_nothing_that_it_computes_fr
     stateful(X)
     assert copy_without_last_run(stateful, X) is stateful, "without what it kept, it does not run"
     plain = nn.Sequential(nn.Conv2d(3, 2, 1))
-    assert copy_without_last_run(plain, []) is plain
+    assert copy_without_last_run(plain, {"nothing": "is run"}) is plain
 
 
 def test_tensors_with_several_names_stay_one_when_they_are_converted() -> None:
