@@ -135,6 +135,7 @@ def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None
     """Follow a network once more; its layers have the cost that they had in the first run."""
     builder = tracer.builder
     builder.counts_positions = False
+    ran_before = dict(builder.run_counts)
     builder.run_counts.clear()
     mode = taking_training_branches if in_training else evaluating
     try:
@@ -148,6 +149,7 @@ def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None
         builder.runs.clear()
     finally:
         builder.counts_positions = True
+        builder.run_counts |= {name: runs for name, runs in ran_before.items() if name not in builder.run_counts}
 
 
 def _count_inputs(module: nn.Module) -> int:

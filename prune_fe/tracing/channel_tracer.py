@@ -102,7 +102,7 @@ class ChannelTracer(CallRecorder):
         """
         if not self._has_output:
             raise InputError(f"the model returns {self._output}; prune() needs tensors to compare")
-        couple_shared_tensors(self.builder, self.calls, self.parameter_uses)
+        couple_shared_tensors(self.builder, self.parameter_uses)
         return self.builder.build(images)
 
     def watches(self, name: str) -> bool:

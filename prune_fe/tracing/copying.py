@@ -43,23 +43,41 @@ def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] 
     Raises:
         InputError: The model cannot be copied; the text names the attribute.
     """
-    memo: dict[int, Any] = {id(weight): other for weight, other in (stand_ins or {}).items()}
+    twin = _copy(model, {id(weight): other for weight, other in (stand_ins or {}).items()})
+    for weight in twin.parameters():
+        weight.grad = None
+    return twin
+
+
+def copy_modules(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that has the model's own parameters and buffers: only the modules are copied.
+
+    Raises:
+        InputError: The model cannot be copied; the text names the attribute.
+    """
+    return _copy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a deep copy of a model.
+
+    Args:
+        model: The model.
+        memo: id() of an object -> what the copy has in its place.
+    """
     # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
     for module in model.modules():
         memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
     try:
         try:
-            twin = copy.deepcopy(model, dict(memo))
+            return copy.deepcopy(model, dict(memo))
         except RuntimeError:  # deepcopy() refuses computed tensors
             with _Detaching():
-                twin = copy.deepcopy(model, memo)
+                return copy.deepcopy(model, memo)
     except Exception as error:  # modules may hold anything: locks, files, generators
         where = _find_uncopyable(model)
         advice = f"; it is {where}: remove it, or give it a __deepcopy__()" if where else ""
         raise InputError(f"{type(model).__name__} cannot be copied: {first_line(error)}{advice}") from error
-    for weight in twin.parameters():
-        weight.grad = None
-    return twin
 
 
 class _Detaching(TorchFunctionMode):

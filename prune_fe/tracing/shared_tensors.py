@@ -13,7 +13,10 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.module_rules import convolution_axes, has_module_rule
-from prune_fe.tracing.own_code import is_own_layer
+from prune_fe.tracing.ops import NORM_MODULES
+
+LAYERS = (_ConvNd, nn.Linear, *NORM_MODULES)
+"""Modules that have axes even if they did not run, whatever their own code does."""
 
 TensorName = tuple[str, str]
 """The module that has a parameter or buffer, and the attribute."""
@@ -87,9 +90,7 @@ def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]
                 yield name, wide[0]
 
 
-def couple_shared_tensors(
-    builder: GraphBuilder, calls: Collection[str], uses: Mapping[int, Collection[tuple[str, str]]]
-) -> None:
+def couple_shared_tensors(builder: GraphBuilder, uses: Mapping[int, Collection[tuple[str, str]]]) -> None:
     """Couple the channels of layers that share a tensor; call it after the network ran.
 
     A layer that did not run gets axes, so that its other tensors and its channel counts follow. Layers that read the
@@ -97,15 +98,14 @@ def couple_shared_tensors(
 
     Args:
         builder: The graph so far.
-        calls: Names of the modules with a rule that ran, and of functions.
         uses: id() of a parameter -> the functions that read it, each with the innermost module that was running.
     """
     shared = find_shared_tensors(builder.modules[""])
     for names in shared:
-        for module, _ in names:
-            is_layer = has_module_rule(builder.modules[module]) or is_own_layer(builder.modules[module])
-            if module not in calls and is_layer and not builder.axes_of(module):
-                _add_axes(builder, module)
+        for name in names:
+            if name[0] not in builder.run_counts and isinstance(builder.modules[name[0]], LAYERS):
+                _add_axes(builder, name[0])
+                _couple_own_axis(builder, *name)
     for names in shared:
         places = {name: _axes_by_dim(builder, *name) for name in names}
         with_axes = {module for (module, _), axes in places.items() if axes}
@@ -135,10 +135,21 @@ def _add_axes(builder: GraphBuilder, name: str) -> None:
             builder.axis(name, "both", size, module.num_groups if isinstance(module, nn.GroupNorm) else 1)
 
 
+def _couple_own_axis(builder: GraphBuilder, module: str, attribute: str) -> None:
+    """Couple the axes of a layer that did not run to its tensor's own axis, if other code used it by this name."""
+    axes = [axis for axis in builder.axes_of(module) if axis.call is None]
+    for own in (axis for axis in axes if axis.side == attribute):
+        for axis in axes:
+            if axis is not own and (attribute, own.dim) in find_axis_tensors(builder.modules[module], axis):
+                builder.couple(own.channels, axis.channels)
+
+
 def _axes_by_dim(builder: GraphBuilder, module: str, attribute: str) -> dict[int, Axis]:
     """Return dimension of a tensor -> the axis of its module that has the channels there."""
     axes = {}
-    for axis in builder.axes_of(module):
+    tensor_axes = [axis for axis in builder.axes_of(module) if axis.call is None]
+    # A tensor that the module's own code uses has an axis of its name, and no other.
+    for axis in [axis for axis in tensor_axes if axis.side == attribute] or tensor_axes:
         for name, dim in find_axis_tensors(builder.modules[module], axis):
             if name == attribute:
                 axes[dim] = axis

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.copying import copy_modules
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.watching import evaluating
 
@@ -37,9 +36,7 @@ def unwrap(model: nn.Module, example: Inputs | None = None) -> nn.Module:
     parts = [name for name, module in modules.items() if name and _find_wrapped(module) is not None]
     if not parts and all(module._compiled_call_impl is None for module in modules.values()):
         return model
-    # Only the modules are copied, without what nn.Module.compile() made: the memo keeps every tensor itself.
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    twin = copy_modules(model)  # without what nn.Module.compile() made
     for name in reversed(parts):  # the inner ones first
         owner, _, attribute = name.rpartition(".")
         setattr(twin.get_submodule(owner), attribute, _find_wrapped(twin.get_submodule(name)))

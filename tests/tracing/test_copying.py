@@ -12,6 +12,7 @@ from prune_fe.errors import InputError
 from prune_fe.tracing.copying import (
     convert,
     copy_model,
+    copy_modules,
     copy_sharing_weights,
     copy_without_last_run,
     keeping_attributes,
@@ -95,6 +96,17 @@ class Locked:
         self.lock = threading.Lock()
 
     def __call__(self, *_: Any) -> None: ...
+
+
+def test_a_copy_of_the_modules_has_the_tensors_of_the_network() -> None:
+    model = Keeping()
+    model(X).sum().backward()
+    twin: Any = copy_modules(model)
+    assert twin.first is not model.first
+    assert twin.first.weight is model.first.weight
+    assert twin.total is model.total
+    assert model.first.weight.grad is not None
+    assert twin.last.is_leaf
 
 
 def test_what_a_run_writes_into_a_network_is_undone() -> None:

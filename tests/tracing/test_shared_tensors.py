@@ -158,6 +158,31 @@ class Groups(Net):
         self.aux.weight = self.c.weight
 
 
+class OwnConvolution(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+class OwnCode(Net):
+    def share(self) -> None:
+        self.c, self.d = OwnConvolution(8, 8, 3, padding=1), OwnConvolution(8, 8, 3, padding=1)
+        self.d.weight = self.c.weight
+
+
+class OwnCodeThatNeverRuns(Net):
+    def share(self) -> None:
+        self.aux, self.norm, self.other = OwnConvolution(8, 8, 3), OwnNorm(8), OwnNorm(8)
+        self.aux.weight, self.other.weight = self.c.weight, self.norm.weight
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.c(self.norm(x).relu())
+
+
 class Large(NeverRuns):
     """The weights are so many that verification reads those of other networks from a pool."""
 
@@ -182,6 +207,8 @@ KINDS: dict[type[Net], dict[tuple[str, ...], int]] = {
     PlainModule: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
     SameModule: {("a",): 4, ("b", "c"): 4, ("d",): 4},
     Decoder: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
+    OwnCode: {("a",): 4, ("b", "c", "d"): 4},
+    OwnCodeThatNeverRuns: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
     Groups: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
     Large: {("a",): 24, ("b",): 24, ("c",): 24, ("d",): 24},
 }
