@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import prune_fe
 from prune_fe.errors import InputError
 from prune_fe.tracing.copying import (
     convert,
@@ -20,6 +21,7 @@ from prune_fe.tracing.copying import (
     own_weights,
     restoring_weights,
 )
+from prune_fe.tracing.wrappers import unwrap
 from tests.tracing.keeping import Keeping, state
 
 X = torch.randn(1, 3, 6, 6)
@@ -181,3 +183,17 @@ def test_what_a_network_writes_into_its_weights_is_undone() -> None:
         model[0].weight.mul_(2)
         assert not torch.equal(model[0].weight, before)
     assert torch.equal(model[0].weight, before)
+
+
+def test_measuring_and_inspecting_leave_what_a_network_keeps_of_its_last_run() -> None:
+    model = Keeping()
+    model(X).sum().backward()
+    before, total = state(model), model.total.clone()
+    prune_fe.cost(model, X)
+    prune_fe.inspect(model, X)
+    model.training_step = lambda: None  # type: ignore[assignment]
+    before[" training_step"] = model.training_step
+    assert unwrap(model, X) is model
+    assert state(model).keys() == before.keys()
+    assert all(before[key] is value for key, value in state(model).items())
+    assert (len(model.history), torch.equal(model.total, total)) == (1, True)
