@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from prune_fe import cost, evaluate, inspect, prune, score, speed
-from prune_fe.errors import InputError
+from prune_fe.errors import DataError, InputError
 from prune_fe.measure.latency import Comparison, compare_latency
 from prune_fe.models.export import Format, export
 from prune_fe.pruning.verify import randomise
@@ -217,3 +217,22 @@ def test_a_detector_is_scored_by_the_labels_of_its_images() -> None:
     batches = [([torch.randn(3, 16, 16) for _ in range(4)], torch.tensor([0, 1, 2, 2]))]
     scores = score(model, batches, "feature-entropy")
     assert (scores.images, scores.classes) == (4, ("0", "1", "2"))
+
+
+class Growing(Dataset[Any]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.randn(3, 16 + index, 16), index % 2
+
+
+def test_images_of_different_sizes_are_refused_with_their_sizes() -> None:
+    model = nn.Sequential(block(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    message = r"images of different sizes .* one batch: \(3, 16, 16\) and \(3, 17, 16\); resize or crop them"
+    with pytest.raises(DataError, match=message):
+        score(model, Growing(), "apoz")
+    batches = [(torch.randn(2, 3, size, size), torch.tensor([0, 1])) for size in (16, 24)]
+    with pytest.raises(InputError, match="layer '0.0': all maps of a layer must have one size, so the images too"):
+        score(model, batches, "feature-entropy")
+    assert score(model, batches, "apoz").images == 4

@@ -91,6 +91,12 @@ def _collate(samples: Any) -> Any:
     try:
         batch = default_collate(samples)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        sizes = sorted({describe(sample[0]) for sample in samples if isinstance(sample, tuple | list)})
+        if len(sizes) > 1:
+            raise DataError(
+                f"images of different sizes do not go together in one batch: {sizes[0]} and {sizes[1]}; resize or crop "
+                "them to one size"
+            ) from error
         raise DataError(f"images that do not go together in one batch: {first_line(error)}") from error
     # default_collate makes a list of a tuple of inputs.
     if isinstance(samples[0], tuple) and isinstance(samples[0][0], tuple) and type(batch[0]) is list:

@@ -99,7 +99,10 @@ class Counts:
             sizes = " and ".join(
                 "{} classes, {} units and values below {}".format(*each.shape) for each in (self, other)
             )
-            raise InputError(f"counts of {sizes} cannot be added; all maps of a layer must have one size")
+            raise InputError(
+                f"all maps of a layer must have one size, so the images too: resize or crop them (counts of {sizes} "
+                "cannot be added)"
+            )
         entries, counts = _merge(self, other)
         total = Counts(self.shape, entries, counts, _join(self.pending, other.pending))
         return total.counted() if len(total.pending) > MAX_PENDING else total

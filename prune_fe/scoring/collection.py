@@ -156,7 +156,10 @@ class Collection:
         self.is_consistent = False
         for label, name, sums in measurements:
             with explain_faults(self.scorers[label], name):
-                self.totals[label][name].add(sums)
+                try:
+                    self.totals[label][name].add(sums)
+                except InputError as error:
+                    raise InputError(f"layer {name!r}: {error}") from error
         self.counts += torch.bincount(labels, minlength=classes)
         self.is_consistent = True
 
