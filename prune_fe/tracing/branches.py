@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from prune_fe.tracing.channel_ids import varying_dims
 from prune_fe.tracing.nested import Inputs, run, tensors_in
 from prune_fe.tracing.ops import NORM_MODULES, Kind, functions
+from prune_fe.tracing.shared_tensors import find_shared_tensors
 from prune_fe.tracing.watching import evaluating
 
 if TYPE_CHECKING:
@@ -121,9 +122,12 @@ def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
 def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
     """Return the layers and norms that did not run, and whose weights no code read; and how many channels they read."""
     modules, read = tracer.builder.modules, tracer.parameter_uses.keys()
+    # A norm that has the statistics of one that ran is cut like it, as is a layer that has the weights of one.
+    shared = ({module for module, _ in names} for names in find_shared_tensors(modules[""]))
+    sharing = {module for owners in shared if not tracer.ran.isdisjoint(owners) for module in owners}
     names = [
         name
-        for name in tracer.whole - tracer.ran
+        for name in tracer.whole - tracer.ran - sharing
         if read.isdisjoint(map(id, modules[name].parameters()))
         and not any(name.startswith(f"{outer}.") for outer in tracer.whole)
     ]
