@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -236,3 +237,16 @@ def test_images_of_different_sizes_are_refused_with_their_sizes() -> None:
     with pytest.raises(InputError, match="layer '0.0': all maps of a layer must have one size, so the images too"):
         score(model, batches, "feature-entropy")
     assert score(model, batches, "apoz").images == 4
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_detector_of_torchvision_is_cut_and_can_be_trained() -> None:
+    build = torchvision.models.detection.retinanet_resnet50_fpn
+    model = build(weights=None, weights_backbone=None, num_classes=5, min_size=64, max_size=64).eval()
+    example = [torch.rand(3, 64, 64)]
+    pruned = prune(model, score(model, scorer="l1-filter", example=example), 0.5, example)
+    assert len(pruned.steps) == 39
+    assert all(step.count == step.asked for step in pruned.steps)
+    assert pruned.macs == pytest.approx(cost(pruned.model, example).macs / cost(model, example).macs, abs=0.01)
+    losses = pruned.model.train()(example, [{"boxes": torch.tensor([[1.0, 1, 30, 30]]), "labels": torch.tensor([1])}])
+    assert sum(losses.values()).isfinite()

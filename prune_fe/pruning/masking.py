@@ -5,7 +5,7 @@ A network without some channels must return what the whole network returns with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels
 from prune_fe.pruning.masked_code import MaskedCode
 from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.copying import keeping_state
 from prune_fe.tracing.dependency_graph import Axis
-from prune_fe.tracing.nested import Inputs, compare_outputs, run
+from prune_fe.tracing.nested import Inputs, compare_outputs, run, tensors_in
 from prune_fe.tracing.own_code import is_own_layer
 from prune_fe.tracing.watching import evaluating, running_eagerly
 
@@ -89,6 +90,8 @@ def largest_difference(
     """Compare the outputs of a pruned network with those of the masked one.
 
     Where a network returns several tensors, the one that differs most, as a share of its largest value, is compared.
+    What a network returns may show little: a detector may find nothing, a classifier may return the number of a class.
+    Then the outputs of all layers that keep their units are compared as well.
 
     Args:
         model: The whole network.
@@ -104,14 +107,50 @@ def largest_difference(
         small beside the second.
 
     Raises:
-        InputError: The networks return different kinds of values, or tensors of different shapes.
+        InputError: The networks return different kinds of values, or tensors of different shapes, or nothing that can
+            be compared.
     """
     with mode(model), mode(pruned), keeping_state(model), torch.no_grad(), running_eagerly():
         with watch or nullcontext(), _seeded():
             output = run(pruned, inputs)
-        with masked(model, pruned, axes, kept), _seeded():
+        if not _shows_little(output):
+            with masked(model, pruned, axes, kept), _seeded():
+                expected = run(model, inputs)
+            return compare_outputs(output, expected, "the pruned model")
+        whole = [
+            name for (name, side), axis in axes.items() if side == "out" and len(kept[name, side]) == len(axis.channels)
+        ]
+        with _recording(pruned, whole) as ours, _seeded():
+            run(pruned, inputs)
+        with masked(model, pruned, axes, kept), _recording(model, whole) as theirs, _seeded():
             expected = run(model, inputs)
-    return compare_outputs(output, expected, "the pruned model")
+    for name in whole:
+        is_cut = (name, "in") in kept and len(kept[name, "in"]) != len(axes[name, "in"].channels)
+        if is_cut and not any(map(Tensor.numel, ours[name])):
+            raise InputError(f"layer {name!r} reads nothing when the inputs are random, so its cut cannot be proved")
+    if not any(tensor.is_floating_point() and tensor.numel() for tensor in tensors_in(ours)):
+        raise InputError("what the model returns for random inputs has no values to compare")
+    return compare_outputs([output, ours], [expected, theirs], "the pruned model")
+
+
+def _shows_little(output: Any) -> bool:
+    """Return whether some tensor that a network returned is empty, or none is of floating-point numbers."""
+    tensors = tensors_in(output)
+    return not any(tensor.is_floating_point() for tensor in tensors) or not all(tensor.numel() for tensor in tensors)
+
+
+@contextmanager
+def _recording(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Record the outputs of layers, by name, for the duration of a context."""
+    outputs: dict[str, list[Tensor]] = {}
+    with ExitStack() as stack:
+        for name in layers:
+            outputs[name] = []
+            hook = model.get_submodule(name).register_forward_hook(
+                lambda _, inputs, output, name=name: outputs[name].append(output.clone())
+            )
+            stack.callback(hook.remove)
+        yield outputs
 
 
 @contextmanager

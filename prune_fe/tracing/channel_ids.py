@@ -45,14 +45,14 @@ def varying_dims(ids: Tensor) -> list[int]:
     # An expanded dimension has stride 0; without it, few values are left to compare.
     wide = [dim for dim in range(ids.ndim) if ids.shape[dim] > 1 and ids.stride(dim) != 0]
     values = narrow_to(ids, wide).numpy()
-    return [dim for dim in wide if bool((values != values.take([0], dim)).any())]
+    return [dim for dim in wide if values.size and bool((values != values.take([0], dim)).any())]
 
 
 def narrow_to(ids: Tensor, dims: Sequence[int]) -> Tensor:
     """Return the ids with size 1 in every dimension that is not in `dims`."""
     for dim in range(ids.ndim):
         if dim not in dims:
-            ids = ids.narrow(dim, 0, 1)
+            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
     return ids
 
 

@@ -1,8 +1,12 @@
 """Masking channels of a whole network."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import Analysis, analyse
@@ -77,3 +81,67 @@ def test_outputs_of_other_shapes_are_refused() -> None:
     pruned.head = nn.Linear(3, 7)
     with pytest.raises(InputError, match=r"the pruned model returns \(2, 7\), the original \(2, 2\)"):
         largest_difference(model, pruned, analysis.cutter.axes, kept, X)
+
+
+class Finding(nn.Module):
+    """A network that returns what it found: nothing, or the numbers of classes."""
+
+    def __init__(self, found: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.last, self.found = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1), found
+
+    def forward(self, x: Tensor) -> Any:
+        return self.found(self.last(self.first(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda scores: [{"boxes": scores[:0]}],
+        lambda scores: {"class": scores.argmax(1)},
+        lambda scores: (scores.mean(), scores[scores > 1e9]),
+    ],
+)
+def test_a_wrong_cut_is_seen_where_the_outputs_show_little(found: Callable[[Tensor], Any]) -> None:
+    model = Finding(found).eval()
+    analysis = analyse(model, X)
+    (group,) = [group for group in analysis.groups if group.reason is None]
+    assert group.layers == ("first",)
+    kept = analysis.cutter.channels_without(group.sets[:3])
+    pruned = copy_model(model)
+    analysis.cutter.cut(pruned, analysis.cutter.all_channels(), kept)
+    difference, largest = largest_difference(model, pruned, analysis.cutter.axes, kept, X)
+    assert difference < 1e-5 * largest
+    with torch.no_grad():
+        pruned.get_parameter("last.weight")[0, 0] += 1
+    difference, largest = largest_difference(model, pruned, analysis.cutter.axes, kept, X)
+    assert difference > 1e-2 * largest
+
+
+def test_a_cut_of_layers_that_read_nothing_is_refused() -> None:
+    class Empty(Finding):
+        def forward(self, x: Tensor) -> Any:
+            maps = self.first(x).relu()
+            return self.last(F.interpolate(maps, scale_factor=2.0)[maps.mean((1, 2, 3)) > 1e9])
+
+    model = Empty(lambda scores: scores).eval()
+    analysis = analyse(Finding(lambda scores: scores).eval(), X)
+    (group,) = [group for group in analysis.groups if group.layers == ("first",)]
+    kept = analysis.cutter.channels_without(group.sets[:3])
+    pruned = copy_model(model)
+    analysis.cutter.cut(pruned, analysis.cutter.all_channels(), kept)
+    with pytest.raises(InputError, match="layer 'last' reads nothing when the inputs are random, so its cut cannot be"):
+        largest_difference(model, pruned, analysis.cutter.axes, kept, X)
+    # Neither is such a group cut where the network itself is analysed.
+    assert all(group.reason is not None for group in analyse(model, X).groups)
+
+
+def test_a_network_that_shows_nothing_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), Nothing()).eval()
+    with pytest.raises(InputError, match="has no values to compare"):
+        largest_difference(model, copy_model(model), {}, {}, X)
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:0]
