@@ -2,15 +2,16 @@
 
 A network may have branches that evaluation does not take, such as GoogLeNet's auxiliary classifiers. Their layers read
 channels that are removed, so they are followed too: the network runs once more with its code in training mode. A layer
-that does not run even then may be reached with other sizes or values. Whatever it could read there keeps its channels.
+that does not run even then may be reached with other sizes or values. Whatever it could read there keeps its channels,
+unless the code around it never names it: then it is left over from something else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,11 +51,30 @@ def _may_branch(module: nn.Module) -> bool:
     return not isinstance(module, (*NORM_MODULES, _DropoutNd)) and next(module.parameters(), None) is not None
 
 
-def _reads_mode(kind: type[nn.Module]) -> bool:
-    """Return whether the code of a class, torch's own left out, reads the mode that a module is in."""
-    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.nn.")]
-    codes = [method.__code__ for base in own for method in vars(base).values() if isinstance(method, FunctionType)]
-    return any("training" in code.co_names for code in codes)
+DYNAMIC = frozenset("children named_children modules named_modules _modules getattr get_submodule __getattr__".split())
+"""Names in code that may reach any module in another."""
+
+
+def _names_in(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names that the methods of a class read, but its `__init__` and torch's own code."""
+    found: set[str] = set()
+    replaced = {"__init__"}
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch.nn."):
+            continue
+        for name, method in vars(base).items():
+            if isinstance(method, FunctionType) and name not in replaced:
+                names = _names_in_code(method.__code__)
+                found |= names
+                if names.isdisjoint(("super", name)):  # It does not call the method that it replaces.
+                    replaced.add(name)
+    return frozenset(found)
+
+
+def _names_in_code(code: CodeType) -> frozenset[str]:
+    """Return the names that code reads, with those of the functions in it."""
+    inner = (_names_in_code(part) for part in code.co_consts if isinstance(part, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 class _WithoutDropout(TorchFunctionMode):
@@ -84,7 +104,7 @@ def follow_training(tracer: ChannelTracer, inputs: Inputs) -> bool:
         Whether the network calls anything else than in evaluation.
     """
     kinds = {type(module) for module in tracer.builder.modules.values() if _may_branch(module)}
-    if not any(map(_reads_mode, kinds)) and not _find_unreached(tracer):
+    if not any("training" in _names_in(kind) for kind in kinds) and not _find_unreached(tracer):
         return False
     in_evaluation = list(tracer.calls)
     tracer.calls.clear()
@@ -120,7 +140,10 @@ def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
 
 
 def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
-    """Return the layers and norms that did not run, and whose weights no code read; and how many channels they read."""
+    """Return the layers and norms that might have run but did not, and how many channels they read.
+
+    A layer is left out if code read its weights, or if the module that holds it does not name it: it is left over.
+    """
     modules, read = tracer.builder.modules, tracer.parameter_uses.keys()
     # A norm that has the statistics of one that ran is cut like it, as is a layer that has the weights of one.
     shared = ({module for module, _ in names} for names in find_shared_tensors(modules[""]))
@@ -129,6 +152,7 @@ def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
         name
         for name in tracer.whole - tracer.ran - sharing
         if read.isdisjoint(map(id, modules[name].parameters()))
+        and _is_named(name, modules, tracer.ran)
         and not any(name.startswith(f"{outer}.") for outer in tracer.whole)
     ]
     widths = {name: _count_inputs(modules[name]) for name in sorted(names)}
@@ -170,6 +194,16 @@ def _find_holder(name: str, ran: set[str]) -> str:
     while name and name not in ran:
         name = name.rpartition(".")[0]
     return name
+
+
+def _is_named(name: str, modules: Mapping[str, nn.Module], ran: set[str]) -> bool:
+    """Return whether the code of the innermost module around a layer that did run may reach the layer."""
+    holder = _find_holder(name, ran)
+    kind, attribute = type(modules[holder]), name.removeprefix(f"{holder}.").split(".")[0]
+    if kind.__module__.startswith("torch.nn."):
+        return True
+    found = _names_in(kind)
+    return attribute in found or not found.isdisjoint(DYNAMIC)
 
 
 def _has_width(ids: Tensor, width: int, is_flattened: bool) -> bool:

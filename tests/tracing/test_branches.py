@@ -73,6 +73,19 @@ class BySize(nn.Module):
         return self.head(self.last(x).mean((2, 3)))
 
 
+class LeftOver(BySize):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.middle(self.first(x))).mean((2, 3)))
+
+
+class ByName(BySize):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.first(x))
+        if x.shape[-1] > 8:
+            x = getattr(self, "ex" + "tra")(x)
+        return self.head(self.last(x).mean((2, 3)))
+
+
 class Unused(Auxiliary):
     def __init__(self) -> None:
         super().__init__()
@@ -138,8 +151,10 @@ def test_a_layer_that_runs_in_no_mode_keeps_what_it_may_read() -> None:
     assert pruned(torch.randn(1, 3, 64, 64)).shape == (1, 4), "the branch for large images runs"
 
 
-def test_a_layer_that_fits_nothing_holds_nothing() -> None:
+def test_a_layer_that_fits_nothing_or_is_left_over_holds_nothing() -> None:
     assert [step.count for step in halved(Unused()).steps] == [4, 6]
+    assert [step.count for step in halved(LeftOver()).steps] == [4, 6, 5]
+    assert [step.count for step in halved(ByName()).steps] == [4, 0, 5]
 
 
 def test_every_mode_is_as_before_and_dropout_is_off_for_the_block() -> None:
