@@ -108,7 +108,9 @@ def find_parameters_without_gradient(model: nn.Module, images: Tensor) -> set[st
     The network is run in training mode, which changes the statistics of its norms.
     """
     model.train().zero_grad()
-    logits = model(images)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # Stochastic depth leaves out the same blocks of both networks.
+        logits = model(images)
     (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
     model.eval()
     sizes = {name: 0.0 if w.grad is None else float(w.grad.abs().max()) for name, w in model.named_parameters()}
