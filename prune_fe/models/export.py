@@ -29,6 +29,7 @@ from prune_fe.tracing.nested import (
     Inputs,
     as_arguments,
     compare_outputs,
+    count_rows,
     describe,
     draw_like,
     has_rows,
@@ -124,7 +125,7 @@ def export(
     facts = {"producer": f"prune_fe {metadata.version('prune-fe')}", "input": _describe_shapes(example)}
     notes = json.dumps(facts | dict(about or {}))
     twin = convert(copy_model(model), "cpu", torch.float32).eval().requires_grad_(False)
-    batches = BATCHES if has_rows(example) else (1,)
+    batches = BATCHES if _has_batch(example) else (count_rows(example),)
     random = torch.Generator().manual_seed(0)
     inputs = [draw_like(take_rows(example, batch), random, torch.float32) for batch in batches]
     expected = [_run(twin, batch) for batch in inputs]
@@ -195,7 +196,7 @@ class _Signature:
         arguments, traced_arguments = (
             inspect.signature(module.forward).bind(*positional, **named).arguments for module in (model, traced)
         )
-        sizes = {0: torch.export.Dim("batch")} if has_rows(example) else {}
+        sizes = {0: torch.export.Dim("batch")} if _has_batch(example) else {}
         return cls(
             inputs=("images",) if isinstance(example, Tensor) else _names(arguments, "input"),
             outputs=("logits",) if isinstance(output, Tensor) else _names(output, "output"),
@@ -223,9 +224,14 @@ def _names(values: Any, kind: str) -> tuple[str, ...]:
     return tuple(path if path[:1].isalpha() else f"{kind}_{path}" for path in paths)
 
 
+def _has_batch(example: Inputs) -> bool:
+    """Return whether a file can be for batches of any size: not where a list holds the images one by one."""
+    return has_rows(example) and not isinstance(example, list)
+
+
 def _describe_shapes(example: Inputs) -> Any:
     """Return the shapes of an example's tensors, with "batch" for the number of images."""
-    first = ["batch"] if has_rows(example) else []
+    first = ["batch"] if _has_batch(example) else []
     shapes = {path: [*first, *leaf.shape[len(first) :]] for path, leaf in leaves(example) if isinstance(leaf, Tensor)}
     return shapes[""] if isinstance(example, Tensor) else shapes
 
@@ -248,7 +254,8 @@ def _run(model: nn.Module, inputs: Inputs) -> Any:
 def _trace(model: nn.Module, signature: _Signature, example: Inputs) -> torch.export.ExportedProgram:
     """Return the graph of a network, without its example and the paths of source files that torch stores in it."""
     # For a batch of one, torch.export would make the batch size a constant.
-    positional, named = as_arguments(draw_like(take_rows(example, 2), torch.Generator(), torch.float32))
+    rows = take_rows(example, 2) if _has_batch(example) else example
+    positional, named = as_arguments(draw_like(rows, torch.Generator(), torch.float32))
     try:
         with _ignore_warnings(), torch.no_grad():
             program = torch.export.export(model, positional, named, dynamic_shapes=signature.dynamic_shapes)
