@@ -136,7 +136,7 @@ class Cutter:
         # The old tensors are kept until all names have the new one: their ids must not be given to others.
         cut: dict[int, tuple[Tensor, Tensor]] = {}
         listed = find_listed_tensors(model)
-        several = {id(tensor) for _, _, tensor in listed}
+        listed_ids = {id(tensor) for _, _, tensor in listed}
         for name, axes in self.tensor_axes.items():
             if changed.isdisjoint(key for key, _ in axes):
                 continue
@@ -150,11 +150,11 @@ class Cutter:
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, old.requires_grad)
             set_tensor(modules[owner], attribute, new)
-            if name in self.shared or id(old) in several:
+            if name in self.shared or id(old) in listed_ids:
                 cut[id(old)] = old, new
-        for box, key, old in listed:
+        for container, key, old in listed:
             if id(old) in cut:
-                box[key] = cut[id(old)][1]
+                container[key] = cut[id(old)][1]
         for name in {module for module, _ in changed}:
             _set_channel_counts(
                 modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}

@@ -1,13 +1,15 @@
-"""Run the code of the user's norms and layers as if channels were removed, on the whole network.
+"""Run hand-written norms and layers of a masked network so that masked channels do not count in what they compute.
 
-A norm that is written by hand computes means over the channels, and masked channels would count in them as zeros. Here
-the functions that compute such statistics receive the kept channels only. A layer may change its weights before it uses
-them, such as a convolution that standardises each filter, and masked inputs would count there. Here it uses the weights
-that the pruned layer computes, after they were compared with its own. All else in such code runs as it stands.
+A hand-written norm computes means over the channels, in which masked channels would count as zeros. Here the functions
+that compute such statistics receive the kept channels only. A hand-written layer may change its weights before it uses
+them, such as a convolution that standardises each filter, and the weights of masked inputs would count there. Here it
+uses the weights that the pruned layer computes, after they were compared with its own. Everything else in such code
+runs unchanged. `tracing/own_code.py` finds these norms and layers.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,23 +26,26 @@ from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.ops import plain_name
-from prune_fe.tracing.own_code import LAYER_FUNCTIONS, MIXING_NORMS, STATISTICS, is_own_layer
+from prune_fe.tracing.own_code import LAYER_FUNCTIONS, MIXING_NORMS, STATISTIC_FUNCTIONS, is_own_layer
 
 TOLERANCE = {torch.float64: 1e-8}
 """Largest difference between weights that counts as equal, as a share of the largest, by dtype."""
 
 DEFAULT_TOLERANCE = 1e-3
-"""The tolerance for dtypes of less precision, or ..."""
+"""The tolerance for dtypes of less precision; a few roundings (ROUNDINGS) if they are more."""
 
 ROUNDINGS = 8
-"""... as many times the relative error of a rounding, where that is more."""
+"""This many times the relative error of one rounding is tolerated too, for half precision."""
 
 SAME_SIZE = 0.01
-"""The tolerance within which doubled weights give the same: code adds small numbers to what it divides by."""
+"""Weights that change by no more than this share when they are doubled count as standardised.
+
+Code adds a small number to the standard deviation that it divides by, so that doubling them changes them a little.
+"""
 
 
 class OwnCodeFault(InputError):
-    """The code of a layer computes the weights of a unit from those of others."""
+    """The code of a layer changes its weights in a way that cannot be compared, such as by mixing those of units."""
 
 
 @dataclass
@@ -49,7 +54,7 @@ class _Frame:
 
     Attributes:
         statistics: Number of a call -> (dimension counted from the end, kept channels, channels of the whole network).
-        weights: The whole layer's weights in its next calls are replaced with these.
+        weights: For each of the next calls of the layer's function, the function that replaces its weights.
         shape: The shape of the whole layer's weights; None for a module that is no layer.
         calls: The number of calls so far that may compute statistics.
     """
@@ -61,7 +66,7 @@ class _Frame:
 
 
 class MaskedCode(TorchFunctionMode):
-    """Changes what functions receive in those modules of a masked network whose code was followed."""
+    """Changes what functions receive in the hand-written norms and layers of a masked network."""
 
     def __init__(self, model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], kept: KeptChannels) -> None:
         """Find the modules.
@@ -127,7 +132,7 @@ class MaskedCode(TorchFunctionMode):
         stack.callback(after.remove)
 
     def _begin_norm(self, name: str) -> Callable[[Any, Any], _Frame]:
-        runs = iter(range(10**9))
+        runs = itertools.count()
         return lambda args, kwargs: _Frame(self._statistics[name].get(next(runs), {}))
 
     def _begin_layer(self, layer: _Layer) -> Callable[[Any, Any], _Frame]:
@@ -143,7 +148,7 @@ class MaskedCode(TorchFunctionMode):
         frame = self._frames[-1] if self._frames else None
         if frame is None:
             return func(*args, **kwargs)
-        if name in STATISTICS:
+        if name in STATISTIC_FUNCTIONS:
             frame.calls += 1
             if frame.calls - 1 in frame.statistics:
                 return _call_on_kept(func, args, kwargs, *frame.statistics[frame.calls - 1])
@@ -168,13 +173,13 @@ def _call_on_kept(func: Any, args: Any, kwargs: Any, dim: int, kept: Tensor, cha
     Args:
         func: The function.
         args: Its positional arguments.
-        kwargs: Its keywords.
+        kwargs: Its keyword arguments.
         dim: The dimension of the channels, counted from the end.
-        kept: (kept,) their numbers.
+        kept: The indices of the kept channels, (kept,).
         channels: The number of channels of the whole network.
 
     Returns:
-        What it returns. For a norm, the removed channels are zero.
+        What the function returns; for a norm function with all channels, of which the removed ones are zero.
     """
     value = args[0] if args else kwargs["input"]
     if value.ndim < -dim or value.shape[dim] != channels:
@@ -198,14 +203,14 @@ def _call_on_kept(func: Any, args: Any, kwargs: Any, dim: int, kept: Tensor, cha
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer with code of its own, and the pruned one.
+    """A hand-written layer before and after pruning.
 
     Attributes:
-        name: The name of both.
+        name: Its name in both networks.
         module: The whole layer.
-        twin: The pruned one.
-        inputs: (kept inputs,) their numbers, ascending.
-        outputs: (kept outputs,) their numbers, ascending.
+        twin: The pruned layer.
+        inputs: The indices of the kept inputs, (kept inputs,), ascending.
+        outputs: The indices of the kept outputs, (kept outputs,), ascending.
         dim: The dimension of the inputs in the layer's input, counted from the end.
     """
 
@@ -217,18 +222,21 @@ class _Layer:
     dim: int
 
     def replacements(self, args: Any, kwargs: Any) -> list[Callable[[Tensor], Tensor]]:
-        """Return for each call of the layer's function what makes the masked weights of the whole ones.
+        """Return, for each call of the layer's function, a function from the whole layer's weights to the masked ones.
 
         Args:
             args: The layer's positional arguments.
-            kwargs: Its keywords.
+            kwargs: Its keyword arguments.
+
+        Raises:
+            OwnCodeFault: The pruned layer calls its function more or less often.
         """
         pruned = _computed_weights(self.twin, *self._without_removed(args, kwargs))
         changed = self._weights_times(-3, 1, args, kwargs)
         doubled = self._weights_times(1, 2, args, kwargs)
         if not len(pruned) == len(changed) == len(doubled):
             raise OwnCodeFault(f"{self._who()}, whose code depends on the number of its units")
-        return [partial(self._place, *weights) for weights in zip(pruned, changed, doubled, strict=True)]
+        return [partial(self._mask_weights, *weights) for weights in zip(pruned, changed, doubled, strict=True)]
 
     def _who(self) -> str:
         return f"layer {self.name!r} is a {type(self.module).__name__}"
@@ -241,13 +249,13 @@ class _Layer:
         return ((chosen, *args[1:]), kwargs) if args else (args, kwargs | {next(iter(kwargs)): chosen})
 
     def _weights_times(self, removed: float, kept: float, args: Any, kwargs: Any) -> list[Tensor]:
-        """Return the weights that the layer computes when those of some outputs are multiplied by a number.
+        """Return the weights that the whole layer computes from its weights times a factor.
 
         Args:
-            removed: The number for the outputs that are removed.
-            kept: The number for the others.
+            removed: The factor for the weights of the removed outputs.
+            kept: The factor for those of the kept outputs.
             args: The layer's positional arguments.
-            kwargs: Its keywords.
+            kwargs: Its keyword arguments.
         """
         weight = self.module.weight
         saved = weight.detach().clone()
@@ -259,24 +267,24 @@ class _Layer:
         finally:
             weight.data.copy_(saved)
 
-    def _place(self, new: Tensor, changed: Tensor, doubled: Tensor, weight: Tensor) -> Tensor:
-        """Return the whole layer's weights with those that the pruned layer computes, and zeros.
+    def _mask_weights(self, new: Tensor, changed: Tensor, doubled: Tensor, weight: Tensor) -> Tensor:
+        """Return weights of the whole layer's shape: those that the pruned layer computes, and zero for the rest.
 
         Args:
-            new: What the pruned one computes.
-            changed: What the whole layer computes when the weights of the removed outputs are others.
-            doubled: What the whole layer computes when the weights of the kept outputs are doubled.
-            weight: What the whole layer computes.
+            new: The weights that the pruned layer computes.
+            changed: Those that the whole layer computes when the weights of the removed outputs are changed.
+            doubled: Those that the whole layer computes when the weights of the kept outputs are doubled.
+            weight: Those that the whole layer computes.
 
         Raises:
-            OwnCodeFault: They do not belong together.
+            OwnCodeFault: The weights of a kept output depend on other outputs, or on the inputs in an unknown way.
         """
         rows, columns = self._positions(weight)
         old = weight[rows[:, None], columns]
         if not _are_equal(old, changed[rows[:, None], columns]):
             raise OwnCodeFault(f"{self._who()}, whose code computes the weights of a unit from those of others")
-        # With all inputs, the weights of a unit do not change. With some, its code may shift them so that their mean is
-        # what it was, and also scale them, if it gives them a size that does not depend on their own.
+        # If no input is removed, the weights of a unit must not change. Otherwise the layer's code may have centred
+        # them anew, which shifts them, and scaled them anew, if they are standardised: doubling them changes nothing.
         if columns.shape[1] == weight.shape[1]:
             is_same = _are_equal(old, new)
         elif _are_equal(weight[rows], doubled[rows], SAME_SIZE):
@@ -297,7 +305,7 @@ class _Layer:
 
 
 class _WeightRecorder(TorchFunctionMode):
-    """Records the weights of some shape that functions of layers receive."""
+    """Records the weights of one shape that functions of layers receive."""
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()
@@ -334,7 +342,7 @@ def _centre(weight: Tensor) -> Tensor:
 
 
 def _are_alike(old: Tensor, new: Tensor) -> bool:
-    """Return whether the weights of each output are those of the other times a positive number, (outputs, weights)."""
+    """Return whether the weights of each output, (outputs, weights), are equal but for a positive factor."""
     if old.shape != new.shape:
         return False
     sizes = [weight.norm(dim=1, keepdim=True) for weight in (old, new)]

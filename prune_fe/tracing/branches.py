@@ -1,9 +1,9 @@
-"""Follow what a network does in training only, and keep what neither evaluation nor training reaches.
+"""Follow branches that a network takes in training only, and keep channels that layers which never ran may read.
 
-A network may have branches that evaluation does not take, such as GoogLeNet's auxiliary classifiers. Their layers read
-channels that are removed, so they are followed too: the network runs once more with its code in training mode. A layer
-that does not run even then may be reached with other sizes or values. Whatever it could read there keeps its channels,
-unless the code around it never names it: then it is left over from something else.
+A network may have branches that evaluation does not take, such as GoogLeNet's auxiliary classifiers. Their layers may
+read channels that are removed, so they are followed too: the network runs once more with its code in training mode. A
+layer that does not run even then may run on images of other sizes or with other values. Every channel that it could
+read is kept, unless the code around the layer never names it: then nothing calls it.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ def _may_branch(module: nn.Module) -> bool:
     return not isinstance(module, (*NORM_MODULES, _DropoutNd)) and next(module.parameters(), None) is not None
 
 
-DYNAMIC = frozenset("children named_children modules named_modules _modules getattr get_submodule __getattr__".split())
-"""Names in code that may reach any module in another."""
+NAMELESS_ACCESS = frozenset(
+    "children named_children modules named_modules _modules getattr get_submodule __getattr__".split()
+)
+"""Names in code that may reach a module without naming it."""
 
 
 def _names_in(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the names that the methods of a class read, but its `__init__` and torch's own code."""
+    """Return the names that the methods of a class read, without those in `__init__` and in torch's own code."""
     found: set[str] = set()
     replaced = {"__init__"}
     for base in kind.__mro__:
@@ -72,7 +74,7 @@ def _names_in(kind: type[nn.Module]) -> frozenset[str]:
 
 
 def _names_in_code(code: CodeType) -> frozenset[str]:
-    """Return the names that code reads, with those of the functions in it."""
+    """Return the names that code reads, including the functions defined in it."""
     inner = (_names_in_code(part) for part in code.co_consts if isinstance(part, CodeType))
     return frozenset(code.co_names).union(*inner)
 
@@ -94,14 +96,14 @@ DROPOUTS = frozenset(function for function in functions(Kind.IDENTITY) if "dropo
 
 
 def follow_training(tracer: ChannelTracer, inputs: Inputs) -> bool:
-    """Let a tracer follow a network as in training, after it has followed it in evaluation.
+    """Follow a network as in training, if its code may take other branches there.
 
     Args:
-        tracer: The tracer.
+        tracer: The tracer, which has followed the network in evaluation.
         inputs: Inputs of the network.
 
     Returns:
-        Whether the network calls anything else than in evaluation.
+        Whether the network calls other modules or functions than in evaluation.
     """
     kinds = {type(module) for module in tracer.builder.modules.values() if _may_branch(module)}
     if not any("training" in _names_in(kind) for kind in kinds) and not _find_unreached(tracer):
@@ -115,12 +117,12 @@ def follow_training(tracer: ChannelTracer, inputs: Inputs) -> bool:
 
 
 def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
-    """Fix the channels that layers may read which did not run, neither in evaluation nor as in training.
+    """Fix the channels that may be read by layers that ran neither in evaluation nor as in training.
 
-    Such a layer may read any value that the innermost module around it that did run was called with, or computed.
+    Such a layer may read any value of the innermost module around it that ran: its inputs and what its code computed.
 
     Args:
-        tracer: The tracer, which has followed the network in both ways.
+        tracer: The tracer, which has followed the network in evaluation and as in training.
         inputs: Inputs of the network.
     """
     modules, unreached = tracer.builder.modules, _find_unreached(tracer)
@@ -140,12 +142,12 @@ def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
 
 
 def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
-    """Return the layers and norms that might have run but did not, and how many channels they read.
+    """Return the layers and norms that did not run but might on other inputs, and how many channels each reads.
 
-    A layer is left out if code read its weights, or if the module that holds it does not name it: it is left over.
+    A layer is left out if other code read its weights, or if the code of the module that holds it never names it.
     """
     modules, read = tracer.builder.modules, tracer.parameter_uses.keys()
-    # A norm that has the statistics of one that ran is cut like it, as is a layer that has the weights of one.
+    # A norm or layer that shares a tensor with one that ran is cut like it.
     shared = ({module for module, _ in names} for names in find_shared_tensors(modules[""]))
     sharing = {module for owners in shared if not tracer.ran.isdisjoint(owners) for module in owners}
     names = [
@@ -160,7 +162,7 @@ def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
 
 
 def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None:
-    """Follow a network once more; its layers have the cost that they had in the first run."""
+    """Follow a network once more, without counting its multiply-adds again; if its code fails, what ran is followed."""
     builder = tracer.builder
     builder.counts_positions = False
     ran_before = dict(builder.run_counts)
@@ -190,24 +192,30 @@ def _count_inputs(module: nn.Module) -> int:
 
 
 def _find_holder(name: str, ran: set[str]) -> str:
-    """Return the innermost module around another that ran; "" for the network."""
+    """Return the innermost module that ran and holds the module `name`, or is it; "" for the network."""
     while name and name not in ran:
         name = name.rpartition(".")[0]
     return name
 
 
 def _is_named(name: str, modules: Mapping[str, nn.Module], ran: set[str]) -> bool:
-    """Return whether the code of the innermost module around a layer that did run may reach the layer."""
+    """Return whether the code of the innermost module that ran and holds a layer may reach the layer."""
     holder = _find_holder(name, ran)
     kind, attribute = type(modules[holder]), name.removeprefix(f"{holder}.").split(".")[0]
     if kind.__module__.startswith("torch.nn."):
         return True
     found = _names_in(kind)
-    return attribute in found or not found.isdisjoint(DYNAMIC)
+    return attribute in found or not found.isdisjoint(NAMELESS_ACCESS)
 
 
 def _has_width(ids: Tensor, width: int, is_flattened: bool) -> bool:
-    """Return whether a layer may read a tensor: it has the layer's width, or would have it if it were flattened."""
+    """Return whether a layer may read a tensor.
+
+    Args:
+        ids: The ids of the tensor.
+        width: The number of channels that the layer reads.
+        is_flattened: Whether the tensor may be flattened before the layer reads it.
+    """
     sizes: Sequence[int] = ids.shape
     if is_flattened and math.prod(sizes[1:]) == width:
         return True
@@ -215,7 +223,7 @@ def _has_width(ids: Tensor, width: int, is_flattened: bool) -> bool:
 
 
 def note_values(tracer: ChannelTracer, module: str, values: Any) -> None:
-    """Note the ids of what a module was called with or computed, if a layer in it did not run."""
+    """Note the ids of what a module was called with or computed, if the module is one of `tracer.values_in`."""
     if module in tracer.values_in:
         ids = tracer.builder.ids
         tracer.values_in[module] += [ids[value] for value in tensors_in(values) if value in ids]

@@ -1,4 +1,4 @@
-"""Copy a network, and undo what its own code writes into it when it runs: the package copies networks only here."""
+"""Copy networks, and undo what a network's own code writes into it when it runs. The package copies networks only here."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from prune_fe.tracing.shared_tensors import find_shared_tensors, set_tensor
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import find_layout_fault
 
-EMPTIES = (dict, OrderedDict)
-"""The types of the dicts of a module that are copied by a call of the type while they are empty."""
+DICTS = (dict, OrderedDict)
+"""The types of dicts that hold nothing but their entries; derived classes may hold more."""
 
 OF_EVERY_MODULE = vars(nn.Module()).keys()
 """The attributes of torch's own that every module has: its mode, parameters, buffers, modules and hooks."""
 
-Place = tuple[nn.Module, str]
+AttributeOf = tuple[nn.Module, str]
 """A module and the name of one of its attributes."""
 
 
@@ -67,7 +67,7 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """
     # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
     for module in model.modules():
-        memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in EMPTIES and not value}
+        memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in DICTS and not value}
     try:
         try:
             return copy.deepcopy(model, dict(memo))
@@ -121,7 +121,7 @@ def copy_sharing_weights(model: nn.Module) -> nn.Module:
 
 
 def own_weights(twin: nn.Module, model: nn.Module) -> None:
-    """Give those parameters of a copy memory of their own, in place, that have that of the model's."""
+    """Give each parameter of a copy that has the memory of a parameter of the model memory of its own, in place."""
     shared = {weight.data_ptr() for weight in model.parameters()}
     for weight in twin.parameters():
         if weight.data_ptr() in shared:
@@ -148,13 +148,13 @@ def convert(model: nn.Module, *device_or_dtype: Any, **options: Any) -> nn.Modul
 
 
 def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
-    """Return a copy that has forgotten the tensors which a model keeps of its last run, or the model if it keeps none.
+    """Return a copy of a model without the tensors that it keeps from its last run, or the model if it keeps none.
 
-    A feature map that a layer stores would have channels that a pruned layer has lost. What the model computes from is
-    not forgotten: the copy has to give the same outputs as the model.
+    A feature map that a layer stores would still have the channels that pruning removes. Nothing that the model
+    computes from is dropped: if the outputs of the copy differ from those of the model, the model is returned.
 
     Args:
-        model: The model. A copy of it is run.
+        model: The model; a copy of it is run.
         inputs: Inputs of the model.
     """
     kept = (value for module in model.modules() for value in _own_attributes(module).values())
@@ -171,21 +171,21 @@ def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
                 return model
             for module, key in stale:
                 value = vars(module)[key]
-                vars(module)[key] = type(value)() if type(value) in (list, set, *EMPTIES) else None
+                vars(module)[key] = type(value)() if type(value) in (list, set, *DICTS) else None
             with keeping_state(twin):
                 outputs = run(twin, moved)
-    except Exception:  # the network's own code may raise anything, without what it kept or for other reasons
+    except Exception:  # the network's own code may raise anything, also because what it kept is missing
         return model
     pairs = list(zip(tensors_in(expected), tensors_in(outputs), strict=False))
     return twin if pairs and all(torch.equal(*pair) for pair in pairs) else model
 
 
 @contextmanager
-def keeping_state(model: nn.Module) -> Iterator[list[Place]]:
-    """Undo what a model's code, when it runs in the block, writes into its attributes and buffers.
+def keeping_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
+    """Undo what a model's code writes into its attributes and buffers when it runs in the block.
 
     Networks keep feature maps, sizes and counts of their last run. What hooks write into objects outside of the model
-    stays.
+    is not undone.
 
     Yields:
         A list that is filled at the end of the block with the attributes that were given other values.
@@ -209,64 +209,75 @@ def keeping_state(model: nn.Module) -> Iterator[list[Place]]:
 
 
 def _can_be_saved(tensor: Tensor) -> bool:
-    """Return whether a tensor has dense values that a network may write to; parameters are not saved."""
+    """Return whether `keeping_state` saves the values of a tensor: it is dense, may be written to, and is no parameter."""
     is_weight = isinstance(tensor, nn.Parameter) or is_lazy(tensor)
     return not is_weight and not tensor.is_inference() and find_layout_fault(tensor) is None
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors that the value of an attribute consists of."""
-    parts = [value, *(part for box in _boxes(value) for part in (box.values() if isinstance(box, dict) else box))]
+    """Return the tensors in the value of an attribute, also inside lists, dicts, sets and tuples."""
+    parts = [
+        value,
+        *(
+            part
+            for container in _containers(value)
+            for part in (container.values() if isinstance(container, dict) else container)
+        ),
+    ]
     parts += [entry for part in parts if isinstance(part, tuple) for entry in part]
     return [part for part in parts if isinstance(part, Tensor)]
 
 
 @contextmanager
-def keeping_attributes(model: nn.Module) -> Iterator[list[Place]]:
-    """Undo what a model's code writes into attributes other than parameters, buffers and modules, in the block.
+def keeping_attributes(model: nn.Module) -> Iterator[list[AttributeOf]]:
+    """Undo what a model's code writes in the block into attributes other than parameters, buffers and modules.
 
-    Lists, dicts and sets get back what they held, also inside others.
+    Lists, dicts and sets, also nested ones, get back the entries that they had.
 
     Yields:
         A list that is filled at the end of the block with the attributes that were written to.
     """
     attributes = [(module, _own_attributes(module)) for module in model.modules()]
     values = [value for _, own in attributes for value in own.values()]
-    contents = {id(box): (box, _copy_box(box)) for value in values for box in _boxes(value)}
-    written: list[Place] = []
+    contents = {
+        id(container): (container, _copy_container(container)) for value in values for container in _containers(value)
+    }
+    written: list[AttributeOf] = []
     try:
         yield written
     finally:
         for module, own in attributes:
             now = _own_attributes(module)
             for key in (*own, *(key for key in now if key not in own)):
-                boxes = [contents[id(box)] for box in _boxes(own.get(key)) if id(box) in contents]
+                containers = [
+                    contents[id(container)] for container in _containers(own.get(key)) if id(container) in contents
+                ]
                 is_same = key in own and key in now and now[key] is own[key]
-                if not is_same or any(not _holds(box, content) for box, content in boxes):
+                if not is_same or any(not _holds(container, content) for container, content in containers):
                     written.append((module, key))
             for key in now.keys() - own.keys():
                 del vars(module)[key]
             vars(module).update(own)
-        for box, content in contents.values():
-            if not _holds(box, content):
-                box.clear()
-                (box.extend if isinstance(box, list) else box.update)(content)
+        for container, content in contents.values():
+            if not _holds(container, content):
+                container.clear()
+                (container.extend if isinstance(container, list) else container.update)(content)
 
 
 def find_listed_tensors(model: nn.Module) -> list[tuple[Any, Any, Tensor]]:
-    """Return the parameters and buffers that a model's attributes hold in lists and dicts, beside their own names.
+    """Return the parameters and buffers that a model also holds in lists and dicts, beside the names that they have.
 
     Returns:
         The list or dict, the index or key in it, and the tensor.
     """
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     return [
-        (box, key, value)
+        (container, key, value)
         for module in model.modules()
         for attribute in _own_attributes(module).values()
-        for box in _boxes(attribute)
-        if not isinstance(box, set)
-        for key, value in (box.items() if isinstance(box, dict) else enumerate(box))
+        for container in _containers(attribute)
+        if not isinstance(container, set)
+        for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
         if id(value) in own
     ]
 
@@ -275,35 +286,35 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
 
 
-def _boxes(value: Any) -> Iterator[Any]:
-    """Yield the lists, dicts and sets that a value consists of, the outer ones first."""
+def _containers(value: Any) -> Iterator[Any]:
+    """Yield the lists, dicts and sets in a value, the value itself included, the outer ones first."""
     waiting, seen = [value], set[int]()
     while waiting:
-        box = waiting.pop()
-        if isinstance(box, tuple):
-            waiting += box
-        elif type(box) in (list, set, *EMPTIES) and id(box) not in seen:
-            seen.add(id(box))
-            yield box
-            waiting += box.values() if isinstance(box, dict) else box
+        container = waiting.pop()
+        if isinstance(container, tuple):
+            waiting += container
+        elif type(container) in (list, set, *DICTS) and id(container) not in seen:
+            seen.add(id(container))
+            yield container
+            waiting += container.values() if isinstance(container, dict) else container
 
 
-def _copy_box(box: Any) -> Any:
-    return dict(box) if isinstance(box, dict) else type(box)(box)
+def _copy_container(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else type(container)(container)
 
 
-def _holds(box: Any, content: Any) -> bool:
+def _holds(container: Any, content: Any) -> bool:
     """Return whether a list, dict or set holds the same objects as a copy of it that was made before."""
-    if isinstance(box, dict):
-        return box.keys() == content.keys() and all(value is content[key] for key, value in box.items())
-    if isinstance(box, set):
-        return box == content
-    return len(box) == len(content) and all(one is other for one, other in zip(box, content, strict=True))
+    if isinstance(container, dict):
+        return container.keys() == content.keys() and all(value is content[key] for key, value in container.items())
+    if isinstance(container, set):
+        return container == content
+    return len(container) == len(content) and all(one is other for one, other in zip(container, content, strict=True))
 
 
 @contextmanager
 def restoring_weights(model: nn.Module) -> Iterator[None]:
-    """Undo what a model's code writes into its parameters in the block; each is copied before it is written to."""
+    """Undo what a model's code writes into its parameters in the block; only those that it writes to are copied."""
     with _SavedWeights(model) as saved:
         try:
             yield

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-"""What a network is called with: a tuple holds its positional arguments, a dict its keyword arguments. A tensor is its
-only argument, and so is a list, such as the list of images of a detector."""
+"""What a network is called with: a tuple holds its positional arguments, a dict its keyword arguments. Anything else is
+its only argument: a tensor, or a list such as the images of a detector."""
 
 
 Logits = Callable[[Any], Any]
@@ -40,10 +40,10 @@ def take_logits(output: Any, logits: Logits | None, need: str = "a classifier re
     Args:
         output: What it returned.
         logits: Function that takes the logits out of it; None where it is the logits.
-        need: What needs logits, for the message.
+        need: What needs logits, with its verb, for the message.
 
     Raises:
-        InputError: There are no logits; the message names the argument `logits`.
+        InputError: There are no logits; the message says how to pass the argument `logits`.
     """
     result = output
     if logits is not None:
@@ -61,7 +61,7 @@ def take_logits(output: Any, logits: Logits | None, need: str = "a classifier re
 
 
 def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield everything in nested values that is no container, with its path.
+    """Yield (path, value) of everything in nested values that is no container.
 
     >>> list(leaves({"out": 1, "more": [2, (3,)]}))
     [("['out']", 1), ("['more'][0]", 2), ("['more'][1][0]", 3)]
@@ -84,7 +84,7 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], values: Any) -> Any:
-    """Return nested values of the same kind with the result of a function in place of each tensor.
+    """Return a copy of nested values in which each tensor is replaced by the result of a function for it.
 
     Args:
         change: The function.
@@ -105,12 +105,12 @@ def map_tensors(change: Callable[[Tensor], Tensor], values: Any) -> Any:
 
 
 def move(values: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """Return nested values with their tensors on a device, those of floating-point numbers in a data type.
+    """Return a copy of nested values with all tensors on a device, and floating-point tensors in a data type.
 
     Args:
         values: Tuples, lists, dicts and dataclasses, nested.
         device: The device; None leaves the tensors where they are.
-        dtype: The data type; None leaves it.
+        dtype: The data type of floating-point tensors; None leaves it as it is. Other tensors keep theirs.
     """
 
     def change(tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def move(values: Any, device: torch.device | str | None = None, dtype: torch.dty
 
 
 def describe(values: Any) -> str:
-    """Return the shapes of the tensors in nested values, for messages.
+    """Return the shapes of the tensors in nested values, and the types of other values, for messages.
 
     >>> describe((torch.zeros(1, 3), {"scale": 2}))
     "[0] (1, 3), [1]['scale'] int"
@@ -135,23 +135,26 @@ def describe(values: Any) -> str:
 
 
 def has_rows(inputs: Inputs) -> bool:
-    """Return whether the inputs of a network are a list, or tensors that all have a row for each image."""
+    """Return whether the number of images can be read off the inputs of a network, and changed.
+
+    This is so for a list of images, and for tensors that all have the same first size.
+    """
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors_in(inputs)}
     return isinstance(inputs, list) or (len(sizes) == 1 and sizes != {0})
 
 
 def count_rows(inputs: Inputs) -> int:
-    """Return the number of images in the inputs of a network; 1 where the tensors have different first sizes."""
+    """Return the number of images in the inputs of a network; 1 where `has_rows` is false."""
     if not has_rows(inputs):
         return 1
     return len(inputs) if isinstance(inputs, list) else len(tensors_in(inputs)[0])
 
 
 def take_rows(inputs: Any, count: int) -> Any:
-    """Return the inputs of a network with so many images: the first ones, which are repeated if they are too few.
+    """Return the inputs of a network with another number of images: the first ones, repeated if there are too few.
 
     Args:
-        inputs: The inputs. Tensors with different first sizes stay as they are.
+        inputs: The inputs; they are returned as they are where `has_rows` is false.
         count: Number of images, at least 1.
     """
     rows = count_rows(inputs)
@@ -165,7 +168,9 @@ def take_rows(inputs: Any, count: int) -> Any:
 
 
 def draw_like(inputs: Any, generator: torch.Generator, dtype: torch.dtype) -> Any:
-    """Return inputs of the same shapes on the CPU, with random normal numbers; whole numbers, such as tokens, stay.
+    """Return inputs of the same shapes on the CPU, with random normal numbers.
+
+    Tensors of whole numbers, such as tokens, keep their values.
 
     Args:
         inputs: The inputs of a network.
@@ -190,14 +195,16 @@ def compare_outputs(output: Any, expected: Any, name: str) -> tuple[float, float
         name: What the changed network is, for messages.
 
     Returns:
-        The largest absolute difference and the largest absolute value of the tensor that differs most as a share of it.
+        Of one tensor, the largest absolute difference and the largest absolute expected value. It is the tensor for
+        which the first is the largest share of the second.
 
     Raises:
         InputError: They return different kinds of values, or tensors of different shapes.
     """
     ours, theirs = dict(leaves(output)), dict(leaves(expected))
-    if odd := sorted(ours.keys() ^ theirs.keys()):
-        raise InputError(f"{name} returns other values than the original: one of them has no output{odd[0]}")
+    if unmatched := sorted(ours.keys() ^ theirs.keys()):
+        who = "the original" if unmatched[0] in ours else name
+        raise InputError(f"{name} returns other values than the original: output{unmatched[0]} is missing in {who}")
     difference, scale = 0.0, 0.0
     for path, value in theirs.items():
         found, wanted = _as_numbers(ours[path]), _as_numbers(value)
@@ -208,7 +215,7 @@ def compare_outputs(output: Any, expected: Any, name: str) -> tuple[float, float
         if found is None or wanted is None or not wanted.numel():
             continue
         distance, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-        # What is NaN differs most: a comparison with it is false.
+        # A NaN counts as the largest difference. Every comparison with it is false, so the condition is negated.
         if scale == 0 == difference or not (math.isnan(difference) or distance * scale <= difference * largest):
             difference, scale = distance, largest
     return difference, scale
@@ -236,7 +243,7 @@ def _is_container(values: Any) -> bool:
 
 
 def _entries(values: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of what a container holds; nothing for what is no container."""
+    """Yield (path, value) of each entry of a container; nothing for a value that is no container."""
     if isinstance(values, Mapping):
         yield from ((f"[{key!r}]", value) for key, value in values.items())
     elif isinstance(values, tuple) and hasattr(values, "_fields"):

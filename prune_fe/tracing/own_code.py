@@ -1,12 +1,12 @@
-"""Follow norms and layers whose forward pass is code of the user's: what has no rule as a whole.
+"""Follow norms and layers whose forward pass is the user's own code, for which `module_rules.py` has no rule.
 
-A norm of a network's own, such as a layer norm for maps, computes statistics over the channels: a mean, a variance. A
-removed channel has no part in them, as it has none in those of a layer norm of torch's. Masking it with zero does not
-say that. Therefore the calls that compute such statistics are recorded here, and the masked network leaves the removed
-channels out of them (`pruning/masked_code.py`). Everything else that the code does is compared as it is.
+A hand-written norm, such as a layer norm for maps, computes statistics over the channels: a mean, a variance. Removed
+channels do not count in them, but channels that are masked would count as zeros. Therefore the calls that compute such
+statistics are recorded here, and the masked network leaves the removed channels out of them (`pruning/masked_code.py`).
+Everything else that the code does is the same in the masked network.
 
-A layer of a network's own, such as a convolution that standardises its weights, may change them before it calls the
-function of torch's that its base class calls. That function is followed as the layer.
+A hand-written layer derives from one of torch's, such as a convolution that standardises its weights, and passes the
+changed weights to the function that torch's layer calls. This call is followed like torch's layer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MIXING_NORMS = frozenset({"layer_norm", "rms_norm", "group_norm"})
 """The norm functions that compute one channel from several."""
 
-STATISTICS = (names(Kind.REDUCING) - names(Kind.REDUCING, traits=Trait.SELECTS)) | MIXING_NORMS
-"""The functions whose calls are counted: those that can be computed of some of the channels."""
+STATISTIC_FUNCTIONS = (names(Kind.REDUCING) - names(Kind.REDUCING, traits=Trait.SELECTS)) | MIXING_NORMS
+"""The functions that compute statistics and can also do so for some of the channels; their calls are counted."""
 
 LAYER_FUNCTIONS = names(Kind.CONVOLUTION) | {"linear"}
 """The functions that layers pass their weights to."""
@@ -44,12 +44,12 @@ class Run:
     Attributes:
         module: The module's name.
         number: How often it ran before.
-        is_own: Whether its code is followed, and calls no other module with parameters.
-        calls: How many functions of STATISTICS it has called.
-        statistics: Those that were computed over channels: the number of the call, the ids of the tensor, the dimension
-            of its channels, and the reason why they are fixed if the module is no norm ("" for none).
-        layer: The axes of the module, if it called its layer's function.
-        read: The ids of the tensors that it passed to this function; None for one without channels.
+        is_own: Whether its code is followed function by function, and no module inside it has parameters.
+        calls: How often it has called functions of STATISTIC_FUNCTIONS.
+        statistics: Those of these calls that compute over channels: the number of the call, the ids of the tensor, the
+            dimension of its channels, and the reason why they are fixed if the module is no norm ("" for none).
+        layer: The axes of the inputs and outputs, if the module is a layer and called its function.
+        read: The ids of the tensors that it passed to this function; None for a tensor without channels.
     """
 
     module: str
@@ -78,7 +78,7 @@ def begin_run(builder: GraphBuilder, name: str) -> None:
 
 
 def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None:
-    """Note that a module has run, and judge what it did.
+    """Note that a module has run: add the axes of its statistics, or fix the channels of a layer that reorders them.
 
     Args:
         builder: The graph.
@@ -88,23 +88,23 @@ def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None
     builder.running.pop()
     run = builder.runs.pop()
     if run.layer is not None:
-        _judge_layer(builder, run, value, output)
+        _fix_unless_in_order(builder, run, value, output)
     elif run.statistics:
-        _judge_norm(builder, run, value, output)
+        _add_statistics(builder, run, value, output)
 
 
 def count_call(builder: GraphBuilder, function: str) -> None:
     """Count a call of a function in the module that is running."""
-    if builder.runs and function in STATISTICS:
+    if builder.runs and function in STATISTIC_FUNCTIONS:
         builder.runs[-1].calls += 1
 
 
 def record_statistic(builder: GraphBuilder, ids: Tensor, dim: int, otherwise: str = "") -> None:
-    """Record that the function that is called now computes a statistic over channels.
+    """Record that the current call computes a statistic over channels.
 
     Args:
         builder: The graph.
-        ids: Of the tensor.
+        ids: The ids of the tensor that it reads.
         dim: The dimension of its channels.
         otherwise: Why the channels are fixed if the module that is running is no norm; "" if they are not.
     """
@@ -115,8 +115,8 @@ def record_statistic(builder: GraphBuilder, ids: Tensor, dim: int, otherwise: st
         builder.fix(ids, otherwise)
 
 
-def _judge_norm(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
-    """Add an axis for each statistic, if the module returns the channels that it was called with, as norms do."""
+def _add_statistics(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
+    """Add an axis for each statistic if the module is a norm: its output has the shape and channels of its input."""
     ids = builder.ids.get(output) if isinstance(output, Tensor) else None
     is_norm = value is not None and ids is not None and ids.shape == value.shape and len(varying_dims(ids)) == 1
     for call, reduced, dim, otherwise in run.statistics:
@@ -175,10 +175,10 @@ def _balance_groups(builder: GraphBuilder, channels: IdArray, groups: int) -> No
 
 
 def follow_own_layer(builder: GraphBuilder, call: Call) -> bool:
-    """Follow the function that a layer with code of its own passes its weights to.
+    """Follow a call in which a hand-written layer passes its weights to the function that torch's layer calls.
 
     Returns:
-        False if the call is another one.
+        Whether it is such a call; other calls are not followed here.
     """
     run = builder.runs[-1] if builder.runs else None
     if run is None or call.name not in LAYER_FUNCTIONS or not is_own_layer(builder.modules[run.module]):
@@ -203,8 +203,8 @@ def follow_own_layer(builder: GraphBuilder, call: Call) -> bool:
     return True
 
 
-def _judge_layer(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
-    """Fix the channels of a layer unless the module reads and returns them in the order of its weights."""
+def _fix_unless_in_order(builder: GraphBuilder, run: Run, value: Tensor | None, output: object) -> None:
+    """Fix the channels of a hand-written layer unless it reads and returns them in the order of its weights."""
     assert run.layer is not None
     first, last = run.layer
     given = builder.ids.get(value) if value is not None else None
@@ -221,7 +221,7 @@ def _judge_layer(builder: GraphBuilder, run: Run, value: Tensor | None, output: 
 
 
 def _rows_of(ids: Tensor, axis: Axis) -> IdArray:
-    """Return the different rows of ids along the dimension in which a layer has its channels."""
+    """Return the distinct rows of ids along the dimension of an axis; no rows if the tensor has too few dimensions."""
     return rows_along(ids, ids.ndim + axis.dim) if ids.ndim + axis.dim >= 0 else np.zeros((0, 0), int)
 
 

@@ -1,6 +1,7 @@
-"""Tensors that a network has under several names, such as the tied weights of two layers, and what these have to share.
+"""Find tensors that a network has under several names, such as tied weights, and couple the channels of their layers.
 
-All names keep one tensor, so that the channels of one layer are those of the others, also where these do not run.
+After a cut all names have one tensor again. So what one of the layers loses, the others lose too, even if they do not
+run.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from prune_fe.tracing.module_rules import convolution_axes, has_module_rule
 from prune_fe.tracing.ops import NORM_MODULES
 
 LAYERS = (_ConvNd, nn.Linear, *NORM_MODULES)
-"""Modules that have axes even if they did not run, whatever their own code does."""
+"""Layers and norms that get axes if they share a tensor, even if they did not run or have code of their own."""
 
 TensorName = tuple[str, str]
 """The module that has a parameter or buffer, and the attribute."""
 
 
 def all_tensor_names(model: nn.Module) -> Iterator[tuple[TensorName, Tensor]]:
-    """Yield every name of every parameter, then of every buffer. A module with several names has the first of them."""
+    """Yield every name of every parameter, then of every buffer, with the tensor. Only a module's first name is used."""
     modules = dict(model.named_modules())
     for kind in ("_parameters", "_buffers"):
         for module, owner in modules.items():
@@ -41,7 +42,7 @@ def find_shared_tensors(model: nn.Module) -> list[list[TensorName]]:
 
 
 def find_shared_memory(model: nn.Module) -> list[tuple[str, str]]:
-    """Return pairs of names of parameters that are two, but have their values in the same memory."""
+    """Return the names of each two parameters that have their values in the same memory, but are not one parameter."""
     first_names: dict[tuple[int, tuple[int, ...]], str] = {}
     pairs = []
     for name, weight in model.named_parameters():
@@ -107,17 +108,17 @@ def couple_shared_tensors(builder: GraphBuilder, uses: Mapping[int, Collection[t
                 _add_axes(builder, name[0])
                 _couple_own_axis(builder, *name)
     for names in shared:
-        places = {name: _axes_by_dim(builder, *name) for name in names}
-        with_axes = {module for (module, _), axes in places.items() if axes}
+        axes_of = {name: _axes_by_dim(builder, *name) for name in names}
+        with_axes = {module for (module, _), axes in axes_of.items() if axes}
         # Other attributes of a layer, and those of modules without a rule, follow the names that layers read.
         read = [
             name
             for name in names
-            if places[name] or (name[0] not in with_axes and has_module_rule(builder.modules[name[0]]))
+            if axes_of[name] or (name[0] not in with_axes and has_module_rule(builder.modules[name[0]]))
         ]
-        for dim in sorted({dim for axes in places.values() for dim in axes}):
-            _couple_along(builder, read, dim, places)
-        _fix_if_read_elsewhere(builder, names, places, uses)
+        for dim in sorted({dim for axes in axes_of.values() for dim in axes}):
+            _couple_along(builder, read, dim, axes_of)
+        _fix_if_read_elsewhere(builder, names, axes_of, uses)
 
 
 def _add_axes(builder: GraphBuilder, name: str) -> None:
@@ -136,7 +137,7 @@ def _add_axes(builder: GraphBuilder, name: str) -> None:
 
 
 def _couple_own_axis(builder: GraphBuilder, module: str, attribute: str) -> None:
-    """Couple the axes of a layer that did not run to its tensor's own axis, if other code used it by this name."""
+    """Couple the axes of a layer that did not run to the axis of its tensor, if other code used the tensor by this name."""
     axes = [axis for axis in builder.axes_of(module) if axis.call is None]
     for own in (axis for axis in axes if axis.side == attribute):
         for axis in axes:
@@ -145,10 +146,10 @@ def _couple_own_axis(builder: GraphBuilder, module: str, attribute: str) -> None
 
 
 def _axes_by_dim(builder: GraphBuilder, module: str, attribute: str) -> dict[int, Axis]:
-    """Return dimension of a tensor -> the axis of its module that has the channels there."""
+    """Return, for each dimension of a tensor that has channels, the axis of its module that these belong to."""
     axes = {}
     tensor_axes = [axis for axis in builder.axes_of(module) if axis.call is None]
-    # A tensor that the module's own code uses has an axis of its name, and no other.
+    # A tensor that the module's own code uses has an axis of its own name; the module's other axes do not count then.
     for axis in [axis for axis in tensor_axes if axis.side == attribute] or tensor_axes:
         for name, dim in find_axis_tensors(builder.modules[module], axis):
             if name == attribute:
@@ -157,14 +158,14 @@ def _axes_by_dim(builder: GraphBuilder, module: str, attribute: str) -> dict[int
 
 
 def _couple_along(
-    builder: GraphBuilder, names: Sequence[TensorName], dim: int, places: Mapping[TensorName, Mapping[int, Axis]]
+    builder: GraphBuilder, names: Sequence[TensorName], dim: int, axes_of: Mapping[TensorName, Mapping[int, Axis]]
 ) -> None:
     """Couple the channels that several layers have along one dimension of the tensor that they share."""
-    axes = [places[name].get(dim) for name in names]
+    axes = [axes_of[name].get(dim) for name in names]
     size = getattr(builder.modules[names[0][0]], names[0][1]).shape[dim]
-    layouts = {None if axis is None else (_parts(axis), len(axis.channels)) for axis in axes}
+    layouts = {None if axis is None else (_group_count(axis), len(axis.channels)) for axis in axes}
     known = [axis for axis in axes if axis is not None]
-    if layouts == {(_parts(known[0]), size * _parts(known[0]))}:
+    if layouts == {(_group_count(known[0]), size * _group_count(known[0]))}:
         for axis in known[1:]:
             builder.couple(known[0].channels, axis.channels)
         return
@@ -176,14 +177,14 @@ def _couple_along(
 def _fix_if_read_elsewhere(
     builder: GraphBuilder,
     names: Sequence[TensorName],
-    places: Mapping[TensorName, Mapping[int, Axis]],
+    axes_of: Mapping[TensorName, Mapping[int, Axis]],
     uses: Mapping[int, Collection[tuple[str, str]]],
 ) -> None:
-    """Fix the channels of a tensor with several names that code reads which was not followed, such as an embedding."""
+    """Fix the channels of a tensor with several names if code that is not followed reads it too, such as an embedding."""
     tensor = getattr(builder.modules[names[0][0]], names[0][1])
-    axes = [axis for of_name in places.values() for axis in of_name.values()]
-    # A tensor of the code's own was followed, wherever it is read.
-    if any(axis.side == attribute for (_, attribute), of_name in places.items() for axis in of_name.values()):
+    axes = [axis for by_dim in axes_of.values() for axis in by_dim.values()]
+    # A tensor with an axis of its own name was followed wherever code reads it.
+    if any(axis.side == attribute for (_, attribute), by_dim in axes_of.items() for axis in by_dim.values()):
         return
     elsewhere = sorted({module for module, _ in uses.get(id(tensor), ())} - {axis.module for axis in axes})
     for axis in axes if elsewhere else ():
@@ -192,6 +193,9 @@ def _fix_if_read_elsewhere(
         builder.fix(to_tensor(axis.channels), f"{listed} are one tensor, which {where} reads too")
 
 
-def _parts(axis: Axis) -> int:
-    """Return how many parts of the rows of a weight have inputs of their own."""
+def _group_count(axis: Axis) -> int:
+    """Return the number of a grouped convolution's groups if the axis is that of its inputs, else 1.
+
+    The weight has the inputs of each group in one dimension, which is so many times smaller than the axis.
+    """
     return axis.blocks if axis.side == "in" else 1

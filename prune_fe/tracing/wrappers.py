@@ -11,24 +11,24 @@ from prune_fe.tracing.copying import copy_modules, keeping_state
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.watching import evaluating
 
-PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-"""Classes that hold the network that they run as `module`."""
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""The wrappers whose attribute `module` is the network that they run."""
 
 
 def unwrap(model: nn.Module, example: Inputs | None = None) -> nn.Module:
-    """Return the network in a wrapper: its names, weights and outputs are those of the network that was wrapped.
+    """Return the network that a wrapper holds; a module that is no wrapper is returned as it is.
 
-    Wrappers are DataParallel, DistributedDataParallel, AveragedModel, what torch.compile returns, and modules that hold
-    one network beside how it is trained, as those of Lightning do: they have a `training_step`. Wrappers within
-    wrappers, and compiled parts of a network, are unwrapped too.
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel, what torch.compile returns, and modules that have
+    a `training_step` and hold one network, such as a LightningModule. Wrappers within wrappers, and compiled parts of a
+    network, are unwrapped too.
 
     Args:
         model: Any module.
-        example: Inputs of the network. A module with a `training_step` stays as it is if it returns anything else for
-            them than the network in it.
+        example: Inputs of the network. A module with a `training_step` whose output for them differs from that of the
+            network in it is no wrapper. None: it is not run, and counts as a wrapper.
 
     Returns:
-        The network itself; for one with compiled parts a copy that has the same parameters and buffers.
+        The network itself, or, if parts of it are compiled, a copy that has the same parameters and buffers.
     """
     while (inner := _find_wrapped(model) or _find_trained(model, example)) is not None:
         model = inner
@@ -45,14 +45,14 @@ def unwrap(model: nn.Module, example: Inputs | None = None) -> nn.Module:
 
 def _find_wrapped(model: nn.Module) -> nn.Module | None:
     """Return the network that a wrapper of torch holds; None for any other module."""
-    if isinstance(model, PARALLEL):
+    if isinstance(model, WRAPPERS):
         return model.module
     # Its class is in torch._dynamo, which takes a second to import.
     return model._modules["_orig_mod"] if type(model).__name__ == "OptimizedModule" else None
 
 
 def _find_trained(model: nn.Module, example: Inputs | None) -> nn.Module | None:
-    """Return the network in a module that says how it is trained; None for a module that does more than that."""
+    """Return the network in a module with a `training_step`; None if there is none, or the module does more than run it."""
     if not callable(getattr(model, "training_step", None)) or model._parameters:
         return None
     parts = [part for part in model.children() if next(part.parameters(), None) is not None]

@@ -110,7 +110,7 @@ def test_the_output_that_differs_most_is_compared() -> None:
     [
         (torch.ones(2), torch.ones(3), r"it returns \(2,\), the original \(3,\)"),
         ({"a": torch.ones(2)}, {"a": torch.ones(3)}, r"it returns \(2,\) as output\['a'\], the original \(3,\)"),
-        ([torch.ones(2)], [torch.ones(2)] * 2, r"one of them has no output\[1\]"),
+        ([torch.ones(2)], [torch.ones(2)] * 2, r"output\[1\] is missing in it"),
         ((torch.ones(2), None), (torch.ones(2), "x"), r"it returns a NoneType as output\[1\], the original a str"),
     ],
 )
