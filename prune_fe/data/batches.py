@@ -85,7 +85,7 @@ class Loader(DataLoader[Any]):
 
 
 def _collate(samples: Any) -> Any:
-    """Return a `PixelBatch` as it is, and anything else as a DataLoader does."""
+    """Return a `PixelBatch` as it is, and collate anything else as a DataLoader does."""
     if isinstance(samples, PixelBatch):
         return samples
     try:
@@ -98,7 +98,7 @@ def _collate(samples: Any) -> Any:
                 "them to one size"
             ) from error
         raise DataError(f"images that do not go together in one batch: {first_line(error)}") from error
-    # default_collate makes a list of a tuple of inputs.
+    # default_collate turns a tuple of inputs into a list, which would be a single argument.
     if isinstance(samples[0], tuple) and isinstance(samples[0][0], tuple) and type(batch[0]) is list:
         batch[0] = tuple(batch[0])
     return batch
@@ -128,20 +128,28 @@ def validate_batches(batches: Batches, device: torch.device | None = None) -> It
 
 
 def _require_pair(batch: Any, number: int) -> tuple[Inputs, Tensor]:
-    """Return the images and the labels of a batch, after checking that they are dense tensors."""
+    """Return the images and the labels of a batch, after checking that they consist of dense tensors."""
     pair = list(batch) if isinstance(batch, tuple | list) else []
     parts = dict(leaves(pair[0])) if len(pair) == 2 else {}
     if not parts or not all(isinstance(part, Tensor) for part in (*parts.values(), pair[1])):
-        kind = type(batch).__name__
-        raise InputError(f"data: batch {number} is a {kind}; it must be two tensors, images and labels")
+        raise InputError(
+            f"data: batch {number} is {_describe_batch(batch)}; it must be two tensors, images and labels, or several "
+            "tensors of images in a tuple, list or dict"
+        )
     for part in (*parts.values(), pair[1]):
         if fault := find_layout_fault(part):
             raise InputError(f"data: batch {number} {fault}")
     images, labels = pair
-    # default_collate makes a list of several inputs. One of images, as for a detector, has an entry for each label.
+    # A DataLoader turns a tuple of inputs into a list. A list of images, as for a detector, has one for each label.
     if isinstance(images, list) and labels.ndim == 1 and len(images) != len(labels):
         images = tuple(images)
     return images, labels
+
+
+def _describe_batch(batch: Any) -> str:
+    """Return the type of a batch, for messages, and of its entries if it is a tuple or list of at most four."""
+    entries = [type(entry).__name__ for entry in batch] if isinstance(batch, tuple | list) else []
+    return f"a {type(batch).__name__}" + (f" ({', '.join(entries)})" if 0 < len(entries) <= 4 else "")
 
 
 def _has_images(images: Inputs, count: int) -> bool:

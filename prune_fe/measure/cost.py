@@ -138,11 +138,11 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
 
 
 class _Flat(nn.Module):
-    """A network that is called with tensors alone and returns a tuple of tensors, as fvcore can trace it.
+    """Takes and returns tensors alone, as fvcore needs, around a network with inputs and outputs of any kind.
 
     Args:
         network: The network.
-        inputs: What it is called with: its tensors are replaced by those that this module is called with.
+        inputs: Its inputs; the tensors that this module is called with take the place of their tensors.
     """
 
     def __init__(self, network: nn.Module, inputs: Inputs) -> None:

@@ -221,7 +221,7 @@ def _converted_copy(network: nn.Module, device: torch.device, dtype: str, memory
 
 
 def _random_inputs(example: Inputs, setting: Setting) -> Any:
-    """Return random inputs for a setting like an example's; whole numbers, such as tokens, stay."""
+    """Return random inputs like an example for a setting; whole numbers, such as tokens, keep their values."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(tensor: Tensor) -> Tensor:

@@ -65,8 +65,9 @@ class Exported:
         path: The file.
         format: Its format.
         max_difference: The largest absolute difference of a logit or other output, over all batch sizes in `batches`.
-        largest_logit: The largest absolute value of it that the model returns for the same inputs.
-        batches: The batch sizes that were tried: that of the example alone if it has no row for each image.
+        largest_logit: The largest absolute value of this output that the model returns for the same inputs.
+        batches: The batch sizes that were tried; (1,) if the example's tensors have different first sizes, and the file
+            is for tensors of these sizes only.
         bytes: Size on the disk, of all files.
         opset: The version of ONNX's operators; None for other formats.
         weights: The file beside `path` that holds the weights, if one ONNX file cannot hold them.
@@ -106,8 +107,8 @@ def export(
         path: The file, which must not exist, ending in .onnx or .pt2.
         example: (images, channels, height, width), a tuple of positional arguments, or a dict of keyword arguments. Of
             floating-point tensors only the shape is used: the file is for images of this size. In an ONNX file the
-            inputs are named "images" or after the arguments, and the outputs "logits" or after their keys. A network
-            that returns anything else than a tensor returns a tuple of its tensors in the file.
+            inputs are named "images" or after the arguments, and the outputs "logits" or after their keys. If the
+            network returns anything else than a tensor, the file returns a tuple of the tensors in it.
         format: "onnx", or "torch-export" for plain torch.
         about: Anything worth keeping that JSON can express: metadata "about" of an ONNX file, extra file about.json
             of a .pt2 file.
@@ -128,13 +129,16 @@ def export(
     batches = BATCHES if _has_batch(example) else (count_rows(example),)
     random = torch.Generator().manual_seed(0)
     inputs = [draw_like(take_rows(example, batch), random, torch.float32) for batch in batches]
-    expected = [_run(twin, batch) for batch in inputs]
-    traced = twin if isinstance(expected[0], Tensor) else _ReturningTensors(twin)
+    expected = [_run_checked(twin, batch) for batch in inputs]
+    traced = twin if isinstance(expected[0], Tensor) else _TupleOfTensors(twin)
     signature = _Signature.of(twin, traced, example, expected[0])
     program = _trace(traced, signature, example)
     with new_files(path, sum(weight.nbytes for weight in program.state_dict.values())) as file:
-        write = _write_onnx if format == "onnx" else _write_pt2
-        opset = write(program, file, notes, signature)
+        opset = None
+        if format == "onnx":
+            opset = _write_onnx(program, file, notes, signature)
+        else:
+            _write_pt2(program, file, notes)
         try:
             call = _load_onnx(file, threads, signature) if format == "onnx" else partial(run, _load_pt2(file))
             outputs = [call(batch) for batch in inputs]
@@ -188,7 +192,7 @@ class _Signature:
 
         Args:
             model: The network, whose arguments give the inputs their names.
-            traced: The network, or a `_ReturningTensors` of it, that is traced.
+            traced: The network, or a `_TupleOfTensors` around it, that is traced.
             example: Its inputs.
             output: What it returns for them.
         """
@@ -207,8 +211,8 @@ class _Signature:
         )
 
 
-class _ReturningTensors(nn.Module):
-    """A network that returns a tuple of the tensors that it returns otherwise in some other form."""
+class _TupleOfTensors(nn.Module):
+    """Returns the tensors that a network returns, in a tuple."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -236,7 +240,7 @@ def _describe_shapes(example: Inputs) -> Any:
     return shapes[""] if isinstance(example, Tensor) else shapes
 
 
-def _run(model: nn.Module, inputs: Inputs) -> Any:
+def _run_checked(model: nn.Module, inputs: Inputs) -> Any:
     """Return what a network returns, which must hold tensors, and only finite ones."""
     name = type(model).__name__
     try:
@@ -283,7 +287,7 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, notes: str, s
     return graph.model.opset_imports[""]
 
 
-def _write_pt2(program: torch.export.ExportedProgram, file: Path, notes: str, signature: _Signature) -> None:
+def _write_pt2(program: torch.export.ExportedProgram, file: Path, notes: str) -> None:
     """Write a .pt2 file."""
     content = io.BytesIO()  # torch's own writer does not report a full disk.
     with _ignore_warnings():
@@ -314,7 +318,9 @@ def _load_pt2(file: Path) -> nn.Module:
 
 
 def _max_difference(outputs: Sequence[Any], expected: Sequence[Any]) -> tuple[float, float]:
-    """Return the largest absolute difference, infinite for a wrong shape, NaN if an output is, and the largest value.
+    """Return the largest absolute difference of the outputs and their largest absolute expected value.
+
+    The difference is infinite if a shape differs, and NaN if an output is.
 
     Args:
         outputs: What the graph returned for each batch, as a list of tensors.

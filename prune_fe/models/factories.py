@@ -31,13 +31,13 @@ ALLOWED_ARGUMENTS: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Factory:
-    """A constructor, and what turns its network into another one.
+    """A constructor of a library, and what turns the network that it makes into a given one.
 
     Attributes:
-        name: Its name, such as "torchvision/resnet18".
+        name: The constructor's name, such as "torchvision/resnet18".
         arguments: Its arguments.
-        settings: The settings of the other network's modules, without `added`.
-        added: The attributes that the other network's modules have and the constructor does not make.
+        settings: The settings of the given network's modules, without `added`.
+        added: The attributes of the given network's modules that the constructor does not make.
     """
 
     name: str
@@ -69,7 +69,7 @@ def find_factory(model: nn.Module) -> Factory | None:
 
 
 def _tensor_names(model: nn.Module) -> set[TensorName]:
-    """Return all names of parameters and buffers, of which some may be the same tensor."""
+    """Return all names of parameters and buffers; some may be names of the same tensor."""
     return {name for name, _ in all_tensor_names(model)}
 
 

@@ -20,7 +20,7 @@ MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 MAX_BYTES = 2**25
 """Size of the largest manifest that is read; those of the largest networks have a few MiB."""
 
-KINDS: Mapping[str, Any] = {
+KINDS: dict[str, Any] = {
     "class": str,
     "factory": str | None,
     "arguments": dict,
@@ -31,9 +31,9 @@ KINDS: Mapping[str, Any] = {
 }
 """The keys of a manifest beside "format", and the types of their values."""
 
-OPTIONAL: Mapping[str, Any] = {"added": dict, "tied": dict, "channels_last": list}
-"""The keys that a manifest has only where there is something to say: attributes of modules that the constructor does
-not make, names of tensors -> the first name of the same tensor, and the tensors that are laid out in channels-last."""
+OPTIONAL: dict[str, Any] = {"added": dict, "tied": dict, "channels_last": list}
+"""The keys that a manifest has only if their values are not empty: attributes of modules that the constructor does not
+make; further name of a tensor -> its first name; the names of tensors that are laid out in channels-last."""
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -66,17 +66,14 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def _find_fault(manifest: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the types of a manifest's values; None if nothing is."""
-    for key, kind in KINDS.items():
-        if key not in manifest or not isinstance(manifest[key], kind):
-            return f"{key!r} is missing or of a wrong type"
-    values = {key: manifest.get(key, kind()) for key, kind in OPTIONAL.items()}
-    for key, kind in OPTIONAL.items():
-        if not isinstance(values[key], kind):
+    values = {key: kind() for key, kind in OPTIONAL.items()} | dict(manifest)
+    for key, kind in (KINDS | OPTIONAL).items():
+        if key not in values or not isinstance(values[key], kind):
             return f"{key!r} is missing or of a wrong type"
     for key in ("settings", "added"):
-        if not all(isinstance(own, dict) for own in manifest.get(key, {}).values()):
+        if not all(isinstance(own, dict) for own in values[key].values()):
             return f"{key!r} holds something else than modules"
-    names = {"frozen": manifest["frozen"], "tied": values["tied"].values(), "channels_last": values["channels_last"]}
+    names = {"frozen": values["frozen"], "tied": values["tied"].values(), "channels_last": values["channels_last"]}
     for key, listed in names.items():
         if not all(isinstance(name, str) for name in listed):
             return f"{key!r} holds something else than names"

@@ -19,16 +19,10 @@ from prune_fe.models.build import build
 from prune_fe.models.factories import build_from_factory, check_arguments, find_factory
 from prune_fe.models.manifest import FORMAT, MANIFEST, WEIGHTS, compute_digest, read_manifest
 from prune_fe.models.settings import CHANNEL_COUNTS, add_settings, apply_settings, whole_number_settings
-from prune_fe.models.tensors import (
-    check_channel_counts,
-    named_tensors,
-    parse_tensors,
-    set_tensors,
-    tensors_to_save,
-    tied_names,
-)
+from prune_fe.models.tensors import check_channel_counts, parse_tensors, set_tensors, tensors_to_save, tied_names
 from prune_fe.tracing.memory_format import CHANNELS_LAST, is_channels_last, to_channels_last
 from prune_fe.tracing.quantised import require_float
+from prune_fe.tracing.shared_tensors import named_tensors
 from prune_fe.tracing.weights import require_module, require_sound_weights
 from prune_fe.tracing.wrappers import unwrap
 
@@ -38,9 +32,9 @@ def save(model: nn.Module, path: str | Path, about: Mapping[str, Any] | None = N
 
     The folder holds `model.safetensors` and `manifest.json`. The manifest contains the settings of every module,
     `about`, the SHA-256 of the content and, for networks of prune_fe, torchvision and timm, the constructor; other
-    networks must be built by the caller of `load`. It also says which names are one tensor, and which weights are laid
-    out in channels-last. Of a library's network, attributes that were added to it (numbers, texts, tuples of these) are
-    saved too; of other networks, those that are whole numbers.
+    networks must be built by the caller of `load`. It also says which names share one tensor, and which weights are in
+    channels-last. Attributes that were added to the network of such a library (numbers, texts, tuples of these)
+    are saved too; of other networks, attributes that are whole numbers.
 
     Args:
         model: The network. One in a wrapper, such as DistributedDataParallel, is saved without it.
@@ -100,7 +94,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     Args:
         path: The folder.
         model: A freshly built network of the same architecture, which is changed and returned; needed only if the
-            manifest names no constructor. One in a wrapper is unwrapped.
+            manifest names no constructor. If it is in a wrapper, the network without the wrapper is returned.
 
     Returns:
         The network, on the CPU, in evaluation mode.
@@ -131,7 +125,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     tensors = parse_tensors(content, path)
     for name in manifest.get("channels_last", ()):
         if name not in tensors or tensors[name].ndim not in CHANNELS_LAST:
-            raise CheckpointError(f"{path}: {name!r} is to be channels-last, there is no such tensor of 4 or 5 axes")
+            raise CheckpointError(
+                f"{path}: {MANIFEST} says that {name!r} is laid out in channels-last, but {WEIGHTS} holds no tensor of "
+                "this name with 4 or 5 dimensions"
+            )
         tensors[name] = to_channels_last(tensors[name])
     set_tensors(model, tensors, path, manifest.get("tied", {}))
     check_channel_counts(model, path)

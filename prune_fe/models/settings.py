@@ -126,11 +126,11 @@ def add_settings(model: nn.Module, added: Settings, where: object) -> None:
 
 
 def _can_be_added(module: nn.Module, key: str, value: Any) -> bool:
-    """Return whether an attribute that a constructor did not set may be set: it must hide nothing of the module's."""
+    """Return whether an attribute that a constructor did not set may be set: it must not hide a method or a tensor."""
     if not key.isidentifier() or key.startswith("__") or key in _NO_SETTINGS or not _is_plain(value):
         return False
     of_class = [vars(base)[key] for base in type(module).__mro__ if key in vars(base)]
-    if of_class:  # a number that the class has for all, such as `expansion`
+    if of_class:  # an attribute of the class, such as the number `expansion`
         return _kind(_to_json(of_class[0])) == _kind(value)
     return key in vars(module) or not hasattr(module, key)
 
@@ -146,8 +146,8 @@ def apply_settings(model: nn.Module, settings: Settings, where: object, *, may_a
         model: The network.
         settings: module -> attribute -> value, as `module_settings` returns them.
         where: What to name in an error.
-        may_add: Whether attributes may be set that do not exist, or are None or empty: networks of the user's own note
-            sizes when they run.
+        may_add: Whether attributes may be set that do not exist, are None or are an empty list: a user's network may
+            write sizes into such attributes when it runs.
 
     Raises:
         CheckpointError: A module or attribute does not exist, or a value is of another kind.

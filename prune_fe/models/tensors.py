@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.models.manifest import WEIGHTS
-from prune_fe.tracing.shared_tensors import all_tensor_names, find_shared_tensors, full_name, set_tensor
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer by name: shared ones once, also buffers outside the state dict."""
-    return dict(model.named_parameters()) | dict(model.named_buffers())
+from prune_fe.tracing.shared_tensors import (
+    all_tensor_names,
+    find_shared_tensors,
+    full_name,
+    named_tensors,
+    set_tensor,
+)
 
 
 def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ def parse_tensors(content: bytes, where: object) -> dict[str, Tensor]:
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """Return each further name of a parameter or buffer with several -> its first name, as in `named_tensors`."""
+    """Return further name of a parameter or buffer -> its first name, which is the one in `named_tensors`."""
     return {full_name(name): full_name(first) for first, *others in find_shared_tensors(model) for name in others}
 
 
@@ -66,7 +67,8 @@ def set_tensors(
         model: The network.
         tensors: The new tensors, by the names of `named_tensors`.
         where: The folder to name in an error.
-        tied: From `tied_names`; the network's tensors are tied like this, and those with a tensor of their own untied.
+        tied: The result of `tied_names` for the saved network. Its names share a tensor afterwards, and names with a
+            tensor of their own in `tensors` share none.
 
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another kind or number of dimensions.
@@ -89,7 +91,7 @@ def set_tensors(
 
 
 def _tie(model: nn.Module, tied: Mapping[str, str], given: Collection[str], where: object) -> None:
-    """Give a network's tensors the names that they have in a file.
+    """Let names of a network share a tensor if they do so in a file, and give others a tensor of their own.
 
     Args:
         model: The network.
@@ -101,7 +103,10 @@ def _tie(model: nn.Module, tied: Mapping[str, str], given: Collection[str], wher
     modules = dict(model.named_modules())
     for name, first in tied.items():
         if name not in places or first not in places:
-            raise CheckpointError(f"{where}: {name!r} is {first!r} too, the model has not both; another architecture")
+            missing = name if name not in places else first
+            raise CheckpointError(
+                f"{where}: {name!r} and {first!r} are one tensor, but the model lacks {missing!r}; another architecture"
+            )
         owner, attribute = places[first]
         set_tensor(modules[places[name][0]], places[name][1], getattr(modules[owner], attribute))
     for _, *others in find_shared_tensors(model):

@@ -21,7 +21,13 @@ from prune_fe.tracing.copying import find_listed_tensors
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.ops import NORM_MODULES
-from prune_fe.tracing.shared_tensors import find_axis_tensors, find_shared_tensors, full_name, set_tensor
+from prune_fe.tracing.shared_tensors import (
+    find_axis_tensors,
+    find_shared_tensors,
+    full_name,
+    named_tensors,
+    set_tensor,
+)
 
 AxisKey = tuple[str, str]
 """(module, side) of an axis, as in DependencyGraph.axes."""
@@ -57,11 +63,11 @@ class Cutter:
         for key, axis in self.axes.items():
             for attribute, dim in find_axis_tensors(modules[axis.module], axis):
                 if axis.call is not None or (axis.side in ("in", "out", "both") and (key[0], attribute) in self.axes):
-                    continue  # Statistics have no tensor; a tensor that the module's code uses has its own axis.
+                    continue  # A statistic has no tensor, and a tensor that the module's code uses has its own axis.
                 self.tensor_axes.setdefault(full_name((axis.module, attribute)), []).append((key, dim))
         self.shared: set[str] = set()
         for names in find_shared_tensors(model):
-            # Their channels are coupled: the axis of any name will do for a dimension.
+            # The axes of all names are coupled, so that any of them gives the channels of a dimension.
             axes = {dim: key for name in names for key, dim in self.tensor_axes.get(full_name(name), ())}
             for name in map(full_name, names) if axes else ():
                 self.tensor_axes[name] = [(key, dim) for dim, key in axes.items()]
@@ -133,7 +139,7 @@ class Cutter:
         """
         changed = {key for key in after if len(after[key]) != len(before[key])}
         modules = dict(model.named_modules())
-        # The old tensors are kept until all names have the new one: their ids must not be given to others.
+        # id() of an old tensor -> it and the new one. Holding the old one keeps its id from being given to another.
         cut: dict[int, tuple[Tensor, Tensor]] = {}
         listed = find_listed_tensors(model)
         listed_ids = {id(tensor) for _, _, tensor in listed}
@@ -211,11 +217,6 @@ def find_code_sizes(model: nn.Module, graph: DependencyGraph) -> CodeSizes:
             else:
                 candidates[name, attribute] = [counted[sizes.index(n)] if n in sizes else n for n in numbers]
     return candidates
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model by name."""
-    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 def refuse_unlike_weights(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> None:

@@ -44,7 +44,7 @@ class Group:
             blocks.
         keep_one_of: Tuples of positions of which one has to stay: they are the whole input of some module, or one
             piece of a split.
-        demands: What demands the blocks, such as "GroupNorm 'norm' with 4 groups".
+        demands: The causes of the blocks, such as "GroupNorm 'norm' with 4 groups".
     """
 
     layer_units: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -282,6 +282,6 @@ def _find_blocks(
 
 
 def list_demands(demands: Sequence[str]) -> str:
-    """Return what demands blocks, for a message; of many, the first three."""
+    """Return the causes of blocks as a text for messages; of more than three, the first three and a count."""
     shown = [*demands[:3], *([f"{len(demands) - 3} more"] if len(demands) > 3 else [])]
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))

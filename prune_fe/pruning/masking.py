@@ -37,9 +37,9 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
     a zero into something else, and masking a unit is defined on what the next layer reads.
 
     Layers that compute one channel from several (layer and group norms, standardised weights, gates over neighbouring
-    channels) are replaced by those of the pruned network, whose statistics are those of the kept channels. Where such a
-    layer is code of the user's, its code runs on the whole network, and only its statistics are those of the kept
-    channels (`masked_code.py`).
+    channels) are replaced by those of the pruned network, whose statistics are those of the kept channels. Hand-written
+    norms and layers run on all channels, but their statistics and weights are those of the kept channels
+    (`masked_code.py`).
 
     Args:
         model: The whole network.
@@ -89,9 +89,9 @@ def largest_difference(
 ) -> tuple[float, float]:
     """Compare the outputs of a pruned network with those of the masked one.
 
-    Where a network returns several tensors, the one that differs most, as a share of its largest value, is compared.
-    What a network returns may show little: a detector may find nothing, a classifier may return the number of a class.
-    Then the outputs of all layers that keep their units are compared as well.
+    Where a network returns several tensors, the result is that of the tensor that differs most, as a share of its
+    largest value. Outputs may show too little to compare: a detector may find nothing, a classifier may return the
+    number of a class. Then the outputs of all layers that keep their units are compared as well.
 
     Args:
         model: The whole network.
@@ -100,7 +100,8 @@ def largest_difference(
         kept: The channels that the pruned network has.
         inputs: Inputs of both networks.
         watch: A context in which the pruned network runs.
-        mode: The mode in which both run, as a function from a network to a context. Random numbers are the same.
+        mode: Function from a network to a context that puts it in the mode in which it runs. Both networks draw the
+            same random numbers.
 
     Returns:
         The largest absolute difference and the largest absolute output: removing equals masking where the first is
@@ -127,14 +128,14 @@ def largest_difference(
     for name in whole:
         is_cut = (name, "in") in kept and len(kept[name, "in"]) != len(axes[name, "in"].channels)
         if is_cut and not any(map(Tensor.numel, ours[name])):
-            raise InputError(f"layer {name!r} reads nothing when the inputs are random, so its cut cannot be proved")
+            raise InputError(f"layer {name!r} reads nothing when the inputs are random, so its cut cannot be verified")
     if not any(tensor.is_floating_point() and tensor.numel() for tensor in tensors_in(ours)):
         raise InputError("what the model returns for random inputs has no values to compare")
     return compare_outputs([output, ours], [expected, theirs], "the pruned model")
 
 
 def _shows_little(output: Any) -> bool:
-    """Return whether some tensor that a network returned is empty, or none is of floating-point numbers."""
+    """Return whether a network returned an empty tensor, or no tensor of floating-point numbers."""
     tensors = tensors_in(output)
     return not any(tensor.is_floating_point() for tensor in tensors) or not all(tensor.numel() for tensor in tensors)
 
@@ -155,7 +156,7 @@ def _recording(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, li
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Start the random numbers of the CPU anew in the block."""
+    """Seed the random numbers of the CPU in the block, so that each block draws the same."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield

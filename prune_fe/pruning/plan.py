@@ -121,13 +121,13 @@ class GroupState:
         return f"{what} removes none of {len(self.group.sets)} units{blocks}{who}"
 
     def explain_blocks(self, options: PruneOptions) -> str | None:
-        """Return why the group loses another number of units than its ratio says; None if it does not."""
+        """Return how the group's blocks change the number of units that it loses at its ratio; None if they do not."""
         units, blocks = len(self.group.sets), self.group.block_count
         if not options.has_ratio_per_layer or blocks == 1 or not self.removed:
             return None
         usual = units - kept_count(units, self.ratio)
         if len(self.removed) == usual or len(self.removed) != self.total_asked(options):
-            return None  # As usual, or for a reason that explain() gives.
+            return None  # The blocks change nothing, or explain() gives the reason.
         what = f"{self.group.layers[0]!r} {len(self.removed)} of {units} instead of {usual}"
         return f"{what} (a multiple of {blocks}: {list_demands(self.group.demands)})"
 

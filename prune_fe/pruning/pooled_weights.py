@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from prune_fe.pruning.cut import Cutter, KeptChannels, select_channels
 from prune_fe.tracing.copying import convert, copy_model
-from prune_fe.tracing.shared_tensors import find_shared_tensors
+from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name
 
 PERIOD = 2**19 - 1
 """The number of different random numbers in a pool. It is prime, and they take 4 MiB in double precision."""
@@ -158,7 +158,7 @@ def copy_with_pooled_weights(model: nn.Module, layers: Sequence[str], dtype: tor
         layers: Names of these layers, from `find_poolable_layers`.
         dtype: The dtype of the copy.
     """
-    weights = {name: model.get_parameter(f"{name}.weight".lstrip(".")) for name in layers}
+    weights = {name: model.get_parameter(full_name((name, "weight"))) for name in layers}
     # A weight on the meta device would not survive that the copy moves to the CPU; one without numbers does.
     empty = {weight: nn.Parameter(weight.new_empty(0), requires_grad=False) for weight in weights.values()}
     twin = convert(copy_model(model, empty), "cpu", dtype)
@@ -185,5 +185,5 @@ def cut_pooled_weights(twin: nn.Module, cutter: Cutter, kept: KeptChannels) -> N
     whole = cutter.all_channels()
     for name, module in twin.named_modules():
         if isinstance(module, PooledLayer):
-            positions = cutter.kept_positions(f"{name}.weight".lstrip("."), whole, kept)
+            positions = cutter.kept_positions(full_name((name, "weight")), whole, kept)
             module.pooled = replace(module.pooled, kept={dim: chosen for _, dim, chosen in positions})

@@ -27,7 +27,7 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.copying import copy_sharing_weights, copy_without_last_run, own_weights
 from prune_fe.tracing.nested import Inputs
 from prune_fe.tracing.quantised import require_float
-from prune_fe.tracing.shared_tensors import find_shared_memory
+from prune_fe.tracing.shared_tensors import find_shared_memory, full_name
 from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
 from prune_fe.tracing.wrappers import unwrap
 
@@ -58,8 +58,8 @@ def prune(
     Units that a residual sum, a gate, a depthwise convolution or shared weights tie together are removed together.
     Units with equal scores are removed in the order of their numbers. Layers without scores keep all units, and so do
     those that compute the network's outputs. Every removal is verified against the masked network first; a group that
-    fails this keeps its units, and its step gives the reason. The copy has no feature maps and other tensors that the
-    network keeps of its last run.
+    fails this keeps its units, and its step gives the reason. Feature maps and other tensors that the network keeps
+    from its last run are not copied, unless its outputs depend on them.
 
     Args:
         model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile
@@ -88,7 +88,9 @@ def prune(
     """
     require_module(model)
     if example is None:
-        raise InputError("prune() needs example=, one input of the model as a tensor (1, channels, height, width)")
+        raise InputError(
+            "prune() needs example=, one input of the model: a tensor (1, channels, height, width), a tuple or a dict"
+        )
     require_example(example)
     model = unwrap(model, example)
     require_float(model)
@@ -261,8 +263,8 @@ class _Pruning:
             yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"
         for first, second in find_shared_memory(self.original):
             yield (
-                f"parameters {first!r} and {second!r} have the same memory, but are two; each has its own in the "
-                "pruned network"
+                f"parameters {first!r} and {second!r} have the same memory, but are not one parameter; each has its "
+                "own memory in the pruned network"
             )
         for layer in sorted(match_layers(self.options.protect, list(self.analysis.widths))):
             if lost := self._count_removed_inputs(layer):
@@ -276,7 +278,7 @@ class _Pruning:
         before, after = dict(self.original.named_modules()), dict(self.model.named_modules())
         for module, name in self.analysis.cutter.code_sizes:
             if getattr(before[module], name) != getattr(after[module], name):
-                yield f"{module}.{name}".lstrip(".")
+                yield full_name((module, name))
 
     def _count_removed_inputs(self, layer: str) -> int:
         key = (layer, "in") if (layer, "in") in self.kept else (layer, "both")

@@ -32,7 +32,7 @@ class RemainingCost:
         weights = {name: weight.numel() for name, weight in model.named_parameters()}
         positions = cutter.graph.output_positions
         products = {}
-        # Each layer multiplies a weight that it shares with others, which is one parameter nevertheless.
+        # A shared weight is one parameter, but each of its layers multiplies it.
         for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
             if module in positions and attribute == "weight":

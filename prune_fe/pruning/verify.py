@@ -33,7 +33,7 @@ DEFAULT_TOLERANCE = 1e-3
 """The tolerance for dtypes of less precision."""
 
 UNKNOWN_MIXING = "some code mixes channels in a way not known"
-"""The end of the reason why the outputs differ."""
+"""The end of the reason that is given when the outputs differ."""
 
 MIN_PIXELS = 4096
 """A verification uses so many images that they have this many pixels together ..."""
@@ -54,7 +54,7 @@ class Trial:
         inputs: The random inputs that it is run on.
         calls: What the network calls on its example, from `CallRecorder.calls`. A removal passes only if the cut copy
             calls the same. None for a copy and inputs that differ from the network and its example in values only.
-        whole: The modules that `calls` has as a whole.
+        whole: The modules whose inner calls are not in `calls`.
         shows_faults: Whether a removal that fails here is taken to fail on the network, if the copy runs.
         has_branches: Whether the network takes other branches in training, which are compared too.
     """
@@ -162,9 +162,11 @@ class Verifier:
 
 
 def _name_suspects(reason: str, cutter: Cutter, sets: Sequence[SetId]) -> str:
-    """Add to a reason that speaks of mixed channels what computes one value of those that are removed."""
-    mixed = {what: None for what, mixed in cutter.graph.mixed_sets if not set(sets).isdisjoint(mixed.tolist())}
-    return f"{reason}, perhaps {', '.join(mixed)}" if mixed and reason.endswith(UNKNOWN_MIXING) else reason
+    """Add to a reason that ends in UNKNOWN_MIXING the functions that compute one value from the removed channels."""
+    suspects = dict.fromkeys(
+        what for what, mixed in cutter.graph.mixed_sets if not set(sets).isdisjoint(mixed.tolist())
+    )
+    return f"{reason}, perhaps {', '.join(suspects)}" if suspects and reason.endswith(UNKNOWN_MIXING) else reason
 
 
 def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[str | None, bool]:
@@ -197,7 +199,7 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
 
 
 def _find_training_fault(trial: Trial, cutter: Cutter, kept: KeptChannels, twin: nn.Module) -> str | None:
-    """Compare the cut copy with the masked one as in training; None where they are equal or cannot be compared."""
+    """Return what is wrong with the cut copy as in training; None if nothing is, or if it cannot be compared."""
     try:
         difference, scale = largest_difference(
             trial.model, twin, cutter.axes, kept, trial.inputs, mode=taking_training_branches
@@ -210,7 +212,7 @@ def _find_training_fault(trial: Trial, cutter: Cutter, kept: KeptChannels, twin:
     if difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
         return None
     outputs = _run_in_training(trial, seed=0), _run_in_training(trial, seed=1)
-    # A network that draws numbers for each of its channels draws others when there are fewer.
+    # Networks that draw a random number for each channel draw others after a cut, and cannot be compared.
     if compare_outputs(*outputs, "the model")[0] > 0:
         return None
     share = f"the outputs differ by {difference:.2g} of {scale:.2g}"

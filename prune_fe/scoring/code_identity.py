@@ -34,7 +34,7 @@ CONSTANTS = bool | int | float | complex | str | bytes | np.generic | None
 
 
 def describe_code(scorer: Scorer) -> dict[str, str]:
-    """Return where the code of a scorer is, and a hash of it, as `describe_function`; nothing for prune_fe's own.
+    """Return what `describe_function` returns for the code of a scorer; nothing for a scorer of prune_fe's own.
 
     Args:
         scorer: The scorer.
@@ -44,7 +44,7 @@ def describe_code(scorer: Scorer) -> dict[str, str]:
     return describe_function(type(scorer).function if isinstance(scorer, FunctionScorer) else type(scorer))
 
 
-def describe_function(criterion: Any) -> dict[str, str]:
+def describe_function(code: Any) -> dict[str, str]:
     """Return where the code of a function or class is, and a hash of it.
 
     The hash is of Python's byte code, which is what runs, whatever has become of its file. It covers what the code
@@ -52,18 +52,18 @@ def describe_function(criterion: Any) -> dict[str, str]:
     package. Those of other packages count by their names. Another version of Python gives another hash.
 
     Args:
-        criterion: The function or class.
+        code: The function or class.
 
     Returns:
         "name": module and name of the function or class; "sha256": the hash, in hexadecimal.
     """
-    named = criterion
+    named = code
     while isinstance(named, functools.partial):
         named = named.func
     if not hasattr(named, "__qualname__"):
         named = type(named)
     digest = hashlib.sha256()
-    for part in _Reader(_package(named)).parts(criterion):
+    for part in _Reader(_package(named)).parts(code):
         digest.update(part)
     return {"name": f"{named.__module__}.{named.__qualname__}", "sha256": digest.hexdigest()}
 

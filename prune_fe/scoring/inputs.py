@@ -137,7 +137,7 @@ class ScoringInputs:
     def output_names(self) -> tuple[str, ...]:
         """Return "0", "1", … for the outputs of the network: names of classes for data without any.
 
-        A network that does not return logits has as many classes as the labels of the images say.
+        For a network that does not return logits, the largest label says how many classes there are.
         """
         try:
             classes = self._run_classifier().shape[1]
@@ -152,7 +152,7 @@ class ScoringInputs:
         """Check that the network returns logits, (images, classes), as scorers of gradients need them.
 
         Raises:
-            InputError: It does not; the message names the argument that helps.
+            InputError: It does not; the message says how to pass `logits`.
         """
         self._run_classifier()
 

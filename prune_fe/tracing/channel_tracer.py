@@ -66,15 +66,16 @@ class ChannelTracer(CallRecorder):
         parameter_uses: id() of a parameter -> the functions that read it, each with the innermost module that was
             running.
         ran: Names of the modules that ran.
-        values_in: Module -> the ids of what it was called with or computed, for the modules that are keys of it.
+        values_in: Module -> the ids of its inputs and of what its code computed. Only modules that are keys before the
+            network runs are recorded.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Prepare to trace a network.
 
         Args:
-            model: The network. It is to run once while it is traced, in evaluation mode and without gradients; then
-                `prune_fe.tracing.branches` may run it again.
+            model: The network. The caller runs it once while it is traced, in evaluation mode and without gradients;
+                `prune_fe.tracing.branches` may run it again afterwards.
         """
         self._model, modules = model, dict(model.named_modules())
         super().__init__({name for name, module in modules.items() if has_module_rule(module)})

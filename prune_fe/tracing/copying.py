@@ -1,4 +1,4 @@
-"""Copy networks, and undo what a network's own code writes into it when it runs. The package copies networks only here."""
+"""Copy networks, which the package does only here, and undo what a network's own code writes into it when it runs."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def keeping_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
 
 
 def _can_be_saved(tensor: Tensor) -> bool:
-    """Return whether `keeping_state` saves the values of a tensor: it is dense, may be written to, and is no parameter."""
+    """Return whether `keeping_state` saves a tensor's values: it is dense, may be written to, and is no parameter."""
     is_weight = isinstance(tensor, nn.Parameter) or is_lazy(tensor)
     return not is_weight and not tensor.is_inference() and find_layout_fault(tensor) is None
 

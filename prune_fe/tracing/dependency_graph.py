@@ -57,8 +57,8 @@ class Axis:
         blocks: The number of equal parts into which the module divides the channels.
         dim: The dimension of the channels: in the parameter or buffer, or else in the module's input and output, where
             it is counted from the end.
-        call: Of a statistic over the channels that the module's code computes: the number of the module's run, and
-            of the call in this run; `side` names it. None for the channels of a tensor.
+        call: For the channels over which the module's code computes a statistic: the number of the module's run, and
+            the number of the call in this run. None for the channels of a parameter, buffer, input or output.
     """
 
     module: str
@@ -81,9 +81,9 @@ class DependencyGraph:
             must lose equally many.
         counted_sets: (module, the coupled sets of channels whose number the module's code may know).
         output_positions: Module -> the number of positions at which it is applied to one image.
-        balance_causes: What demands each of the balance constraints, such as "GroupNorm 'norm' with 4 groups".
-        mixed_sets: What computes one value of many channels, such as "mean() over the channels in 'norm'", with their
-            coupled sets. Whether it prevents that some are removed is seen when that is tried.
+        balance_causes: The cause of each balance constraint, such as "GroupNorm 'norm' with 4 groups".
+        mixed_sets: (function that computes one value from many channels, their coupled sets), such as "mean() over the
+            channels in 'norm'". Whether its channels can be removed is found out by verification.
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -103,9 +103,9 @@ class GraphBuilder:
         modules: The network's modules by name.
         running: Names of the modules that are running, the innermost last; "" for the network.
         ids: Tensor -> the ids of its values, in its shape.
-        runs: What is known about the runs of these modules (`own_code.py`).
-        run_counts: Module -> how often it ran, from 0.
-        counts_positions: Whether `apply_at` counts; not so when the network runs again.
+        runs: What is recorded of the running modules, the innermost last (`own_code.py`).
+        run_counts: Module -> the number of its last run, from 0.
+        counts_positions: Whether `apply_at` counts positions. It is false while the network runs again.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], own_tensors: Mapping[Tensor, tuple[str, str]]) -> None:
@@ -155,7 +155,7 @@ class GraphBuilder:
             size: Number of channels.
             blocks: Number of equal parts into which the module divides them.
             dim: The dimension of the channels, as in `Axis`.
-            call: The call that computes a statistic over them, as in `Axis`.
+            call: The numbers of the run and the call that computes a statistic over them, as in `Axis`.
         """
         if (module, side) not in self._axes:
             channels = np.arange(self._next_id, self._next_id + size)
@@ -216,7 +216,7 @@ class GraphBuilder:
         self._coupled.append((first[pairs], second[pairs]))
 
     def fix(self, ids: Tensor | None, reason: str) -> None:
-        """Record the reason why channels cannot be removed; a channel keeps its first reason, but OUTPUT replaces it.
+        """Record the reason why channels cannot be removed. The first reason stays, but OUTPUT replaces any other.
 
         Args:
             ids: Ids of the channels in any shape; None for a tensor without channels.
@@ -232,13 +232,13 @@ class GraphBuilder:
         """Record that blocks of channels must lose equally many.
 
         Args:
-            blocks: The channels of each.
-            cause: What demands it, for messages.
+            blocks: The channels of each block.
+            cause: What demands that, for messages, such as "GroupNorm 'norm' with 4 groups".
         """
         self._balanced.append((blocks, cause))
 
     def mix(self, channels: IdArray, what: str) -> None:
-        """Record what computes one value of these channels, for messages."""
+        """Record that a function computes one value from these channels; `what` names it in messages."""
         self._mixed.append((what, channels))
 
     def count(self, *channels: IdArray) -> None:

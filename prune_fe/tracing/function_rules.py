@@ -141,7 +141,7 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
 
 
 def _join(builder: GraphBuilder, call: Call, dim: int) -> None:
-    """Couple the channels of tensors that are joined along another dimension: there they need equally many."""
+    """Couple the channels of tensors that are joined along another dimension, because they must have equally many."""
     along = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else 0))
     first, *others = call.inputs
     if call.name != "stack" and along % first.ndim == dim:
@@ -248,11 +248,8 @@ def _pad(builder: GraphBuilder, ids: Tensor, pad: Sequence[int], mode: str = "co
 def _reduce(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     """Couple channels that are reduced to one value where other channels stay."""
     dims, varying = _reduced_dims(call), varying_dims(ids)
-    if (
-        len(varying) == 1
-        and call.name not in SELECTING
-        and (dims is None or varying[0] in [d % ids.ndim for d in dims])
-    ):
+    is_over_channels = len(varying) == 1 and (dims is None or varying[0] in [dim % ids.ndim for dim in dims])
+    if is_over_channels and call.name not in SELECTING:
         record_statistic(builder, ids, varying[0])
         builder.mix(rows_along(ids, varying[0])[0], f"{call.name}() over the channels in {builder.location}")
     if dims is None:

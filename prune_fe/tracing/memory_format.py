@@ -1,4 +1,4 @@
-"""Find and keep the memory format of weights: some kernels read those in channels-last faster."""
+"""Recognise and keep the channels-last memory format of weights, which some kernels read faster."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Return whether a tensor is laid out in channels-last, and in no other format.
+    """Return whether a tensor is laid out in channels-last and not also in the contiguous format.
 
-    With kernels of one pixel both formats have the values in the same order, and only the strides tell them apart.
+    Weights of 1×1 kernels have their values in the same order in both formats; the strides tell which one is meant.
     """
     memory_format = CHANNELS_LAST.get(tensor.ndim)
     if memory_format is None or not tensor.is_contiguous(memory_format=memory_format):
@@ -26,5 +26,5 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 
 
 def keep_memory_format(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a tensor in channels-last if another one, with as many dimensions, is; otherwise as it is."""
+    """Return a tensor in channels-last if `like`, which has as many dimensions, is; otherwise return it as it is."""
     return to_channels_last(tensor) if is_channels_last(like) else tensor

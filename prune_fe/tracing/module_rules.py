@@ -17,8 +17,8 @@ from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.ops import NORM_MODULES, TIMM_NORM_MODULES, TRUSTED_LIBRARIES
 
 COMPUTED_FROM = ("_g", "_orig")
-"""How the parameters are called from which hooks compute others: `weight_g` of weight_norm, `weight_orig` of
-spectral_norm and of masks."""
+"""The ends of the names of parameters from which hooks compute others: `weight_g` of weight_norm, `weight_orig` of
+spectral_norm and of torch's pruning masks."""
 
 
 def has_module_rule(module: nn.Module) -> bool:
@@ -47,7 +47,7 @@ def follow_layer(builder: GraphBuilder, name: str, value: Tensor, output: Tensor
     """Follow the channels of `value` through a convolution or linear layer that computed `output`.
 
     Returns:
-        The axes of its inputs and of its outputs, which are one for a depthwise convolution.
+        The axis of its inputs and that of its outputs; for a depthwise convolution both are the same axis.
     """
     module = builder.modules[name]
     if isinstance(module, _ConvNd):
@@ -96,7 +96,7 @@ def _follow_convolution(
 
 
 def convolution_axes(builder: GraphBuilder, name: str, conv: _ConvNd, dim_from_end: int) -> tuple[Axis, Axis]:
-    """Return the axes of the inputs and of the outputs of a convolution; the first call for it creates them.
+    """Return the axis of a convolution's inputs and that of its outputs; the first call for it creates them.
 
     Args:
         builder: The graph so far.

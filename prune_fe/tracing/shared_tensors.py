@@ -24,7 +24,7 @@ TensorName = tuple[str, str]
 
 
 def all_tensor_names(model: nn.Module) -> Iterator[tuple[TensorName, Tensor]]:
-    """Yield every name of every parameter, then of every buffer, with the tensor. Only a module's first name is used."""
+    """Yield every name of every parameter, then of every buffer, with the tensor, once for each module."""
     modules = dict(model.named_modules())
     for kind in ("_parameters", "_buffers"):
         for module, owner in modules.items():
@@ -50,6 +50,11 @@ def find_shared_memory(model: nn.Module) -> list[tuple[str, str]]:
         if first != name and weight.numel():
             pairs.append((first, name))
     return pairs
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name: shared ones once, also buffers outside the state dict."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 def set_tensor(module: nn.Module, attribute: str, tensor: Tensor) -> None:
@@ -137,7 +142,7 @@ def _add_axes(builder: GraphBuilder, name: str) -> None:
 
 
 def _couple_own_axis(builder: GraphBuilder, module: str, attribute: str) -> None:
-    """Couple the axes of a layer that did not run to the axis of its tensor, if other code used the tensor by this name."""
+    """Couple the axes of a layer that did not run to the axis of its tensor, if other code used that by this name."""
     axes = [axis for axis in builder.axes_of(module) if axis.call is None]
     for own in (axis for axis in axes if axis.side == attribute):
         for axis in axes:
@@ -180,7 +185,7 @@ def _fix_if_read_elsewhere(
     axes_of: Mapping[TensorName, Mapping[int, Axis]],
     uses: Mapping[int, Collection[tuple[str, str]]],
 ) -> None:
-    """Fix the channels of a tensor with several names if code that is not followed reads it too, such as an embedding."""
+    """Fix the channels of a tensor with several names if code that was not followed reads it, such as an embedding."""
     tensor = getattr(builder.modules[names[0][0]], names[0][1])
     axes = [axis for by_dim in axes_of.values() for axis in by_dim.values()]
     # A tensor with an axis of its own name was followed wherever code reads it.

@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def running_eagerly() -> Iterator[None]:
-    """Run compiled networks in the block as they were written: hooks cannot see into compiled code."""
+    """Run compiled networks in the block without their compiled code, into which hooks cannot see."""
     if "torch._dynamo" not in sys.modules:  # Nothing is compiled, and the import would take a second.
         yield
         return

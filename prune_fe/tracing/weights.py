@@ -61,7 +61,9 @@ def require_sound_weights(model: Any, name: str = "model") -> None:
     require_network(model, name)
     if scripted := [layer for layer, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]:
         what = f"layer {scripted[0]!r}" if scripted[0] else name
-        raise InputError(f"{what} is TorchScript, whose code cannot be followed; use the network that was scripted")
+        raise InputError(
+            f"{what} is TorchScript, whose code cannot be followed; pass the network that was scripted or traced"
+        )
     for layer, module in model.named_modules():
         tensors = {key: tensor for key, tensor in module._parameters.items() if tensor is not None}
         tensors |= {key: module._buffers[key] for key in STATISTICS if module._buffers.get(key) is not None}
@@ -79,7 +81,7 @@ def require_example(example: Any, name: str = "example") -> None:
         name: Name of the argument.
 
     Raises:
-        InputError: It holds no tensor, or one without values, or is a tensor without an image or with too few axes.
+        InputError: It holds no tensor, an empty, sparse or complex one, or is a tensor with fewer than two dimensions.
     """
     tensors = {path: leaf for path, leaf in leaves(example) if isinstance(leaf, Tensor)}
     if not tensors:

@@ -52,7 +52,7 @@ def _find_wrapped(model: nn.Module) -> nn.Module | None:
 
 
 def _find_trained(model: nn.Module, example: Inputs | None) -> nn.Module | None:
-    """Return the network in a module with a `training_step`; None if there is none, or the module does more than run it."""
+    """Return the network that a module with a `training_step` runs; None if there is none or the module does more."""
     if not callable(getattr(model, "training_step", None)) or model._parameters:
         return None
     parts = [part for part in model.children() if next(part.parameters(), None) is not None]

@@ -25,7 +25,7 @@ def test_no_images_at_all_is_said():
     [
         (digits(8), "data is Splits: pass its .train, .validation or .test"),
         ([{"image": 1}], "data: batch 0 is a dict; it must be two tensors, images and labels"),
-        ([(torch.zeros(2, 1, 8, 8), [0, 1])], "data: batch 0 is a tuple; it must be two tensors"),
+        ([(torch.zeros(2, 1, 8, 8), [0, 1])], r"data: batch 0 is a tuple \(Tensor, list\); it must be two tensors"),
         ([(torch.zeros(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64))], "every image needs one whole number"),
         ([(torch.zeros(2, 1, 8, 8), torch.zeros(2))], "of torch.float32; every image needs one whole number"),
         (7, "data is a int; it must be a data set or batches"),

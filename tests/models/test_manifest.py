@@ -87,7 +87,10 @@ def test_the_forger_of_these_tests_is_a_good_one(saved: Path) -> None:
         (lambda m: m.update(added={"nothing": {"x": 3}}), "module 'nothing' cannot have x = '3' in SmallVGG"),
         (lambda m: m.update(tied=[]), "'tied' is missing or of a wrong type"),
         (lambda m: m.update(tied={"classifier.bias": 3}), "'tied' holds something else than names"),
-        (lambda m: m.update(tied={"classifier.bias": "x"}), "'classifier.bias' is 'x' too, the model has not both"),
+        (
+            lambda m: m.update(tied={"classifier.bias": "x"}),
+            "'classifier.bias' and 'x' are one tensor, but the model lacks 'x'",
+        ),
         (
             lambda m: m.update(tied={"features.1.bias": "features.1.weight"}),
             "'features.1.bias' is only in the file; another architecture",
@@ -95,9 +98,9 @@ def test_the_forger_of_these_tests_is_a_good_one(saved: Path) -> None:
         (lambda m: m.update(channels_last=[[]]), "'channels_last' holds something else than names"),
         (
             lambda m: m.update(channels_last=["classifier.bias"]),
-            "'classifier.bias' is to be channels-last, there is no",
+            "'classifier.bias' is laid out in channels-last, but model.safetensors holds no tensor of this name with 4",
         ),
-        (lambda m: m.update(channels_last=["x"]), "'x' is to be channels-last, there is no such tensor"),
+        (lambda m: m.update(channels_last=["x"]), "'x' is laid out in channels-last, but model.safetensors holds no"),
         (setting("nothing", "groups", 2), "module 'nothing' is not in SmallVGG; another architecture"),
         (setting("features.0", "number", 2), "module 'features.0' cannot have number = '2' in SmallVGG"),
         (setting("features.0", "forward", "x"), "module 'features.0' cannot have forward = 'x' in SmallVGG"),

@@ -13,7 +13,6 @@ from prune_fe.pruning.analysis import analyse
 from prune_fe.pruning.cut import (
     Cutter,
     find_code_sizes,
-    named_tensors,
     refuse_unlike_weights,
     select_channels,
 )
@@ -21,6 +20,7 @@ from prune_fe.tracing.channel_tracer import build_dependency_graph
 from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import SetId
 from prune_fe.tracing.memory_format import is_channels_last
+from prune_fe.tracing.shared_tensors import named_tensors
 
 X = torch.randn(1, 3, 6, 6)
 

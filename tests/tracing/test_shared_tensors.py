@@ -370,7 +370,8 @@ def test_parameters_that_share_memory_without_being_one_are_named() -> None:
     assert find_shared_memory(model) == [("b.weight", "d.weight")]
     pruned = prune_fe.prune(model, prune_fe.score(model, scorer="l1-filter"), 0.5, X)
     text = (
-        "parameters 'b.weight' and 'd.weight' have the same memory, but are two; each has its own in the pruned network"
+        "parameters 'b.weight' and 'd.weight' have the same memory, but are not one parameter; each has its own "
+        "memory in the pruned network"
     )
     assert pruned.notes == (text,)
     assert find_shared_memory(pruned.model) == find_shared_memory(NeverRuns()) == []
