@@ -34,7 +34,7 @@ def copy_model(model: nn.Module, stand_ins: Mapping[nn.Parameter, nn.Parameter] 
     """Return a deep copy of a model, without gradients.
 
     Feature maps and other computed tensors that the model, or an object of its hooks, keeps from its last run are
-    copied as values: the copy does not know what they were computed from.
+    copied without their autograd graph.
 
     Args:
         model: The model.
@@ -129,9 +129,9 @@ def own_weights(twin: nn.Module, model: nn.Module) -> None:
 
 
 def convert(model: nn.Module, *device_or_dtype: Any, **options: Any) -> nn.Module:
-    """Return a model after `model.to(...)`, in place; a tensor with several names stays one tensor.
+    """Apply `model.to(...)` in place and return the model; a tensor with several names stays one tensor.
 
-    torch converts each name of a buffer by itself, which makes several buffers of one.
+    torch converts a buffer once for each of its names, which makes several buffers of it.
 
     Args:
         model: The model.

@@ -55,13 +55,13 @@ def follow_layer(builder: GraphBuilder, name: str, value: Tensor, output: Tensor
     else:
         assert isinstance(module, nn.Linear)
         axes = _follow_linear(builder, name, module, value, output)
-    if is_computed(module):  # cutting such a weight would have no effect, because it is computed again
+    if _is_computed(module):  # cutting such a weight would have no effect, because it is computed again
         for axis in axes:
             builder.fix(to_tensor(axis.channels), _describe_computed(name, module))
     return axes
 
 
-def is_computed(module: nn.Module) -> bool:
+def _is_computed(module: nn.Module) -> bool:
     """Return whether a parameter of a module is computed from others before each use, as by weight_norm."""
     hooked = (name.removesuffix(end) for name in module._parameters for end in COMPUTED_FROM if name.endswith(end))
     return parametrize.is_parametrized(module) or any(name in vars(module) for name in hooked)
@@ -76,7 +76,7 @@ def _describe_computed(name: str, module: nn.Module) -> str:
         hooks = module._forward_pre_hooks.values()
         who = [type(hook).__name__ for hook in hooks if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask")]
     names = ", ".join(dict.fromkeys(who)) or "code of its own"
-    return f"layer {name!r}: its weight is computed (weight_norm or the like, here {names}); remove that first"
+    return f"layer {name!r}: its weights are computed before each use (by {names}); make them plain weights first"
 
 
 def _follow_convolution(
@@ -141,7 +141,7 @@ def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tenso
     if output.shape != ids.shape or len(varying) > 1:
         builder.fix(ids, f"{kind} {name!r} receives channels in several dimensions")
         return
-    if is_computed(module):
+    if _is_computed(module):
         builder.fix(ids, _describe_computed(name, module))
     for dim in varying:
         blocks = module.num_groups if isinstance(module, nn.GroupNorm) else 1

@@ -569,7 +569,7 @@ def test_computed_weights_block_only_themselves_and_what_they_read(
     model = nn.Sequential(*layers[:2], change(layers[2]), *layers[3:], nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     expected = model(X)
     pruned = prune(model, score(model, scorer="l1-filter"), 0.5, X)
-    reason = f"layer '2': its weight is computed (weight_norm or the like, here {name}); remove that first"
+    reason = f"layer '2': its weights are computed before each use (by {name}); make them plain weights first"
     assert [(step.count, step.left) for step in pruned.steps] == [(4, None), (0, reason), (0, reason), (4, None)]
     difference, largest = pruned.difference(model, X)
     assert difference < 1e-5 * largest
@@ -578,7 +578,7 @@ def test_computed_weights_block_only_themselves_and_what_they_read(
 
 def test_computed_weights_of_other_modules_are_named() -> None:
     model = small_with_head(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 4)))
-    reason = "layer '2.2': its weight is computed .weight_norm or the like, here SpectralNorm."
+    reason = "layer '2.2': its weights are computed before each use .by SpectralNorm."
     with pytest.raises(InputError, match=f"nothing could be pruned .0: {reason}"):
         prune(model, score(model, scorer="random"), example=X)
 
