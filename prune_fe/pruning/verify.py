@@ -268,22 +268,22 @@ def make_verifier(
     return Verifier(replace(trial, inputs=draw_inputs(small), shows_faults=False), [lambda: trial, try_as_it_is])
 
 
-def draw_inputs(example: Inputs) -> Any:
-    """Return random inputs like an example.
+def draw_inputs(example: Inputs, wanted: int = 2) -> Any:
+    """Return random inputs like an example, in double precision.
 
-    The smaller images are, the more there are, so that no unit is zero on all of them. Of many large ones there are
-    two.
+    The smaller the images are, the more there are, so that no unit is zero on all of them.
 
     Args:
         example: Inputs of the network.
+        wanted: There are at least so many images, unless the example has fewer or this is above MAX_IMAGES.
     """
-    rows = min(count_rows(example), 2)
-    return draw_like(take_rows(example, _count_images(example, rows)), torch.Generator().manual_seed(0), torch.float64)
+    rows = min(count_rows(example), wanted)
+    return draw_like(take_rows(example, _choose_count(example, rows)), torch.Generator().manual_seed(0), torch.float64)
 
 
-def _count_images(example: Inputs, rows: int) -> int:
-    """Return how many images like an example's are verified on, not fewer than `rows`."""
-    if isinstance(example, list):  # Images of different sizes: of a detector, which takes any number.
+def _choose_count(example: Inputs, rows: int) -> int:
+    """Return the number of images like an example's to verify on: at least `rows`, but at most MAX_IMAGES."""
+    if isinstance(example, list):  # The images of a detector may have different sizes, and it takes any number of them.
         return rows
     sizes = [math.prod(tensor.shape[2:]) for tensor in tensors_in(example) if tensor.is_floating_point()]
     return min(max(rows, MIN_PIXELS // max(*sizes, 1, 1)), MAX_IMAGES)
@@ -295,7 +295,7 @@ def _shrink(example: Inputs) -> Inputs:
         return example
     share = math.sqrt(MIN_PIXELS / math.prod(example.shape[2:]))
     sides = [min(math.ceil(share * side / SIDE_MULTIPLE) * SIDE_MULTIPLE, side) for side in example.shape[2:]]
-    # It is not worth while, because another size may be one too many, where it saves less than half.
+    # The network may not run on another size, so that a smaller one is tried only where it saves at least half.
     return example[:, :, : sides[0], : sides[1]] if 2 * math.prod(sides) <= math.prod(example.shape[2:]) else example
 
 
@@ -303,7 +303,7 @@ def verification_copy(model: nn.Module, example: Inputs) -> tuple[nn.Module, Any
     """Return a copy of a network to verify removals on, and random inputs for it.
 
     Both are on the CPU and in double precision where the network's code allows it, so that a small difference cannot
-    be a rounding error. The smaller the images, the more there are, so that no unit is zero on all of them.
+    be a rounding error.
 
     Args:
         model: The network.
@@ -313,10 +313,9 @@ def verification_copy(model: nn.Module, example: Inputs) -> tuple[nn.Module, Any
         The copy, and its inputs.
     """
     rows = count_rows(example)
-    count, generator = _count_images(example, rows), torch.Generator().manual_seed(0)
-    inputs = draw_like(take_rows(example, count), generator, torch.float64)
+    inputs = draw_inputs(example, rows)
     # Some networks run only on as many images as the example has.
-    for tried in (count, rows):
+    for tried in (count_rows(inputs), rows):
         twin = copy_model(model)
         try:
             convert(twin, "cpu", torch.float64)

@@ -51,7 +51,8 @@ def gate_gradients(
             output = take_logits(output, logits_of, "gradients need")
         if int(labels.max()) >= output.shape[1]:
             raise InputError(
-                f"the model returns {tuple(output.shape)}; gradients need logits (images, classes) for every label"
+                f"the logits are {tuple(output.shape)}, the largest label is {int(labels.max())}; gradients need "
+                "logits (images, classes) for every label"
             )
         # In half precision a probability near 1 rounds to 1 and its gradient to zero.
         logits = output.float() if output.dtype != torch.float64 else output

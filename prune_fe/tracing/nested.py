@@ -18,7 +18,7 @@ its only argument: a tensor, or a list such as the images of a detector."""
 
 
 Logits = Callable[[Any], Any]
-"""Function from what a network returns to its logits, (images, classes)."""
+"""A function that takes the logits, (images, classes), out of what a network returns."""
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:

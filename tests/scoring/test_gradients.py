@@ -48,7 +48,9 @@ def test_what_has_no_gradients_is_refused_by_layer() -> None:
         gate_gradients(detached, IMAGES, LABELS, find_layers(detached, IMAGES[:1]))
     net = Net().eval()
     layers = find_layers(net, IMAGES[:1])
-    with pytest.raises(InputError, match=r"the model returns \(5, 3\); gradients need logits .* for every label"):
+    with pytest.raises(
+        InputError, match=r"the logits are \(5, 3\), the largest label is .; gradients need logits .* for every label"
+    ):
         gate_gradients(net, IMAGES, LABELS + 1, layers)
     net.get_parameter("second.bias").data[1] = math.inf
     with pytest.raises(InputError, match="layer 'second': its maps hold NaN or infinite values"):
