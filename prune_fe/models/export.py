@@ -66,8 +66,8 @@ class Exported:
         format: Its format.
         max_difference: The largest absolute difference of a logit or other output, over all batch sizes in `batches`.
         largest_logit: The largest absolute value of this output that the model returns for the same inputs.
-        batches: The batch sizes that were tried; (1,) if the example's tensors have different first sizes, and the file
-            is for tensors of these sizes only.
+        batches: The batch sizes that were tried. Only one, if the example is a list of images, and the file is for as
+            many images, or if its tensors have different first sizes, and the file is for these sizes.
         bytes: Size on the disk, of all files.
         opset: The version of ONNX's operators; None for other formats.
         weights: The file beside `path` that holds the weights, if one ONNX file cannot hold them.
