@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prune_fe.measure.meter import quartiles, seconds_in_turn
 from prune_fe.options import BatchSize, validate_value
-from prune_fe.tracing.copying import keeping_state
+from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs, map_tensors, move, run, take_rows, tensors_in
 from prune_fe.tracing.watching import evaluating, explain_run, running_eagerly
 from prune_fe.tracing.weights import require_example, require_network
@@ -127,7 +127,7 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
     model = unwrap(model)
     weight = next(model.parameters())
     image = move(take_rows(example, 1), weight.device, weight.dtype)
-    with evaluating(model), keeping_state(model), torch.no_grad(), running_eagerly():
+    with evaluating(model), restoring_state(model), torch.no_grad(), running_eagerly():
         analysis = FlopCountAnalysis(_Flat(model, image), tuple(tensors_in(image)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         # fvcore has no rule for attention and would count it as 0.
@@ -178,7 +178,7 @@ def speed(model: nn.Module, example: Inputs, batch_size: int = 64, seconds: floa
     batch_size = validate_value(BatchSize, batch_size, "batch_size")
     weight = next(model.parameters())
     images = take_rows(move(take_rows(example, 1), weight.device, weight.dtype), batch_size)
-    with evaluating(model), keeping_state(model), torch.inference_mode(), explain_run(model, images):
+    with evaluating(model), restoring_state(model), torch.inference_mode(), explain_run(model, images):
         (times,) = seconds_in_turn([lambda: run(model, images)], seconds, weight.device)
     fast, median, slow = quartiles(times)
     return Speed(

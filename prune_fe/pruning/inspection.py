@@ -18,7 +18,7 @@ from prune_fe.measure.cost import Cost, cost_by_module
 from prune_fe.pruning.analysis import Analysis, analyse
 from prune_fe.pruning.budget import feasible_counts
 from prune_fe.pruning.groups import Group
-from prune_fe.tracing.copying import keeping_state
+from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph
 from prune_fe.tracing.layers import find_convolutions
 from prune_fe.tracing.nested import Inputs, move, run, take_rows
@@ -120,10 +120,10 @@ class _Rows:
     def collect(cls, model: nn.Module, example: Inputs, modules: Mapping[str, nn.Module]) -> _Rows:
         """Run and analyse the network."""
         watch = _Runs()
-        with evaluating(model), keeping_state(model), torch.no_grad(), watch.watching(modules):
+        with evaluating(model), restoring_state(model), torch.no_grad(), watch.watching(modules):
             run(model, example)
         map_sizes: dict[str, tuple[int, int]] = {}
-        with _no_note_of_layers_left_out(), keeping_state(model):
+        with _no_note_of_layers_left_out(), restoring_state(model):
             try:
                 map_sizes = {layer.name: layer.map_size for layer in find_convolutions(model, example)[0]}
                 analysis = analyse(model, example)

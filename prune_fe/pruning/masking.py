@@ -19,7 +19,7 @@ from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels
 from prune_fe.pruning.masked_code import MaskedCode
 from prune_fe.pruning.pooled_weights import PooledLayer
-from prune_fe.tracing.copying import keeping_state
+from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.nested import Inputs, compare_outputs, run, tensors_in
 from prune_fe.tracing.own_code import is_own_layer
@@ -111,7 +111,7 @@ def largest_difference(
         InputError: The networks return different kinds of values, or tensors of different shapes, or nothing that can
             be compared.
     """
-    with mode(model), mode(pruned), keeping_state(model), torch.no_grad(), running_eagerly():
+    with mode(model), mode(pruned), restoring_state(model), torch.no_grad(), running_eagerly():
         with watch or nullcontext(), _seeded():
             output = run(pruned, inputs)
         if not _shows_little(output):

@@ -12,7 +12,7 @@ from prune_fe.pruning.cut import Cutter, KeptChannels
 from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import GroupState
-from prune_fe.tracing.copying import keeping_state
+from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs
 
 
@@ -93,7 +93,7 @@ class Pruned:
             The largest absolute difference between their outputs, and the largest absolute output. Where there are
             several outputs, those of the one that differs most.
         """
-        with keeping_state(self.model):
+        with restoring_state(self.model):
             return largest_difference(model, self.model, self.cutter.axes, self.kept, images)
 
 

@@ -27,7 +27,7 @@ from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
-from prune_fe.tracing.copying import keeping_state
+from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.layers import Layer
 from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
@@ -186,7 +186,7 @@ def score_all(
             chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
         example = _find_example(resolved, data, read)
-    with keeping_state(model):
+    with restoring_state(model):
         inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen, logits)
         if any(scorer.needs_gradients for scorer in resolved.values()):
             inputs.require_logits()

@@ -164,7 +164,7 @@ def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
     try:
         twin, moved = copy_sharing_weights(model), move(inputs, weight.device, weight.dtype)
         with evaluating(twin), torch.no_grad(), restoring_weights(twin):
-            with keeping_state(twin) as written:
+            with restoring_state(twin) as written:
                 expected = run(twin, moved)
             stale = [(module, key) for module, key in written if _tensors_of(vars(module).get(key))]
             if not stale:
@@ -172,7 +172,7 @@ def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
             for module, key in stale:
                 value = vars(module)[key]
                 vars(module)[key] = type(value)() if type(value) in (list, set, *DICTS) else None
-            with keeping_state(twin):
+            with restoring_state(twin):
                 outputs = run(twin, moved)
     except Exception:  # the network's own code may raise anything, also because what it kept is missing
         return model
@@ -181,7 +181,7 @@ def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
 
 
 @contextmanager
-def keeping_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
+def restoring_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
     """Undo what a model's code writes into its attributes and buffers when it runs in the block.
 
     Networks keep feature maps, sizes and counts of their last run. What hooks write into objects outside of the model
@@ -190,7 +190,7 @@ def keeping_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
     Yields:
         A list that is filled at the end of the block with the attributes that were given other values.
     """
-    with keeping_attributes(model) as written:
+    with restoring_attributes(model) as written:
         values = [value for module in model.modules() for value in _own_attributes(module).values()]
         tensors = [*model.buffers(), *(tensor for value in values for tensor in _tensors_of(value))]
         saved = [(tensor, tensor.detach().clone()) for tensor in tensors if _can_be_saved(tensor)]
@@ -209,7 +209,7 @@ def keeping_state(model: nn.Module) -> Iterator[list[AttributeOf]]:
 
 
 def _can_be_saved(tensor: Tensor) -> bool:
-    """Return whether `keeping_state` saves a tensor's values: it is dense, may be written to, and is no parameter."""
+    """Return whether `restoring_state` saves a tensor's values: it is dense, may be written to, and is no parameter."""
     is_weight = isinstance(tensor, nn.Parameter) or is_lazy(tensor)
     return not is_weight and not tensor.is_inference() and find_layout_fault(tensor) is None
 
@@ -229,7 +229,7 @@ def _tensors_of(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def keeping_attributes(model: nn.Module) -> Iterator[list[AttributeOf]]:
+def restoring_attributes(model: nn.Module) -> Iterator[list[AttributeOf]]:
     """Undo what a model's code writes in the block into attributes other than parameters, buffers and modules.
 
     Lists, dicts and sets, also nested ones, get back the entries that they had.

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.copying import copy_modules, keeping_state
+from prune_fe.tracing.copying import copy_modules, restoring_state
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.watching import evaluating
 
@@ -61,7 +61,7 @@ def _find_trained(model: nn.Module, example: Inputs | None) -> nn.Module | None:
     if example is None:
         return parts[0]
     try:
-        with evaluating(model), keeping_state(model), torch.no_grad():
+        with evaluating(model), restoring_state(model), torch.no_grad():
             expected = run(parts[0], example)
             difference, _ = compare_outputs(run(model, example), expected, "the module")
     except InputError:  # it returns something else

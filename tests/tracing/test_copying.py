@@ -16,9 +16,9 @@ from prune_fe.tracing.copying import (
     copy_modules,
     copy_sharing_weights,
     copy_without_last_run,
-    keeping_attributes,
-    keeping_state,
     own_weights,
+    restoring_attributes,
+    restoring_state,
     restoring_weights,
 )
 from prune_fe.tracing.wrappers import unwrap
@@ -115,7 +115,7 @@ def test_what_a_run_writes_into_a_network_is_undone() -> None:
     model: Any = Keeping()
     model(X)
     before, kept = state(model), (list(model.history), model.cache["deep"], model.total.clone())
-    with keeping_state(model) as written:
+    with restoring_state(model) as written:
         model(X)
         model.grid.mul_(3)
         model.total = torch.ones(())
@@ -132,10 +132,10 @@ def test_what_a_run_writes_into_a_network_is_undone() -> None:
 
 def test_an_error_in_the_run_does_not_keep_it_from_being_undone() -> None:
     model = Keeping()
-    with pytest.raises(RuntimeError), keeping_attributes(model) as written:
+    with pytest.raises(RuntimeError), restoring_attributes(model) as written:
         model(torch.zeros(1, 4, 2, 2))
     assert written == []
-    with pytest.raises(KeyError), keeping_attributes(model) as written:
+    with pytest.raises(KeyError), restoring_attributes(model) as written:
         model.last = X
         raise KeyError
     assert [key for _, key in written] == ["last"]
