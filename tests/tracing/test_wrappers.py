@@ -123,6 +123,14 @@ def test_a_module_that_does_more_than_its_network_stays() -> None:
     assert set(score(model, scorer="l1-filter", example=X).keep) == {"network.0.0", "network.1.0"}
 
 
+def test_what_a_module_does_beside_its_network_is_saved_and_loaded(tmp_path: Path) -> None:
+    scores = score(Normalising(bare()), scorer="l1-filter")
+    pruned = prune(Normalising(bare()), scores, 0.5, X).model
+    loaded = load(save(pruned, tmp_path / "normalising"), Normalising(bare()))
+    assert type(loaded) is Normalising
+    assert torch.equal(loaded(X), pruned(X))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("what", [torch.jit.script, lambda model: torch.jit.trace(model, X)])
 def test_torchscript_is_refused_by_name(what: Callable[[nn.Module], Any], tmp_path: Path) -> None:
