@@ -25,6 +25,7 @@ from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_w
 from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
 from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
+from prune_fe.tracing.weights import require_trainable
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,12 @@ class ScoringInputs:
         return tuple(map(str, range(classes)))
 
     def require_logits(self) -> None:
-        """Check that the network returns logits, (images, classes), as scorers of gradients need them.
+        """Check that the network has gradients, and returns logits, (images, classes), as scorers of gradients need.
 
         Raises:
             InputError: It does not; the message says how to pass `logits`.
         """
+        require_trainable(self.model)
         self._run_classifier()
 
     def _run_classifier(self) -> Tensor:

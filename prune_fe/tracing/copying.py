@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune_fe.errors import InputError, first_line
+from prune_fe.tracing.module_rules import is_computed_weight
 from prune_fe.tracing.nested import Inputs, move, run, tensors_in
 from prune_fe.tracing.shared_tensors import find_shared_tensors, set_tensor
 from prune_fe.tracing.watching import evaluating
@@ -115,8 +116,9 @@ def copy_sharing_weights(model: nn.Module) -> nn.Module:
     Raises:
         InputError: The model cannot be copied.
     """
-    # Parameters of derived classes may be more than their values, and are copied.
-    plain = [weight for weight in model.parameters() if type(weight) is nn.Parameter]
+    # Parameters of derived classes may be more than their values, and are copied. So are those that were made under
+    # torch.inference_mode(), whose memory cannot be trained.
+    plain = [weight for weight in model.parameters() if type(weight) is nn.Parameter and not weight.is_inference()]
     return copy_model(model, {weight: nn.Parameter(weight.detach(), weight.requires_grad) for weight in plain})
 
 
@@ -166,7 +168,11 @@ def copy_without_last_run(model: nn.Module, inputs: Inputs) -> nn.Module:
         with evaluating(twin), torch.no_grad(), restoring_weights(twin):
             with restoring_state(twin) as written:
                 expected = run(twin, moved)
-            stale = [(module, key) for module, key in written if _tensors_of(vars(module).get(key))]
+            stale = [
+                (module, key)
+                for module, key in written
+                if _tensors_of(vars(module).get(key)) and not is_computed_weight(module, key)
+            ]
             if not stale:
                 return model
             for module, key in stale:

@@ -67,6 +67,11 @@ def _is_computed(module: nn.Module) -> bool:
     return parametrize.is_parametrized(module) or any(name in vars(module) for name in hooked)
 
 
+def is_computed_weight(module: nn.Module, name: str) -> bool:
+    """Return whether an attribute of a module is a weight that a hook computes from parameters before each use."""
+    return any(f"{name}{end}" in module._parameters for end in COMPUTED_FROM)
+
+
 def _describe_computed(name: str, module: nn.Module) -> str:
     """Return the reason why a module with computed weights keeps its channels."""
     if parametrize.is_parametrized(module):

@@ -15,6 +15,9 @@ from prune_fe.tracing.quantised import ADVICE, find_quantised
 STATISTICS = ("running_mean", "running_var")
 """The buffers that are checked like weights: those of batch norms. Others, such as masks, may hold infinite values."""
 
+NO_VALUES_YET = "has no values yet; run the network on an image first"
+"""What is wrong with the weights of torch's lazy layers before their first run."""
+
 
 def require_module(model: Any, name: str = "model") -> None:
     """Check that something is a module.
@@ -38,13 +41,17 @@ def require_network(model: Any, name: str = "model") -> None:
         name: Name of the argument.
 
     Raises:
-        InputError: It is no module, or has no parameters.
+        InputError: It is no module, or has no parameters, or some that have no values before the first run.
     """
     require_module(model, name)
     if next(model.parameters(), None) is None:
         if fault := find_quantised(model):
             raise InputError(f"{fault}, without floating-point weights; {ADVICE}")
         raise InputError(f"{name} is a {type(model).__name__} without any parameters")
+    # The first run would give it values, and the channel counts of its layer, which are then undone.
+    if lazy := [where for where, weight in model.named_parameters() if is_lazy(weight)]:
+        layer, _, key = lazy[0].rpartition(".")
+        raise InputError(f"layer {layer!r}: {key} {NO_VALUES_YET}")
 
 
 def require_sound_weights(model: Any, name: str = "model") -> None:
@@ -71,6 +78,20 @@ def require_sound_weights(model: Any, name: str = "model") -> None:
             if fault := find_fault(tensor):
                 where = f"layer {layer!r}" if layer else type(model).__name__
                 raise InputError(f"{where}: {key} {fault}")
+
+
+def require_trainable(model: nn.Module) -> None:
+    """Check that autograd and updates in place may use the weights and buffers of a network.
+
+    Raises:
+        InputError: One of them was made under torch.inference_mode(); the text names it.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise InputError(
+                f"{name!r} was made under torch.inference_mode(), so that torch can neither train nor change it; build "
+                "the network outside of that, or use copy.deepcopy(model)"
+            )
 
 
 def require_example(example: Any, name: str = "example") -> None:
@@ -102,7 +123,7 @@ def require_example(example: Any, name: str = "example") -> None:
 def find_fault(tensor: Tensor) -> str | None:
     """Return what is wrong with a weight, as the end of a sentence about it; None if nothing is."""
     if is_lazy(tensor):
-        return "has no values yet; run the network on an image first"
+        return NO_VALUES_YET
     if fault := find_layout_fault(tensor):
         return fault
     if tensor.is_complex():

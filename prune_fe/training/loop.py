@@ -25,7 +25,7 @@ from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.pruning.cut import refuse_unlike_weights
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.watching import explain_run
-from prune_fe.tracing.weights import find_layout_fault, require_sound_weights
+from prune_fe.tracing.weights import find_layout_fault, require_sound_weights, require_trainable
 from prune_fe.training.augmentation import flip_and_shift
 from prune_fe.training.distillation import Teaching, make_teaching, teacher_logits
 from prune_fe.training.features import TrainingInput, is_constant, prepare_input
@@ -122,6 +122,7 @@ def finetune(
     seed, workers = validate_value(Seed, seed, "seed"), validate_value(Workers, workers, "workers")
     require_float(model, prepared=False)  # A layer without gradients would leave the others as they are.
     require_sound_weights(model)
+    require_trainable(model)
     if chosen.distill is not None and teacher is None:
         raise InputError("distill needs a teacher: finetune(..., teacher=network)")
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)

@@ -15,7 +15,7 @@ from prune_fe.data.sampling import select_batches
 from prune_fe.errors import DataError, InputError
 from prune_fe.options import Count, Seed, validate_value
 from prune_fe.tracing.watching import evaluating, explain_run
-from prune_fe.tracing.weights import require_module
+from prune_fe.tracing.weights import require_module, require_trainable
 
 
 def recalibrate(
@@ -52,6 +52,7 @@ def recalibrate(
         DataError: There are too few images.
     """
     require_module(model)
+    require_trainable(model)
     batch_size, workers = check_reading(batch_size, workers)
     seed = validate_value(Seed, seed, "seed")
     samples = None if samples is None else validate_value(Count, samples, "samples")

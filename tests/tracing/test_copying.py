@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 import prune_fe
+from prune_fe import load, prune, save, score
 from prune_fe.errors import InputError
 from prune_fe.tracing.copying import (
     convert,
@@ -197,3 +200,22 @@ def test_measuring_and_inspecting_leave_what_a_network_keeps_of_its_last_run() -
     assert state(model).keys() == before.keys()
     assert all(before[key] is value for key, value in state(model).items())
     assert (len(model.history), torch.equal(model.total, total)) == (1, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize(
+    "compute",
+    [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm, lambda layer: l1_unstructured(layer, "weight", 0.3)],
+)
+def test_weights_that_hooks_compute_are_not_forgotten(compute: Callable[[Any], Any], tmp_path: Path) -> None:
+    def build() -> Any:
+        torch.manual_seed(0)
+        parts = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 6, 3)]
+        compute(parts[2])
+        return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)).eval()
+
+    model, x = build(), torch.randn(2, 3, 9, 9)
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, x).model
+    loaded = load(save(pruned, tmp_path / "saved"), build())
+    assert pruned.get_submodule("0").out_channels == 4
+    assert torch.equal(loaded(x), pruned(x))

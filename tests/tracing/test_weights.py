@@ -112,3 +112,26 @@ def test_nothing_is_scored_pruned_or_saved(tmp_path: Any, change: Callable[[Any]
         or value.isnan().any()
         for key, value in model.state_dict().items()
     )
+
+
+def test_layers_without_values_yet_stay_so() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
+    for call in (prune_fe.cost, prune_fe.inspect, prune_fe.find_layers):
+        with pytest.raises(InputError, match="layer '0': weight has no values yet; run the network on an image first"):
+            call(model, torch.zeros(1, 2, 5, 5))
+    assert type(model[0]) is nn.LazyConv2d
+
+
+def test_weights_of_inference_mode_are_pruned_but_not_trained() -> None:
+    images = torch.utils.data.TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)
+    with torch.inference_mode():
+        model = SmallVGG(4, 3, [[4], [6]]).eval()
+    pruned = prune_fe.prune(model, prune_fe.score(model, scorer="l1-filter"), 0.5, torch.zeros(1, 3, 8, 8)).model
+    prune_fe.finetune(pruned, images, images, epochs=1)
+    for call in (
+        lambda: prune_fe.finetune(model, images, images, epochs=1),
+        lambda: prune_fe.recalibrate(model, images, samples=8),
+        lambda: prune_fe.score(model, images, "taylor"),
+    ):
+        with pytest.raises(InputError, match=r"'features.0.weight' was made under torch.inference_mode\(\)"):
+            call()
