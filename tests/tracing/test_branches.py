@@ -185,3 +185,19 @@ def test_a_network_that_cannot_run_in_training_is_followed_in_evaluation() -> No
     assert "layer 'aux.0.0' may read them" in str(steps["first.0"].left)
     with pytest.raises(InputError, match="nothing could be pruned .*aux.0.0"):
         prune(Detector().eval(), score(Detector(), scorer="l1-filter", example=X), {"first.*": 0.5}, X)
+
+
+def test_outputs_of_training_that_are_nan_hold_nothing() -> None:
+    class LearntDropout(Auxiliary):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aux, self.rate = nn.Identity(), nn.Parameter(torch.tensor(0.1))  # type: ignore[assignment]
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.first(x)
+            if self.training:  # With random weights the rate is larger than 1, and nothing is kept.
+                kept = (torch.rand_like(x) > 3 * self.rate).to(x)
+                x = x * kept * kept.numel() / kept.sum()
+            return self.head(self.second(x).mean((2, 3)))
+
+    assert [step.count for step in halved(LearntDropout()).steps] == [4, 6]
