@@ -29,6 +29,7 @@ class Analysis:
 
     Attributes:
         layers: Names of the convolutions whose units are scored, in the order in which they run.
+        repeated: Names of those that have no scores because they run several times.
         widths: Layer -> number of its units.
         groups: The groups, in the order in which they run; a GroupId is an index of it. A group of which no half,
             drawn at random, could be removed has a reason.
@@ -38,6 +39,7 @@ class Analysis:
     """
 
     layers: tuple[str, ...]
+    repeated: tuple[str, ...]
     widths: Mapping[str, int]
     groups: tuple[Group, ...]
     cutter: Cutter
@@ -56,16 +58,31 @@ def analyse(model: nn.Module, example: Inputs) -> Analysis:
         InputError: The network cannot be copied or run, or returns no tensor.
     """
     require_example(example)
-    traced, layers, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
-    cutter, names = Cutter(traced, graph), tuple(layer.name for layer in layers)
+    traced, found, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
+    cutter, names = Cutter(traced, graph), tuple(layer.name for layer in found.layers)
     groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
     modules = dict(model.named_modules())
     widths = {layer: int(modules[layer].out_channels) for layer in names}
-    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
+    return Analysis(names, found.repeated, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
 
 
-_Trace = tuple[nn.Module, tuple[Layer, ...], DependencyGraph, Verifier]
-"""A copy of a network that has run, the convolutions that have units, the dependency graph, and the verifier."""
+@dataclass(frozen=True)
+class _Found:
+    """What the runs of a network show beside its graph.
+
+    Attributes:
+        layers: The convolutions that have units.
+        repeated: Names of the convolutions that run several times.
+        has_branches: Whether the network takes other branches in training.
+    """
+
+    layers: tuple[Layer, ...]
+    repeated: tuple[str, ...]
+    has_branches: bool
+
+
+_Trace = tuple[nn.Module, _Found, DependencyGraph, Verifier]
+"""A copy of a network that has run, what the runs showed, the dependency graph, and the verifier."""
 
 
 def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
@@ -76,35 +93,31 @@ def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
         inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced)
         with restoring_weights(traced):
-            layers, has_branches = _follow(traced, inputs, tracer)
-        verifier = make_verifier(model, example, traced, tracer, has_branches)
+            found = _follow(traced, inputs, tracer)
+        verifier = make_verifier(model, example, traced, tracer, found.has_branches)
     except (InputError, RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
-    return traced, layers, tracer.build_graph(count_rows(inputs)), verifier
+    return traced, found, tracer.build_graph(count_rows(inputs)), verifier
 
 
 def _trace_verification_copy(model: nn.Module, example: Inputs) -> _Trace:
     """Trace the copy that removals are verified on."""
     twin, inputs = verification_copy(model, example)
     tracer = ChannelTracer(twin)
-    layers, has_branches = _follow(twin, inputs, tracer)
+    found = _follow(twin, inputs, tracer)
     randomise(twin)
-    verifier = Verifier(Trial(twin, inputs, has_branches=has_branches))
-    return twin, layers, tracer.build_graph(count_rows(inputs)), verifier
+    verifier = Verifier(Trial(twin, inputs, has_branches=found.has_branches))
+    return twin, found, tracer.build_graph(count_rows(inputs)), verifier
 
 
-def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> tuple[tuple[Layer, ...], bool]:
-    """Follow a network in evaluation and as in training.
-
-    Returns:
-        The convolutions that have units, and whether the network takes other branches in training.
-    """
+def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> _Found:
+    """Follow a network in evaluation and as in training."""
     # One run finds the layers and the graph.
     with tracer.tracing():
-        layers = find_convolutions(model, inputs)[0]
+        layers, repeated = find_convolutions(model, inputs)
     has_branches = follow_training(tracer, inputs)
     keep_unreached(tracer, inputs)
-    return layers, has_branches
+    return _Found(layers, tuple(sorted(repeated)), has_branches)
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:

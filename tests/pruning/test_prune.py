@@ -904,3 +904,17 @@ def test_weights_stay_in_their_memory_format(memory_format: torch.memory_format)
     formats = {name: is_channels_last(weight) for name, weight in model.named_parameters() if weight.ndim == 4}
     assert set(formats.values()) == {memory_format == torch.channels_last}
     assert {name: is_channels_last(pruned.get_parameter(name)) for name in formats} == formats
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_layers_that_run_several_times_are_named() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(12, 2)
+
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return self.head(torch.cat([self.conv(image).mean((2, 3)) for image in (one, other)], dim=1))
+
+    with pytest.raises(InputError, match="a layer must run once in a forward pass, these run several times: conv"):
+        prune(Siamese(), score(Siamese(), scorer="l1-filter"), 0.5, (torch.zeros(1, 3, 8, 8),) * 2)
