@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from prune_fe.errors import InputError
 from prune_fe.tracing.copying import copy_modules, restoring_attributes, restoring_state
 from prune_fe.tracing.nested import Inputs, compare_outputs, run
 from prune_fe.tracing.watching import evaluating
@@ -64,14 +63,15 @@ def _find_trained(model: nn.Module, example: Inputs | None) -> nn.Module | None:
         return None
     if example is None:
         return parts[0] if _only_calls(model, parts[0]) else None
-    try:
-        with evaluating(model), restoring_state(model), torch.no_grad():
-            expected = run(parts[0], example)
-            difference, _ = compare_outputs(run(model, example), expected, "the module")
-    except InputError:  # it returns something else
-        return None
-    except Exception:  # it has no `forward`, or none for these inputs
-        return parts[0]
+    with evaluating(model), restoring_state(model), torch.no_grad():
+        try:
+            outputs = run(model, example)
+        except Exception:  # it has no `forward`, or none for these inputs
+            return parts[0]
+        try:
+            difference, _ = compare_outputs(outputs, run(parts[0], example), "the module")
+        except Exception:  # the network in it returns something else, or reads other inputs
+            return None
     return parts[0] if difference == 0 else None
 
 

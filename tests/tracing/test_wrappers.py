@@ -123,6 +123,17 @@ def test_a_module_that_does_more_than_its_network_stays() -> None:
     assert set(score(model, scorer="l1-filter", example=X).keep) == {"network.0.0", "network.1.0"}
 
 
+def test_a_module_that_reads_other_inputs_than_its_network_stays() -> None:
+    class Reading(Trained):
+        def forward(self, batch: Any) -> Tensor:
+            return self.network(batch["image"])
+
+    model, inputs = Reading(bare()), ({"image": X},)
+    assert unwrap(model, inputs) is model
+    assert unwrap(model) is model
+    assert prune(model, score(model, scorer="l1-filter", example=inputs), 0.5, inputs).steps[0].count > 0
+
+
 def test_what_a_module_does_beside_its_network_is_saved_and_loaded(tmp_path: Path) -> None:
     scores = score(Normalising(bare()), scorer="l1-filter")
     pruned = prune(Normalising(bare()), scores, 0.5, X).model
