@@ -55,10 +55,12 @@ def analyse(model: nn.Module, example: Inputs) -> Analysis:
         example: Inputs of the network.
 
     Raises:
-        InputError: The network cannot be copied or run, or returns no tensor.
+        InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
     """
     require_example(example)
     traced, found, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
+    if not graph.axes:
+        raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
     cutter, names = Cutter(traced, graph), tuple(layer.name for layer in found.layers)
     groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
     modules = dict(model.named_modules())

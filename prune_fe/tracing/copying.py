@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         model: The model.
         memo: id() of an object -> what the copy has in its place.
     """
+    _refuse_closures(model)
     # A module has ten dicts for hooks, most of them empty. deepcopy() takes most of its time for those.
     for module in model.modules():
         memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in DICTS and not value}
@@ -79,6 +81,34 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         where = _find_uncopyable(model)
         advice = f"; it is {where}: remove it, or give it a __deepcopy__()" if where else ""
         raise InputError(f"{type(model).__name__} cannot be copied: {first_line(error)}{advice}") from error
+
+
+def _refuse_closures(model: nn.Module) -> None:
+    """Check that no function in an attribute of a model holds modules of the model: a copy of it would run those.
+
+    Raises:
+        InputError: One does, such as `model.forward = lambda x: model.head(model.body(x))`.
+    """
+    own: set[int] = set()
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if not isinstance(value, FunctionType) or not value.__closure__:
+                continue
+            own = own or {id(part) for part in model.modules()}
+            if any(_cell_id(cell) in own for cell in value.__closure__):
+                where = f"layer {name!r}" if name else type(model).__name__
+                raise InputError(
+                    f"attribute {key!r} of {where} is a function that holds modules of the model, which a copy would "
+                    "share; make it a method of the class, or use functools.partial(function, module)"
+                )
+
+
+def _cell_id(cell: CellType) -> int | None:
+    """Return id() of what a variable of a closure holds; None if it holds nothing yet."""
+    try:
+        return id(cell.cell_contents)
+    except ValueError:
+        return None
 
 
 class _Detaching(TorchFunctionMode):

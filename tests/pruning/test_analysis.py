@@ -62,3 +62,17 @@ def test_layers_that_share_weights_are_one_group() -> None:
     model.stem.in_channels, model.stem.kernel_size, model.stem.padding = 8, (1, 1), (0, 0)
     groups = analyse(model, torch.randn(1, 8, 8, 8)).groups
     assert {layer for group in groups for layer in group.layers if "conv" in group.layers} >= {"stem", "conv"}
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_network_that_runs_none_of_its_layers_is_refused() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    with pytest.raises(InputError, match="Idle runs none of its layers on the example"):
+        analyse(Idle(), X)

@@ -1,5 +1,6 @@
 """Copies of networks, also of those that keep tensors of their last run, and what is undone after a run."""
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -219,3 +220,14 @@ def test_weights_that_hooks_compute_are_not_forgotten(compute: Callable[[Any], A
     loaded = load(save(pruned, tmp_path / "saved"), build())
     assert pruned.get_submodule("0").out_channels == 4
     assert torch.equal(loaded(x), pruned(x))
+
+
+def test_functions_that_hold_modules_of_the_network_are_refused_by_name() -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3))
+    model.scale = lambda x, factor=2.0: x * factor  # holds nothing
+    copy_model(model)
+    model.forward = lambda x: model[1](model[0](x).relu())
+    with pytest.raises(InputError, match="attribute 'forward' of Sequential is a function that holds modules"):
+        prune(model, score(model, scorer="l1-filter"), 0.5, X)
+    model.forward = functools.partial(lambda network, x: network[1](network[0](x).relu()), model)
+    assert prune(model, score(model, scorer="l1-filter"), 0.5, X).steps[0].count == 4
