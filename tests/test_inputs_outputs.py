@@ -136,6 +136,37 @@ def test_a_wrong_cut_of_one_output_is_seen(kind: str) -> None:
     assert difference > 1e-2 * largest
 
 
+class Mixing(nn.Module):
+    """A network whose first map is multiplied by its mean over the channels, which no cut keeps."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.form, self.first, self.second, self.head = form, block(3, 8), block(8, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, image: Tensor) -> Any:
+        maps = self.first(image)
+        return self.form(self.head(self.second(maps * maps.mean(1, keepdim=True))))
+
+
+DIAGONAL = torch.eye(4, dtype=torch.bool)
+COARSE: dict[str, Any] = {
+    "a mask": lambda map: (map > 100).float(),
+    "saturated": lambda map: torch.sigmoid(map + 1e6),
+    "zeros": lambda map: {"loss": map.sum() * 0},
+    "filled with -1e30": lambda map: map.masked_fill(DIAGONAL, -1e30),
+    "filled with -inf": lambda map: map.masked_fill(DIAGONAL, float("-inf")),
+}
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_outputs_that_show_little_prove_no_wrong_cut(kind: str) -> None:
+    model = Mixing(COARSE[kind]).eval()
+    randomise(model)
+    steps = {step.layers: step for step in prune(model, score(model, scorer="l1-filter"), 0.5, IMAGE).steps}
+    assert steps["first.0",].count == 0
+    assert "perhaps mean() over the channels" in str(steps["first.0",].left)
+
+
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "a number beside tensors"])
 def test_every_kind_is_exported(kind: str, format: Format, tmp_path: Path) -> None:

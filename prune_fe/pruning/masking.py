@@ -135,9 +135,20 @@ def largest_difference(
 
 
 def _shows_little(output: Any) -> bool:
-    """Return whether a network returned an empty tensor, or no tensor of floating-point numbers."""
+    """Return whether some tensor that a network returned is empty, or none has values that show small differences.
+
+    Values that are all equal or all whole numbers, such as a mask of 0 and 1, show none.
+    """
     tensors = tensors_in(output)
-    return not any(tensor.is_floating_point() for tensor in tensors) or not all(tensor.numel() for tensor in tensors)
+    if not all(tensor.numel() for tensor in tensors):
+        return True
+    return not any(tensor.is_complex() or (tensor.is_floating_point() and not _is_coarse(tensor)) for tensor in tensors)
+
+
+def _is_coarse(tensor: Tensor) -> bool:
+    """Return whether the values of a tensor are all equal, or all whole numbers."""
+    is_constant = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+    return is_constant or bool((tensor == tensor.round()).all())
 
 
 @contextmanager

@@ -17,6 +17,9 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 its only argument: a tensor, or a list such as the images of a detector."""
 
 
+FILL_RATIO = 1e5
+"""Outputs that are so many times as large as half of the others are compared apart from these."""
+
 Logits = Callable[[Any], Any]
 """A function that takes the logits, (images, classes), out of what a network returns."""
 
@@ -214,11 +217,31 @@ def compare_outputs(output: Any, expected: Any, name: str) -> tuple[float, float
             raise InputError(f"{name} returns {kinds[0]}{where}, the original {kinds[1]}")
         if found is None or wanted is None or not wanted.numel():
             continue
-        distance, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-        # A NaN counts as the largest difference. Every comparison with it is false, so the condition is negated.
-        if scale == 0 == difference or not (math.isnan(difference) or distance * scale <= difference * largest):
-            difference, scale = distance, largest
+        for distance, largest in _distances(found, wanted):
+            # What is NaN differs most: a comparison with it is false.
+            if scale == 0 == difference or not (math.isnan(difference) or distance * scale <= difference * largest):
+                difference, scale = distance, largest
     return difference, scale
+
+
+def _distances(found: Tensor, wanted: Tensor) -> Iterator[tuple[float, float]]:
+    """Yield the largest difference between two tensors and the largest value, apart for values of another magnitude.
+
+    Beside what fills masked places, such as -1e9 or -inf, any difference between the other values would be small.
+
+    Args:
+        found: The tensor to compare.
+        wanted: The tensor that it should equal.
+    """
+    distance, size = (found - wanted).abs(), wanted.abs()
+    is_equal_infinity = wanted.isinf() & (found == wanted)
+    distance, size = distance[~is_equal_infinity], size[~is_equal_infinity]
+    if not size.numel():
+        return
+    limit = FILL_RATIO * size[size > 0].double().median() if (size > 0).any() else size.new_zeros(())
+    for chosen in (~(size > limit), size > limit):
+        if chosen.any():
+            yield float(distance[chosen].max()), float(size[chosen].max())
 
 
 def _as_numbers(value: Any) -> Tensor | None:

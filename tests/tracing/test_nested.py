@@ -105,6 +105,15 @@ def test_the_output_that_differs_most_is_compared() -> None:
     assert math.isnan(difference)
 
 
+@pytest.mark.parametrize("fill", [-1e9, float("-inf")])
+def test_values_that_fill_masked_places_hide_no_difference(fill: float) -> None:
+    values = torch.tensor([fill, 1.0, 2.0, 0.0])
+    assert compare_outputs(values + torch.tensor([0, 0, 0.5, 0]), values, "it") == (0.5, 2)
+    assert compare_outputs(values.half(), values.half(), "it")[0] == 0
+    difference, largest = compare_outputs(values.flip(0), values, "it")
+    assert not difference <= 0.1 * largest
+
+
 @pytest.mark.parametrize(
     ("output", "expected", "message"),
     [
