@@ -125,15 +125,21 @@ def keep_unreached(tracer: ChannelTracer, inputs: Inputs) -> None:
         tracer: The tracer, which has followed the network in evaluation and as in training.
         inputs: Inputs of the network.
     """
-    modules, unreached = tracer.builder.modules, _find_unreached(tracer)
-    if not unreached:
+    modules, unreached, unread = tracer.builder.modules, _find_unreached(tracer), _find_unread(tracer)
+    if not unreached and not unread:
         return
-    holders = {name: _find_holder(name, tracer.ran) for name in unreached}
+    holders = {name: _find_holder(name, tracer.ran) for name in (*unreached, *unread)}
     calls, tracer.values_in = list(tracer.calls), {holder: [] for holder in holders.values()}
     for in_training in (False, True):
         _run_again(tracer, inputs, in_training)
     tracer.calls[:] = calls
-    for name, holder in holders.items():
+    for name, sizes in unread.items():
+        reason = f"parameter {name!r} may be combined with them, but nothing reads it in evaluation or in training"
+        for ids in tracer.values_in[holders[name]]:
+            if any(ids.shape[dim] in sizes for dim in varying_dims(ids)):
+                tracer.builder.fix(ids, reason)
+    for name in unreached:
+        holder = holders[name]
         reason = f"layer {name!r} may read them, but it does not run on the example, in evaluation or in training"
         for ids in tracer.values_in[holder]:
             if _has_width(ids, unreached[name], isinstance(modules[name], nn.Linear)):
@@ -159,6 +165,23 @@ def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
     ]
     widths = {name: _count_inputs(modules[name]) for name in sorted(names)}
     return {name: width for name, width in widths.items() if width > 1}
+
+
+def _find_unread(tracer: ChannelTracer) -> dict[str, set[int]]:
+    """Return the parameters which no code read of modules that ran and hold others with parameters, and their sizes.
+
+    Returns:
+        Parameter -> its sizes of more than one.
+    """
+    unread = {}
+    for name, module in tracer.builder.modules.items():
+        holds_layers = any(next(child.parameters(), None) is not None for child in module.children())
+        if name not in tracer.ran or name in tracer.whole or not holds_layers:
+            continue
+        for attribute, weight in module._parameters.items():
+            if weight is not None and weight.numel() > 1 and id(weight) not in tracer.parameter_uses:
+                unread[f"{name}.{attribute}".lstrip(".")] = {size for size in weight.shape if size > 1}
+    return unread
 
 
 def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None:

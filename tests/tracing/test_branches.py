@@ -201,3 +201,19 @@ def test_outputs_of_training_that_are_nan_hold_nothing() -> None:
             return self.head(self.second(x).mean((2, 3)))
 
     assert [step.count for step in halved(LearntDropout()).steps] == [4, 6]
+
+
+def test_a_parameter_that_nothing_reads_keeps_what_it_may_be_combined_with() -> None:
+    class Scaling(BySize):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra, self.scale = nn.Identity(), nn.Parameter(torch.rand(1, 8, 1, 1))  # type: ignore[assignment]
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.first(x)
+            return self.head(self.last(self.middle(maps * self.scale if x.shape[-1] > 16 else maps)).mean((2, 3)))
+
+    pruned = halved(Scaling())
+    assert [(step.layers[0], step.count) for step in pruned.steps] == [("first.0", 0), ("middle.0", 6), ("last.0", 5)]
+    assert str(pruned.steps[0].left).startswith("parameter 'scale' may be combined with them")
+    assert pruned.model(torch.randn(1, 3, 64, 64)).shape == (1, 4), "the branch for large images runs"
