@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from prune_fe.tracing.channel_ids import varying_dims
 from prune_fe.tracing.nested import Inputs, run, tensors_in
 from prune_fe.tracing.ops import NORM_MODULES, Kind, functions
-from prune_fe.tracing.shared_tensors import find_shared_tensors
+from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name
 from prune_fe.tracing.watching import evaluating
 
 if TYPE_CHECKING:
@@ -168,10 +168,10 @@ def _find_unreached(tracer: ChannelTracer) -> dict[str, int]:
 
 
 def _find_unread(tracer: ChannelTracer) -> dict[str, set[int]]:
-    """Return the parameters which no code read of modules that ran and hold others with parameters, and their sizes.
+    """Return the parameters that code might have read but did not, of modules that hold layers and ran.
 
     Returns:
-        Parameter -> its sizes of more than one.
+        Parameter -> its sizes of more than one. A parameter is left out if the module's code does not name it.
     """
     unread = {}
     for name, module in tracer.builder.modules.items():
@@ -179,8 +179,11 @@ def _find_unread(tracer: ChannelTracer) -> dict[str, set[int]]:
         if name not in tracer.ran or name in tracer.whole or not holds_layers:
             continue
         for attribute, weight in module._parameters.items():
-            if weight is not None and weight.numel() > 1 and id(weight) not in tracer.parameter_uses:
-                unread[f"{name}.{attribute}".lstrip(".")] = {size for size in weight.shape if size > 1}
+            own_name = full_name((name, attribute))
+            if weight is None or id(weight) in tracer.parameter_uses or weight.numel() == 1:
+                continue
+            if _is_named(own_name, tracer.builder.modules, tracer.ran):
+                unread[own_name] = {size for size in weight.shape if size > 1}
     return unread
 
 

@@ -217,3 +217,9 @@ def test_a_parameter_that_nothing_reads_keeps_what_it_may_be_combined_with() -> 
     assert [(step.layers[0], step.count) for step in pruned.steps] == [("first.0", 0), ("middle.0", 6), ("last.0", 5)]
     assert str(pruned.steps[0].left).startswith("parameter 'scale' may be combined with them")
     assert pruned.model(torch.randn(1, 3, 64, 64)).shape == (1, 4), "the branch for large images runs"
+
+    class LeftOverScale(Scaling):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.last(self.middle(self.first(x))).mean((2, 3)))
+
+    assert [step.count for step in halved(LeftOverScale()).steps] == [4, 6, 5]
