@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,9 @@ from prune_fe.tracing.watching import evaluating
 
 TOLERANCE = {torch.float64: 1e-8}
 """Largest difference to the masked network that counts as equal, as a share of the largest output, by dtype."""
+
+Mode = Callable[[nn.Module], AbstractContextManager[None]]
+"""The mode in which a network runs, as a function from the network to a context."""
 
 DEFAULT_TOLERANCE = 1e-3
 """The tolerance for dtypes of less precision."""
@@ -190,12 +194,20 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
         return fault, trial.is_like_network
     # The comparison is also false, and the removal refused, where an output is NaN.
     if not difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
-        share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
-        fault = f"removing its units is not masking them ({share}): {UNKNOWN_MIXING}"
-        return fault, trial.is_like_network
+        return _describe_difference(trial, difference, scale), trial.is_like_network
     if trial.has_branches and (in_training := _find_training_fault(trial, cutter, kept, twin)):
         return in_training, trial.is_like_network
     return None, trial.calls is None or tuple(recorder.calls) == trial.calls
+
+
+def _describe_difference(trial: Trial, difference: float, scale: float) -> str:
+    """Return the reason why outputs that differ by so much forbid a removal."""
+    if math.isnan(difference):
+        return "with random weights the network's outputs are NaN, so no cut can be proved"
+    if _draws_numbers(trial, evaluating):
+        return "the network draws other random numbers for fewer units, so no cut can be proved"
+    share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
+    return f"removing its units is not masking them ({share}): {UNKNOWN_MIXING}"
 
 
 def _find_training_fault(trial: Trial, cutter: Cutter, kept: KeptChannels, twin: nn.Module) -> str | None:
@@ -208,21 +220,28 @@ def _find_training_fault(trial: Trial, cutter: Cutter, kept: KeptChannels, twin:
         raise
     except Exception as error:  # the network's own code may raise anything
         fault = f"in training the network does not run without some of its units: {first_line(error)}"
-        return fault if _run_in_training(trial) is not None else None
+        return fault if _run_again(trial, taking_training_branches) is not None else None
     if difference <= TOLERANCE.get(_precision(trial), DEFAULT_TOLERANCE) * scale:
         return None
-    outputs = _run_in_training(trial, seed=0), _run_in_training(trial, seed=1)
-    # A network that draws numbers for each of its channels draws others when there are fewer. Its outputs are NaN where
-    # random weights, such as a rate of dropout that is learnt, make no sense in training.
-    if compare_outputs(*outputs, "the model")[0] != 0:
+    # A network that draws numbers for each of its channels draws others when there are fewer.
+    if _draws_numbers(trial, taking_training_branches):
         return None
     share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
     return f"in training, removing its units is not masking them ({share})"
 
 
-def _run_in_training(trial: Trial, seed: int = 0) -> Any:
-    """Return what the copy of a trial returns as in training, with a seed; None if it does not run."""
-    with torch.random.fork_rng(devices=[]), taking_training_branches(trial.model), torch.no_grad():
+def _draws_numbers(trial: Trial, mode: Mode) -> bool:
+    """Return whether the copy of a trial returns other values with other random numbers, or NaN.
+
+    Its outputs are NaN where random weights, such as a rate of dropout that is learnt, make no sense.
+    """
+    outputs = _run_again(trial, mode, seed=0), _run_again(trial, mode, seed=1)
+    return compare_outputs(*outputs, "the model")[0] != 0
+
+
+def _run_again(trial: Trial, mode: Mode, seed: int = 0) -> Any:
+    """Return what the copy of a trial returns in a mode, with a seed; None if it does not run."""
+    with torch.random.fork_rng(devices=[]), mode(trial.model), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         try:
             return run(trial.model, trial.inputs)

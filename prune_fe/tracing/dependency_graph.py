@@ -210,7 +210,8 @@ class GraphBuilder:
         """Couple channels pair by pair; one that is paired with NO_CHANNEL is fixed."""
         for ids, partners in ((first, second), (second, first)):
             self.fix(
-                to_tensor(ids[partners == NO_CHANNEL]), "padded with zeros, or added to values that come from no layer"
+                to_tensor(ids[partners == NO_CHANNEL]),
+                "padded with zeros, or added to values that no layer with units gave",
             )
         pairs = (first != NO_CHANNEL) & (second != NO_CHANNEL) & (first != second)
         self._coupled.append((first[pairs], second[pairs]))

@@ -344,7 +344,7 @@ def _combine(builder: GraphBuilder, call: Call) -> bool:
         elif wide:
             values = value.shape[wide[0] - output.ndim]
             for ids in operand_ids:
-                builder.fix(ids, f"combined with {values} values that come from no layer in {builder.location}")
+                builder.fix(ids, f"combined with {values} values that no layer with units gave, in {builder.location}")
     with_channels = [ids for ids in operand_ids if varying_dims(ids)]
     # The operand with channels in the most dimensions says what the output has.
     base = max(with_channels or operand_ids, key=lambda ids: len(varying_dims(ids)))

@@ -153,7 +153,9 @@ def follow_norm_function(builder: GraphBuilder, call: Call) -> None:
         if builder.has_ids(parameter):
             builder.couple(channels, ids_along(builder.ids[parameter], [0]))
         else:
-            builder.fix(ids, f"combined with {len(parameter)} values that come from no layer in {builder.location}")
+            builder.fix(
+                ids, f"combined with {len(parameter)} values that no layer with units gave, in {builder.location}"
+            )
     if call.name == "group_norm":
         _balance_groups(builder, channels, _second_argument(call, "num_groups"))
     if call.name in MIXING_NORMS:

@@ -378,7 +378,7 @@ class Fixed(nn.Module):
 
 def test_what_cannot_be_cut_is_refused_by_name() -> None:
     model = Fixed()
-    reason = "conv: combined with 8 values that come from no layer in the network's code"
+    reason = "conv: combined with 8 values that no layer with units gave, in the network's code"
     with pytest.raises(InputError, match=f"nothing could be pruned .{reason}"):
         prune(model, score(model, scorer="random"), example=X)
     assert model.conv.out_channels == 8
@@ -443,7 +443,7 @@ def test_a_padded_shortcut_keeps_what_stands_beside_the_padding() -> None:
     assert [(step.layers, step.units, step.count, step.left) for step in pruned.steps] == [
         (("stem", "out"), 4, 2, None),
         (("inner",), 6, 3, None),
-        (("out",), 4, 0, "padded with zeros, or added to values that come from no layer"),
+        (("out",), 4, 0, "padded with zeros, or added to values that no layer with units gave"),
     ]
     assert {2 + number for number in removed_units(pruned)["stem"]} == set(removed_units(pruned)["out"])
     with torch.no_grad(), mask(model, find_layers(model, X), removed_units(pruned)):

@@ -1,5 +1,7 @@
 """Removals are tried out before anything is cut."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -155,3 +157,24 @@ def test_random_weights_leave_no_channel_without_effect() -> None:
     randomise(model)
     assert torch.equal(model.state_dict()["1.running_var"], before)
     assert before.unique().numel() == 4
+
+
+@pytest.mark.parametrize(
+    ("noise", "reason"),
+    [
+        (torch.randn_like, "the network draws other random numbers for fewer units, so no cut can be proved"),
+        (lambda x: x * float("nan"), "with random weights the network's outputs are NaN, so no cut can be proved"),
+    ],
+)
+def test_outputs_that_cannot_be_compared_are_named(noise: Any, reason: str) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.last(x + noise(x)).mean((2, 3))
+
+    (group,) = [group for group in analyse(Noisy().eval(), X).groups if group.layers == ("first",)]
+    assert group.reason == reason

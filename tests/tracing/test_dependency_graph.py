@@ -35,7 +35,7 @@ def test_what_meets_no_channel_is_fixed(builder: GraphBuilder) -> None:
     builder.couple(np.array([0, 0]), channels[:2])
     graph = builder.build(1)
     assert set(graph.fixed_sets) == set(graph.coupled_set[channels[:2]].tolist())
-    assert set(graph.fixed_sets.values()) == {"padded with zeros, or added to values that come from no layer"}
+    assert set(graph.fixed_sets.values()) == {"padded with zeros, or added to values that no layer with units gave"}
 
 
 def test_the_first_reason_stays_unless_the_channel_is_an_output(builder: GraphBuilder) -> None:
