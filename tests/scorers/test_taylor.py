@@ -197,7 +197,7 @@ def test_a_network_without_logits_for_every_label_is_refused() -> None:
     with pytest.raises(InputError, match=r"returns \(1, 1, 3, 3\), gradients need logits \(images, classes\)"):
         score(nn.Sequential(nn.Conv2d(1, 1, 1)), Named(data), "taylor")
     three = Named([(torch.randn(2, 1, 1, 1), torch.tensor([0, 2]))])
-    with pytest.raises(InputError, match=r"returns \(2, 2\); gradients need logits \(images, classes\)"):
+    with pytest.raises(InputError, match=r"the logits are \(2, 2\), the largest label is 2"):
         score(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten()), three, "taylor")
 
 
