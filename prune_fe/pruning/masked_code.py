@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import AxisKey, KeptChannels
+from prune_fe.pruning.pooled_weights import PooledLayer
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.ops import plain_name
 from prune_fe.tracing.own_code import LAYER_FUNCTIONS, MIXING_NORMS, STATISTIC_FUNCTIONS, is_own_layer
@@ -90,6 +91,8 @@ class MaskedCode(TorchFunctionMode):
                 run, call = axis.call
                 entry = axis.dim, torch.from_numpy(kept[name, side]), len(axis.channels)
                 self._statistics.setdefault(name, {}).setdefault(run, {})[call] = entry
+            elif isinstance(self._modules[name], PooledLayer):
+                continue  # Its code is not torch's, but computes what torch's layer computes.
             elif side in ("in", "out", "both") and is_own_layer(self._modules[name]):
                 ends = [end if (name, end) in axes else "both" for end in ("in", "out")]
                 inputs, outputs = (kept[name, end] for end in ends)
