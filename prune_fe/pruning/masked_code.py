@@ -30,13 +30,16 @@ from prune_fe.tracing.ops import plain_name
 from prune_fe.tracing.own_code import LAYER_FUNCTIONS, MIXING_NORMS, STATISTIC_FUNCTIONS, is_own_layer
 
 TOLERANCE = {torch.float64: 1e-8}
-"""Largest difference between weights that counts as equal, as a share of the largest, by dtype."""
+"""Largest difference to the masked network's outputs, or between weights, that counts as equal, by dtype.
+
+It is a share of the largest value.
+"""
 
 DEFAULT_TOLERANCE = 1e-3
-"""The tolerance for dtypes of less precision; a few roundings (ROUNDINGS) if they are more."""
+"""The tolerance for dtypes of less precision."""
 
 ROUNDINGS = 8
-"""This many times the relative error of one rounding is tolerated too, for half precision."""
+"""This many times the relative error of one rounding is tolerated between weights too, for half precision."""
 
 SAME_SIZE = 0.01
 """Weights that change by no more than this share when they are doubled count as standardised.
@@ -70,7 +73,7 @@ class MaskedCode(TorchFunctionMode):
     """Changes what functions receive in the hand-written norms and layers of a masked network."""
 
     def __init__(self, model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], kept: KeptChannels) -> None:
-        """Find the modules.
+        """Find the norms and layers with code of their own that lose channels.
 
         Args:
             model: The whole network.

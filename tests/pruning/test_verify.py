@@ -178,3 +178,18 @@ def test_outputs_that_cannot_be_compared_are_named(noise: Any, reason: str) -> N
 
     (group,) = [group for group in analyse(Noisy().eval(), X).groups if group.layers == ("first",)]
     assert group.reason == reason
+
+
+def test_outputs_of_random_shapes_are_named() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            count = int(torch.randint(1, 100, (1,)))
+            x = self.first(x)
+            return self.last(x + torch.randn_like(x)).flatten()[:count]
+
+    (group,) = [group for group in analyse(Dropping().eval(), X).groups if group.layers == ("first",)]
+    assert group.reason == "the network draws other random numbers for fewer units, so no cut can be proved"
