@@ -54,7 +54,7 @@ def parse_tensors(content: bytes, where: object) -> dict[str, Tensor]:
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """Return further name of a parameter or buffer -> its first name, which is the one in `named_tensors`."""
+    """Map each further name of a tied parameter or buffer to its first name, the one in `named_tensors`."""
     return {full_name(name): full_name(first) for first, *others in find_shared_tensors(model) for name in others}
 
 

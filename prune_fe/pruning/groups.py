@@ -22,7 +22,7 @@ Blocks = Sequence[NDArray[np.int64]]
 """A balance constraint: arrays of coupled sets, each of which has to lose equally many."""
 
 Constraint = tuple[Blocks, str]
-"""The blocks, and what demands that they lose equally many."""
+"""A balance constraint and its reason: the blocks, and the function or module for which they lose equally many."""
 
 
 @dataclass(frozen=True)
