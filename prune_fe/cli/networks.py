@@ -129,18 +129,21 @@ def require_forward(network: nn.Module, example: Tensor, name: str) -> None:
         raise InputError(f"{name} does not run on images of {shape}: {error}") from error
 
 
-def layers_except(loaded: Loaded, layers: Sequence[str] | None, patterns: Sequence[str]) -> list[str]:
+def layers_except(
+    loaded: Loaded, layers: Sequence[str] | None, patterns: Sequence[str], *, linear: bool = False
+) -> list[str]:
     """Return the names of the network's layers that match none of the patterns.
 
     Args:
         loaded: The network.
-        layers: The names to choose from; None stands for every convolution with a feature map.
+        layers: The names to choose from; None stands for every convolution.
         patterns: Shell patterns; each must match a layer.
+        linear: Whether None stands for the linear layers too.
     """
-    from prune_fe.tracing.layers import find_layers
+    from prune_fe.tracing.layers import find_layers_with_units
 
-    device = next(loaded.network.parameters()).device
-    names = [layer.name for layer in find_layers(loaded.network, loaded.example.to(device), layers)]
+    example = loaded.example.to(next(loaded.network.parameters()).device)
+    names = [layer.name for layer in find_layers_with_units(loaded.network, example, layers, linear=linear)]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise InputError(f"--except {pattern}: no layer has such a name; there are {', '.join(names)}")
@@ -278,5 +281,5 @@ def _zeros(network: nn.Module, size: int) -> Tensor:
 
     first = next((m for m in network.modules() if isinstance(m, torch.nn.Conv2d)), None)
     if first is None:
-        raise InputError(f"{type(network).__name__} has no nn.Conv2d: there are no units to score or to prune")
+        raise InputError(f"{type(network).__name__} has no nn.Conv2d: it reads no images")
     return torch.zeros(1, first.in_channels, size, size)

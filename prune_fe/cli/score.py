@@ -38,6 +38,7 @@ def score(
     images: Path | None = None,
     layers: Annotated[list[str] | None, Several] = None,
     except_: Annotated[list[str] | None, Several, Parameter(name="--except")] = None,
+    linear: bool = False,
     output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -58,8 +59,10 @@ def score(
         samples: Training images of each class; default: all.
         images: Score on exactly the training images that this CSV file names in its column "image"; score itself writes
             one, OUTPUT/images.csv.
-        layers: Names of modules; default: every convolution with a feature map.
+        layers: Names of modules; default: every convolution.
         except_: Patterns of layers that are not scored: --except 'layer4.*'.
+        linear: Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that
+            need feature maps leave them out.
         output: A new folder, or one to continue.
         seed: Seed with which the classes and the images are drawn.
         set_: KEY=VALUE, a setting of the scorer: --set rank=edges. With several scorers: --set
@@ -95,7 +98,7 @@ def score(
         except DataError as error:
             raise DataError(f"{error} (which training images are held out depends on --seed)") from error
     if except_:
-        layers = layers_except(loaded, layers, except_)
+        layers = layers_except(loaded, layers, except_, linear=linear)
     request = {
         "model": model.model,
         "checkpoint": model.checkpoint or from_checkpoints,
@@ -107,6 +110,8 @@ def score(
         "seed": seed,
         "layers": layers,
     }
+    if linear:
+        request["linear"] = True
 
     def score_into(folder: Path) -> dict[str, Scores]:
         for name in scorers:
@@ -117,6 +122,7 @@ def score(
             train,
             scorers,
             layers=layers,
+            linear=linear,
             classes=_choose_classes(classes, loaded.splits),
             samples=samples,
             batch_size=batch_size,

@@ -42,7 +42,7 @@ from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.score_folder import describe_unfinished
 from prune_fe.scoring.scores import Scores
 from prune_fe.scoring.snapshot import PREFIX
-from prune_fe.tracing.layers import find_layers
+from prune_fe.tracing.layers import find_layers_with_units
 from prune_fe.training.features import is_constant
 from prune_fe.training.loop import Epoch, best_epoch, finetune
 from prune_fe.training.options import TrainOptions
@@ -280,7 +280,8 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
     if network is None:
         network = to_device(experiment.build_network(), experiment.device)
     example = experiment.example.to(next(network.parameters()).device)
-    layers, labels = find_layers(network, example, recipe.score.layers), image_labels(splits.train)
+    layers = find_layers_with_units(network, example, recipe.score.layers, linear=recipe.score.linear)
+    labels = image_labels(splits.train)
     n_wanted = recipe.prune.recalibrate or 0
     if n_wanted > len(labels):
         raise DataError(f"prune.recalibrate: {n_wanted} training images asked for, there are {len(labels)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from prune_fe.tracing.branches import follow_training, keep_unreached
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
-from prune_fe.tracing.layers import Layer, find_convolutions
+from prune_fe.tracing.layers import Layer, count_units, find_layers_with_units
 from prune_fe.tracing.nested import Inputs, count_rows, move
 from prune_fe.tracing.weights import require_example
 
@@ -28,8 +28,7 @@ class Analysis:
     """What pruning knows about the architecture of a network.
 
     Attributes:
-        layers: Names of the convolutions whose units are scored, in the order in which they run.
-        repeated: Names of those that have no scores because they run several times.
+        layers: Names of the layers whose units can be scored, in the order in which they run.
         widths: Layer -> number of its units.
         groups: The groups, in the order in which they run; a GroupId is an index of it. A group of which no half,
             drawn at random, could be removed has a reason.
@@ -39,7 +38,6 @@ class Analysis:
     """
 
     layers: tuple[str, ...]
-    repeated: tuple[str, ...]
     widths: Mapping[str, int]
     groups: tuple[Group, ...]
     cutter: Cutter
@@ -47,12 +45,13 @@ class Analysis:
     verifier: Verifier
 
 
-def analyse(model: nn.Module, example: Inputs) -> Analysis:
+def analyse(model: nn.Module, example: Inputs, scored: Collection[str] = ()) -> Analysis:
     """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
         model: A network that returns tensors.
         example: Inputs of the network.
+        scored: Names of linear layers and gates that have scores; convolutions are layers in any case.
 
     Raises:
         InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
@@ -61,11 +60,12 @@ def analyse(model: nn.Module, example: Inputs) -> Analysis:
     traced, found, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
     if not graph.axes:
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
-    cutter, names = Cutter(traced, graph), tuple(layer.name for layer in found.layers)
-    groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
     modules = dict(model.named_modules())
-    widths = {layer: int(modules[layer].out_channels) for layer in names}
-    return Analysis(names, found.repeated, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
+    cutter = Cutter(traced, graph)
+    names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in scored)
+    groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
+    widths = {layer: count_units(modules[layer]) for layer in names}
+    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,11 @@ class _Found:
     """What the runs of a network show beside its graph.
 
     Attributes:
-        layers: The convolutions that have units.
-        repeated: Names of the convolutions that run several times.
+        layers: The layers that have units.
         has_branches: Whether the network takes other branches in training.
     """
 
     layers: tuple[Layer, ...]
-    repeated: tuple[str, ...]
     has_branches: bool
 
 
@@ -116,10 +114,10 @@ def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> _Found:
     """Follow a network in evaluation and as in training."""
     # One run finds the layers and the graph.
     with tracer.tracing():
-        layers, repeated = find_convolutions(model, inputs)
+        layers = find_layers_with_units(model, inputs, linear=True)
     has_branches = follow_training(tracer, inputs)
     keep_unreached(tracer, inputs)
-    return _Found(layers, tuple(sorted(repeated)), has_branches)
+    return _Found(layers, has_branches)
 
 
 def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:

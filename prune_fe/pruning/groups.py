@@ -14,6 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, SetId
+from prune_fe.tracing.layers import count_units
+from prune_fe.tracing.module_rules import has_module_rule
 
 GroupId = NewType("GroupId", int)
 """Position of a group in the order in which the layers run."""
@@ -100,12 +102,12 @@ class Group:
 
 
 def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str]) -> tuple[Group, ...]:
-    """Find the groups that the units of some convolutions belong to, in the order of the layers.
+    """Find the groups that the units of some layers belong to, in the order of the layers.
 
     Args:
         model: The network.
         graph: Its dependency graph.
-        layers: Names of the convolutions whose units are scored.
+        layers: Names of the layers whose units are scored.
 
     Returns:
         The groups. Every unit of the layers is in exactly one, except for those that compute the network's outputs.
@@ -117,7 +119,9 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
         if side in ("out", "both")
     }
     traced = [layer for layer in layers if layer in outputs]
-    opaque = [_opaque_group(modules[layer], layer) for layer in layers if layer not in outputs]
+    # A layer inside a module that is handled as a whole, such as a norm, is no layer of its own.
+    own_code = [layer for layer in layers if layer not in outputs and not has_module_rule(modules[layer])]
+    opaque = [_opaque_group(modules[layer], layer) for layer in own_code]
     # A residual sum ties units of several layers, so that a set may be listed by any of them.
     listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
     # Layers without scores, such as gates, lose outputs too.
@@ -162,8 +166,8 @@ def _units_by_set(outputs: NDArray[np.int64], listed: Container[SetId]) -> dict[
 
 
 def _opaque_group(module: nn.Module, layer: str) -> Group:
-    """Return the group of a convolution whose forward pass is not PyTorch's and was not followed."""
-    width = int(module.out_channels)  # type: ignore[arg-type]
+    """Return the group of a layer whose forward pass is not PyTorch's and was not followed."""
+    width = count_units(module)
     return Group(
         layer_units={layer: tuple((unit,) for unit in range(width))},
         block_ids=(0,) * width,

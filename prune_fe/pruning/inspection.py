@@ -20,7 +20,7 @@ from prune_fe.pruning.budget import feasible_counts
 from prune_fe.pruning.groups import Group
 from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph
-from prune_fe.tracing.layers import find_convolutions
+from prune_fe.tracing.layers import find_layers_with_units
 from prune_fe.tracing.nested import Inputs, move, run, take_rows
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.watching import Watch, evaluating
@@ -125,8 +125,9 @@ class _Rows:
         map_sizes: dict[str, tuple[int, int]] = {}
         with _no_note_of_layers_left_out(), restoring_state(model):
             try:
-                map_sizes = {layer.name: layer.map_size for layer in find_convolutions(model, example)[0]}
-                analysis = analyse(model, example)
+                layers = find_layers_with_units(model, example, linear=True)
+                map_sizes = {layer.name: layer.map_size for layer in layers if layer.has_map}
+                analysis = analyse(model, example, {layer.name for layer in layers})
             except InputError as error:
                 return cls(watch.shapes, map_sizes, None, str(error))
         return cls(watch.shapes, map_sizes, analysis)
@@ -150,8 +151,8 @@ class _Rows:
             removable += most
             steps += [least] if most and least else []
             reasons += [group.reason] if group.reason is not None else []
-        if name not in self.map_sizes or not groups:
-            reasons += [reason] if (reason := self._reason_without_group(name, module, bool(groups))) else []
+        if not groups:
+            reasons.append(self._reason_without_group(name))
         return row | {
             "groups": ", ".join(str(number + 1) for number in numbers),
             "tied_to": ", ".join(other for other in tied if other != name),
@@ -181,22 +182,14 @@ class _Rows:
 
         return count(most), count(1)
 
-    def _reason_without_group(self, name: str, module: nn.Module, has_group: bool) -> str:
-        """Return why the units of a layer that has no scores, or belongs to no group, have to stay."""
-        shapes = self.runs.get(name, ())
-        if len(shapes) != 1:
-            times = f"runs {len(shapes)} times" if shapes else "does not run"
-            return f"it {times} in a forward pass, a layer must run once"
-        if has_group:
-            return ""  # It goes with the layers that it is tied to.
+    def _reason_without_group(self, name: str) -> str:
+        """Return why the units of a layer that belongs to no group have to stay."""
+        if not self.runs.get(name):
+            return "it does not run in a forward pass"
         if self.analysis is None:
             return self.fault
-        if _computes_outputs(self.analysis.cutter.graph, name):
-            return OUTPUT
-        if not isinstance(module, nn.Conv2d):
-            return f"only units of nn.Conv2d are removed, and it is a {type(module).__name__}"
-        is_gate = len(shapes[0]) == 4
-        return "it reads globally pooled features: it has no maps" if is_gate else "it gives no maps (height, width)"
+        is_output = _computes_outputs(self.analysis.cutter.graph, name)
+        return OUTPUT if is_output else "its outputs are not those of a layer: images, units and positions"
 
 
 def _computes_outputs(graph: DependencyGraph, name: str) -> bool:

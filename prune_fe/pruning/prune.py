@@ -111,7 +111,7 @@ def prune(
     carried = dict(carry)
     try:
         source = copy_without_last_run(model, example)
-        return _Pruning(source, analyse(source, example), scores, checked, carry).run(rescore, after)
+        return _Pruning(source, analyse(source, example, scores.keep), scores, checked, carry).run(rescore, after)
     except BaseException:
         carry.clear()
         carry.update(carried)
@@ -231,10 +231,7 @@ class _Pruning:
         steps = tuple(make_step(state, self.options, state.total_asked(self.options)) for state in states)
         removed = self.plan.removed_sets
         if self.options.removes_something and not removed:
-            reasons = [f"{step.layers[0]}: {step.left}" for step in steps]
-            if repeated := ", ".join(self.analysis.repeated):
-                reasons.append(f"a layer must run once in a forward pass, these run several times: {repeated}")
-            why = "; ".join(reasons) or "no layer but the output's"
+            why = "; ".join(f"{step.layers[0]}: {step.left}" for step in steps) or "no layer but the output's"
             raise InputError(f"nothing could be pruned ({why})")
         own_weights(self.model, self.original)
         macs, parameters = (self.analysis.cost.share(resource, removed) for resource in get_args(Resource))

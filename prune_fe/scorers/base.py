@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prune_fe.errors import InputError, PruneFEError, describe_error
 from prune_fe.scorers.counts import Counts
@@ -123,6 +124,15 @@ class Scorer(ABC):
         """Return this scorer for the study of one class: itself, unless it compares classes."""
         return self
 
+    def why_unfit(self, layer: Layer) -> str | None:
+        """Return why the scorer cannot score a layer that has no map, or runs several times; None if it can.
+
+        Such a layer is left out, with this reason, unless it was asked for by name.
+        """
+        if layer.rows == 0 and self.needs_data:
+            return "it is not known which image a row of its output belongs to"
+        return None
+
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:  # noqa: B027
         """Raise an error if this scorer cannot score the layers on the images, before any image is read.
 
@@ -219,7 +229,10 @@ class WeightScorer(Scorer):
 
     @abstractmethod
     def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
-        """Return the scores of a layer from its filters, (units, channels, height, width) float64."""
+        """Return the scores of a layer from its filters, (units, channels, height, width) float64.
+
+        Those of a linear layer are (units, inputs, 1, 1).
+        """
 
     def score(
         self, model: nn.Module, layers: Sequence[Layer], sums: Mapping[str, Sums], example: Inputs | None = None
@@ -227,16 +240,48 @@ class WeightScorer(Scorer):
         """Return the scores of every layer, each from its own filters.
 
         Raises:
-            InputError: A layer is not a `Conv2d`.
+            InputError: A layer is neither a convolution nor linear.
         """
         scores = {}
         for layer in layers:
-            module = model.get_submodule(layer.name)
-            if not isinstance(module, nn.Conv2d):
-                raise InputError(f"layer {layer.name!r} is a {type(module).__name__} and has no filters of its own")
+            filters = _filters_of(model.get_submodule(layer.name), layer.name)
             with explain_faults(self, layer.name):
-                scores[layer.name] = self.score_layer(layer, to_float64(module.weight))
+                scores[layer.name] = self.score_layer(layer, filters)
         return scores
+
+
+def _filters_of(module: nn.Module, name: str) -> Tensor:
+    """Return the filters of a convolution or linear layer, (units, channels, height, width) float64.
+
+    Args:
+        module: The layer.
+        name: Its name, for the error message.
+
+    Raises:
+        InputError: The module is neither.
+    """
+    if not isinstance(module, _ConvNd | nn.Linear):
+        raise InputError(f"layer {name!r} is a {type(module).__name__} and has no filters of its own")
+    weight = to_float64(module.weight)
+    if isinstance(module, _ConvTransposeNd):  # (inputs, units / groups, …), the units of a group beside its inputs
+        by_group = weight.reshape(module.groups, -1, *weight.shape[1:])
+        weight = by_group.transpose(1, 2).reshape(module.out_channels, -1, *weight.shape[2:])
+    return weight if weight.ndim == 4 else weight.reshape(*weight.shape[:2], -1, 1)
+
+
+def split_layers(scorer: Scorer, layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], dict[str, str]]:
+    """Return the layers that a scorer can score, and the name of each of the others -> why it cannot.
+
+    Layers with maps that run once are never left out: what is wrong with one of them is an error of `check`.
+    """
+    unfit: dict[str, str] = {}
+    for layer in layers:
+        if not layer.has_map or layer.runs > 1:
+            with explain_faults(scorer, layer.name):
+                reason = scorer.why_unfit(layer)
+            if reason is not None:
+                unfit[layer.name] = reason
+    return tuple(layer for layer in layers if layer.name not in unfit), unfit
 
 
 @contextmanager

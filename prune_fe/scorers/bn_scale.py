@@ -20,6 +20,10 @@ class BNScale(Scorer):
     needs_data: ClassVar[bool] = False
     needs_example: ClassVar[bool] = True
 
+    def why_unfit(self, layer: Layer) -> str | None:
+        """Return why a layer cannot be scored: no batch norm follows it."""
+        return "no batch norm follows it" if layer.norm is None else None
+
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         """Raise InputError if some layer has no batch norm between its convolution and its map."""
         bare = [layer.name for layer in layers if layer.norm is None]

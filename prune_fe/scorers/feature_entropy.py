@@ -71,6 +71,10 @@ class FeatureEntropy(MapScorer):
         """Whether the characteristic is the birth time, for which there is a fast kernel."""
         return (self.characterise, self.dimension, self.complex) == ("birth", 1, "clique")
 
+    def why_unfit(self, layer: Layer) -> str | None:
+        """Return why a layer cannot be scored: its units have no maps, or several of different sizes."""
+        return "its units have no feature maps" if not layer.has_map else f"it runs {layer.runs} times"
+
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         """Raise an error for what cannot be scored, and compile the kernel so that no measurement includes that.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, require_finite
+from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,10 @@ class HRank(MapScorer):
     A singular value counts if it is above max(height, width) · ε times the largest one, where ε is the machine
     precision of the maps.
     """
+
+    def why_unfit(self, layer: Layer) -> str | None:
+        """Return why a layer cannot be scored: its units have no maps."""
+        return super().why_unfit(layer) if layer.has_map else "its units have no feature maps"
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `ranks` (units,), the sum of the ranks, and `images`, the number of images."""

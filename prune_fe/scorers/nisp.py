@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
 from prune_fe.tracing.feature_maps import follow
-from prune_fe.tracing.layers import ACTIVATIONS, IDENTITIES, Layer, find_response
+from prune_fe.tracing.layers import Layer, find_response
 from prune_fe.tracing.nested import Inputs, map_tensors, run
 from prune_fe.tracing.ops import Trait, functions, functions_named
+from prune_fe.tracing.survey import ACTIVATIONS, IDENTITIES
 from prune_fe.tracing.watching import evaluating
 
 
@@ -60,6 +61,10 @@ class NISP(Scorer):
             value = getattr(self, name)
             if type(value) is not int or value < 2:
                 raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
+
+    def why_unfit(self, layer: Layer) -> str | None:
+        """Return None: scores reach every layer, wherever its images are."""
+        return None
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         """Raise InputError if there are more images than `rows`, or only one."""
@@ -186,9 +191,11 @@ def propagate_scores(
         if layer is response:
             responses.append(maps.flatten())
             raise _ResponsesReached
-        shift = torch.zeros(layer.units, dtype=maps.dtype, device=maps.device, requires_grad=True)
-        shifts[layer.name] = shift
-        return maps + shift[:, None, None]
+        if layer.name not in shifts:  # a layer that runs several times has the sum of the scores of its runs
+            shifts[layer.name] = torch.zeros(layer.units, dtype=maps.dtype, device=maps.device, requires_grad=True)
+        shape = [1] * maps.ndim
+        shape[layer.channel_dim] = layer.units
+        return maps + shifts[layer.name].view(shape)
 
     def zeros_like(tensor: Tensor) -> Tensor:
         device = "cpu" if tensor.device.type == "mps" else tensor.device  # mps has no float64

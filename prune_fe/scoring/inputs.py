@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Self
@@ -18,11 +18,13 @@ from prune_fe.data.batches import Batches, count_images, validate_batches
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.distributed import all_gather
 from prune_fe.errors import InputError
+from prune_fe.io import shorten
 from prune_fe.scorers import scorer_name
-from prune_fe.scorers.base import Scorer
+from prune_fe.scorers.base import Scorer, split_layers
 from prune_fe.scoring.code_identity import describe_code, describe_function
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
-from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
+from prune_fe.scoring.options import ScoreOptions
+from prune_fe.tracing.layers import Layer, find_layers_with_units, list_layers
 from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import require_trainable
@@ -49,6 +51,16 @@ class ImageList:
         return cls(list(zip(image_names(data, indices), names_of_classes, strict=True)), frozenset(labels))
 
 
+def describe_unfit(unfit: Mapping[str, str]) -> str:
+    """Return layers and the reason why each cannot be scored as a text, such as "layers 'a', 'b': it has no map"."""
+    names_of: dict[str, list[str]] = {}
+    for name, reason in unfit.items():
+        names_of.setdefault(reason, []).append(repr(name))
+    return "; ".join(
+        f"layer{'s' if len(names) > 1 else ''} {shorten(names)}: {reason}" for reason, names in names_of.items()
+    )
+
+
 @dataclass(frozen=True)
 class ScoringInputs:
     """Everything that scores depend on, except the scorers.
@@ -61,6 +73,7 @@ class ScoringInputs:
         read: read(skip=n) returns the batches without their first n images; None where no scorer reads images.
         chosen: The images, as far as they are known in advance.
         logits: Function that takes the logits out of what the network returns; None where it returns them.
+        are_named: Whether the user named the layers. A scorer leaves out layers that it cannot score, but no named one.
     """
 
     model: nn.Module
@@ -69,13 +82,14 @@ class ScoringInputs:
     read: Callable[..., Batches] | None
     chosen: ImageList
     logits: Logits | None = None
+    are_named: bool = False
 
     @classmethod
     def prepare(
         cls,
         model: nn.Module,
         example: Inputs | None,
-        layers: Sequence[str] | None,
+        options: ScoreOptions,
         read: Callable[..., Batches] | None,
         chosen: ImageList,
         logits: Logits | None = None,
@@ -85,19 +99,22 @@ class ScoringInputs:
         Args:
             model: The network.
             example: Images (images, channels, height, width) or other inputs, of which the first image is run; None
-                finds convolutions among the modules without running the network.
-            layers: Names of the layers; None for all.
+                finds layers among the modules without running the network.
+            options: Which layers are scored.
             read: Function that returns the batches, as in the attribute.
             chosen: The images, as far as they are known in advance.
             logits: As in the attribute.
 
         Raises:
-            InputError: A layer does not exist or has no maps.
+            InputError: A layer does not exist or has no units.
         """
+        names, are_named = options.layers, options.layers is not None
         if example is None:
-            return cls(model, list_convolutions(model, layers), None, read, chosen)
+            layers = list_layers(model, names, linear=options.linear)
+            return cls(model, layers, None, read, chosen, are_named=are_named)
         example = take_rows(move(example, next(model.parameters()).device), 1)
-        return cls(model, find_layers(model, example, layers), example, read, chosen, logits)
+        layers = find_layers_with_units(model, example, names, linear=options.linear)
+        return cls(model, layers, example, read, chosen, logits, are_named)
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +126,17 @@ class ScoringInputs:
         """The number of images; 0 where there are none or it is not known."""
         return len(self.chosen.images) or (count_images(self.read()) if self.read is not None else 0)
 
+    def layers_for(self, scorer: Scorer) -> tuple[Layer, ...]:
+        """Return the layers that a scorer scores.
+
+        Raises:
+            InputError: It can score none of them, or cannot score one that was named.
+        """
+        layers, unfit = split_layers(scorer, self.layers)
+        if unfit and (self.are_named or not layers):
+            raise InputError(f"{scorer_name(scorer)}: {describe_unfit(unfit)}")
+        return layers
+
     def provenance(self, scorer: Scorer) -> dict[str, Any]:
         """Return a description of the network, images and layers that the scores of a scorer are computed from.
 
@@ -119,7 +147,8 @@ class ScoringInputs:
             scorer: The scorer.
         """
         source = self._network | (self._sample if scorer.needs_data else {})
-        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in self.layers}
+        scored, unfit = split_layers(scorer, self.layers)
+        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in scored}
         # A scorer of weights gives the same scores with and without an example.
         depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
         parts: list[Any] = [source, depends_on_layers, scorer_name(scorer), scorer.settings]
@@ -128,12 +157,13 @@ class ScoringInputs:
             own["logits_code"] = describe_function(self.logits)
         own = {name: code for name, code in own.items() if code}
         content = json.dumps([*parts, *own.values()], sort_keys=True)
-        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own
+        left_out = {"left_out": unfit} if unfit else {}
+        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own | left_out
 
     def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
         """Return the layers whose feature maps or gradients `scorer` measures."""
         assert self.example is not None
-        return scorer.observed_layers(self.model, self.layers, self.example)
+        return scorer.observed_layers(self.model, self.layers_for(scorer), self.example)
 
     def output_names(self) -> tuple[str, ...]:
         """Return "0", "1", … for the outputs of the network: names of classes for data without any.

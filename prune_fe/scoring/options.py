@@ -26,7 +26,11 @@ class ScoreOptions:
     """Training images of each class, drawn with the seed. By default all images."""
 
     layers: LayerNames | None = None
-    """Names of modules. By default every convolution that has a feature map."""
+    """Names of modules. By default every convolution."""
+
+    linear: bool = False
+    """Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that need
+    feature maps leave them out."""
 
     batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] = 64
     """Images that go through the network together."""

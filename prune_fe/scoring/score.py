@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from prune_fe.errors import CheckpointError, InputError, PruneFEError
 from prune_fe.measure.meter import Meter
 from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
-from prune_fe.scorers.base import Scorer, explain_faults
+from prune_fe.scorers.base import Scorer, explain_faults, split_layers
 from prune_fe.scoring.collection import Collection, Progress
-from prune_fe.scoring.inputs import ImageList, ScoringInputs
+from prune_fe.scoring.inputs import ImageList, ScoringInputs, describe_unfit
 from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Scores, load_scores
@@ -187,12 +188,15 @@ def score_all(
     if example is None:
         example = _find_example(resolved, data, read)
     with restoring_state(model):
-        inputs = ScoringInputs.prepare(model, example, choice.layers, read, chosen, logits)
+        inputs = ScoringInputs.prepare(model, example, choice, read, chosen, logits)
         if any(scorer.needs_gradients for scorer in resolved.values()):
             inputs.require_logits()
-        for scorer in resolved.values():
+        for label, scorer in resolved.items():
+            layers = inputs.layers_for(scorer)
+            if unfit := split_layers(scorer, inputs.layers)[1]:
+                warnings.warn(f"{label} leaves out {describe_unfit(unfit)}", stacklevel=2)
             with explain_faults(scorer):
-                scorer.check(inputs.layers, inputs.n_images, chosen.labels)
+                scorer.check(layers, inputs.n_images, chosen.labels)
         if folder is None:
             return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
         return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
@@ -215,6 +219,9 @@ def check_scorer(
         InputError: The scorer cannot score a layer.
     """
     check_settings(scorer)
+    layers, unfit = split_layers(scorer, layers)
+    if not layers:
+        raise InputError(f"{scorer_name(scorer)}: {describe_unfit(unfit)}")
     with explain_faults(scorer):
         scorer.check(layers, images, labels)
         if scorer.needs_data:
@@ -289,9 +296,10 @@ def _scores_from(
         n_images = dict(zip(collection.classes, counts.tolist(), strict=True)) if scorer.needs_data else {}
         try:
             with meter.measuring(), explain_faults(scorer):
-                results = scorer.score(inputs.model, inputs.layers, sums.get(label, {}), inputs.example)
+                layers = inputs.layers_for(scorer)
+                results = scorer.score(inputs.model, layers, sums.get(label, {}), inputs.example)
             classes = tuple(name for name, count in n_images.items() if count)
-            keep, raw = collect_arrays(scorer, inputs.layers, results, len(classes))
+            keep, raw = collect_arrays(scorer, layers, results, len(classes))
             scores = Scores(
                 scorer=scorer_name(scorer),
                 keep=keep,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
@@ -30,7 +31,7 @@ from prune_fe.studies.layer_tables import RANDOM, LayerComparison
 from prune_fe.studies.options import LayersOptions
 from prune_fe.studies.output import write_study
 from prune_fe.studies.subject import initialise_network
-from prune_fe.tracing.layers import Layer, find_layers, list_convolutions
+from prune_fe.tracing.layers import Layer, find_layers, list_layers
 
 ENTROPY = "feature-entropy"
 
@@ -224,7 +225,7 @@ def _find_layers(
     fit, unfit = [], dict[str, list[str]]()
     if names is None:
         with_maps = {layer.name for layer in layers}
-        mapless = [layer.name for layer in list_convolutions(network) if layer.name not in with_maps]
+        mapless = [layer.name for layer in list_layers(network) if layer.name not in with_maps]
         unfit |= {"no feature map: behind a global pooling, or not run exactly once": mapless} if mapless else {}
     for layer in layers:
         try:
@@ -242,7 +243,7 @@ def _find_layers(
 
 def _describe_maps(network: nn.Module, layer: Layer) -> str:
     """Return what the maps of a layer are: a convolution's with or without an activation, or a module's output."""
-    if not isinstance(network.get_submodule(layer.name), nn.Conv2d):
+    if not isinstance(network.get_submodule(layer.name), _ConvNd):
         return "output"
     return "activated" if layer.is_activated else "not activated"
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.layers import MAP_STEPS, Layer, suggest_names
+from prune_fe.tracing.layers import Layer, suggest_names
+from prune_fe.tracing.survey import MAP_STEPS
 from prune_fe.tracing.watching import Watch
 from prune_fe.tracing.weights import require_network
 
@@ -30,19 +31,20 @@ def observe(
     Args:
         model: The network.
         layers: Its layers to read, from `find_layers`.
-        read: Receives the layer and its maps, (images, units, height, width). The network continues with this tensor
-            and may overwrite it later, so `read` must not keep it without a copy.
+        read: Receives the layer and its maps, (images, units, height, width), in every run of the layer. The network
+            continues with this tensor and may overwrite it later, so `read` must not keep it without a copy.
         gates: Filled with layer name -> gate, (images, units) ones that the maps are multiplied by (Molchanov et al.
             2019). The gradient of a loss with respect to a gate changes no parameter's gradient. Gradients have to be
             enabled.
     """
 
     def read_and_gate(layer: Layer, maps: Tensor, in_place: bool) -> Tensor:
-        read(layer, maps.detach())
+        read(layer, layer.maps_of(maps.detach()))
         if gates is None or layer.at_input:
             return maps
-        gate = gates[layer.name] = maps.new_ones(maps.shape[:2], requires_grad=True)
-        return maps * gate[:, :, None, None]
+        if layer.name not in gates:  # a layer that runs several times has one gate
+            gates[layer.name] = maps.new_ones((len(maps) // layer.rows, layer.units), requires_grad=True)
+        return maps * layer.over_units(gates[layer.name], maps)
 
     return follow(model, layers, read_and_gate)
 
@@ -53,9 +55,9 @@ def follow(model: nn.Module, layers: Iterable[Layer], change: MapChange) -> Abst
     Args:
         model: The network.
         layers: The layers whose maps are changed.
-        change: Receives the layer, its maps, and whether an in-place function computed them. In that case the network
-            may go on with the tensor it already has and ignore the returned one. The result for a layer `at_input` is
-            not used.
+        change: Receives the layer, its maps in the shape that they have in the network, and whether an in-place
+            function computed them. In that case the network may go on with the tensor it already has and ignore the
+            returned one. The result for a layer `at_input` is not used.
     """
     require_network(model)
     return _Follower(_require_layers(layers), change).watching(dict(model.named_modules()))
@@ -89,7 +91,10 @@ def mask(model: nn.Module, layers: Iterable[Layer], units: Mapping[str, Sequence
         index = torch.as_tensor(list(units[layer.name]), dtype=torch.int64, device=maps.device)
         # After an in-place function the network may ignore the return value, so the maps are changed in place as well.
         # Autograd forbids that for a tensor that it has saved for a gradient.
-        return maps.index_fill_(1, index, 0) if in_place and not maps.requires_grad else maps.index_fill(1, index, 0)
+        dim = layer.channel_dim
+        if in_place and not maps.requires_grad:
+            return maps.index_fill_(dim, index, 0)
+        return maps.index_fill(dim, index, 0)
 
     by_name = {layer.name: layer for layer in _require_layers(layers)}
     for name in units:

@@ -1,37 +1,27 @@
-"""Find the layers of a network whose units have maps.
+"""Find the layers of a network whose units can be scored.
 
-The map of a unit is read behind the norm and the activation that belong to the convolution, and before pooling,
-concatenation or a residual sum. A module hook alone cannot find that point, because activations may be functions, work
-in place or serve several layers. Therefore the network runs once, and the output of each convolution is followed
-through the torch functions that receive it. This works for any network that runs.
+The map of a unit is read behind the norm and the activation that belong to the layer, and before pooling, concatenation
+or a residual sum. A module hook alone cannot find that point, because activations may be functions, work in place or
+serve several layers. Therefore the network runs once, and the output of each layer is followed through the torch
+functions that receive it. This works for any network that runs.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.nested import Inputs, describe, run, tensors_in
-from prune_fe.tracing.ops import Function, Kind, Trait, functions
-from prune_fe.tracing.watching import Watch, evaluating
-from prune_fe.tracing.weights import require_example, require_network
-
-NORMS = functions(Kind.NORM)
-ACTIVATIONS = functions(Kind.ACTIVATION)
-IDENTITIES = functions(Kind.IDENTITY)
-MAP_STEPS = NORMS | ACTIVATIONS | IDENTITIES
-"""The functions that may stand between a convolution and its map."""
-
-GLOBAL_POOLINGS = functions(traits=Trait.POOLS_GLOBALLY)
+from prune_fe.tracing.nested import Inputs, count_rows, take_rows
+from prune_fe.tracing.survey import ACTIVATIONS, NORMS, Survey, survey
+from prune_fe.tracing.weights import require_network
 
 
 @dataclass(frozen=True)
@@ -41,12 +31,20 @@ class Layer:
     Attributes:
         name: The module's name in the network.
         units: Number of its units.
-        map_size: (height, width) of a map for the example that `find_layers` ran the network on.
+        map_size: (height, width) of a map for the example that `find_layers` ran the network on. Without a map, height
+            is the number of positions at which a unit has a value, and width is 1.
         steps: Number of norms, activations and identities between the module and the point where its maps are read and
             masked.
         norm: Name of the batch norm among these steps, or None.
         at_input: Whether the maps are the module's input instead: features (images, units), or maps.
         is_activated: Whether an activation is among these steps. (That a block ends with one is not known.)
+        has_map: Whether the output of the module is (images, units, height, width). Units of a linear layer and of a
+            convolution over one or three dimensions have no map.
+        is_linear: Whether it is a linear layer, or a convolution that acts as one on globally pooled features.
+        channel_dim: The dimension of the units in the module's output.
+        rows: Rows of the module's output for each image: more than 1 where windows of an image are rows of their own,
+            and 0 where it is not known which image a row belongs to.
+        runs: How often the module runs in a forward pass.
     """
 
     name: str
@@ -56,18 +54,39 @@ class Layer:
     norm: str | None = None
     at_input: bool = False
     is_activated: bool = field(default=False, compare=False)
+    has_map: bool = True
+    is_linear: bool = False
+    channel_dim: int = 1
+    rows: int = 1
+    runs: int = 1
+
+    def maps_of(self, output: Tensor) -> Tensor:
+        """Return the output of the module, or of a step behind it, as maps (images, units, height, width).
+
+        Without a map, the values of a unit are (positions, 1).
+        """
+        if self.has_map or self.at_input:
+            return output
+        by_row = output.movedim(self.channel_dim, 1).reshape(len(output) // self.rows, self.rows, self.units, -1)
+        return by_row.transpose(1, 2).reshape(len(by_row), self.units, -1, 1)
+
+    def over_units(self, factors: Tensor, output: Tensor) -> Tensor:
+        """Return one number for each unit of each image, (images, units), in a shape that fits the module's output."""
+        shape = [1] * output.ndim
+        shape[0], shape[self.channel_dim] = len(output), self.units
+        return factors.repeat_interleave(self.rows, 0).view(shape)
 
 
 def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
-    """Find the layers of a network by running it once.
+    """Find the layers of a network whose units have maps, by running it once.
 
     Args:
         model: The network. It is run in evaluation mode and left as it was.
         example: Inputs of the network: a tensor (images, channels, height, width), a tuple of positional arguments, or
             a dict of keyword arguments.
         names: Names of modules. One that is no convolution, such as a residual block, is read at its output as well.
-            None for every nn.Conv2d that runs once on a map. (A convolution behind a global pooling, as in the gate of
-            a squeeze-and-excite block, is a linear layer on pooled features: it has no map.)
+            None for every convolution that runs once on a map. (A convolution behind a global pooling, as in the gate
+            of a squeeze-and-excite block, is a linear layer on pooled features: it has no map.)
 
     Returns:
         The layers in the order in which they run.
@@ -77,38 +96,81 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
             run on the example.
     """
     require_network(model)
-    if names is None:
-        return find_convolutions(model, example)[0]
+    watched = _modules_with_units(model) if names is None else _named_modules(model, names)
+    found = survey(model, example, watched)
+    layers = [replace(layer, rows=1) for layer in _layers_of(found, watched) if layer.has_map and layer.runs == 1]
+    # No map is expected of a gate.
+    expected = watched.keys() - {layer.name for layer in layers} - (found.gates if names is None else set())
+    _report_faults([_describe_fault(name, found) for name in watched if name in expected], names)
+    return tuple(layers)
+
+
+def find_layers_with_units(
+    model: nn.Module, example: Inputs, names: Sequence[str] | None = None, *, linear: bool = False
+) -> tuple[Layer, ...]:
+    """Find the layers of a network whose units can be scored and removed, whether they have maps or not.
+
+    Args:
+        model: The network, as in `find_layers`.
+        example: As in `find_layers`.
+        names: As in `find_layers`. None for every convolution that runs, with or without a map.
+        linear: Without `names`, also find the linear layers, and the convolutions that are linear layers on globally
+            pooled features, as in the gate of a squeeze-and-excite block.
+
+    Returns:
+        The layers in the order in which they run.
+
+    Raises:
+        InputError: A name does not exist, does not run or gives no tensor with units; or the network does not run on
+            the example.
+    """
+    require_network(model)
+    watched = _modules_with_units(model, linear=linear) if names is None else _named_modules(model, names)
+    found = survey(model, example, watched)
+    layers = _with_rows(_layers_of(found, watched), model, example, watched)
+    unfit = watched.keys() - {layer.name for layer in layers}
+    _report_faults([_describe_fault(name, found) for name in watched if name in unfit], names)
+    return tuple(layer for layer in layers if names is not None or linear or not layer.is_linear)
+
+
+def _report_faults(faults: Sequence[str], names: Sequence[str] | None) -> None:
+    """Raise the faults of layers that were asked for by name; warn of the others."""
+    if faults and names is not None:
+        raise InputError("; ".join(faults))
+    if faults:
+        warnings.warn("left out: " + "; ".join(faults), stacklevel=3)
+
+
+def _named_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules with these names."""
     if not isinstance(names, Sequence) or isinstance(names, str) or not names:
         raise InputError(f"layers is {names!r}; it must be a list of names")
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:
             raise InputError(f"layer {name!r}: the model has no such module; {suggest_names(name, modules)}")
-    watched = {name: modules[name] for name in names}
-    layers, faults = _survey(model, example, watched).layers(watched)
-    if faults:
-        raise InputError("; ".join(faults))
-    return layers
+    return {name: modules[name] for name in names}
 
 
-def find_convolutions(model: nn.Module, example: Inputs) -> tuple[tuple[Layer, ...], frozenset[str]]:
-    """Find the convolutions of a network, with a warning about those that have no maps.
-
-    Args:
-        model: The network.
-        example: Inputs of the network.
-
-    Returns:
-        What `find_layers` returns without names, and the names of the convolutions that run more than once.
-    """
-    watched = _modules_with_units(model)
-    survey = _survey(model, example, watched)
-    layers, faults = survey.layers(watched)
-    if faults:
-        warnings.warn("left out: " + "; ".join(faults), stacklevel=3)
-    shared = frozenset(name for name, runs in survey.runs.items() if runs > 1)
-    return tuple(layer for layer in layers if layer.name not in survey.gates), shared
+def _with_rows(
+    layers: Sequence[Layer], model: nn.Module, example: Inputs, watched: Mapping[str, nn.Module]
+) -> tuple[Layer, ...]:
+    """Return the layers with their rows for each image in place of the rows of the whole example."""
+    images = count_rows(example)
+    if all(layer.rows == images for layer in layers):
+        return tuple(replace(layer, rows=1) for layer in layers)
+    # Only with other images is it clear whether the rows are images, or windows of images.
+    more = survey(model, take_rows(example, 2 * images), watched)
+    doubled = {layer.name: layer for layer in _layers_of(more, watched)}
+    found = []
+    for layer in layers:
+        twice, positions = doubled.get(layer.name), math.prod(layer.map_size)
+        rows = layer.rows // images if twice is not None and twice.rows == 2 * layer.rows else 0
+        if layer.rows == images:
+            found.append(replace(layer, rows=1))
+        else:
+            found.append(replace(layer, rows=rows, has_map=False, map_size=(max(rows, 1) * positions, 1)))
+    return tuple(found)
 
 
 def find_response(model: nn.Module, example: Inputs) -> Layer:
@@ -125,33 +187,48 @@ def find_response(model: nn.Module, example: Inputs) -> Layer:
         InputError: That layer is not linear, or runs more than once.
     """
     weighted = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    runs = _survey(model, example, weighted).runs
+    runs = survey(model, example, weighted).runs
     last = next((name for name in reversed(runs) if name in weighted), None)
     module = weighted.get(last or "")
-    if not isinstance(module, nn.Linear) or runs[str(last)] > 1:
+    if not isinstance(module, nn.Linear) or len(runs[str(last)]) > 1:
         last_layer = f"layer {last!r} is a {type(module).__name__}" if module is not None else "there is none"
         raise InputError(f"the final responses are what a linear classifier reads at the network's end; {last_layer}")
     return Layer(str(last), module.in_features, (1, 1), at_input=True)
 
 
-def list_convolutions(model: nn.Module, names: Sequence[str] | None = None) -> tuple[Layer, ...]:
-    """Return convolutions as layers without running the network, for scorers that read weights only.
+def list_layers(model: nn.Module, names: Sequence[str] | None = None, *, linear: bool = False) -> tuple[Layer, ...]:
+    """Return convolutions and linear layers without running the network, for scorers that read weights only.
 
     Args:
         model: The network.
-        names: Names of convolutions; None for all.
+        names: Names of layers; None for all convolutions.
+        linear: Without `names`, also list the linear layers.
 
     Returns:
         Layers in the order of `names`, or of the network's modules. Their maps cannot be read: map_size is (0, 0).
 
     Raises:
-        InputError: The network has no such convolution, or none at all.
+        InputError: The network has no such layer, or none at all.
     """
-    modules = _modules_with_units(model)
+    modules = _modules_with_units(model, linear=linear or names is not None)
     for name in names or ():
         if name not in modules:
-            raise InputError(f"layer {name!r}: the model has no such convolution; {suggest_names(name, modules)}")
-    return tuple(Layer(name, modules[name].out_channels, (0, 0)) for name in (modules if names is None else names))
+            raise InputError(f"layer {name!r}: the model has no such layer with units; {suggest_names(name, modules)}")
+    return tuple(
+        Layer(
+            name,
+            count_units(modules[name]),
+            (0, 0),
+            has_map=not (is_linear := isinstance(modules[name], nn.Linear)),
+            is_linear=is_linear,
+        )
+        for name in (modules if names is None else names)
+    )
+
+
+def count_units(module: nn.Module) -> int:
+    """Return the number of units of a convolution or linear layer."""
+    return int(module.out_channels if isinstance(module, _ConvNd) else module.out_features)  # type: ignore[arg-type]
 
 
 def suggest_names(name: str, known: Iterable[str]) -> str:
@@ -168,135 +245,64 @@ def suggest_names(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(map(repr, close))}?" if close else "model.named_modules() lists them"
 
 
-def _modules_with_units(model: nn.Module) -> dict[str, nn.Conv2d]:
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    if not convolutions:
-        raise InputError(f"{type(model).__name__} has no nn.Conv2d: there are no units to score or to prune")
-    return convolutions
+def _modules_with_units(model: nn.Module, *, linear: bool = False) -> dict[str, nn.Module]:
+    """Return the convolutions by name, and the linear layers too if `linear` is true."""
+    kinds = (_ConvNd, nn.Linear) if linear else (_ConvNd,)
+    found: dict[str, nn.Module] = {n: module for n, module in model.named_modules() if isinstance(module, kinds)}
+    if not found:
+        what = "no convolution and no nn.Linear" if linear else "no convolution (linear=True takes linear layers)"
+        raise InputError(f"{type(model).__name__} has {what}: there are no units to score or to prune")
+    return found
 
 
-def _survey(model: nn.Module, example: Inputs, watched: Mapping[str, nn.Module]) -> _Survey:
-    """Run the network on the example and record which functions receive the outputs of the watched modules."""
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    survey = _Survey(norms.keys() - watched.keys())
-    require_example(example)
-    try:
-        with evaluating(model), torch.no_grad(), survey.watching(norms | dict(watched)):
-            run(model, example)
-    except Exception as error:  # a network's code may raise anything at a wrong input
-        raise InputError(f"{type(model).__name__} does not run on an input of {describe(example)}: {error}") from error
-    return survey
+def _layers_of(found: Survey, watched: Mapping[str, nn.Module]) -> list[Layer]:
+    """Return the modules that have units, in the order in which they ran; `rows` is the first dimension's size."""
+    layers = (_make_layer(name, watched[name], found) for name in found.runs)
+    return [layer for layer in layers if layer is not None]
 
 
-class _Survey(Watch):
-    """Records for each watched module the stages of its output, and how often each stage is used.
+def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
+    """Return a module as a layer; None if it has no units or its runs give unlike outputs."""
+    runs = found.runs[name]
+    dim = _channel_dim(module, runs[0].shapes)
+    if dim is None or any(_channel_dim(module, each.shapes) != dim for each in runs):
+        return None
+    # With several runs the map is read behind the steps that all of them have.
+    steps = min(each.steps for each in runs)
+    while any(each.functions[:steps] != runs[0].functions[:steps] for each in runs):
+        steps -= 1
+    shape, between = runs[0].shapes[steps], runs[0].functions[:steps]
+    is_linear = name in found.gates or isinstance(module, nn.Linear)
+    has_map = len(shape) == 4 and not is_linear
+    return Layer(
+        name,
+        units=shape[dim],
+        map_size=(shape[2], shape[3]) if has_map else (math.prod(shape) // shape[0] // shape[dim], 1),
+        steps=steps,
+        norm=None if NORMS.isdisjoint(between) else found.norm_of.get(name),
+        is_activated=not ACTIVATIONS.isdisjoint(between),
+        has_map=has_map,
+        is_linear=is_linear,
+        channel_dim=dim,
+        rows=shape[0],
+        runs=len(runs),
+    )
 
-    Stage 0 is the module's output, and each norm, activation or identity that follows makes the next stage.
 
-    Attributes:
-        runs: Module -> how often it ran, in the order of the first time.
-        gates: Layers whose inputs are globally pooled features only.
-    """
+def _describe_fault(name: str, found: Survey) -> str:
+    """Return why a module is no layer, or has no map."""
+    runs = len(found.runs.get(name, ()))
+    if runs != 1:
+        times = f"runs {runs} times" if runs else "does not run"
+        return f"layer {name!r} {times} in a forward pass, a layer must run once"
+    return f"layer {name!r} gives no maps of shape (images, units, height, width)"
 
-    def __init__(self, norms: Collection[str] = ()) -> None:
-        super().__init__()
-        self.runs: dict[str, int] = {}
-        self.gates: set[str] = set()
-        # Batch norms are watched only to find out which layer's output they receive.
-        self._norms = frozenset(norms)
-        self._norm_of: dict[str, str] = {}
-        self._stages: dict[str, list[torch.Size]] = {}  # the shape of stage 0, 1, ...
-        self._steps: dict[str, list[Function]] = {}  # the function that made stage 1, 2, ...
-        self._uses: dict[tuple[str, int], int] = {}
-        # Weak keys: a map that the network no longer holds takes no memory, and its id() cannot be mistaken.
-        self._stages_of: Any = WeakIdKeyDictionary()
-        self._pooled: Any = WeakIdKeyDictionary()
 
-    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
-        """Record a run of a module and make its output stage 0."""
-        with torch._C.DisableTorchFunction():
-            self._note_run(name, inputs, output)
-
-    def _note_run(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
-        value = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        if name in self._norms:
-            for layer, _ in self._stages_of.get(value, ()) if value is not None else ():
-                self._norm_of.setdefault(layer, name)
-            return
-        self.runs[name] = self.runs.get(name, 0) + 1
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            self._stages[name] = []
-            return
-        if value is not None and value in self._pooled:
-            self.gates.add(name)
-            self._pooled[output] = True
-        self._stages[name], self._steps[name] = [output.shape], []
-        self._stages_of.setdefault(output, []).append((name, 0))
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # An operator in place moves its tensor to the next stage, so look the stages up before the call.
-        stages_of = [(value, list(self._stages_of.get(value, ()))) for value in tensors_in((args, kwargs))]
-        output = func(*args, **(kwargs or {}))
-        with torch._C.DisableTorchFunction():  # what follows is no part of the network
-            self._note_use(func, args, stages_of, output)
-        return output
-
-    def _note_use(
-        self, func: Any, args: Any, stages_of: Sequence[tuple[Tensor, Sequence[tuple[str, int]]]], output: Any
-    ) -> None:
-        """Record what a function made of some tensors, which were at these stages before it was called."""
-        # A question about the shape or the values is no use of a map.
-        if all(value.ndim == 0 or value.dtype == torch.bool for value in tensors_in(output)):
-            return
-        self._note_pooling(func, [value for value, _ in stages_of], output)
-        for value, stages in stages_of:
-            for name, stage in stages:
-                uses = self._uses[name, stage] = self._uses.get((name, stage), 0) + 1
-                if uses == 1 and args and value is args[0] and self._is_next_step(name, func):
-                    self._add_stage(name, stage, func, value, output)
-
-    def _note_pooling(self, func: Any, inputs: Sequence[Tensor], output: Any) -> None:
-        """Remember an output that is globally pooled, or made of nothing else."""
-        maps = [value for value in inputs if value.ndim == 4 and not isinstance(value, nn.Parameter)]
-        pooled = func in GLOBAL_POOLINGS or (maps and all(value in self._pooled for value in maps))
-        if pooled and isinstance(output, Tensor) and tuple(output.shape[2:]) == (1, 1):
-            self._pooled[output] = True
-
-    def _is_next_step(self, name: str, func: Any) -> bool:
-        """Return whether a function belongs to the map: a layer has at most one norm and one activation."""
-        if func in IDENTITIES:
-            return True
-        kind = next((kind for kind in (NORMS, ACTIVATIONS) if func in kind), None)
-        return kind is not None and not any(earlier in kind for earlier in self._steps[name])
-
-    def _add_stage(self, name: str, stage: int, func: Any, value: Tensor, output: Tensor) -> None:
-        self._stages[name].append(output.shape)
-        self._steps[name].append(func)
-        if output is value:  # in place: from now on the tensor is the later stage
-            self._stages_of[value].remove((name, stage))
-        self._stages_of.setdefault(output, []).append((name, stage + 1))
-
-    def layers(self, watched: Iterable[str]) -> tuple[tuple[Layer, ...], list[str]]:
-        """Return the layers that have maps, in the order in which they ran, and what is wrong with the others."""
-        readable, faults = [], []
-        for name in watched:
-            runs = self.runs.get(name, 0)
-            if runs != 1:
-                times = f"runs {runs} times" if runs else "does not run"
-                faults.append(f"layer {name!r} {times} in a forward pass, a layer must run once")
-            elif not self._stages[name]:
-                faults.append(f"layer {name!r} gives no maps of shape (images, units, height, width)")
-            else:
-                readable.append(name)
-        readable.sort(key=list(self.runs).index)
-        return tuple(self._layer(name) for name in readable), faults
-
-    def _layer(self, name: str) -> Layer:
-        stages = self._stages[name]
-        # A stage that is used several times is the map itself, whatever one of the uses makes of it.
-        steps = next((step for step in range(len(stages)) if self._uses.get((name, step), 0) != 1), len(stages) - 1)
-        _, units, height, width = stages[steps]
-        functions_between = self._steps[name][:steps]
-        norm = None if NORMS.isdisjoint(functions_between) else self._norm_of.get(name)
-        is_activated = not ACTIVATIONS.isdisjoint(functions_between)
-        return Layer(name, units, (height, width), steps, norm, is_activated=is_activated)
+def _channel_dim(module: nn.Module, shapes: Sequence[torch.Size]) -> int | None:
+    """Return the dimension of the units in the output of a module; None if it has none, or no images."""
+    if not shapes or 0 in shapes[0]:
+        return None
+    dims = len(shapes[0])
+    if isinstance(module, nn.Linear):
+        return dims - 1 if dims > 1 else None
+    return 1 if dims == (len(module.kernel_size) + 2 if isinstance(module, _ConvNd) else 4) else None

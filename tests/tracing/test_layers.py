@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg
 
 from prune_fe.errors import InputError
-from prune_fe.tracing.layers import Layer, find_convolutions, find_layers, find_response, list_convolutions
+from prune_fe.tracing.layers import Layer, find_layers, find_layers_with_units, find_response, list_layers
 from tests.tracing.networks import Awkward
 
 
@@ -85,10 +85,10 @@ def test_wrong_names_get_the_nearest_ones() -> None:
         find_layers(model, x, [])
     with pytest.raises(InputError, match="layer 'fc' gives no maps"):
         find_layers(model, x, ["fc"])
-    with pytest.raises(InputError, match="Linear has no nn.Conv2d"):
+    with pytest.raises(InputError, match="Linear has no convolution"):
         find_layers(nn.Linear(2, 2), torch.zeros(1, 2))
-    with pytest.raises(InputError, match="layer 'fc': the model has no such convolution"):
-        list_convolutions(model, ["fc"])
+    with pytest.raises(InputError, match="layer 'avgpool': the model has no such layer with units"):
+        list_layers(model, ["avgpool"])
 
 
 def test_small_maps_do_not_make_a_convolution_a_gate() -> None:
@@ -121,15 +121,79 @@ def test_the_norm_of_a_layer_is_named() -> None:
     assert [layer.norm for layer in find_layers(model, torch.randn(2, 1, 9, 9))] == ["1", None]
 
 
-def test_convolutions_that_run_twice_are_named_beside_the_layers() -> None:
-    with pytest.warns(UserWarning, match="layer 'conv' runs 2 times"):
-        assert find_convolutions(Twice(), torch.randn(1, 3, 8, 8)) == ((), frozenset({"conv"}))
+class Everything(nn.Module):
+    """One layer of each kind that has units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(4, 6, 2, 2, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.gate = nn.Conv2d(6, 6, 1)
+        self.shared = nn.Conv2d(6, 6, 3, padding=1)
+        self.line = nn.Conv1d(6, 5, 3)
+        self.volume = nn.Conv3d(1, 2, (6, 1, 1))
+        self.tokens = nn.Linear(5, 8)
+        self.windows = nn.Linear(8, 7)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.up(torch.relu(self.conv(x)))))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        x = torch.relu(self.shared(torch.relu(self.shared(x))))
+        x = x * self.volume(x[:, None]).mean(1)
+        x = torch.relu(self.line(x.flatten(2)))
+        x = torch.nn.functional.gelu(self.tokens(x.mT))  # (images, tokens, 8)
+        windows = x.unflatten(1, (2, -1)).flatten(0, 1)
+        x = torch.relu(self.windows(windows)).unflatten(0, (-1, 2)).mean((1, 2))
+        return self.head(x)
+
+
+def test_layers_of_every_kind_are_found_with_the_place_of_their_units() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    layers = {layer.name: layer for layer in find_layers_with_units(Everything(), images, linear=True)}
+    assert layers == {
+        "conv": Layer("conv", 4, (4, 4), 1),
+        "up": Layer("up", 6, (8, 8), 2, "norm"),
+        "gate": Layer("gate", 6, (1, 1), 1, has_map=False, is_linear=True),
+        "shared": Layer("shared", 6, (8, 8), 1, runs=2),
+        "volume": Layer("volume", 2, (64, 1), has_map=False),
+        "line": Layer("line", 5, (62, 1), 1, has_map=False),
+        "tokens": Layer("tokens", 8, (62, 1), 1, has_map=False, is_linear=True, channel_dim=2),
+        "windows": Layer("windows", 7, (62, 1), 1, has_map=False, is_linear=True, channel_dim=2, rows=2),
+        "head": Layer("head", 3, (1, 1), has_map=False, is_linear=True),
+    }
+    convolutions = find_layers_with_units(Everything(), images)
+    assert [layer.name for layer in convolutions] == ["conv", "up", "shared", "volume", "line"]
+    with pytest.warns(UserWarning, match="'shared' runs 2 times .*; layer 'line' gives no maps.*; layer 'volume'"):
+        assert [layer.name for layer in find_layers(Everything(), images)] == ["conv", "up"]
+
+
+def test_images_in_another_dimension_than_the_first_leave_rows_unknown() -> None:
+    class SequenceFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x.transpose(0, 1)).mean(0)
+
+    (layer,) = find_layers_with_units(SequenceFirst(), torch.randn(1, 6, 3), linear=True)
+    assert (layer.rows, layer.has_map, layer.channel_dim) == (0, False, 2)
+
+
+def test_outputs_become_maps_image_by_image() -> None:
+    windows = torch.arange(2 * 3 * 4 * 5).view(6, 4, 5)  # two images of three windows of four tokens of five units
+    maps = Layer("windows", 5, (12, 1), has_map=False, channel_dim=2, rows=3).maps_of(windows)
+    assert maps.shape == (2, 5, 12, 1)
+    assert maps[1, 2].flatten().tolist() == windows[3:, :, 2].flatten().tolist()
 
 
 def test_convolutions_are_listed_without_running_the_network() -> None:
     model = Awkward()
-    assert [layer.name for layer in list_convolutions(model)] == ["a", "b", "c", "d", "unused"]
-    assert list_convolutions(model, ["c"]) == (Layer("c", 4, (0, 0)),)
+    assert [layer.name for layer in list_layers(model)] == ["a", "b", "c", "d", "unused"]
+    assert list_layers(model, ["c"]) == (Layer("c", 4, (0, 0)),)
+    assert [layer.name for layer in list_layers(model, linear=True)] == ["a", "b", "c", "d", "unused", "head"]
 
 
 def test_the_final_responses_are_the_input_of_the_last_linear_layer() -> None:
