@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -45,13 +46,13 @@ class Analysis:
     verifier: Verifier
 
 
-def analyse(model: nn.Module, example: Inputs, scored: Collection[str] = ()) -> Analysis:
+def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = ()) -> Analysis:
     """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
         model: A network that returns tensors.
         example: Inputs of the network.
-        scored: Names of linear layers and gates that have scores; convolutions are layers in any case.
+        linear: Names of the linear layers and gates whose units may be removed with scores of their own.
 
     Raises:
         InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
@@ -62,7 +63,7 @@ def analyse(model: nn.Module, example: Inputs, scored: Collection[str] = ()) -> 
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
     modules = dict(model.named_modules())
     cutter = Cutter(traced, graph)
-    names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in scored)
+    names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
     groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
     widths = {layer: count_units(modules[layer]) for layer in names}
     return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
@@ -113,7 +114,8 @@ def _trace_verification_copy(model: nn.Module, example: Inputs) -> _Trace:
 def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> _Found:
     """Follow a network in evaluation and as in training."""
     # One run finds the layers and the graph.
-    with tracer.tracing():
+    with tracer.tracing(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "left out: ", UserWarning)  # what has no scores is named by the steps
         layers = find_layers_with_units(model, inputs, linear=True)
     has_branches = follow_training(tracer, inputs)
     keep_unreached(tracer, inputs)

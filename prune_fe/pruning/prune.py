@@ -111,7 +111,10 @@ def prune(
     carried = dict(carry)
     try:
         source = copy_without_last_run(model, example)
-        return _Pruning(source, analyse(source, example, scores.keep), scores, checked, carry).run(rescore, after)
+        # Scores without an example hold those of gates, whether they were meant or not.
+        are_meant, modules = bool(scores.provenance.get("linear")), dict(source.named_modules())
+        linear = {name for name in scores.keep if are_meant or isinstance(modules.get(name), nn.Linear)}
+        return _Pruning(source, analyse(source, example, linear), scores, checked, carry).run(rescore, after)
     except BaseException:
         carry.clear()
         carry.update(carried)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Self
@@ -18,13 +18,12 @@ from prune_fe.data.batches import Batches, count_images, validate_batches
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.distributed import all_gather
 from prune_fe.errors import InputError
-from prune_fe.io import shorten
 from prune_fe.scorers import scorer_name
 from prune_fe.scorers.base import Scorer, split_layers
 from prune_fe.scoring.code_identity import describe_code, describe_function
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.tracing.layers import Layer, find_layers_with_units, list_layers
+from prune_fe.tracing.layers import Layer, describe_faults, find_layers_with_units, list_layers
 from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import require_trainable
@@ -51,16 +50,6 @@ class ImageList:
         return cls(list(zip(image_names(data, indices), names_of_classes, strict=True)), frozenset(labels))
 
 
-def describe_unfit(unfit: Mapping[str, str]) -> str:
-    """Return layers and the reason why each cannot be scored as a text, such as "layers 'a', 'b': it has no map"."""
-    names_of: dict[str, list[str]] = {}
-    for name, reason in unfit.items():
-        names_of.setdefault(reason, []).append(repr(name))
-    return "; ".join(
-        f"layer{'s' if len(names) > 1 else ''} {shorten(names)}: {reason}" for reason, names in names_of.items()
-    )
-
-
 @dataclass(frozen=True)
 class ScoringInputs:
     """Everything that scores depend on, except the scorers.
@@ -74,6 +63,8 @@ class ScoringInputs:
         chosen: The images, as far as they are known in advance.
         logits: Function that takes the logits out of what the network returns; None where it returns them.
         are_named: Whether the user named the layers. A scorer leaves out layers that it cannot score, but no named one.
+        linear: Whether linear layers and gates are meant to be scored. Without an example gates cannot be told from
+            other convolutions, so that they are scored too.
     """
 
     model: nn.Module
@@ -83,6 +74,7 @@ class ScoringInputs:
     chosen: ImageList
     logits: Logits | None = None
     are_named: bool = False
+    linear: bool = False
 
     @classmethod
     def prepare(
@@ -109,12 +101,13 @@ class ScoringInputs:
             InputError: A layer does not exist or has no units.
         """
         names, are_named = options.layers, options.layers is not None
+        takes_linear = options.linear or are_named
         if example is None:
             layers = list_layers(model, names, linear=options.linear)
-            return cls(model, layers, None, read, chosen, are_named=are_named)
+            return cls(model, layers, None, read, chosen, None, are_named, takes_linear)
         example = take_rows(move(example, next(model.parameters()).device), 1)
         layers = find_layers_with_units(model, example, names, linear=options.linear)
-        return cls(model, layers, example, read, chosen, logits, are_named)
+        return cls(model, layers, example, read, chosen, logits, are_named, takes_linear)
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +127,7 @@ class ScoringInputs:
         """
         layers, unfit = split_layers(scorer, self.layers)
         if unfit and (self.are_named or not layers):
-            raise InputError(f"{scorer_name(scorer)}: {describe_unfit(unfit)}")
+            raise InputError(f"{scorer_name(scorer)}: {describe_faults(unfit)}")
         return layers
 
     def provenance(self, scorer: Scorer) -> dict[str, Any]:
@@ -152,13 +145,14 @@ class ScoringInputs:
         # A scorer of weights gives the same scores with and without an example.
         depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
         parts: list[Any] = [source, depends_on_layers, scorer_name(scorer), scorer.settings]
-        own = {"scorer_code": describe_code(scorer)}
+        own: dict[str, Any] = {"scorer_code": describe_code(scorer)}
         if scorer.needs_gradients and self.logits is not None:
             own["logits_code"] = describe_function(self.logits)
         own = {name: code for name, code in own.items() if code}
         content = json.dumps([*parts, *own.values()], sort_keys=True)
-        left_out = {"left_out": unfit} if unfit else {}
-        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own | left_out
+        own |= {"linear": True} if self.linear else {}
+        own |= {"left_out": unfit} if unfit else {}
+        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own
 
     def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
         """Return the layers whose feature maps or gradients `scorer` measures."""

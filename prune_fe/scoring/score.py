@@ -23,13 +23,13 @@ from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
 from prune_fe.scorers.base import Scorer, explain_faults, split_layers
 from prune_fe.scoring.collection import Collection, Progress
-from prune_fe.scoring.inputs import ImageList, ScoringInputs, describe_unfit
+from prune_fe.scoring.inputs import ImageList, ScoringInputs
 from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.scores import Scores, load_scores
 from prune_fe.scoring.snapshot import Snapshot
 from prune_fe.tracing.copying import restoring_state
-from prune_fe.tracing.layers import Layer
+from prune_fe.tracing.layers import Layer, describe_faults
 from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
@@ -194,7 +194,7 @@ def score_all(
         for label, scorer in resolved.items():
             layers = inputs.layers_for(scorer)
             if unfit := split_layers(scorer, inputs.layers)[1]:
-                warnings.warn(f"{label} leaves out {describe_unfit(unfit)}", stacklevel=2)
+                warnings.warn(f"{label} leaves out {describe_faults(unfit)}", stacklevel=2)
             with explain_faults(scorer):
                 scorer.check(layers, inputs.n_images, chosen.labels)
         if folder is None:
@@ -221,7 +221,7 @@ def check_scorer(
     check_settings(scorer)
     layers, unfit = split_layers(scorer, layers)
     if not layers:
-        raise InputError(f"{scorer_name(scorer)}: {describe_unfit(unfit)}")
+        raise InputError(f"{scorer_name(scorer)}: {describe_faults(unfit)}")
     with explain_faults(scorer):
         scorer.check(layers, images, labels)
         if scorer.needs_data:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
+from prune_fe.io import shorten
 from prune_fe.tracing.nested import Inputs, count_rows, take_rows
 from prune_fe.tracing.survey import ACTIVATIONS, NORMS, Survey, survey
 from prune_fe.tracing.weights import require_network
@@ -101,7 +102,7 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
     layers = [replace(layer, rows=1) for layer in _layers_of(found, watched) if layer.has_map and layer.runs == 1]
     # No map is expected of a gate.
     expected = watched.keys() - {layer.name for layer in layers} - (found.gates if names is None else set())
-    _report_faults([_describe_fault(name, found) for name in watched if name in expected], names)
+    _report_faults({name: _find_fault(name, found) for name in watched if name in expected}, names)
     return tuple(layers)
 
 
@@ -129,16 +130,30 @@ def find_layers_with_units(
     found = survey(model, example, watched)
     layers = _with_rows(_layers_of(found, watched), model, example, watched)
     unfit = watched.keys() - {layer.name for layer in layers}
-    _report_faults([_describe_fault(name, found) for name in watched if name in unfit], names)
+    _report_faults({name: _find_fault(name, found) for name in watched if name in unfit}, names)
     return tuple(layer for layer in layers if names is not None or linear or not layer.is_linear)
 
 
-def _report_faults(faults: Sequence[str], names: Sequence[str] | None) -> None:
+def describe_faults(faults: Mapping[str, str]) -> str:
+    """Return layers and what is wrong with each as one text, by fault.
+
+    >>> describe_faults({"a": "it has no map", "b": "it has no map", "c": "it does not run"})
+    "layers 'a', 'b': it has no map; layer 'c': it does not run"
+    """
+    names_with: dict[str, list[str]] = {}
+    for name, fault in faults.items():
+        names_with.setdefault(fault, []).append(repr(name))
+    return "; ".join(
+        f"layer{'s' if len(names) > 1 else ''} {shorten(names)}: {fault}" for fault, names in names_with.items()
+    )
+
+
+def _report_faults(faults: Mapping[str, str], names: Sequence[str] | None) -> None:
     """Raise the faults of layers that were asked for by name; warn of the others."""
     if faults and names is not None:
-        raise InputError("; ".join(faults))
+        raise InputError(describe_faults(faults))
     if faults:
-        warnings.warn("left out: " + "; ".join(faults), stacklevel=3)
+        warnings.warn(f"left out: {describe_faults(faults)}", stacklevel=3)
 
 
 def _named_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -289,13 +304,12 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
     )
 
 
-def _describe_fault(name: str, found: Survey) -> str:
+def _find_fault(name: str, found: Survey) -> str:
     """Return why a module is no layer, or has no map."""
     runs = len(found.runs.get(name, ()))
-    if runs != 1:
-        times = f"runs {runs} times" if runs else "does not run"
-        return f"layer {name!r} {times} in a forward pass, a layer must run once"
-    return f"layer {name!r} gives no maps of shape (images, units, height, width)"
+    if runs > 1:
+        return f"it runs {runs} times in a forward pass, a layer must run once"
+    return "it gives no maps of shape (images, units, height, width)" if runs else "it does not run in a forward pass"
 
 
 def _channel_dim(module: nn.Module, shapes: Sequence[torch.Size]) -> int | None:

@@ -463,11 +463,8 @@ class Shared(nn.Module):
 
 def test_what_is_tied_to_a_shared_convolution_is_cut_consistently() -> None:
     model = Shared().eval()
-    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
-        scores = score(model, scorer="random", example=X)
-    with pytest.warns(UserWarning, match="layer 'b' runs 2 times"):
-        pruned = prune(model, scores, example=X)
-    assert [(step.layers, step.also, step.count) for step in pruned.steps] == [(("a",), ("b",), 2), (("c",), (), 3)]
+    pruned = prune(model, score(model, scorer="random", example=X), example=X)
+    assert [(step.layers, step.also, step.count) for step in pruned.steps] == [(("a", "b"), (), 2), (("c",), (), 3)]
     gone = list(removed_units(pruned)["a"])
     silent = copy.deepcopy(model)
     with torch.no_grad():
@@ -907,7 +904,7 @@ def test_weights_stay_in_their_memory_format(memory_format: torch.memory_format)
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_layers_that_run_several_times_are_named() -> None:
+def test_a_layer_that_runs_on_each_of_two_inputs_is_cut() -> None:
     class Siamese(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -916,5 +913,12 @@ def test_layers_that_run_several_times_are_named() -> None:
         def forward(self, one: Tensor, other: Tensor) -> Tensor:
             return self.head(torch.cat([self.conv(image).mean((2, 3)) for image in (one, other)], dim=1))
 
-    with pytest.raises(InputError, match="a layer must run once in a forward pass, these run several times: conv"):
-        prune(Siamese(), score(Siamese(), scorer="l1-filter"), 0.5, (torch.zeros(1, 3, 8, 8),) * 2)
+    model, images = Siamese(), (torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8))
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, images)
+    (step,) = pruned.steps
+    assert (step.layers, step.count) == (("conv",), 3)
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        silent.conv.weight[list(step.removed["conv"])] = 0
+        silent.conv.bias[list(step.removed["conv"])] = 0  # type: ignore[index]
+        torch.testing.assert_close(pruned.model(*images), silent(*images))

@@ -33,7 +33,7 @@ def read_maps(model: nn.Module, layers: tuple[Layer, ...], x: Tensor) -> dict[st
 
 
 def find_awkward(model: nn.Module, x: Tensor) -> tuple[Layer, ...]:
-    with pytest.warns(UserWarning, match="layer 'unused' does not run in a forward pass"):
+    with pytest.warns(UserWarning, match="layer 'unused': it does not run in a forward pass"):
         return find_layers(model, x)
 
 

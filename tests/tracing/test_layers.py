@@ -70,9 +70,9 @@ class Twice(nn.Module):
 
 
 def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="layer 'conv' runs 2 times in a forward pass"):
+    with pytest.raises(InputError, match="layer 'conv': it runs 2 times in a forward pass"):
         find_layers(Twice(), torch.randn(1, 3, 8, 8), ["conv"])
-    with pytest.warns(UserWarning, match="layer 'conv' runs 2 times"):
+    with pytest.warns(UserWarning, match="layer 'conv': it runs 2 times"):
         assert find_layers(Twice(), torch.randn(1, 3, 8, 8)) == ()
 
 
@@ -83,7 +83,7 @@ def test_wrong_names_get_the_nearest_ones() -> None:
         find_layers(model, x, ["layer1.0.conv3"])
     with pytest.raises(InputError, match=r"layers is \[\]; it must be a list of names"):
         find_layers(model, x, [])
-    with pytest.raises(InputError, match="layer 'fc' gives no maps"):
+    with pytest.raises(InputError, match="layer 'fc': it gives no maps"):
         find_layers(model, x, ["fc"])
     with pytest.raises(InputError, match="Linear has no convolution"):
         find_layers(nn.Linear(2, 2), torch.zeros(1, 2))
@@ -165,7 +165,7 @@ def test_layers_of_every_kind_are_found_with_the_place_of_their_units() -> None:
     }
     convolutions = find_layers_with_units(Everything(), images)
     assert [layer.name for layer in convolutions] == ["conv", "up", "shared", "volume", "line"]
-    with pytest.warns(UserWarning, match="'shared' runs 2 times .*; layer 'line' gives no maps.*; layer 'volume'"):
+    with pytest.warns(UserWarning, match="'shared': it runs 2 times .*; layers 'line', 'volume': it gives no maps"):
         assert [layer.name for layer in find_layers(Everything(), images)] == ["conv", "up"]
 
 
