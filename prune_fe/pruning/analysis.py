@@ -144,11 +144,11 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
 
 
 def _random_half(group: Group, seed: int) -> list[SetId]:
-    """Draw half of the coupled sets of a group, equally many from each block."""
+    """Draw half of the coupled sets of a group, the same share of each block."""
     scores = np.random.default_rng(seed).permutation(len(group.sets)).astype(float)
     order = group.removal_order(scores)
-    half = min(len(group.sets) // group.block_count // 2, *map(len, order))
-    return [group.sets[position] for block in order for position in block[:half]]
+    half = min(len(group.sets) // group.step // 2, group.count_steps(order))
+    return [group.sets[position] for block in group.take_steps(order, 0, half) for position in block]
 
 
 def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequence[SetId]) -> Cutter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,8 @@ class Group:
         layer_units: Layer, in the order in which they run -> for each position, the unit numbers of that layer. There
             are none where a concatenation or a split leaves the layer out, and several where it repeats a unit.
         block_ids: The block of each position. A split, a grouped convolution or a group norm demands that all blocks
-            lose equally many units.
+            lose equally many units. Blocks of different sizes, such as an embedding's channels and the heads of
+            attention, lose the same share.
         sets: The coupled set at each position.
         is_residual: Whether a coupled set has units of several layers that mix channels, as in a residual sum.
         reason: Why no unit can be removed; None where units can.
@@ -67,6 +69,51 @@ class Group:
     def block_count(self) -> int:
         """The number of blocks."""
         return len(set(self.block_ids))
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """The numbers of units that the blocks lose in one step, the smallest in which all lose the same share."""
+        sizes = [size for _, size in sorted(Counter(self.block_ids).items())]
+        steps = math.gcd(*sizes)
+        return tuple(size // steps for size in sizes)
+
+    @property
+    def step(self) -> int:
+        """The number of units that are removed together at least: one of each block, where all are of one size."""
+        return sum(self.shares)
+
+    def count_steps(self, order: Sequence[Sequence[int]]) -> int:
+        """Return in how many steps the positions that `removal_order` returned can be removed."""
+        return min(len(block) // share for block, share in zip(order, self.shares, strict=True))
+
+    def take_steps(self, order: Sequence[Sequence[int]], start: int, stop: int) -> list[list[int]]:
+        """Return for each block the positions that are removed from one step to another.
+
+        Args:
+            order: From `removal_order`.
+            start: The number of steps before.
+            stop: The number of steps afterwards.
+        """
+        return [list(block[start * share : stop * share]) for block, share in zip(order, self.shares, strict=True)]
+
+    def multiples(self, divisor: int) -> tuple[tuple[int, int], ...]:
+        """Return what the numbers of remaining units have to be multiples of, so that widths are multiples of a number.
+
+        Args:
+            divisor: The number.
+
+        Returns:
+            (number of units, divisor) for all units together, or for each block where their sizes differ. A unit that
+            is several channels of every layer, such as a head of attention, needs a smaller divisor.
+        """
+        widths: dict[int, int] = {}
+        is_even = len(set(self.shares)) == 1
+        for position, block in enumerate(self.block_ids):
+            counts = [len(units[position]) for units in self.layer_units.values()]
+            key = 0 if is_even else block
+            widths[key] = math.gcd(widths.get(key, 0), *counts)
+        sizes = Counter(0 if is_even else block for block in self.block_ids)
+        return tuple((sizes[key], divisor // math.gcd(divisor, widths[key])) for key in sorted(widths))
 
     def removal_order(
         self, scores: Sequence[float] | NDArray[np.float64], removed: Iterable[int] = ()
@@ -261,8 +308,9 @@ def _find_blocks(
 ) -> tuple[tuple[int, ...], tuple[str, ...], str | None]:
     """Return the block of each coupled set, what demands the blocks, and the reason where not all demands can be met.
 
-    Sets of one block are in the same blocks of every constraint. Equal losses of all blocks meet every constraint when
-    each of its blocks consists of equally many of them.
+    Sets of one block are in the same blocks of every constraint, with equally many channels. If all blocks lose the
+    same share of their sets, every block of a constraint loses the same share of its channels. That meets a constraint
+    whose blocks have equally many channels.
     """
     own = set(sets)
     relevant = [entry for entry in constraints if not own.isdisjoint(np.concatenate(entry[0]).tolist())]
@@ -274,12 +322,14 @@ def _find_blocks(
                     memberships[set_id].append((number, index))
     profiles = {profile: number for number, profile in enumerate(dict.fromkeys(map(tuple, memberships.values())))}
     block_ids = tuple(profiles[tuple(memberships[set_id])] for set_id in sets)
-    parts = Counter(place for profile in profiles for place in profile)
+    channels = Counter(place for places in memberships.values() for place in places)
     is_even = all(
-        len({parts[number, index] for index in range(len(blocks))}) == 1 for number, (blocks, _) in enumerate(relevant)
+        len({channels[number, index] for index in range(len(blocks))}) == 1
+        for number, (blocks, _) in enumerate(relevant)
     )
     demands = tuple(dict.fromkeys(cause for _, cause in relevant))
-    if is_even and len(set(Counter(block_ids).values())) == 1:
+    sizes = Counter(block_ids).values()
+    if is_even and (len(set(sizes)) == 1 or math.gcd(*sizes) > 1):
         return block_ids, demands, None
     reason = f"its units cannot keep the equal parts that are demanded by {list_demands(demands)}"
     return (0,) * len(sets), demands, reason

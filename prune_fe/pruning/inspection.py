@@ -171,13 +171,13 @@ class _Rows:
         if group.reason is not None or self.analysis is None:
             return 0, 0
         order = group.removal_order(np.zeros(len(group.sets)))
-        free, blocks = min(map(len, order)), group.block_count
-        most = max(count for count in feasible_counts(len(group.sets), blocks, 1) if count <= free * blocks) // blocks
+        free, step = group.count_steps(order), group.step
+        most = max(count for count in feasible_counts(len(group.sets), step, 1) if count <= free * step) // step
         axis_sets = self.analysis.cutter.axis_sets
         own = axis_sets[(name, "out") if (name, "out") in axis_sets else (name, "both")]
 
-        def count(per_block: int) -> int:
-            removed = [group.sets[position] for block in order for position in block[:per_block]]
+        def count(steps: int) -> int:
+            removed = [group.sets[position] for block in group.take_steps(order, 0, steps) for position in block]
             return int(np.isin(own, removed).sum())
 
         return count(most), count(1)

@@ -79,22 +79,35 @@ class GroupState:
 
     def capacity(self, round_to: int) -> Capacity:
         """Return how many units the group can lose when a multiple of `round_to` is left."""
-        units, blocks, order = len(self.group.sets), self.group.block_count, self.removal_order()
-        free = min(map(len, order))
+        units, step, order = len(self.group.sets), self.group.step, self.removal_order()
+        free = self.group.count_steps(order)
         normalised = normalise_scores(self.scores, self.existing)
-        weakest = np.repeat(np.mean([normalised[block[:free]] for block in order], axis=0), blocks)
+        shares = zip(order, self.group.shares, strict=True)
+        # One row for each unit of a step, one column for each step.
+        scores = np.concatenate([normalised[block[: free * share]].reshape(free, share).T for block, share in shares])
+        weakest = np.repeat(np.mean(scores, axis=0), step)
         return Capacity(
             units=units,
-            feasible_counts=tuple(n for n in feasible_counts(units, blocks, round_to) if n <= free * blocks),
+            feasible_counts=self._feasible_counts(free, round_to),
             removed=len(self.removed),
             # A unit cannot be removed before the weaker ones of its group.
             weakest=tuple(np.maximum.accumulate(weakest)),
         )
 
+    def _feasible_counts(self, free: int, round_to: int) -> tuple[int, ...]:
+        """Return how many units the group can lose in at most `free` steps."""
+        units, step = len(self.group.sets), self.group.step
+        feasible = [count for count in feasible_counts(units, step, 1) if count <= free * step]
+        for size, divisor in self.group.multiples(round_to):
+            # All units, or a block, lose the same share as the group.
+            allowed = {lost * units // size for lost in feasible_counts(size, size * step // units, divisor)}
+            feasible = [count for count in feasible if count in allowed]
+        return tuple(feasible)
+
     def fill_quota(self) -> GroupState:
         """Return the state with as many units removed as the quota says."""
-        per_block = self.quota.count // self.group.block_count
-        chosen = [position for block in self.removal_order() for position in block[:per_block]]
+        parts = self.group.take_steps(self.removal_order(), 0, self.quota.count // self.group.step)
+        chosen = [position for block in parts for position in block]
         removed = set(self.removed)
         return replace(self, removed=(*self.removed, *(p for p in chosen if p not in removed)))
 
@@ -103,7 +116,7 @@ class GroupState:
         if not options.has_ratio_per_layer:
             return self.quota.asked
         units = len(self.group.sets)
-        return units - kept_count(units, self.ratio, self.group.block_count)
+        return units - kept_count(units, self.ratio, self.group.step)
 
     def explain(self, options: PruneOptions, asked: int) -> str | None:
         """Return why fewer units than asked for, or none, are removed; None where nothing needs a reason."""
@@ -129,7 +142,7 @@ class GroupState:
         if len(self.removed) == usual or len(self.removed) != self.total_asked(options):
             return None  # The blocks change nothing, or explain() gives the reason.
         what = f"{self.group.layers[0]!r} {len(self.removed)} of {units} instead of {usual}"
-        return f"{what} (a multiple of {blocks}: {list_demands(self.group.demands)})"
+        return f"{what} (a multiple of {self.group.step}: {list_demands(self.group.demands)})"
 
 
 @dataclass(frozen=True)
@@ -255,9 +268,9 @@ def _counts_for_target(
     # A number of units is taken from the blocks of a group in turn, so that every prefix is balanced.
     orders = []
     for group in plan.open_groups:
-        state = plan.states[group]
-        in_turn = zip(*state.removal_order(), strict=False)
-        orders.append([state.group.sets[position] for positions in in_turn for position in positions])
+        own, order = plan.states[group].group, plan.states[group].removal_order()
+        steps = [own.take_steps(order, number, number + 1) for number in range(own.count_steps(order))]
+        orders.append([own.sets[position] for step in steps for block in step for position in block])
     # A group that was stopped in a later round has lost units already, which count towards the target.
     closed = [
         state.group.sets[position] for state in plan.states if state.reason is not None for position in state.removed
@@ -272,10 +285,10 @@ def _counts_for_target(
 
 
 def _asked_so_far(state: GroupState, options: PruneOptions, progress: Fraction) -> int:
-    """Return how many units a ratio asks of a group at some point of the schedule, equally many of each block."""
-    # Rounded down inside a block, so that the last round reaches exactly what is asked in all.
-    blocks = state.group.block_count
-    return blocks * math.floor(progress * (state.total_asked(options) // blocks))
+    """Return how many units a ratio asks of a group at some point of the schedule, in steps of all its blocks."""
+    # Rounded down to a step, so that the last round reaches exactly what is asked in all.
+    step = state.group.step
+    return step * math.floor(progress * (state.total_asked(options) // step))
 
 
 def _reason_to_keep_all(

@@ -14,7 +14,7 @@ from prune_fe.errors import InputError
 from prune_fe.tracing.branches import note_values
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
-from prune_fe.tracing.function_rules import Call, follow_function
+from prune_fe.tracing.function_rules import Call, follow_candidates, follow_function
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
 from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
 from prune_fe.tracing.ops import plain_name
@@ -151,6 +151,8 @@ class ChannelTracer(CallRecorder):
         try:
             if not follow_own_layer(self.builder, call) and inputs and (outputs or name == "setitem"):
                 follow_function(self.builder, call)
+            elif outputs and not inputs:
+                follow_candidates(self.builder, call)
         except Exception as error:  # functions can be called in more ways than the rules know
             for value in inputs:
                 reason = f"{name}() in {self.builder.location} cannot be followed ({error})"

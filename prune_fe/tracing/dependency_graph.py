@@ -14,7 +14,7 @@ Coupled channels are removed together or not at all, whatever the network's code
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NewType
 
@@ -24,6 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prune_fe.tracing.attention_rules import find_whole_parts
 from prune_fe.tracing.channel_ids import (
     NO_CHANNEL,
     ChannelId,
@@ -96,6 +97,36 @@ class DependencyGraph:
     mixed_sets: Sequence[tuple[str, IdArray]] = ()
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Channels that the code of a module divides into parts.
+
+    Attributes:
+        module: The module.
+        channels: (parts, ..., channels) the ids of each part.
+    """
+
+    module: str
+    channels: IdArray
+
+    def resolve(self, coupled_set: IdArray) -> tuple[list[IdArray], list[tuple[str, IdArray]]]:
+        """Return the blocks that must lose equally many channels, and those channels whose number the code may know.
+
+        Args:
+            coupled_set: Array indexed by channel id: the coupled set of the channel.
+
+        Returns:
+            The blocks, none where all parts are removed as a whole; and, for each dimension of such parts, the module
+            and one channel of each part.
+        """
+        whole = find_whole_parts(coupled_set[self.channels])
+        rest = np.moveaxis(self.channels, whole, range(len(whole)))[(0,) * len(whole)]
+        blocks = list(rest.reshape(-1, rest.shape[-1])) if rest.ndim > 1 else []
+        return blocks, [
+            (self.module, np.moveaxis(self.channels, dim, -1).reshape(-1, self.channels.shape[dim])[0]) for dim in whole
+        ]
+
+
 class GraphBuilder:
     """Collects axes, couplings and constraints while a network runs, and makes a dependency graph of them.
 
@@ -105,7 +136,9 @@ class GraphBuilder:
         ids: Tensor -> the ids of its values, in its shape.
         runs: What is recorded of the running modules, the innermost last (`own_code.py`).
         run_counts: Module -> the number of its last run, from 0.
+        candidates: Tensor made of own tensors with several wide dimensions -> the ids that it may have.
         counts_positions: Whether `apply_at` counts positions. It is false while the network runs again.
+        follows_candidates: Whether the ids of tensors are candidates now, whose numbers do not count.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], own_tensors: Mapping[Tensor, tuple[str, str]]) -> None:
@@ -121,14 +154,17 @@ class GraphBuilder:
         self.runs: list[Run] = []
         self.run_counts: dict[str, int] = {}
         self.counts_positions = True
+        self.follows_candidates = False
         # Weak keys: a tensor that the network no longer holds gives up its entry, and its id() cannot be mistaken.
         self.ids: Any = WeakIdKeyDictionary()
+        self.candidates: Any = WeakIdKeyDictionary()
         self._own_tensors = own_tensors
+        self._possible: dict[tuple[str, str, int], IdArray] = {}
         self._next_id = NO_CHANNEL + 1
         self._axes: dict[tuple[str, str], Axis] = {}
         self._coupled: list[tuple[IdArray, IdArray]] = []
         self._reasons: dict[ChannelId, str] = {}
-        self._balanced: list[tuple[list[IdArray], str]] = []
+        self._balanced: list[tuple[Sequence[IdArray] | _Parts, str]] = []
         self._counted: list[tuple[str, IdArray]] = []
         self._mixed: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
@@ -180,15 +216,54 @@ class GraphBuilder:
         return self.axis(module, attribute, size, dim=dim)
 
     def has_ids(self, value: Tensor) -> bool:
-        """Return whether a tensor has channels. An own tensor gets ids if it has one wide dimension."""
+        """Return whether a tensor has channels. An own tensor gets ids if it has one wide dimension.
+
+        One that has several wide dimensions, such as position embeddings, gets candidates, one for each of them.
+        """
         if not self.is_own_tensor(value) or value in self.ids or not value.is_floating_point():
             return value in self.ids
         wide = [dim for dim, size in enumerate(value.shape) if size > 1]
-        if len(wide) != 1:
-            return False
-        axis = self.own_axis(value, value.shape[wide[0]], wide[0])
-        self.ids[value] = expand_along(axis.channels, wide[0], value.shape)
-        return True
+        if len(wide) == 1:
+            axis = self.own_axis(value, value.shape[wide[0]], wide[0])
+            self.ids[value] = expand_along(axis.channels, wide[0], value.shape)
+        elif value not in self.candidates:
+            self.candidates[value] = [self._candidate(value, dim) for dim in wide]
+        return len(wide) == 1
+
+    def _candidate(self, value: Tensor, dim: int) -> Tensor:
+        """Return the ids that an own tensor has if its channels are along one of its dimensions."""
+        key = (*self._own_tensors[value], dim)
+        if key not in self._possible:
+            self._possible[key] = np.arange(self._next_id, self._next_id + value.shape[dim])
+            self._next_id += value.shape[dim]
+        return expand_along(self._possible[key], dim, value.shape)
+
+    def ids_along(self, value: Tensor, dims: Container[int]) -> Tensor | None:
+        """Return the ids of a tensor that meets one with channels; None if it has none.
+
+        Args:
+            value: The tensor.
+            dims: The dimensions of the channels that it meets, counted from the end. They decide between candidates.
+        """
+        if self.has_ids(value):
+            return self.ids[value]
+        for candidate in self.candidates.get(value, ()):
+            varying = [dim - candidate.ndim for dim in varying_dims(candidate)]
+            if varying and all(dim in dims for dim in varying):
+                return candidate
+        return None
+
+    def _add_possible_axes(self, coupled_set: IdArray) -> None:
+        """Add an axis for each dimension of an own tensor that met channels."""
+        none = np.zeros(0, int)
+        real = np.concatenate([none, *(coupled_set[axis.channels] for axis in self._axes.values())])
+        for (module, attribute, dim), channels in self._possible.items():
+            if not np.isin(coupled_set[channels], real).any():
+                continue
+            axis = self._axes.setdefault((module, attribute), Axis(module, attribute, channels, dim=dim))
+            if axis.channels is not channels:
+                for ids in (axis.channels, channels):
+                    self.fix(to_tensor(ids), f"parameter {attribute!r} of {module!r} has channels in two dimensions")
 
     def connect(self, axis: Axis, ids: Tensor, dim: int, reason_otherwise: str = "") -> None:
         """Couple the channels along one dimension of a tensor to those of the axis that receives them.
@@ -238,13 +313,27 @@ class GraphBuilder:
         """
         self._balanced.append((blocks, cause))
 
+    def divide(self, parts: IdArray, cause: str) -> None:
+        """Record that the running module's code divides channels into parts.
+
+        The parts must lose equally many channels, unless each of them can only be removed as a whole, as the heads of
+        attention. Then the code may contain the number of parts.
+
+        Args:
+            parts: (parts, ..., channels) the channels of each part.
+            cause: The function, for messages.
+        """
+        if not self.follows_candidates:
+            self._balanced.append((_Parts(self.running[-1], parts), cause))
+
     def mix(self, channels: IdArray, what: str) -> None:
         """Record that a function computes one value from these channels; `what` names it in messages."""
         self._mixed.append((what, channels))
 
     def count(self, *channels: IdArray) -> None:
         """Record that the running module's code may contain the number of these channels."""
-        self._counted += [(self.running[-1], ids) for ids in channels]
+        if not self.follows_candidates:
+            self._counted += [(self.running[-1], ids) for ids in channels]
 
     def apply_at(self, module: str, positions: int) -> None:
         """Record that a layer is applied at a number of positions, which its multiply-adds are proportional to."""
@@ -258,13 +347,19 @@ class GraphBuilder:
         second = np.concatenate([none, *(partners for _, partners in self._coupled)])
         pairs = coo_array((np.ones(len(first), bool), (first, second)), (self._next_id, self._next_id))
         coupled_set = connected_components(pairs, directed=False)[1]
+        self._add_possible_axes(coupled_set)
         fixed: dict[SetId, str] = {}
         for channel, reason in self._reasons.items():
             set_id = SetId(int(coupled_set[channel]))
             # OUTPUT excludes channels from all groups, so it takes precedence over other reasons.
             if channel != NO_CHANNEL and (reason == OUTPUT or set_id not in fixed):
                 fixed[set_id] = reason
-        balanced = [(blocks, cause) for blocks, cause in self._balanced if NO_CHANNEL not in np.concatenate(blocks)]
+        counted, balanced = list(self._counted), []
+        for entry, cause in self._balanced:
+            blocks, numbers = entry.resolve(coupled_set) if isinstance(entry, _Parts) else (entry, [])
+            counted += numbers
+            if blocks and NO_CHANNEL not in np.concatenate(blocks):
+                balanced.append((blocks, cause))
         return DependencyGraph(
             axes=self._axes,
             coupled_set=coupled_set,
@@ -272,7 +367,7 @@ class GraphBuilder:
             balance_constraints=[[coupled_set[block] for block in blocks] for blocks, _ in balanced],
             balance_causes=[cause for _, cause in balanced],
             mixed_sets=[(what, coupled_set[ids]) for what, ids in self._mixed],
-            counted_sets=[(module, coupled_set[ids]) for module, ids in self._counted if NO_CHANNEL not in ids],
+            counted_sets=[(module, coupled_set[ids]) for module, ids in counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.
             output_positions={
                 name: positions // (images if isinstance(self.modules[name], nn.Linear) else 1)

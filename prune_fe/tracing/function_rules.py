@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prune_fe.tracing.attention_rules import follow_einsum, follow_matrix_product, follow_scaled_dot_product
 from prune_fe.tracing.channel_ids import (
     NO_CHANNEL,
     IdArray,
@@ -33,12 +34,15 @@ FLOATS_ONLY = names(Kind.REARRANGING, traits=Trait.FLOATS_ONLY)
 SPLITTING = names(Kind.REARRANGING, traits=Trait.SPLITS)
 JOINING = names(Kind.REARRANGING, traits=Trait.JOINS)
 PADDING = names(Kind.PADDING)
+MERGING = frozenset({"view", "reshape", "flatten"})
 REDUCING = names(Kind.REDUCING)
 SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
 MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
 CONVOLUTIONS = names(Kind.CONVOLUTION)
 NORMS = names(Kind.NORM)
 OPAQUE = names(Kind.OPAQUE, Kind.NORM)
+TRANSPARENT = REARRANGING | PADDING | names(Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.IDENTITY, Kind.RESAMPLING) | {"exp"}
+"""The functions through which own tensors with several wide dimensions are followed before they meet channels."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,47 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
             builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
 
 
+def follow_candidates(builder: GraphBuilder, call: Call) -> None:
+    """Follow what is made of own tensors with several wide dimensions, before it meets channels.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: A call of a function, none of whose arguments has ids.
+    """
+    values = [value for value in tensors_in((call.args, call.kwargs)) if value in builder.candidates]
+    if not values or call.name not in TRANSPARENT or any(value in builder.candidates for value in call.outputs):
+        return
+    first, *others = values
+    found: list[list[Tensor]] = [[] for _ in call.outputs]
+    builder.follows_candidates = True
+    for candidate in builder.candidates[first]:
+        builder.ids[first] = candidate
+        met = [dim - first.ndim for dim in varying_dims(candidate)]
+        known = [first]
+        for other in others:
+            if other not in builder.ids and (ids := builder.ids_along(other, met)) is not None:
+                builder.ids[other] = ids
+                known.append(other)
+        follow_function(builder, replace(call, inputs=known))
+        for value, candidates in zip(call.outputs, found, strict=True):
+            if (ids := builder.ids.pop(value, None)) is not None:
+                candidates.append(ids)
+        for value in known:
+            builder.ids.pop(value, None)
+    builder.follows_candidates = False
+    for value, candidates in zip(call.outputs, found, strict=True):
+        builder.candidates[value] = candidates
+
+
 def _find_rule(name: str) -> Callable[[GraphBuilder, Call], None] | None:
     """Return the rule for a function that computes each output from several channels or parameters, by name."""
-    rules = ((MATRIX_PRODUCTS, _matrix_product), (CONVOLUTIONS, _convolve), (NORMS, follow_norm_function))
+    rules = (
+        (MATRIX_PRODUCTS, follow_matrix_product),
+        ({"einsum"}, follow_einsum),
+        ({"scaled_dot_product_attention"}, follow_scaled_dot_product),
+        (CONVOLUTIONS, _convolve),
+        (NORMS, follow_norm_function),
+    )
     return next((rule for known, rule in rules if name in known), None)
 
 
@@ -114,12 +156,8 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     for value, value_ids in zip(tensors_in(call.output), tensors_in(rearranged), strict=True):
         builder.ids[value] = value_ids
     varying = varying_dims(ids)
-    if (
-        len(varying) > 1
-        and call.name in ("view", "reshape", "flatten")
-        and len(varying_dims(rearranged)) < len(varying)
-    ):
-        _merge_dims(builder, ids_along(ids, varying))
+    if call.name in MERGING and len(varying) > 1:
+        _merge(builder, ids, varying, rearranged)
     if len(varying) != 1:
         return
     (dim,) = varying
@@ -133,23 +171,31 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
         if len(outer) == 1:
             builder.count(rows_along(rearranged, outer[0])[0])
         elif outer:  # a shuffle, or attention heads: all parts must keep equally many channels
-            parts = list(ids_along(rearranged, outer).reshape(rearranged.shape[outer[0]], -1))
-            builder.balance(parts, f"{call.name}() in {builder.location} into {len(parts)} parts")
+            divided = ids_along(rearranged, outer)
+            builder.divide(divided, f"{call.name}() in {builder.location} into {len(divided)} parts")
     elif "channel_shuffle" in call.name:
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
         _merge_dims(builder, rows_along(ids, dim)[0].reshape(groups, -1).T)
 
 
 def _join(builder: GraphBuilder, call: Call, dim: int) -> None:
-    """Couple the channels of tensors that are joined along another dimension, because they must have equally many."""
+    """Couple the channels of tensors that are joined along another dimension, because they must have equally many.
+
+    The output then has the ids of the first tensor.
+    """
     along = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else 0))
     first, *others = call.inputs
     if call.name != "stack" and along % first.ndim == dim:
         return
+    channels, are_coupled = rows_along(builder.ids[first], dim)[0], True
     for other in others:
         ids = builder.ids[other]
         if varying_dims(ids) == [dim]:
-            builder.couple(rows_along(builder.ids[first], dim)[0], rows_along(ids, dim)[0])
+            builder.couple(channels, rows_along(ids, dim)[0])
+        else:
+            are_coupled = False
+    if are_coupled and call.name != "stack" and len(call.inputs) == len(tensors_in(call.args[:1] or call.kwargs)):
+        builder.ids[call.output] = expand_along(channels, dim, call.output.shape)
 
 
 def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:
@@ -171,6 +217,15 @@ def _with_ids(builder: GraphBuilder, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_ids(builder, entry) for key, entry in value.items()}
     return type(value)(_with_ids(builder, entry) for entry in value) if type(value) in (tuple, list) else value
+
+
+def _merge(builder: GraphBuilder, ids: Tensor, varying: Sequence[int], merged: Tensor) -> None:
+    """Follow several dimensions of channels that become fewer, such as the heads and the channels inside them."""
+    left = varying_dims(merged)
+    if len(left) < len(varying):
+        _merge_dims(builder, ids_along(ids, varying))
+    if len(left) == 1:
+        builder.count(rows_along(merged, left[0])[0])
 
 
 def _merge_dims(builder: GraphBuilder, ids: IdArray) -> None:
@@ -282,27 +337,6 @@ def _reduced_dims(call: Call) -> list[int] | None:
     return [dims] if isinstance(dims, int) else list(dims)
 
 
-def _matrix_product(builder: GraphBuilder, call: Call) -> None:
-    """Keep the channels that are rows of the left or columns of the right factor; couple those that are summed over."""
-    factors = [*call.args, *call.kwargs.values()][:2]
-    if call.name == "rmatmul":
-        factors.reverse()
-    ids = [builder.ids.get(factor) for factor in factors]
-    varying = [[] if own is None or own.ndim < 2 else [dim - own.ndim for dim in varying_dims(own)] for own in ids]
-    for number, kept_dim in enumerate((-2, -1)):
-        own = ids[number]
-        if own is not None and varying[number] == [kept_dim] and not varying[1 - number]:
-            channels = rows_along(own, kept_dim % own.ndim)[0]
-            builder.ids[call.output] = expand_along(channels, kept_dim % call.output.ndim, call.output.shape)
-            return
-    left, right = ids
-    if left is not None and right is not None and varying == [[-1], [-2]]:
-        builder.couple(rows_along(left, left.ndim - 1)[0], rows_along(right, right.ndim - 2)[0])
-    elif varying[0] or varying[1]:
-        for own in ids:
-            builder.fix(own, f"a matrix product in {builder.location}")
-
-
 def _convolve(builder: GraphBuilder, call: Call) -> None:
     """Follow a depthwise convolution that is called as a function; fix the channels of any other."""
     value, weight = (*call.args, *call.kwargs.values())[:2]
@@ -338,9 +372,9 @@ def _combine(builder: GraphBuilder, call: Call) -> bool:
         if value in builder.ids:
             continue
         wide = [dim for dim in varying if broadcast_size(value, dim, output.ndim) > 1]
-        if wide and builder.is_own_tensor(value) and len(wide) == 1:
-            axis = builder.own_axis(value, output.shape[wide[0]], wide[0] - output.ndim + value.ndim)
-            operand_ids.append(expand_along(axis.channels, wide[0], output.shape))
+        own = builder.ids_along(value, [dim - output.ndim for dim in varying]) if wide else None
+        if own is not None:
+            operand_ids.append(own.expand(output.shape))
         elif wide:
             values = value.shape[wide[0] - output.ndim]
             for ids in operand_ids:

@@ -59,11 +59,20 @@ def test_blocks_of_several_constraints_are_their_intersections() -> None:
 
 
 def test_blocks_that_cannot_all_lose_equally_many_are_a_reason_to_stay() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(2, 12), nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 1, groups=3), nn.Conv2d(6, 2, 1))
     assert groups_of(model)[0].reason == (
         "its units cannot keep the equal parts that are demanded by GroupNorm '1' with 2 groups and Conv2d '2' with 3 "
         "groups"
     )
+
+
+def test_blocks_of_different_sizes_lose_the_same_share() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(2, 12), nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 2, 1))
+    group = groups_of(model)[0]
+    assert group.block_ids == (0,) * 4 + (1,) * 2 + (2,) * 2 + (3,) * 4
+    assert (group.reason, group.shares, group.step) == (None, (2, 1, 1, 2), 6)
+    order = group.removal_order(np.arange(12.0))
+    assert (group.count_steps(order), group.take_steps(order, 0, 1)) == (2, [[0, 1], [4], [6], [8, 9]])
 
 
 class Split(nn.Module):

@@ -1,6 +1,7 @@
 """Plans are made from groups, scores and options alone."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -171,6 +172,32 @@ def test_the_best_unit_of_each_part_stays() -> None:
     groups = (group("a", 4, 0, keep_one_of=((0, 1),)),)
     state = planned(options, groups=groups).states[0]
     assert (state.quota, state.removed) == (Quota(3, 3), (0, 2, 3))
+
+
+def test_blocks_of_different_sizes_lose_the_same_share() -> None:
+    heads = Group(
+        layer_units={
+            "a": (*((unit,) for unit in range(8)), *((),) * 4),
+            "b": (*((),) * 8, *((h, h + 4) for h in range(4))),
+        },
+        block_ids=(0,) * 8 + (1,) * 4,
+        sets=tuple(map(SetId, range(12))),
+    )
+    widths, scores = {"a": 8, "b": 8}, {"a": np.arange(8.0), "b": np.array([7.0, 1, 6, 5, 7, 3, 6, 5])}
+    (state,) = start_plan((heads,), widths, scores, PruneOptions(ratio=0.5)).states
+    assert (heads.step, state.capacity(1).feasible_counts, state.total_asked(PruneOptions(ratio=0.5))) == (
+        3,
+        (0, 3, 6, 9),
+        6,
+    )
+    assert replace(state, quota=Quota(6, 6)).fill_quota().removed == (0, 1, 2, 3, 9, 11)
+    # The heads, of two channels each, may become any number; the 8 units have to be a multiple of 4.
+    assert state.capacity(4).feasible_counts == (0, 6)
+    only = replace(heads, layer_units={"b": heads.layer_units["b"][8:]}, block_ids=(0,) * 4, sets=heads.sets[8:])
+    assert replace(state, group=only, scores=np.arange(4.0), existing=np.ones(4, bool)).capacity(4).feasible_counts == (
+        0,
+        2,
+    )
 
 
 def test_names_win_over_patterns() -> None:

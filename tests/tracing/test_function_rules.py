@@ -40,7 +40,7 @@ def test_a_gate_goes_with_what_it_gates() -> None:
 
 class Einsum(Net):
     def body(self, x: Tensor) -> Tensor:
-        return torch.einsum("nchw,nchw->nchw", x, x)
+        return torch.einsum("nchw,nchw,nchw->nchw", x, x, x)
 
 
 class Constant(Net):

@@ -1,0 +1,192 @@
+"""Attention is cut by whole heads, and by the channels of the residual stream."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prune_fe.pruning.analysis import _random_half, _trace_quickly, _try_groups
+from prune_fe.pruning.cut import Cutter
+from prune_fe.pruning.groups import Group, find_groups
+from prune_fe.tracing.attention_rules import find_whole_parts
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+
+
+def groups_of(model: nn.Module, x: Tensor = X) -> tuple[dict[str, Group], Cutter, str | None]:
+    """Return the groups by their first layers, the cutter, and what is wrong with a cut of all of them."""
+    trace = _trace_quickly(model.eval(), x)
+    assert trace is not None
+    traced, _, graph, verifier = trace
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    names = [name for name in layers if (name, "out") in graph.axes]
+    groups, cutter = _try_groups(verifier, Cutter(traced, graph), find_groups(traced, graph, names))
+    removed = [sets for group in groups if group.reason is None for sets in _random_half(group, seed=1)]
+    return {group.layers[0]: group for group in groups}, cutter, verifier.find_fault(cutter, removed)
+
+
+def sizes_of(cutter: Cutter) -> dict[str, list[int]]:
+    """Return the sizes in the code that follow, by the last part of the name."""
+    return {name: list(map(len, counted)) for (_, name), counted in cutter.code_sizes.items()}
+
+
+Body = Callable[["Attending", Tensor, Tensor, Tensor], Tensor]
+
+
+def fused(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def by_hand(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+
+
+def by_einsum(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("b h i d, b h j d -> b h i j", q, k).softmax(-1)
+    return torch.einsum("bhij, bhjd -> bhid", scores, v)
+
+
+def with_table(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Relative position biases, (positions, heads), as Swin has them."""
+    index = torch.arange(16).view(4, 4) % 7
+    bias = own.table[index.view(-1)].view(4, 4, -1).permute(2, 0, 1).contiguous()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=16 * torch.sigmoid(bias.unsqueeze(0)))
+
+
+def with_flat_heads(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Heads as a part of the batch, and a temperature for each head."""
+    q, k, v = (part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
+    scores = torch.bmm(q, k.mT).view(-1, own.heads, 4, 4) * own.temperature
+    return (scores.softmax(-1).flatten(0, 1) @ v).view(-1, own.heads, 4, own.head_dim)
+
+
+def over_channels(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Cross-covariance attention: the scores are between the channels of a head."""
+    return ((q.mT @ k).softmax(-1) @ v.mT).mT
+
+
+def talking(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A linear layer mixes the scores of the heads."""
+    scores = own.talk((q @ k.mT).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return scores.softmax(-1) @ v
+
+
+class Attending(nn.Module):
+    """Four tokens of width 10, attention with three heads of 4 channels, and a mean over the tokens."""
+
+    def __init__(self, attend: Body) -> None:
+        super().__init__()
+        self.attend, self.heads, self.head_dim, self.inner, self.unused = attend, 3, 4, 12, 3
+        self.embed, self.q, self.k = nn.Conv2d(3, 10, 16, 16), nn.Linear(10, 12), nn.Linear(10, 12)
+        self.v, self.out, self.head = nn.Linear(10, 12), nn.Linear(12, 10), nn.Linear(10, 3)
+        self.norm, self.talk = nn.LayerNorm(10), nn.Linear(3, 3)
+        self.table, self.temperature = nn.Parameter(torch.randn(7, 3)), nn.Parameter(torch.ones(3, 1, 1))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        return self.embed(x).flatten(2).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)
+        y = self.norm(x)
+        q, k, v = (f(y).view(len(x), 4, self.heads, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = self.attend(self, q, k, v).transpose(1, 2).reshape(len(x), 4, self.inner)
+        return self.head((x + self.out(y)).mean(1))
+
+
+@pytest.mark.parametrize("attend", [fused, by_hand, by_einsum, with_table, with_flat_heads, over_channels])
+def test_heads_are_removed_as_a_whole(attend: Body) -> None:
+    groups, cutter, fault = groups_of(Attending(attend))
+    own, stream = groups["q"], groups["embed"]
+    assert (own.reason, stream.reason, fault) == (None, None, None)
+    assert [own.layer_units[name] for name in ("q", "k", "v")] == [((0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11))] * 3
+    assert stream.layers == ("embed", "out")
+    assert sizes_of(cutter) == {"heads": [3], "inner": [12]}
+    removed = cutter.axis_sets["q", "out"][[0]]
+    kept = cutter.channels_without(removed.tolist())
+    assert [kept[key].tolist() for key in (("k", "out"), ("out", "in"))] == [list(range(4, 12))] * 2
+
+
+def test_a_layer_that_mixes_the_scores_of_heads_has_heads_for_channels() -> None:
+    groups, cutter, fault = groups_of(Attending(talking))
+    assert fault is None
+    assert (groups["q"].layers, groups["talk"].layers) == (("q", "k"), ("talk", "v"))
+    assert np.array_equal(cutter.axis_sets["talk", "in"], cutter.axis_sets["q", "out"][::4])
+
+
+def test_values_alone_have_no_heads() -> None:
+    """With one head and no scale of its own, only the values can lose channels."""
+
+    class Single(Attending):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.tokens(x)
+            return self.head(self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))).mean(1))
+
+    groups, _, fault = groups_of(Single(fused))
+    assert groups["q"].reason == (
+        "its channels go through scaled_dot_product_attention() in the network's code, which scales by their number"
+    )
+    assert (len(groups["v"].sets), groups["v"].reason, fault) == (12, None, None)
+
+
+def test_a_scale_that_is_given_lets_single_channels_go() -> None:
+    class Single(Attending):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.tokens(x)
+            y = F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x), scale=0.3)
+            return self.head(self.out(y).mean(1))
+
+    groups, _, fault = groups_of(Single(fused))
+    assert (len(groups["q"].sets), groups["q"].layers, groups["q"].reason, fault) == (12, ("q", "k"), None, None)
+
+
+def test_queries_of_several_heads_share_keys_of_one() -> None:
+    class Shared(Attending):
+        def __init__(self) -> None:
+            super().__init__(fused)
+            self.k, self.v = nn.Linear(10, 4), nn.Linear(10, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.tokens(x)
+            q = self.q(x).view(len(x), 4, 3, -1).transpose(1, 2)
+            k, v = self.k(x)[:, None], self.v(x)[:, None]
+            y = (q @ k.mT).softmax(-1) @ v
+            return self.head(self.out(y.transpose(1, 2).flatten(2)).mean(1))
+
+    groups, _, fault = groups_of(Shared())
+    assert fault is None
+    assert groups["q"].layer_units["q"] == ((0, 4, 8), (1, 5, 9), (2, 6, 10), (3, 7, 11))
+    assert (groups["q"].reason, groups["v"].reason, len(groups["v"].sets)) == (None, None, 4)
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_a_vision_transformer_of_timm_loses_channels_heads_and_hidden_units(is_fused: bool) -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", embed_dim=24, num_heads=3, depth=2, img_size=32, patch_size=8, num_classes=5
+    )
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = is_fused
+    groups, cutter, fault = groups_of(model)
+    assert fault is None
+    assert {name: (len(group.sets), group.reason) for name, group in groups.items()} == {
+        "patch_embed.proj": (24, None),
+        "blocks.0.attn.qkv": (3, None),
+        "blocks.0.mlp.fc1": (96, None),
+        "blocks.1.attn.qkv": (3, None),
+        "blocks.1.mlp.fc1": (96, None),
+    }
+    tensors = [("cls_token", 2), ("pos_embed", 2)]
+    assert [cutter.tensor_axes[name] for name, _ in tensors] == [[(("", name), dim)] for name, dim in tensors]
+    assert sizes_of(cutter) == {"num_heads": [3], "attn_dim": [24]}
+
+
+def test_parts_are_whole_where_each_is_one_set() -> None:
+    heads = np.repeat(np.arange(3), 4).reshape(3, 4)
+    assert find_whole_parts(heads) == [0]
+    assert find_whole_parts(np.stack([heads, heads])) == [1]
+    assert find_whole_parts(np.arange(12).reshape(3, 4)) == []
+    assert find_whole_parts(np.array([[1, 1], [2, 2], [1, 1]])) == []
