@@ -14,9 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 
-MAX_GLOBAL_SHARE = 0.9
-"""The largest share of one group that a ranking over all groups may remove."""
-
 REFINEMENTS = 20
 """At most this many changes of a single group bring the cost closer to a target."""
 
@@ -68,6 +65,15 @@ def kept_count(units: int, ratio: float, blocks: int = 1) -> int:
     (38, 1, 1, 8)
     """
     return blocks * max(math.floor((1 - Fraction(str(ratio))) * (units // blocks)), 1)
+
+
+def largest_count(units: int, max_ratio: float, blocks: int = 1) -> int:
+    """Return the largest number of units, equally many of each block, that is not above a share of them.
+
+    >>> largest_count(10, 0.9), largest_count(9, 0.9), largest_count(18, 0.9, 2)
+    (9, 8, 16)
+    """
+    return blocks * math.floor(Fraction(str(max_ratio)) * (units // blocks))
 
 
 def counts_for_ratio(capacities: Sequence[Capacity], asked: Sequence[int]) -> list[int]:
@@ -154,5 +160,5 @@ def _removals(capacities: Sequence[Capacity], ranked: bool) -> Iterator[tuple[fl
             # With priorities in proportion to the size, every group has lost about the same share at any time.
             if not ranked:
                 yield count / capacity.units, number, count
-            elif count <= MAX_GLOBAL_SHARE * capacity.units:
+            else:
                 yield float(np.mean(capacity.weakest[before:count])), number, count

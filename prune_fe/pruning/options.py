@@ -39,7 +39,11 @@ Ratio = Annotated[
 Rounds = Annotated[Annotated[Repeats, Number] | Annotated[Literal["layers"], Word], NUMBER_OR_WORD]
 
 
-def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
+DEFAULT_MAX_RATIO = 0.9
+"""The largest share of a group that a ranking over all groups removes where `max_ratio` says nothing."""
+
+
+def _parse_shares(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
     """Return the value of `--ratio 0.5`, or of `--ratio LAYER=SHARE ...` for some layers."""
     shares: dict[str, float] = {}
     for token in tokens:
@@ -50,7 +54,7 @@ def _parse_ratio(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
             raise ValueError(f"{token.value}: write a share such as 0.5, or LAYER=SHARE") from None
     if "" in shares and len(tokens) > 1:
         words = " ".join(token.value for token in tokens)
-        raise ValueError(f"--ratio {words}: one share for all layers, or LAYER=SHARE for each, not both")
+        raise ValueError(f"{tokens[0].keyword} {words}: one share for all layers, or LAYER=SHARE for each, not both")
     return shares.get("", shares)
 
 
@@ -60,11 +64,12 @@ class PruneOptions:
 
     ratio: Annotated[
         Ratio | None,
-        Parameter(name=["--ratio", "--pruning-ratio"], converter=_parse_ratio, n_tokens=-1, consume_multiple=True),
+        Parameter(name=["--ratio", "--pruning-ratio"], converter=_parse_shares, n_tokens=-1, consume_multiple=True),
     ] = None
-    """Share of the units to remove from every layer, in [0, 1), or a share for each layer name or pattern; a name wins
-    over a pattern, and layers that nothing matches keep all units. A layer of n units keeps floor((1 - ratio) n), at
-    least one. The default is 0.5."""
+    """Share of the units to remove from every layer, in [0, 1), or a share for each layer name or pattern. Of several
+    that match a layer, or layers that go together, the most specific decides: a name before a pattern, and the pattern
+    with more characters that are no wildcards. Layers that nothing matches keep all units. A layer of n units keeps
+    floor((1 - ratio) n), at least one. The default is 0.5."""
 
     target_macs: ShareLeft | None = None
     """Instead of a ratio: share of the multiply-adds to leave, in (0, 1]. It is met within 1 % where the widths of the
@@ -75,7 +80,11 @@ class PruneOptions:
 
     ranking: Ranking = "layer"
     """Remove the same share of every layer ("layer"), or the lowest scores of all layers ("global"): scores are first
-    brought to mean 0 and standard deviation 1 in each group, and no group loses more than 90 %."""
+    brought to mean 0 and standard deviation 1 in each group, and no group loses more than `max_ratio`."""
+
+    max_ratio: Annotated[Ratio | None, Parameter(converter=_parse_shares, n_tokens=-1, consume_multiple=True)] = None
+    """Largest share of the units that a layer may lose, in [0, 1), or a share for each layer name or pattern, as for
+    `ratio`. By default 0.9 with `ranking: global`, and otherwise all units but one."""
 
     scope: Scope = "all"
     """Prune all layers ("all"), or only those that no residual sum ties together ("inner")."""
@@ -110,6 +119,11 @@ class PruneOptions:
     def ratio_or_default(self) -> float | dict[str, float]:
         """The ratio, or the default where none is given; it has no effect beside a target."""
         return DEFAULT_RATIO if self.ratio is None else self.ratio
+
+    @property
+    def default_max_ratio(self) -> float | None:
+        """The largest share that a layer may lose where `max_ratio` says none; None for all units but one."""
+        return DEFAULT_MAX_RATIO if self.ranking == "global" else None
 
     @property
     def target(self) -> tuple[Literal["macs", "parameters"], float] | None:

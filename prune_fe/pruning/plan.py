@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_fe.errors import InputError
 from prune_fe.pruning.budget import (
     Capacity,
     counts_for_ranking,
@@ -21,7 +18,9 @@ from prune_fe.pruning.budget import (
     counts_for_target,
     feasible_counts,
     kept_count,
+    largest_count,
 )
+from prune_fe.pruning.by_name import choose_values, match_layers
 from prune_fe.pruning.groups import Group, GroupId, list_demands
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.ranking import Array, group_scores, normalise_scores
@@ -57,6 +56,8 @@ class GroupState:
         quota: How many units the group is to have lost by the end of the current round.
         removed: The positions that are removed.
         reason: Why the group loses no more units; None while it can.
+        max_ratio: The largest share of its units that it may lose; None for all that can go.
+        notes: Messages for the user about the options that hold for the group.
     """
 
     group: Group
@@ -66,6 +67,8 @@ class GroupState:
     quota: Quota = Quota()
     removed: tuple[int, ...] = ()
     reason: str | None = None
+    max_ratio: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -79,7 +82,7 @@ class GroupState:
 
     def capacity(self, round_to: int) -> Capacity:
         """Return how many units the group can lose when a multiple of `round_to` is left."""
-        units, step, order = len(self.group.sets), self.group.step, self.removal_order()
+        step, order = self.group.step, self.removal_order()
         free = self.group.count_steps(order)
         normalised = normalise_scores(self.scores, self.existing)
         shares = zip(order, self.group.shares, strict=True)
@@ -87,22 +90,35 @@ class GroupState:
         scores = np.concatenate([normalised[block[: free * share]].reshape(free, share).T for block, share in shares])
         weakest = np.repeat(np.mean(scores, axis=0), step)
         return Capacity(
-            units=units,
-            feasible_counts=self._feasible_counts(free, round_to),
+            units=len(self.group.sets),
+            feasible_counts=self._feasible_counts(free, round_to, self.max_ratio),
             removed=len(self.removed),
             # A unit cannot be removed before the weaker ones of its group.
             weakest=tuple(np.maximum.accumulate(weakest)),
         )
 
-    def _feasible_counts(self, free: int, round_to: int) -> tuple[int, ...]:
-        """Return how many units the group can lose in at most `free` steps."""
+    def _feasible_counts(self, free: int, round_to: int, max_ratio: float | None) -> tuple[int, ...]:
+        """Return how many units the group can lose.
+
+        Args:
+            free: The largest number of steps.
+            round_to: Number that the remaining units have to be a multiple of.
+            max_ratio: The largest share of the units; None for no limit.
+        """
         units, step = len(self.group.sets), self.group.step
-        feasible = [count for count in feasible_counts(units, step, 1) if count <= free * step]
+        most = free * step if max_ratio is None else min(free * step, largest_count(units, max_ratio, step))
+        feasible = [count for count in feasible_counts(units, step, 1) if count <= most]
         for size, divisor in self.group.multiples(round_to):
             # All units, or a block, lose the same share as the group.
             allowed = {lost * units // size for lost in feasible_counts(size, size * step // units, divisor)}
             feasible = [count for count in feasible if count in allowed]
         return tuple(feasible)
+
+    def is_limited(self, round_to: int) -> bool:
+        """Return whether the group has lost all that its `max_ratio` allows, and could lose more without it."""
+        free, removed = self.group.count_steps(self.removal_order()), len(self.removed)
+        allowed, possible = (self._feasible_counts(free, round_to, limit) for limit in (self.max_ratio, None))
+        return removed >= allowed[-1] and len(possible) > len(allowed)
 
     def fill_quota(self) -> GroupState:
         """Return the state with as many units removed as the quota says."""
@@ -122,6 +138,8 @@ class GroupState:
         """Return why fewer units than asked for, or none, are removed; None where nothing needs a reason."""
         if self.reason is not None:
             return self.reason
+        if (len(self.removed) < asked or not options.has_ratio_per_layer) and self.is_limited(options.round_to):
+            return f"max_ratio {self.max_ratio:g} allows no more"
         if len(self.removed) < asked:
             several = options.round_to > 1
             return f"widths are multiples of {options.round_to}" if several else "each of its parts keeps a unit"
@@ -221,15 +239,25 @@ def start_plan(
         options: The options of pruning.
 
     Raises:
-        InputError: A name or pattern in the options matches no layer, layers that can only be pruned together have
-            different ratios, or the scores belong to another model.
+        InputError: A name or pattern in the options matches no layer, names of layers that can only be pruned together
+            have different ratios, or the scores belong to another model.
     """
     protected = match_layers(options.protect, list(widths))
+    ratios = choose_values(groups, options.ratio_or_default, "ratio")
+    limits = choose_values(groups, options.max_ratio, "max_ratio")
     states = []
-    for group, ratio in zip(groups, _ratios_of(groups, options.ratio_or_default), strict=True):
+    for group, ratio, limit in zip(groups, ratios, limits, strict=True):
         reason = _reason_to_keep_all(group, protected, layer_scores, options)
-        scores = group_scores(group, layer_scores, widths, options.reduction) if reason is None else np.zeros(0)
-        states.append(GroupState(group, ratio, scores, np.ones(len(group.sets), bool), reason=reason))
+        state = GroupState(
+            group=group,
+            ratio=ratio.value or 0.0,
+            scores=group_scores(group, layer_scores, widths, options.reduction) if reason is None else np.zeros(0),
+            existing=np.ones(len(group.sets), bool),
+            reason=reason,
+            max_ratio=options.default_max_ratio if limit.value is None else limit.value,
+            notes=tuple(choice.note for choice in (ratio, limit) if choice.note is not None and reason is None),
+        )
+        states.append(state)
     return PruningPlan(tuple(states))
 
 
@@ -302,40 +330,3 @@ def _reason_to_keep_all(
     if options.scope == "inner" and group.is_residual:
         return "coupled by a residual sum"
     return None if any(layer in layer_scores for layer in group.layers) else "not scored"
-
-
-def _ratios_of(groups: Sequence[Group], ratio: float | Mapping[str, float]) -> list[float]:
-    """Return the ratio of each group; names win over patterns, and a group that nothing matches has 0."""
-    if not isinstance(ratio, Mapping):
-        return [float(ratio)] * len(groups)
-    match_layers(ratio, [layer for group in groups for layer in group.layers], "ratio: nothing to prune is called")
-    ratios = []
-    for group in groups:
-        asked = {ratio[layer] for layer in group.layers if layer in ratio} or {
-            share for pattern, share in ratio.items() if fnmatch.filter(group.layers, pattern)
-        }
-        if len(asked) > 1:
-            raise InputError(f"ratio: {', '.join(group.layers)} go together, but are asked for {sorted(asked)}")
-        ratios.append(float(asked.pop()) if asked else 0.0)
-    return ratios
-
-
-def match_layers(
-    patterns: Iterable[str], layers: Sequence[str], complaint: str = "protect: no layer is called"
-) -> set[str]:
-    """Return the layers that match at least one of some patterns.
-
-    Args:
-        patterns: Names or shell patterns such as "layer4.*".
-        layers: The names to choose from.
-        complaint: Beginning of the error message.
-
-    Raises:
-        InputError: A pattern matches no layer; the message starts with `complaint`.
-    """
-    for pattern in patterns:
-        if not fnmatch.filter(layers, pattern):
-            close = difflib.get_close_matches(pattern, layers, n=3)
-            hint = f"near it are {', '.join(close)}" if close else f"there are {', '.join(layers[:5])} and others"
-            raise InputError(f"{complaint} {pattern!r}; {hint}")
-    return {layer for layer in layers for pattern in patterns if fnmatch.fnmatchcase(layer, pattern)}

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
 from prune_fe.pruning.analysis import Analysis, analyse
+from prune_fe.pruning.by_name import match_layers
 from prune_fe.pruning.cut import AxisKey, refuse_unlike_weights
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.options import PruneOptions
-from prune_fe.pruning.plan import match_layers, plan_quotas, start_plan
+from prune_fe.pruning.plan import plan_quotas, start_plan
 from prune_fe.pruning.ranking import Array, with_removed_units
 from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
@@ -33,6 +34,9 @@ from prune_fe.tracing.wrappers import unwrap
 
 TARGET_TOLERANCE = 0.01
 """Largest deviation from a target, as a share of it, that is accepted without a note."""
+
+MOST_NOTES = 10
+"""At most this many messages say which name or pattern decides for which layers."""
 
 Rescore = Callable[[nn.Module, tuple[str, ...]], Scores]
 """Function from the network so far and names of layers to new scores of these layers."""
@@ -264,6 +268,10 @@ class _Pruning:
         if parts := [why for state in self.plan.states if (why := state.explain_blocks(self.options))]:
             more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
             yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"
+        notes = [note for state in self.plan.states for note in state.notes]
+        yield from notes[:MOST_NOTES]
+        if len(notes) > MOST_NOTES:
+            yield f"one name or pattern decides for {len(notes) - MOST_NOTES} more groups of layers that go together"
         for first, second in find_shared_memory(self.original):
             yield (
                 f"parameters {first!r} and {second!r} have the same memory, but are not one parameter; each has its "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.plan import match_layers
+from prune_fe.pruning.by_name import match_layers
 from prune_fe.training.options import TrainOptions
 
 

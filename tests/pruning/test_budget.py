@@ -7,25 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_fe.pruning.budget import (
-    MAX_GLOBAL_SHARE,
     Capacity,
     counts_for_ranking,
     counts_for_ratio,
     counts_for_target,
     feasible_counts,
     kept_count,
+    largest_count,
 )
 
 SIZES = st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1, 2, 4])), min_size=1, max_size=5)
 """(units of a block, blocks) of each group."""
 
+MAX_RATIO = 0.9
 
-def draw_capacities(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[Capacity]:
+
+def draw_capacities(sizes: Sequence[tuple[int, int]], seed: int = 0, max_ratio: float = 1) -> list[Capacity]:
     generator = np.random.default_rng(seed)
     capacities = []
     for size, blocks in sizes:
         weakest = np.repeat(np.sort(generator.normal(size=size).round(1)), blocks)
-        capacities.append(Capacity(size * blocks, feasible_counts(size * blocks, blocks, 1), 0, tuple(weakest)))
+        limit = largest_count(size * blocks, max_ratio, blocks)
+        counts = tuple(count for count in feasible_counts(size * blocks, blocks, 1) if count <= limit)
+        capacities.append(Capacity(size * blocks, counts, 0, tuple(weakest)))
     return capacities
 
 
@@ -44,20 +48,25 @@ def test_the_kept_count_is_the_floor_of_the_decimal(units: int, percent: int) ->
     assert kept_count(units, percent / 100) == max((100 - percent) * units // 100, 1)
 
 
+@given(st.integers(1, 3000), st.integers(1, 6), st.integers(0, 99))
+def test_the_largest_count_is_the_floor_of_the_decimal_in_each_block(size: int, blocks: int, percent: int) -> None:
+    assert largest_count(size * blocks, percent / 100, blocks) == percent * size // 100 * blocks
+
+
 @given(SIZES, st.integers(0, 60), st.integers(0, 99))
 def test_a_ranking_removes_no_more_than_asked_and_keeps_nothing_weaker(
     sizes: list[tuple[int, int]], total: int, seed: int
 ) -> None:
-    capacities = draw_capacities(sizes, seed)
+    capacities = draw_capacities(sizes, seed, MAX_RATIO)
     counts = counts_for_ranking(capacities, total)
     assert sum(counts) <= total
     removed: list[float] = []
     next_ones: list[float] = []
     for capacity, count in zip(capacities, counts, strict=True):
         assert count in capacity.feasible_counts
-        assert count <= MAX_GLOBAL_SHARE * capacity.units
+        assert count <= MAX_RATIO * capacity.units
         removed += capacity.weakest[:count]
-        if any(count < more <= MAX_GLOBAL_SHARE * capacity.units for more in capacity.feasible_counts):
+        if any(count < more <= MAX_RATIO * capacity.units for more in capacity.feasible_counts):
             next_ones.append(capacity.weakest[count])
     assert not removed or not next_ones or max(removed) <= min(next_ones)
 

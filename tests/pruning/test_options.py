@@ -23,6 +23,11 @@ def test_the_default_is_half_of_every_layer() -> None:
     assert not PruneOptions(ranking="global").has_ratio_per_layer
 
 
+def test_only_a_ranking_over_all_layers_has_a_limit_by_itself() -> None:
+    assert PruneOptions().default_max_ratio is PruneOptions(target_macs=0.5).default_max_ratio is None
+    assert PruneOptions(ranking="global").default_max_ratio == 0.9
+
+
 @pytest.mark.parametrize(
     ("given", "target", "removes_something"),
     [
@@ -48,6 +53,8 @@ def test_what_is_asked_for(given: dict[str, Any], target: object, removes_someth
         ({"ratio": "0.5"}, "ratio: input should be a valid number (got '0.5')"),
         ({"ratio": {"features.0": 2}}, "ratio.features.0: input should be less than 1 (got 2)"),
         ({"ratio": {0: 0.5}}, "ratio.0: input should be a valid string (got 0)"),
+        ({"max_ratio": 1}, "max_ratio: input should be less than 1 (got 1)"),
+        ({"max_ratio": {"a": -1}}, "max_ratio.a: input should be greater than or equal to 0 (got -1)"),
         ({"target_params": 0}, "target_params: input should be greater than 0 (got 0)"),
         ({"scope": "max"}, "scope: input should be 'all' or 'inner' (got 'max')"),
         ({"reduction": "sum"}, "reduction: input should be 'mean', 'max' or 'min' (got 'sum')"),
@@ -57,7 +64,7 @@ def test_what_is_asked_for(given: dict[str, Any], target: object, removes_someth
         ({"rounds": "all"}, "rounds: input should be 'layers' (got 'all')"),
         ({"rounds": 0}, "rounds: input should be greater than or equal to 1 (got 0)"),
         ({"rounds": True}, "rounds: input should be a valid integer (got True)"),
-        ({"ratios": 0.5}, "ratios: unknown key; did you mean 'ratio'?"),
+        ({"ratios": 0.5}, "ratios: unknown key; did you mean 'ratio' or 'max_ratio'?"),
         (
             {"ratio": 0.5, "target_macs": 0.5},
             "prune(): ratio and target_macs were given; a network is pruned by one of them",

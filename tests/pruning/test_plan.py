@@ -11,7 +11,7 @@ import pytest
 from prune_fe.errors import InputError
 from prune_fe.pruning.groups import Group, GroupId
 from prune_fe.pruning.options import PruneOptions
-from prune_fe.pruning.plan import PruningPlan, Quota, match_layers, plan_quotas, start_plan
+from prune_fe.pruning.plan import PruningPlan, Quota, plan_quotas, start_plan
 from prune_fe.tracing.dependency_graph import SetId
 
 WIDTHS = {"a": 4, "b": 6, "c": 10}
@@ -27,6 +27,7 @@ def group(layer: str, units: int, first: int, **rest: Any) -> Group:
 
 
 GROUPS = (group("a", 4, 0), group("b", 6, 4, block_ids=(0, 0, 0, 1, 1, 1)), group("c", 10, 10))
+TIED = Group(layer_units={"a": ((0,),), "b": ((0,),)}, block_ids=(0,), sets=(SetId(0),))
 SCORES = {"a": np.arange(4.0), "b": np.array([5.0, 1, 3, 0, 2, 4]), "c": np.arange(10.0)[::-1]}
 
 
@@ -206,14 +207,57 @@ def test_names_win_over_patterns() -> None:
 
 
 def test_layers_that_are_pruned_together_have_one_ratio() -> None:
-    tied = Group(layer_units={"a": ((0,),), "b": ((0,),)}, block_ids=(0,), sets=(SetId(0),))
-    with pytest.raises(InputError, match=r"ratio: a, b go together, but are asked for \[0.25, 0.5\]"):
-        start_plan((tied,), WIDTHS, SCORES, PruneOptions(ratio={"a": 0.5, "b": 0.25}))
+    with pytest.raises(InputError, match=r"ratio: a, b go together, but are asked for \[0.25, 0.5\] by 'a' and 'b'"):
+        start_plan((TIED,), WIDTHS, SCORES, PruneOptions(ratio={"a": 0.5, "b": 0.25}))
 
 
-def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    assert match_layers(["layer*", "a"], ["layer1", "layer2", "a", "b"]) == {"layer1", "layer2", "a"}
-    with pytest.raises(InputError, match="protect: no layer is called 'layr1'; near it are layer1"):
-        match_layers(["layr1"], ["layer1", "b"])
-    with pytest.raises(InputError, match="ratio: what 'x'; there are layer1, b and others"):
-        match_layers(["x"], ["layer1", "b"], "ratio: what")
+def test_the_most_specific_pattern_decides_and_the_plan_says_so() -> None:
+    options = PruneOptions(ratio={"[abc]": 0.25, "a": 0.5}, max_ratio={"*": 0.3})
+    plan = start_plan((TIED, GROUPS[2]), WIDTHS, SCORES, options)
+    assert [(state.ratio, state.max_ratio) for state in plan.states] == [(0.5, 0.3), (0.25, 0.3)]
+    note = "ratio: 'a' (0.5) decides for a, b, which go together, not '[abc]'"
+    assert [state.notes for state in plan.states] == [(note,), ()]
+    kept = start_plan((TIED,), WIDTHS, SCORES, PruneOptions(ratio={"[abc]": 0.25, "a": 0.5}, protect=("a",)))
+    assert kept.states[0].notes == ()
+
+
+LIMITED: list[tuple[dict[str, Any], list[int], list[str | None]]] = [
+    ({"ratio": 0.5, "max_ratio": 0.4}, [1, 2, 4], ["0.4", "0.4", "0.4"]),
+    ({"ratio": 0.5, "max_ratio": {"[ab]": 0.3, "c": 0.9}}, [1, 0, 5], ["0.3", "0.3", None]),
+    ({"ratio": 0.5, "max_ratio": {"c": 0.1}}, [2, 4, 1], [None, None, "0.1"]),
+    ({"target_params": 0.5, "max_ratio": {"a": 0.25}}, [1, 2, 7], ["0.25", None, None]),
+    ({"target_params": 0.5, "ranking": "global", "max_ratio": {"c": 0.3}}, [3, 4, 3], [None, None, "0.3"]),
+    ({"target_params": 0.05}, [3, 4, 9], [None, None, None]),
+    ({"target_params": 0.05, "ranking": "global", "max_ratio": {"a": 0.5}}, [2, 4, 9], ["0.5", None, None]),
+    ({"ratio": 0.95, "ranking": "global", "max_ratio": 0.5}, [2, 2, 5], ["0.5"] * 3),
+]
+
+
+@pytest.mark.parametrize(("given", "counts", "limits"), LIMITED)
+def test_no_layer_loses_more_than_max_ratio(given: dict[str, Any], counts: list[int], limits: list[str | None]) -> None:
+    options = PruneOptions(**given)
+    states = planned(options).states
+    assert [len(state.removed) for state in states] == counts
+    said = [state.explain(options, state.total_asked(options)) for state in states]
+    assert said == [limit and f"max_ratio {limit} allows no more" for limit in limits]
+
+
+def test_a_ranking_over_all_layers_leaves_a_tenth_also_for_a_target_out_of_reach() -> None:
+    for options, count in (
+        (PruneOptions(target_macs=0.01), 39),
+        (PruneOptions(target_macs=0.01, ranking="global"), 36),
+    ):
+        plan = start_plan((group("a", 40, 0),), {"a": 40}, {"a": np.arange(40.0)}, options)
+        quotas = plan_quotas(plan, options, Fraction(1), lambda _, removed: 1 - len(set(removed)) / 40)
+        assert quotas == {0: Quota(count, count)}
+    (state,) = plan.with_quotas(quotas).filling_quotas(plan.open_groups).states
+    assert state.explain(options, count) == "max_ratio 0.9 allows no more"
+
+
+def test_a_limit_that_asks_nothing_is_not_said() -> None:
+    options = PruneOptions(ratio=0.5, max_ratio=0.5)
+    (state,) = planned(options, groups=(GROUPS[2],)).states
+    assert (len(state.removed), state.explain(options, 5)) == (5, None)
+    one = PruneOptions(ratio=0.5, max_ratio=0.9)
+    (state,) = start_plan((group("a", 1, 0),), {"a": 1}, {"a": np.zeros(1)}, one).states
+    assert state.explain(one, 0) == "ratio 0.5 removes none of 1 units"

@@ -922,3 +922,23 @@ def test_a_layer_that_runs_on_each_of_two_inputs_is_cut() -> None:
         silent.conv.weight[list(step.removed["conv"])] = 0
         silent.conv.bias[list(step.removed["conv"])] = 0  # type: ignore[index]
         torch.testing.assert_close(pruned.model(*images), silent(*images))
+
+
+def test_what_a_name_decides_for_layers_that_go_together_is_a_note_and_a_limit_is_a_reason() -> None:
+    model = trained_statistics(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4))
+    ratio = {"layer1.0.conv2": 0.25, "layer[34].*": 0.5, "layer4.*conv2": 0.25}
+    pruned = prune(model, score(model, scorer="random"), ratio, X[:1], max_ratio={"layer3.*": 0.1})
+    lost = {step.layers[0]: (step.count / step.units, step.left) for step in pruned.steps if step.count}
+    limited = pytest.approx(0.1, abs=0.01), "max_ratio 0.1 allows no more"
+    assert lost == {
+        "conv1": (0.25, None),
+        "layer3.0.conv1": limited,
+        "layer3.0.conv2": limited,
+        "layer4.0.conv1": (0.5, None),
+        "layer4.0.conv2": (0.25, None),
+    }
+    assert pruned.notes == (
+        "ratio: 'layer1.0.conv2' (0.25) decides for conv1, layer1.0.conv2, which go together; nothing matches conv1",
+        "ratio: 'layer4.*conv2' (0.25) decides for layer4.0.conv2, layer4.0.downsample.0, which go together, not "
+        "'layer[34].*'",
+    )
