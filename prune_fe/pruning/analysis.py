@@ -13,7 +13,9 @@ from torch import nn
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
+from prune_fe.pruning.options import Engine
 from prune_fe.pruning.remaining_cost import RemainingCost
+from prune_fe.pruning.torch_pruning_engine import ADVICE, build_graph
 from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
 from prune_fe.tracing.branches import follow_training, keep_unreached
 from prune_fe.tracing.channel_tracer import ChannelTracer
@@ -46,25 +48,35 @@ class Analysis:
     verifier: Verifier
 
 
-def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = ()) -> Analysis:
+def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), engine: Engine = "trace") -> Analysis:
     """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
         model: A network that returns tensors.
         example: Inputs of the network.
         linear: Names of the linear layers and gates whose units may be removed with scores of their own.
+        engine: What finds the groups.
 
     Raises:
         InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
     """
     require_example(example)
     traced, found, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
+    if engine == "torch-pruning":
+        graph = build_graph(model, example)
     if not graph.axes:
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
     modules = dict(model.named_modules())
     cutter = Cutter(traced, graph)
     names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
-    groups, cutter = _try_groups(verifier, cutter, find_groups(traced, graph, names))
+    found_groups = find_groups(traced, graph, names)
+    groups, cutter = _try_groups(verifier, cutter, found_groups)
+    if engine == "torch-pruning":
+        pairs = zip(groups, found_groups, strict=True)
+        groups = tuple(
+            group if group.reason == before.reason else replace(group, reason=f"{group.reason}; {ADVICE}")
+            for group, before in pairs
+        )
     widths = {layer: count_units(modules[layer]) for layer in names}
     return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
 

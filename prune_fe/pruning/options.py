@@ -29,6 +29,7 @@ AMOUNTS = ("ratio", "target_macs", "target_params")
 DEFAULT_RATIO = 0.5
 """The share of the units that is removed where no option says how much."""
 
+Engine = Literal["trace", "torch-pruning"]
 Ranking = Literal["layer", "global"]
 Scope = Literal["all", "inner"]
 Reduction = Literal["mean", "max", "min"]
@@ -98,6 +99,11 @@ class PruneOptions:
 
     protect: Annotated[Patterns, Parameter(consume_multiple=True)] = ()
     """Names or patterns of layers whose units all stay."""
+
+    engine: Engine = "trace"
+    """What finds the units that go together, and removes them: prune_fe's own graph ("trace"), or torch-pruning's
+    dependency graph and its groups. Every removal is verified either way, and where both can prune a network the result
+    is the same."""
 
     rounds: Annotated[Rounds, Parameter(parse=False)] = 1  # Rounds need a callback, which no command has.
     """Number of steps in which the units are removed, or "layers" for one step for each group of layers, from the

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
+from prune_fe.pruning import torch_pruning_engine
 from prune_fe.pruning.analysis import Analysis, analyse
 from prune_fe.pruning.by_name import match_layers
 from prune_fe.pruning.cut import AxisKey, refuse_unlike_weights
@@ -118,7 +119,8 @@ def prune(
         # Scores without an example hold those of gates, whether they were meant or not.
         are_meant, modules = bool(scores.provenance.get("linear")), dict(source.named_modules())
         linear = {name for name in scores.keep if are_meant or isinstance(modules.get(name), nn.Linear)}
-        return _Pruning(source, analyse(source, example, linear), scores, checked, carry).run(rescore, after)
+        analysis = analyse(source, example, linear, checked.engine)
+        return _Pruning(source, analysis, scores, checked, carry, example).run(rescore, after)
     except BaseException:
         carry.clear()
         carry.update(carried)
@@ -129,9 +131,15 @@ class _Pruning:
     """One call of prune(): the copy that is cut, and the plan so far."""
 
     def __init__(
-        self, model: nn.Module, analysis: Analysis, scores: Scores, options: PruneOptions, carry: dict[str, Tensor]
+        self,
+        model: nn.Module,
+        analysis: Analysis,
+        scores: Scores,
+        options: PruneOptions,
+        carry: dict[str, Tensor],
+        example: Inputs,
     ) -> None:
-        self.analysis, self.options, self.carry = analysis, options, carry
+        self.analysis, self.options, self.carry, self.example = analysis, options, carry, example
         self.scored_layers = frozenset(scores.keep)
         self.plan = start_plan(analysis.groups, analysis.widths, scores.keep, options)
         # The copy has its own weights from its first cut on: what is cut need not be copied before.
@@ -198,8 +206,12 @@ class _Pruning:
         refuse_unlike_weights(self.carry, self.model, "carry")
         for name, tensor in self.carry.items():
             self.carry[name] = cutter.select(name, tensor, self.kept, after)
-        cutter.cut(self.model, self.kept, after)
-        own_weights(self.model, self.original)
+        if self.options.engine == "torch-pruning":
+            own_weights(self.model, self.original)
+            torch_pruning_engine.cut(cutter, self.model, self.kept, after, self.example)
+        else:
+            cutter.cut(self.model, self.kept, after)
+            own_weights(self.model, self.original)
         self.kept = after
 
     def _update_scores(self, rescore: Rescore, groups: Sequence[GroupId]) -> None:

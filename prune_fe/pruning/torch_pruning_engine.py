@@ -1,0 +1,295 @@
+"""Find groups and cut networks with torch-pruning (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning").
+
+Its graph is turned into prune_fe's own, so that plans, proofs and records are the same with both engines. Then its
+groups cut the network, and every tensor is compared with what the proved index mapping selects: torch-pruning removes
+the wrong inputs of some grouped convolutions, for example, without an error.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from prune_fe.errors import EnvironmentFault, InputError, first_line
+from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
+from prune_fe.tracing.channel_ids import to_tensor
+from prune_fe.tracing.copying import copy_model
+from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
+from prune_fe.tracing.memory_format import keep_memory_format
+from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
+from prune_fe.tracing.shared_tensors import named_tensors, set_tensor
+from prune_fe.tracing.watching import Watch, evaluating
+
+Indices = NDArray[np.int64]
+"""Numbers of channels."""
+
+ADVICE = 'the engine "trace" may be able to cut it'
+"""What an error of this engine recommends."""
+
+
+def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
+    """Return the dependency graph of a network, made of torch-pruning's groups.
+
+    Args:
+        model: The network. It is left as it was.
+        example: Inputs of the network.
+
+    Raises:
+        EnvironmentFault: torch-pruning is not installed.
+        InputError: torch-pruning cannot build its graph, or has no rule for a module.
+    """
+    twin = copy_model(model)
+    shapes = _Shapes()
+    with evaluating(twin), torch.no_grad(), shapes.watching(dict(twin.named_modules())):
+        run(twin, example)
+    groups = _Groups(twin, example)
+    builder = GraphBuilder(groups.modules, {})
+    for name in groups.modules:
+        for side in groups.sides(name):
+            groups.add_axis(builder, name, side, shapes.outputs.get(name, ()))
+    for name, positions in shapes.positions.items():
+        builder.apply_at(name, positions)
+    for name, side in groups.roots():
+        root = groups.add_axis(builder, name, side)
+        for key, channels, root_channels in groups.parts(name, range(len(root.channels))):
+            if key is None:
+                builder.fix(to_tensor(root.channels[root_channels]), OUTPUT)
+                continue
+            axis = groups.add_axis(builder, *key)
+            if channels.max() >= len(axis.channels) or root_channels.max() >= len(root.channels):
+                raise InputError(
+                    f"engine torch-pruning: its group of layer {name!r} is not closed, it removes channel "
+                    f"{channels.max()} of the {len(axis.channels)} of {key[0]!r}; {ADVICE}"
+                )
+            builder.couple(root.channels[root_channels], axis.channels[channels])
+        if groups.is_output(name):
+            builder.fix(to_tensor(root.channels), OUTPUT)
+    return builder.build(count_rows(example))
+
+
+def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChannels, example: Inputs) -> None:
+    """Remove channels from a network, in place, with torch-pruning's groups.
+
+    Args:
+        cutter: The index mapping, made from `build_graph`.
+        model: The network with the channels of `before`.
+        before: The channels that it has.
+        after: The channels to keep, a part of `before`.
+        example: Inputs of the network.
+
+    Raises:
+        InputError: torch-pruning cuts a tensor in another way than was proved.
+    """
+    wanted = {
+        name: cutter.select(name, tensor.detach(), before, after) for name, tensor in named_tensors(model).items()
+    }
+    old = dict(named_tensors(model))
+    flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
+    groups, now = _Groups(model, example), dict(before)
+    for name, side in groups.roots():
+        key = (name, side)
+        gone = np.flatnonzero(~np.isin(now[key], after[key]))
+        if not gone.size:
+            continue
+        for part, channels, _ in groups.prune(name, gone):
+            if part is not None:
+                now[part] = np.delete(now[part], channels[channels < len(now[part])])
+    for name, tensor in named_tensors(model).items():
+        if tensor.shape != wanted[name].shape or not torch.equal(tensor, wanted[name]):
+            module = name.rpartition(".")[0]
+            raise InputError(
+                f"engine torch-pruning: it cuts {name!r} of layer {module!r} to {tuple(tensor.shape)} in another way "
+                f"than was proved; {ADVICE}"
+            )
+        if tensor.shape != old[name].shape:
+            _keep_form(model, name, tensor, old[name], flags)
+
+
+def _keep_form(model: nn.Module, name: str, tensor: Tensor, old: Tensor, flags: Mapping[str, bool]) -> None:
+    """Give a new tensor the memory format of the old one, and the `requires_grad` that torch-pruning does not keep."""
+    owner, _, attribute = name.rpartition(".")
+    kept = keep_memory_format(tensor.detach(), old)
+    set_tensor(model.get_submodule(owner), attribute, nn.Parameter(kept, flags[name]) if name in flags else kept)
+
+
+class _Shapes(Watch):
+    """Records the shapes of the outputs of modules, and the positions at which layers are applied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, torch.Size] = {}
+        self.positions: dict[str, int] = {}
+        self.modules: Mapping[str, nn.Module] = {}
+
+    def watching(self, modules: Mapping[str, nn.Module]) -> Any:
+        """Watch the modules."""
+        self.modules = modules
+        return super().watching(modules)
+
+    def after_module(self, name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        """Record a run of a module."""
+        if not isinstance(output, Tensor):
+            return
+        self.outputs[name] = output.shape
+        module = self.modules[name]
+        if isinstance(module, _ConvNd):
+            positions = inputs[0] if isinstance(module, _ConvTransposeNd) else output
+            self.positions[name] = self.positions.get(name, 0) + math.prod(positions.shape[2:])
+        elif isinstance(module, nn.Linear):
+            self.positions[name] = self.positions.get(name, 0) + output[..., 0].numel()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class _Groups:
+    """torch-pruning's graph of a network, with the names of its modules and parameters.
+
+    Attributes:
+        modules: The modules that the graph has, by name.
+    """
+
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
+        """Build the graph.
+
+        Raises:
+            EnvironmentFault: torch-pruning is not installed.
+            InputError: torch-pruning cannot build its graph.
+        """
+        try:
+            import torch_pruning
+        except ImportError as error:
+            raise EnvironmentFault("engine torch-pruning: install torch-pruning, or choose the engine trace") from error
+        self._library, self._graph = torch_pruning, torch_pruning.DependencyGraph()
+        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        try:
+            # It follows autograd's graph, which has no frozen weights.
+            for parameter in flags:
+                parameter.requires_grad_(True)
+            with evaluating(model), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._graph.build_dependency(
+                    model,
+                    (example,),
+                    forward_fn=lambda network, inputs: run(network, inputs[0]),
+                    output_transform=lambda output: [each for each in tensors_in(output) if each.grad_fn is not None],
+                    verbose=False,
+                )
+        except Exception as error:  # any of its rules may fail on a network that it does not know
+            raise InputError(
+                f"engine torch-pruning: it cannot build the graph of {type(model).__name__} "
+                f"({type(error).__name__}: {first_line(error)}); {ADVICE}"
+            ) from error
+        finally:
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+        names = {id(module): name for name, module in model.named_modules()}
+        self.modules = {
+            names[id(module)]: module
+            for module in self._graph.module2node
+            if isinstance(module, nn.Module) and id(module) in names
+        }
+        if not self.modules:
+            raise InputError(
+                f"engine torch-pruning: its graph is made of gradients, and none reaches the weights of "
+                f"{type(model).__name__} from what it returns; {ADVICE}"
+            )
+        self._names = names
+        # A grouped convolution may become a depthwise one when it is cut.
+        self._sides = {name: self._find_sides(module) for name, module in self.modules.items()}
+        self._parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def sides(self, name: str) -> tuple[str, ...]:
+        """Return the sides of a module that torch-pruning cuts: "in" and "out", or "both"."""
+        return self._sides[name]
+
+    def _find_sides(self, module: nn.Module) -> tuple[str, ...]:
+        pruner = self._graph.get_pruner_of_module(module)
+        if pruner is None or pruner.get_out_channels(module) is None:
+            return ()
+        return ("both",) if pruner.prune_in_channels == pruner.prune_out_channels else ("in", "out")
+
+    def add_axis(self, builder: GraphBuilder, name: str, side: str, shape: Sequence[int] = ()) -> Axis:
+        """Return an axis of a module or parameter in a graph; the first call for it creates it.
+
+        Args:
+            builder: The graph.
+            name: Name of the module.
+            side: "in", "out" or "both".
+            shape: The shape of the module's output; only the first call needs it.
+        """
+        module, pruner = self.modules[name], self._graph.get_pruner_of_module(self.modules[name])
+        size = pruner.get_in_channels(module) if side == "in" else pruner.get_out_channels(module)
+        blocks = 1
+        if side != "both" or isinstance(module, nn.GroupNorm):
+            blocks = pruner.get_in_channel_groups(module) if side == "in" else pruner.get_out_channel_groups(module)
+        is_last = isinstance(module, nn.Linear | nn.LayerNorm)
+        return builder.axis(name, side, size, blocks, -1 if is_last else 1 - len(shape))
+
+    def roots(self) -> Iterator[tuple[str, str]]:
+        """Yield the layers, each with the side of its outputs."""
+        for name, module in self.modules.items():
+            if isinstance(module, _ConvNd | nn.Linear):
+                yield name, self.sides(name)[-1]
+
+    def is_output(self, name: str) -> bool:
+        """Return whether nothing reads the outputs of a layer but the user of the network."""
+        return not self._graph.module2node[self.modules[name]].outputs
+
+    def parts(self, name: str, units: Iterable[int]) -> Iterator[tuple[AxisKey | None, Indices, Indices]]:
+        """Yield what goes with units of a layer.
+
+        Args:
+            name: The layer.
+            units: The numbers of the units, as the network has them now.
+
+        Yields:
+            The axis, the channels of it that go, and the unit that each of them goes with. None for an axis that is
+            the network's output.
+        """
+        for item in self._group(name, units):
+            target = item.dep.target
+            channels, roots = np.array(item.idxs, int), np.array(item.root_idxs, int)
+            if target.type == self._library.ops.OPTYPE.OUTPUT:
+                yield None, channels, roots
+            elif (key := self._key(item.dep)) is not None:
+                yield key, channels, roots
+
+    def prune(self, name: str, units: Iterable[int]) -> list[tuple[AxisKey | None, Indices, Indices]]:
+        """Remove units of a layer and all that goes with them, and return what `parts` yields."""
+        removed = list(self.parts(name, units))
+        try:
+            self._group(name, units).prune()
+        except Exception as error:
+            raise InputError(
+                f"engine torch-pruning: it cannot cut layer {name!r} ({type(error).__name__}: {first_line(error)}); "
+                f"{ADVICE}"
+            ) from error
+        return removed
+
+    def _group(self, name: str, units: Iterable[int]) -> Any:
+        module = self.modules[name]
+        function = self._graph.get_pruner_of_module(module).prune_out_channels
+        return self._graph.get_pruning_group(module, function, list(map(int, units)))
+
+    def _key(self, dependency: Any) -> AxisKey | None:
+        """Return the axis that a dependency removes channels of; None for an operation without channels of its own."""
+        module = dependency.target.module
+        if isinstance(module, nn.Parameter):
+            raise InputError(
+                f"engine torch-pruning: parameter {self._parameters[id(module)]!r} belongs to no layer, and which "
+                f"dimension has the channels is only guessed; {ADVICE}"
+            )
+        name = self._names.get(id(module)) if isinstance(module, nn.Module) else None
+        if name is None or not (sides := self.sides(name)):
+            return None
+        is_out = self._graph.is_out_channel_pruning_fn(dependency.handler)
+        return name, sides[-1] if is_out else sides[0]

@@ -1,0 +1,162 @@
+"""torch-pruning as the engine: the same networks as with prune_fe's own graph, and errors where it cannot cut them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from prune_fe import prune
+from prune_fe.errors import InputError
+from prune_fe.pruning import torch_pruning_engine
+from prune_fe.pruning.records import Pruned
+from prune_fe.scoring.score import score
+from prune_fe.tracing.memory_format import is_channels_last
+from tests.tracing.networks import Attention, Chunks, Concatenation, Gate, Grouped, Net, Shuffle, Split, Upwards
+
+pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+
+X = torch.randn(1, 3, 32, 32)
+
+
+def prune_with_both(model: nn.Module, example: Tensor = X, **settings: Any) -> tuple[Pruned, Pruned]:
+    scores = score(model, scorer="l2-filter", example=example)
+    return (
+        prune(model, scores, example=example, engine="trace", **settings),
+        prune(model, scores, example=example, engine="torch-pruning", **settings),
+    )
+
+
+def assert_same(first: Pruned, second: Pruned) -> None:
+    assert first.steps == second.steps
+    assert (first.macs, first.parameters) == (second.macs, second.parameters)
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+class SmallVGG(nn.Sequential):
+    """VGG16's features, with a small classifier."""
+
+    def __init__(self, name: str) -> None:
+        features = torchvision.models.get_model(name).features
+        super().__init__(features, nn.Flatten(), nn.Linear(512, 20), nn.ReLU(), nn.Linear(20, 5))
+
+
+torchvision_model = partial(partial, torchvision.models.get_model, num_classes=5)
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg16": partial(SmallVGG, "vgg16"),
+    "vgg16_bn": partial(SmallVGG, "vgg16_bn"),
+    **{name: torchvision_model(name) for name in ("resnet18", "resnet34", "resnet50", "mobilenet_v2")},
+    "densenet121": torchvision_model("densenet121"),
+    "googlenet": torchvision_model("googlenet", aux_logits=False, init_weights=False),
+    "efficientnet_b0": torchvision_model("efficientnet_b0"),
+}
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"ratio": 0.3}, {"target_macs": 0.4}], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_engines_give_the_same_bits(name: str, settings: dict[str, Any]) -> None:
+    model = NETWORKS[name]()
+    first, second = prune_with_both(model, **settings)
+    assert second.parameters < 0.8
+    assert_same(first, second)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ratio": 0.5, "rounds": 3},
+        {"ratio": 0.5, "rounds": "layers"},
+        {"ratio": {"stem": 0.25, "conv": 0.5}},
+        {"target_params": 0.6, "ranking": "global"},
+        {"ratio": 0.4, "round_to": 2, "protect": ["stem"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Concatenation, Gate])
+def test_the_options_mean_the_same(kind: type[nn.Module], settings: dict[str, Any]) -> None:
+    assert_same(*prune_with_both(kind(), X[:, :, :16, :16], **settings))
+
+
+def test_hidden_units_of_linear_layers_are_cut() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 12), nn.ReLU(), nn.Linear(12, 4))
+    example = X[:, :, :8, :8]
+    scores = score(model, scorer="l1-filter", example=example, linear=True)
+    pruned = prune(model, scores, 0.5, example, engine="torch-pruning")
+    assert [(step.layers, step.count) for step in pruned.steps] == [(("1",), 6)]
+
+
+def test_frozen_weights_and_memory_formats_stay_as_they_are() -> None:
+    model = torchvision.models.resnet18(num_classes=3).to(memory_format=torch.channels_last)
+    model.conv1.weight.requires_grad_(False)
+    first, second = prune_with_both(model, ratio=0.5)
+    assert_same(first, second)
+    for name, weight in second.model.named_parameters():
+        assert weight.requires_grad == (name != "conv1.weight"), name
+        assert is_channels_last(weight) == is_channels_last(first.model.get_parameter(name)), name
+    assert model.conv1.weight.shape == (64, 3, 7, 7)
+
+
+def test_a_graph_that_cannot_be_built_is_refused_by_name() -> None:
+    class Detached(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    with pytest.raises(InputError, match='engine torch-pruning: .*the engine "trace" may be able to cut it'):
+        prune_with_both(Detached(), X[:, :, :16, :16])
+
+
+def test_a_parameter_of_no_layer_is_refused_by_name() -> None:
+    class Scaled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+        def body(self, x: Tensor) -> Tensor:
+            return x * self.scale
+
+    with pytest.raises(InputError, match="engine torch-pruning: parameter 'scale' belongs to no layer"):
+        prune_with_both(Scaled(), X[:, :, :16, :16])
+
+
+@pytest.mark.parametrize("kind", [Chunks, Grouped])
+def test_channels_that_it_removes_wrongly_are_refused_by_name(kind: type[nn.Module]) -> None:
+    model, example = kind(), X[:, :, :16, :16]
+    with pytest.raises(InputError, match=r"engine torch-pruning: it cuts .* in another way|it cannot cut layer"):
+        prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
+
+
+def test_a_cut_that_is_not_the_proved_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_others(self: Any, name: str, units: Any) -> Any:
+        return prune_as_asked(self, name, [(unit + 1) % 8 for unit in units])
+
+    prune_as_asked = torch_pruning_engine._Groups.prune
+    monkeypatch.setattr(torch_pruning_engine._Groups, "prune", cut_others)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with pytest.raises(InputError, match=r"it cuts '0.weight' of layer '0' .* in another way than was proved"):
+        prune(model, score(model, scorer="l1-filter"), 0.5, X, engine="torch-pruning")
+
+
+def test_groups_whose_removal_is_no_masking_keep_their_units() -> None:
+    model, example = Shuffle(), X[:, :, :16, :16]  # torch-pruning takes a shuffle of the channels for none
+    pruned = prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
+    stem, conv, last = pruned.steps
+    for step in (stem, conv):
+        assert step.count == 0
+        assert str(step.left).startswith("removing its units is not masking them")
+        assert str(step.left).endswith('the engine "trace" may be able to cut it')
+    assert last.count == 8
+
+
+@pytest.mark.parametrize("kind", [Split, Upwards, Attention])
+def test_groups_that_are_not_closed_are_refused_by_name(kind: type[nn.Module]) -> None:
+    model, example = kind(), X[:, :, :16, :16]
+    with pytest.raises(
+        InputError, match=r"its group of layer '\w+' is not closed, it removes channel \d+ of the \d+ of"
+    ):
+        prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
