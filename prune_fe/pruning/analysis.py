@@ -69,6 +69,8 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
     modules = dict(model.named_modules())
     cutter = Cutter(traced, graph)
     names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
+    if any(layer.is_linear for layer in found.layers if layer.name in linear):
+        names = _with_unseen_layers(names, graph)
     found_groups = find_groups(traced, graph, names)
     groups, cutter = _try_groups(verifier, cutter, found_groups)
     if engine == "torch-pruning":
@@ -77,8 +79,20 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
             group if group.reason == before.reason else replace(group, reason=f"{group.reason}; {ADVICE}")
             for group, before in pairs
         )
-    widths = {layer: count_units(modules[layer]) for layer in names}
+    widths = {layer: len(cutter.axis_sets.get((layer, "out"), ())) or count_units(modules[layer]) for layer in names}
     return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
+
+
+def _with_unseen_layers(names: Sequence[str], graph: DependencyGraph) -> tuple[str, ...]:
+    """Insert the layers whose weights code passes to functions, so that they do not run, into those that run."""
+    order = list(dict.fromkeys(name for name, _ in graph.axes))
+    every = list(names)
+    for name in dict.fromkeys(name for (name, side), axis in graph.axes.items() if axis.in_weights and side == "out"):
+        if name not in every:
+            later = set(order[order.index(name) :])
+            place = next((place for place, other in enumerate(every) if other in later), len(every))
+            every.insert(place, name)
+    return tuple(every)
 
 
 @dataclass(frozen=True)

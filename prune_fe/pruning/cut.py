@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.attention_modules import set_attention_sizes
 from prune_fe.tracing.copying import find_listed_tensors
 from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
@@ -246,6 +247,9 @@ def _set_channel_counts(module: nn.Module, sizes: Mapping[str, int]) -> None:
         module: A module of torch.nn, or one that derives from it.
         sizes: Side of the module -> number of channels.
     """
+    if isinstance(module, nn.MultiheadAttention):
+        set_attention_sizes(module, sizes)
+        return
     both = sizes.get("both", 0)
     if isinstance(module, NORM_MODULES):  # the code of a norm that derives from one of torch's uses its tensors
         both = both or next(iter(sizes.values()), 0)

@@ -23,6 +23,7 @@ from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.dependency_graph import Axis
 from prune_fe.tracing.nested import Inputs, compare_outputs, run, tensors_in
 from prune_fe.tracing.own_code import is_own_layer
+from prune_fe.tracing.shared_tensors import find_axis_tensors
 from prune_fe.tracing.watching import evaluating, running_eagerly
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -55,7 +56,12 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
                 continue
             removed = np.delete(np.arange(len(axis.channels)), kept[name, side])
             module = modules[name]
-            if side in ("out", "both") and _has_channel_mixing(module):
+            if axis.in_weights:
+                for attribute, dim in find_axis_tensors(module, axis) if len(removed) else ():
+                    tensor = getattr(module, attribute)
+                    saved.append((tensor, tensor.detach().clone()))
+                    tensor.index_fill_(dim, torch.from_numpy(removed).to(tensor.device), 0)
+            elif side in ("out", "both") and _has_channel_mixing(module):
                 # Norms and depthwise layers have one axis, which is that of their inputs too.
                 inputs = kept.get((name, "in"), kept[name, side])
                 substitute = _Substitute(twins[name], axis.dim, inputs, kept[name, side])
@@ -74,7 +80,7 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
         try:
             yield
         finally:
-            for tensor, old in saved:
+            for tensor, old in reversed(saved):  # One that has several axes was saved several times.
                 tensor.copy_(old)
 
 

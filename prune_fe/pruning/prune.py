@@ -24,6 +24,7 @@ from prune_fe.pruning.plan import plan_quotas, start_plan
 from prune_fe.pruning.ranking import Array, with_removed_units
 from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
+from prune_fe.pruning.weight_scores import find_unseen_layers, score_by_weights
 from prune_fe.scoring.fingerprint import hash_architecture
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.copying import copy_sharing_weights, copy_without_last_run, own_weights
@@ -141,10 +142,12 @@ class _Pruning:
     ) -> None:
         self.analysis, self.options, self.carry, self.example = analysis, options, carry, example
         self.scored_layers = frozenset(scores.keep)
-        self.plan = start_plan(analysis.groups, analysis.widths, scores.keep, options)
         # The copy has its own weights from its first cut on: what is cut need not be copied before.
         self.original, self.model = model, copy_sharing_weights(model)
         self.kept = analysis.cutter.all_channels()
+        self.unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
+        known = {**scores.keep, **self._score_unseen()}
+        self.plan = start_plan(analysis.groups, analysis.widths, known, options)
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         """Remove the units in rounds."""
@@ -235,7 +238,12 @@ class _Pruning:
                     f"rescore() returned {len(values)} scores of layer {layer!r}, which has {len(kept)} units"
                 )
             layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
+        layer_scores |= self._score_unseen()
         self.plan = self.plan.with_scores(groups, layer_scores, self.analysis.widths, self.options)
+
+    def _score_unseen(self) -> dict[str, Array]:
+        """Return the scores of layers that no scorer sees, from the weights of the network so far."""
+        return score_by_weights(self.model, self.unseen, self.kept, self.analysis.widths)
 
     def _output_axis(self, layer: str) -> AxisKey:
         return (layer, "out") if (layer, "out") in self.kept else (layer, "both")
@@ -277,6 +285,12 @@ class _Pruning:
                 yield f"{share:.1%} of the {what} are left, not {target:.1%}: the network's widths allow nothing closer"
         if changed := list(self._changed_sizes()):
             yield f"sizes in the network's code were changed too: {', '.join(changed)}"
+        if self.unseen:
+            more = f" and {len(self.unseen) - 2} more" if len(self.unseen) > 2 else ""
+            yield (
+                "code reads the weights of layers that do not run themselves, so that no scorer sees their units; they "
+                f"were ranked by the L1 norms of their weights: {', '.join(self.unseen[:2])}{more}"
+            )
         if parts := [why for state in self.plan.states if (why := state.explain_blocks(self.options))]:
             more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
             yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"

@@ -35,7 +35,7 @@ class RemainingCost:
         # A shared weight is one parameter, but each of its layers multiplies it.
         for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
-            if module in positions and attribute == "weight":
+            if module in positions and (attribute == "weight" or attribute.endswith("_proj_weight")):
                 products[name] = weight.numel() * positions[module]
         self._terms = {"macs": self._as_arrays(products, axes_of), "parameters": self._as_arrays(weights, axes_of)}
 

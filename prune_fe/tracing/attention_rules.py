@@ -208,21 +208,3 @@ def _expand_heads(ids: Tensor, output: Tensor) -> Tensor:
 def _fix_all(builder: GraphBuilder, ids: Sequence[Tensor | None], reason: str) -> None:
     for own in ids:
         builder.fix(own, reason)
-
-
-def find_whole_parts(parts: IdArray) -> list[int]:
-    """Return the dimensions along which the parts of channels are removed as a whole, such as those of heads.
-
-    Args:
-        parts: (parts, ..., channels) the coupled sets of channels that code divides into parts.
-
-    Returns:
-        The dimensions, without the last, along which each part is one coupled set that no other part has.
-    """
-    whole = []
-    for dim in range(parts.ndim - 1):
-        rows = np.moveaxis(parts, dim, 0).reshape(parts.shape[dim], -1)
-        is_one_set = bool((rows == rows[:, :1]).all())
-        if is_one_set and len(np.unique(rows[:, 0])) == len(rows):
-            whole.append(dim)
-    return whole

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
+from prune_fe.tracing.attention_modules import follow_attention
 from prune_fe.tracing.branches import note_values
 from prune_fe.tracing.calls import CallRecorder
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
@@ -18,7 +19,14 @@ from prune_fe.tracing.function_rules import Call, follow_candidates, follow_func
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
 from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
 from prune_fe.tracing.ops import plain_name
-from prune_fe.tracing.own_code import begin_run, count_call, end_run, follow_own_layer, is_own_layer
+from prune_fe.tracing.own_code import (
+    begin_run,
+    count_call,
+    end_run,
+    follow_borrowed_layer,
+    follow_own_layer,
+    is_own_layer,
+)
 from prune_fe.tracing.shared_tensors import couple_shared_tensors
 from prune_fe.tracing.watching import evaluating
 
@@ -123,7 +131,9 @@ class ChannelTracer(CallRecorder):
         end_run(self.builder, value, output)
         # A whole module inside another, such as a norm that calls a linear layer, is part of the outer one's rule.
         is_outermost = name in self.whole and not self.whole_running
-        if is_outermost and isinstance(output, Tensor) and value is not None:
+        if is_outermost and isinstance(self.builder.modules[name], nn.MultiheadAttention):
+            follow_attention(self.builder, name, [entry for entry in inputs if isinstance(entry, Tensor)], output[0])
+        elif is_outermost and isinstance(output, Tensor) and value is not None:
             follow_module(self.builder, name, value, output)
         note_values(self, name, inputs)
         note_values(self, self.builder.running[-1], output)
@@ -149,7 +159,9 @@ class ChannelTracer(CallRecorder):
         call = Call(name, func, args, kwargs, output, inputs, outputs)
         count_call(self.builder, name)
         try:
-            if not follow_own_layer(self.builder, call) and inputs and (outputs or name == "setitem"):
+            if follow_own_layer(self.builder, call) or follow_borrowed_layer(self.builder, call):
+                pass
+            elif inputs and (outputs or name == "setitem"):
                 follow_function(self.builder, call)
             elif outputs and not inputs:
                 follow_candidates(self.builder, call)

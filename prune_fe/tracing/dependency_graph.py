@@ -15,16 +15,16 @@ Coupled channels are removed together or not at all, whatever the network's code
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.weak import WeakIdKeyDictionary
 
-from prune_fe.tracing.attention_rules import find_whole_parts
 from prune_fe.tracing.channel_ids import (
     NO_CHANNEL,
     ChannelId,
@@ -35,6 +35,7 @@ from prune_fe.tracing.channel_ids import (
     to_tensor,
     varying_dims,
 )
+from prune_fe.tracing.parts import Parts, SameWidth
 
 if TYPE_CHECKING:
     from prune_fe.tracing.own_code import Run
@@ -60,6 +61,8 @@ class Axis:
             it is counted from the end.
         call: For the channels over which the module's code computes a statistic: the number of the module's run, and
             the number of the call in this run. None for the channels of a parameter, buffer, input or output.
+        in_weights: Whether code passes the module's weights to a function, so that the module itself does not run. Then
+            its channels are masked in its weights.
     """
 
     module: str
@@ -68,6 +71,7 @@ class Axis:
     blocks: int = 1
     dim: int = 0
     call: tuple[int, int] | None = None
+    in_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,36 +99,6 @@ class DependencyGraph:
     output_positions: Mapping[str, int]
     balance_causes: Sequence[str] = ()
     mixed_sets: Sequence[tuple[str, IdArray]] = ()
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Channels that the code of a module divides into parts.
-
-    Attributes:
-        module: The module.
-        channels: (parts, ..., channels) the ids of each part.
-    """
-
-    module: str
-    channels: IdArray
-
-    def resolve(self, coupled_set: IdArray) -> tuple[list[IdArray], list[tuple[str, IdArray]]]:
-        """Return the blocks that must lose equally many channels, and those channels whose number the code may know.
-
-        Args:
-            coupled_set: Array indexed by channel id: the coupled set of the channel.
-
-        Returns:
-            The blocks, none where all parts are removed as a whole; and, for each dimension of such parts, the module
-            and one channel of each part.
-        """
-        whole = find_whole_parts(coupled_set[self.channels])
-        rest = np.moveaxis(self.channels, whole, range(len(whole)))[(0,) * len(whole)]
-        blocks = list(rest.reshape(-1, rest.shape[-1])) if rest.ndim > 1 else []
-        return blocks, [
-            (self.module, np.moveaxis(self.channels, dim, -1).reshape(-1, self.channels.shape[dim])[0]) for dim in whole
-        ]
 
 
 class GraphBuilder:
@@ -159,12 +133,17 @@ class GraphBuilder:
         self.ids: Any = WeakIdKeyDictionary()
         self.candidates: Any = WeakIdKeyDictionary()
         self._own_tensors = own_tensors
+        self._layer_tensors: Any = WeakIdKeyDictionary()
+        for name, module in modules.items():
+            for attribute in ("weight", "bias") if isinstance(module, _ConvNd | nn.Linear) else ():
+                if isinstance(tensor := module._parameters.get(attribute), Tensor) and tensor not in own_tensors:
+                    self._layer_tensors[tensor] = (name, attribute)
         self._possible: dict[tuple[str, str, int], IdArray] = {}
         self._next_id = NO_CHANNEL + 1
         self._axes: dict[tuple[str, str], Axis] = {}
         self._coupled: list[tuple[IdArray, IdArray]] = []
         self._reasons: dict[ChannelId, str] = {}
-        self._balanced: list[tuple[Sequence[IdArray] | _Parts, str]] = []
+        self._balanced: list[tuple[Sequence[IdArray] | Parts | SameWidth, str]] = []
         self._counted: list[tuple[str, IdArray]] = []
         self._mixed: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
@@ -202,6 +181,12 @@ class GraphBuilder:
                 self.balance(list(channels.reshape(blocks, -1)), f"{owner} {module!r} with {blocks} groups")
         return self._axes[module, side]
 
+    def mask_in_weights(self, module: str) -> None:
+        """Record that code reads the weights of a module, which does not run itself."""
+        for key, axis in self._axes.items():
+            if key[0] == module and axis.call is None:
+                self._axes[key] = replace(axis, in_weights=True)
+
     def axes_of(self, module: str) -> list[Axis]:
         """Return the axes that a module has so far."""
         return [axis for (name, _), axis in self._axes.items() if name == module]
@@ -209,6 +194,11 @@ class GraphBuilder:
     def is_own_tensor(self, value: Tensor) -> bool:
         """Return whether a tensor is a parameter or buffer that the code of a module uses by itself."""
         return value in self._own_tensors
+
+    def layer_with(self, tensor: Any, attribute: str) -> str | None:
+        """Return the layer that has a tensor for its `weight` or `bias`; None if no layer with a rule has it."""
+        name, known = self._layer_tensors.get(tensor, ("", "")) if isinstance(tensor, Tensor) else ("", "")
+        return name if known == attribute else None
 
     def own_axis(self, tensor: Tensor, size: int, dim: int = 0) -> Axis:
         """Return the axis of a parameter or buffer that the code of a module uses by itself."""
@@ -324,7 +314,17 @@ class GraphBuilder:
             cause: The function, for messages.
         """
         if not self.follows_candidates:
-            self._balanced.append((_Parts(self.running[-1], parts), cause))
+            self._balanced.append((Parts(self.running[-1], parts), cause))
+
+    def tie_to_inputs(self, heads: IdArray, inputs: IdArray, cause: str) -> None:
+        """Record that code gives the channels of its heads, together, the width of its inputs.
+
+        Args:
+            heads: (heads, ..., channels) the channels, which are as many as the inputs.
+            inputs: (channels,) the inputs.
+            cause: What demands that, for messages.
+        """
+        self._balanced.append((SameWidth(heads, inputs), cause))
 
     def mix(self, channels: IdArray, what: str) -> None:
         """Record that a function computes one value from these channels; `what` names it in messages."""
@@ -356,8 +356,9 @@ class GraphBuilder:
                 fixed[set_id] = reason
         counted, balanced = list(self._counted), []
         for entry, cause in self._balanced:
-            blocks, numbers = entry.resolve(coupled_set) if isinstance(entry, _Parts) else (entry, [])
-            counted += numbers
+            blocks = entry.resolve(coupled_set) if isinstance(entry, Parts | SameWidth) else entry
+            if isinstance(entry, Parts):
+                counted += entry.whole_parts(coupled_set)
             if blocks and NO_CHANNEL not in np.concatenate(blocks):
                 balanced.append((blocks, cause))
         return DependencyGraph(
@@ -370,7 +371,7 @@ class GraphBuilder:
             counted_sets=[(module, coupled_set[ids]) for module, ids in counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.
             output_positions={
-                name: positions // (images if isinstance(self.modules[name], nn.Linear) else 1)
+                name: positions // (1 if isinstance(self.modules[name], _ConvNd) else images)
                 for name, positions in self._positions.items()
             },
         )

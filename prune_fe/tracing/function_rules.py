@@ -157,7 +157,7 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
         builder.ids[value] = value_ids
     varying = varying_dims(ids)
     if call.name in MERGING and len(varying) > 1:
-        _merge(builder, ids, varying, rearranged)
+        _merge(builder, call, ids, varying, rearranged)
     if len(varying) != 1:
         return
     (dim,) = varying
@@ -219,13 +219,17 @@ def _with_ids(builder: GraphBuilder, value: Any) -> Any:
     return type(value)(_with_ids(builder, entry) for entry in value) if type(value) in (tuple, list) else value
 
 
-def _merge(builder: GraphBuilder, ids: Tensor, varying: Sequence[int], merged: Tensor) -> None:
+def _merge(builder: GraphBuilder, call: Call, ids: Tensor, varying: Sequence[int], merged: Tensor) -> None:
     """Follow several dimensions of channels that become fewer, such as the heads and the channels inside them."""
     left = varying_dims(merged)
     if len(left) < len(varying):
         _merge_dims(builder, ids_along(ids, varying))
     if len(left) == 1:
         builder.count(rows_along(merged, left[0])[0])
+        sizes = call.args[1:] if call.name != "flatten" else (-1,)
+        sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+        if builder.runs and len(sizes) == merged.ndim and sizes[left[0]] != -1:
+            builder.runs[-1].merged.append(ids_along(ids, varying))
 
 
 def _merge_dims(builder: GraphBuilder, ids: IdArray) -> None:

@@ -130,6 +130,9 @@ def find_layers_with_units(
     found = survey(model, example, watched)
     layers = _with_rows(_layers_of(found, watched), model, example, watched)
     unfit = watched.keys() - {layer.name for layer in layers}
+    if names is None:
+        # Code passes the weights of these to functions: they are cut, although they do not run.
+        unfit -= {name for name in unfit if name not in found.runs and id(watched[name].weight) in found.read}
     _report_faults({name: _find_fault(name, found) for name in watched if name in unfit}, names)
     return tuple(layer for layer in layers if names is not None or linear or not layer.is_linear)
 

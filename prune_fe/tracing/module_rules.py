@@ -31,7 +31,7 @@ def has_module_rule(module: nn.Module) -> bool:
         return False
     class_names = {base.__name__ for base in type(module).__mro__}
     is_timm_norm = origin.startswith("timm.") and not TIMM_NORM_MODULES.isdisjoint(class_names)
-    return is_timm_norm or isinstance(module, (_ConvNd, nn.Linear, *NORM_MODULES))
+    return is_timm_norm or isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention, *NORM_MODULES))
 
 
 def follow_module(builder: GraphBuilder, name: str, value: Tensor, output: Tensor) -> None:

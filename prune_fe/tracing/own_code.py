@@ -50,6 +50,7 @@ class Run:
             dimension of its channels, and the reason why they are fixed if the module is no norm ("" for none).
         layer: The axes of the inputs and outputs, if the module is a layer and called its function.
         read: The ids of the tensors that it passed to this function; None for a tensor without channels.
+        merged: The channels of heads that it put one after another in a tensor of a size that it computed.
     """
 
     module: str
@@ -59,6 +60,7 @@ class Run:
     statistics: list[tuple[int, Tensor, int, str]] = field(default_factory=list)
     layer: tuple[Axis, Axis] | None = None
     read: list[Tensor | None] = field(default_factory=list)
+    merged: list[IdArray] = field(default_factory=list)
 
 
 def is_own_layer(module: nn.Module) -> bool:
@@ -91,6 +93,23 @@ def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None
         _fix_unless_in_order(builder, run, value, output)
     elif run.statistics:
         _add_statistics(builder, run, value, output)
+    if run.merged:
+        _tie_to_inputs(builder, run, value)
+
+
+def _tie_to_inputs(builder: GraphBuilder, run: Run, value: Tensor | None) -> None:
+    """Tie the channels of heads to the module's inputs, if it computes the size of the heads from that of its inputs.
+
+    A size that is an attribute of the module can change by itself.
+    """
+    ids = builder.ids.get(value) if value is not None else None
+    varying = varying_dims(ids) if ids is not None else []
+    attributes = vars(builder.modules[run.module]).values()
+    for heads in run.merged if len(varying) == 1 else ():
+        assert ids is not None
+        inputs = rows_along(ids, varying[0])[0]
+        if len(inputs) == heads.size and not any(type(size) is int and size == heads.size for size in attributes):
+            builder.tie_to_inputs(heads, inputs, f"the heads of {run.module!r}, which have the width of its inputs")
 
 
 def count_call(builder: GraphBuilder, function: str) -> None:
@@ -176,6 +195,40 @@ def _balance_groups(builder: GraphBuilder, channels: IdArray, groups: int) -> No
         builder.balance(list(channels.reshape(groups, -1)), f"{who} with {groups} groups")
 
 
+def follow_borrowed_layer(builder: GraphBuilder, call: Call) -> bool:
+    """Follow a call in which code passes the weight of a layer to the layer's function, instead of calling the layer.
+
+    Returns:
+        Whether it is such a call; other calls are not followed here.
+    """
+    if call.name != "linear":
+        return False
+    value, weight, bias = _layer_arguments(call)
+    name = builder.layer_with(weight, "weight")
+    if name is None:
+        return False
+    _, last = follow_layer(builder, name, value, call.output)
+    if bias is not None and builder.layer_with(bias, "bias") != name:
+        _couple_bias(builder, last, bias)
+    builder.mask_in_weights(name)
+    return True
+
+
+def _couple_bias(builder: GraphBuilder, last: Axis, bias: Tensor) -> None:
+    """Couple the outputs of a layer to a bias that is not its own."""
+    if builder.has_ids(bias):
+        builder.couple(last.channels, ids_along(builder.ids[bias], [bias.ndim - 1]))
+    else:
+        reason = f"combined with {bias.numel()} values that no layer with units gave, in {builder.location}"
+        builder.fix(to_tensor(last.channels), reason)
+
+
+def _layer_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the input, the weight and the bias that a layer's function is called with."""
+    given = dict(zip(("input", "weight", "bias"), call.args, strict=False)) | dict(call.kwargs)
+    return given["input"], given["weight"], given.get("bias")
+
+
 def follow_own_layer(builder: GraphBuilder, call: Call) -> bool:
     """Follow a call in which a hand-written layer passes its weights to the function that torch's layer calls.
 
@@ -186,9 +239,9 @@ def follow_own_layer(builder: GraphBuilder, call: Call) -> bool:
     if run is None or call.name not in LAYER_FUNCTIONS or not is_own_layer(builder.modules[run.module]):
         return False
     module = builder.modules[run.module]
-    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), call.args, strict=False))
-    given |= call.kwargs
-    value, weight, bias = given["input"], given["weight"], given.get("bias")
+    value, weight, bias = _layer_arguments(call)
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
     if weight.shape != module.weight.shape or given.get("groups", 1) != getattr(module, "groups", 1):
         return False
     run.layer = first, last = follow_layer(builder, run.module, value, call.output)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from prune_fe.tracing.attention_modules import TENSORS, find_attention_tensors
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.module_rules import convolution_axes, has_module_rule
@@ -76,6 +77,9 @@ def full_name(name: TensorName) -> str:
 
 def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]]:
     """Yield (attribute, dimension) of each tensor of a module that has the channels of one of its axes."""
+    if isinstance(module, nn.MultiheadAttention) and axis.side in TENSORS:
+        yield from find_attention_tensors(module, axis.side)
+        return
     if axis.side not in ("in", "out", "both"):
         yield axis.side, axis.dim
         return

@@ -69,12 +69,14 @@ class Survey(Watch):
         runs: Watched module -> its runs, in the order in which the modules ran first.
         gates: Layers whose inputs are globally pooled features only.
         norm_of: Layer -> the batch norm that receives its output.
+        read: id() of every parameter that a function received.
     """
 
     def __init__(self, norms: Collection[str] = ()) -> None:
         super().__init__()
         self.runs: dict[str, list[LayerRun]] = {}
         self.gates: set[str] = set()
+        self.read: set[int] = set()
         # Batch norms are watched only to find out which layer's output they receive.
         self._norms = frozenset(norms)
         self.norm_of: dict[str, str] = {}
@@ -107,6 +109,7 @@ class Survey(Watch):
         stages_of = [(value, list(self._stages_of.get(value, ()))) for value in tensors_in((args, kwargs))]
         output = func(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():  # what follows is no part of the network
+            self.read |= {id(value) for value, _ in stages_of if isinstance(value, nn.Parameter)}
             self._note_use(func, args, stages_of, output)
         return output
 

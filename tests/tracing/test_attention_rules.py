@@ -9,24 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_fe.pruning.analysis import _random_half, _trace_quickly, _try_groups
+from prune_fe.pruning.analysis import _random_half, analyse
 from prune_fe.pruning.cut import Cutter
-from prune_fe.pruning.groups import Group, find_groups
-from prune_fe.tracing.attention_rules import find_whole_parts
+from prune_fe.pruning.groups import Group
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
 
 
-def groups_of(model: nn.Module, x: Tensor = X) -> tuple[dict[str, Group], Cutter, str | None]:
+def groups_of(model: nn.Module) -> tuple[dict[str, Group], Cutter, str | None]:
     """Return the groups by their first layers, the cutter, and what is wrong with a cut of all of them."""
-    trace = _trace_quickly(model.eval(), x)
-    assert trace is not None
-    traced, _, graph, verifier = trace
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    names = [name for name in layers if (name, "out") in graph.axes]
-    groups, cutter = _try_groups(verifier, Cutter(traced, graph), find_groups(traced, graph, names))
-    removed = [sets for group in groups if group.reason is None for sets in _random_half(group, seed=1)]
-    return {group.layers[0]: group for group in groups}, cutter, verifier.find_fault(cutter, removed)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    analysis = analyse(model.eval(), X, linear)
+    removed = [set_id for group in analysis.groups if group.reason is None for set_id in _random_half(group, seed=1)]
+    fault = analysis.verifier.find_fault(analysis.cutter, removed)
+    return {group.layers[0]: group for group in analysis.groups}, analysis.cutter, fault
 
 
 def sizes_of(cutter: Cutter) -> dict[str, list[int]]:
@@ -83,7 +79,7 @@ class Attending(nn.Module):
         self.attend, self.heads, self.head_dim, self.inner, self.unused = attend, 3, 4, 12, 3
         self.embed, self.q, self.k = nn.Conv2d(3, 10, 16, 16), nn.Linear(10, 12), nn.Linear(10, 12)
         self.v, self.out, self.head = nn.Linear(10, 12), nn.Linear(12, 10), nn.Linear(10, 3)
-        self.norm, self.talk = nn.LayerNorm(10), nn.Linear(3, 3)
+        self.norm, self.talk = nn.LayerNorm(10), nn.Linear(3, 3) if attend is talking else nn.Identity()
         self.table, self.temperature = nn.Parameter(torch.randn(7, 3)), nn.Parameter(torch.ones(3, 1, 1))
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -113,7 +109,7 @@ def test_heads_are_removed_as_a_whole(attend: Body) -> None:
 def test_a_layer_that_mixes_the_scores_of_heads_has_heads_for_channels() -> None:
     groups, cutter, fault = groups_of(Attending(talking))
     assert fault is None
-    assert (groups["q"].layers, groups["talk"].layers) == (("q", "k"), ("talk", "v"))
+    assert (groups["q"].layers, groups["v"].layers) == (("q", "k"), ("v", "talk"))
     assert np.array_equal(cutter.axis_sets["talk", "in"], cutter.axis_sets["q", "out"][::4])
 
 
@@ -182,11 +178,3 @@ def test_a_vision_transformer_of_timm_loses_channels_heads_and_hidden_units(is_f
     tensors = [("cls_token", 2), ("pos_embed", 2)]
     assert [cutter.tensor_axes[name] for name, _ in tensors] == [[(("", name), dim)] for name, dim in tensors]
     assert sizes_of(cutter) == {"num_heads": [3], "attn_dim": [24]}
-
-
-def test_parts_are_whole_where_each_is_one_set() -> None:
-    heads = np.repeat(np.arange(3), 4).reshape(3, 4)
-    assert find_whole_parts(heads) == [0]
-    assert find_whole_parts(np.stack([heads, heads])) == [1]
-    assert find_whole_parts(np.arange(12).reshape(3, 4)) == []
-    assert find_whole_parts(np.array([[1, 1], [2, 2], [1, 1]])) == []

@@ -1,0 +1,68 @@
+"""Score units that no scorer sees by their weights.
+
+The code of some layers passes the weights of a projection to a function, such as that of `nn.MultiheadAttention` and
+of Swin's attention in torchvision. Scorers watch modules that run, so that the heads of such layers have no scores.
+Their groups may lose units all the same, and then those with the smallest weights go first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_fe.pruning.cut import Cutter, KeptChannels
+from prune_fe.pruning.groups import Group
+from prune_fe.pruning.ranking import Array, with_removed_units
+from prune_fe.tracing.attention_modules import projection_weights
+
+
+def find_unseen_layers(
+    groups: Sequence[Group], cutter: Cutter, scored: Sequence[str], layers: Sequence[str]
+) -> list[str]:
+    """Return the layers without scores that get scores from their weights.
+
+    Args:
+        groups: The groups of the network.
+        cutter: The index mapping of the network.
+        scored: Names of the layers that have scores.
+        layers: Names of the layers that run.
+
+    Returns:
+        Layers whose weights code passes to functions, if they have units that no scored layer has. A group without
+        any score gets none unless every layer that runs has scores: otherwise the user chose what to score.
+    """
+    in_weights = {name for (name, side), axis in cutter.axes.items() if side == "out" and axis.in_weights}
+    has_all = set(layers) <= {*scored, *in_weights}
+    found = []
+    for group in groups:
+        known = [layer for layer in group.layers if layer in scored]
+        is_seen = np.array([[bool(units) for units in group.layer_units[layer]] for layer in known]).any(axis=0)
+        for layer in group.layers if known or has_all else ():
+            has_units = np.array([bool(units) for units in group.layer_units[layer]])
+            if layer in in_weights and layer not in scored and (has_units & ~is_seen).any():
+                found.append(layer)
+    return list(dict.fromkeys(found))
+
+
+def score_by_weights(
+    model: nn.Module, layers: Sequence[str], kept: KeptChannels, widths: Mapping[str, int]
+) -> dict[str, Array]:
+    """Return layer -> (units,) the L1 norms of the weights of each unit, NaN for removed ones.
+
+    Args:
+        model: The network, which may have lost units.
+        layers: The layers.
+        kept: The channels that the network has.
+        widths: Layer -> number of its units in the whole network.
+    """
+    modules = dict(model.named_modules())
+    scores = {}
+    for layer in layers:
+        weights = torch.cat(
+            [weight.detach().double().abs().flatten(1).sum(1) for weight in projection_weights(modules[layer])]
+        )
+        scores[layer] = with_removed_units(weights.cpu().numpy(), kept[layer, "out"], widths[layer])
+    return scores

@@ -1,0 +1,56 @@
+"""Layers that no scorer sees are scored by their weights."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prune_fe.pruning.analysis import analyse
+from prune_fe.pruning.weight_scores import find_unseen_layers, score_by_weights
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+class Borrowing(nn.Module):
+    """Its code passes the weights of `hidden` to a function, instead of calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.mlp = nn.Conv2d(3, 4, 3), nn.Linear(4, 6), nn.Linear(6, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(torch.relu(self.conv(x)).mean((2, 3)), self.hidden.weight, self.hidden.bias)
+        return self.head(torch.relu(self.mlp(torch.relu(x))))
+
+
+def test_they_get_scores_where_everything_else_has_some() -> None:
+    analysis = analyse(Borrowing().eval(), X, ["mlp", "head"])
+    assert [(group.layers, group.reason) for group in analysis.groups] == [
+        (("conv",), None),
+        (("hidden",), None),
+        (("mlp",), None),
+    ]
+    assert analysis.widths == {"conv": 4, "hidden": 6, "mlp": 5, "head": 2}
+    given = analysis.groups, analysis.cutter
+    assert find_unseen_layers(*given, ["conv", "mlp", "head"], analysis.layers) == ["hidden"]
+    # With scores of some layers, the others are left alone.
+    assert find_unseen_layers(*given, ["conv"], analysis.layers) == []
+    half = [group.sets[0] for group in analysis.groups]
+    assert analysis.verifier.find_fault(analysis.cutter, half) is None
+
+
+def test_a_unit_has_the_norm_of_its_weights() -> None:
+    model = Borrowing()
+    kept = {("hidden", "out"): np.array([0, 1, 2, 3, 5, 6])}
+    scores = score_by_weights(model, ["hidden"], kept, {"hidden": 7})["hidden"]
+    norms = model.hidden.weight.detach().abs().sum(1)
+    assert np.isnan(scores[4])
+    assert np.allclose(scores[[0, 1, 2, 3, 5, 6]], norms.numpy())
+
+
+def test_attention_has_a_unit_for_each_query_key_and_value() -> None:
+    model = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2, kdim=3)})
+    kept = {("attn", "out"): np.arange(12)}
+    scores = score_by_weights(model, ["attn"], kept, {"attn": 12})["attn"]
+    assert np.allclose(scores[4:8], model["attn"].k_proj_weight.detach().abs().sum(1).numpy())  # type: ignore[operator, union-attr]
