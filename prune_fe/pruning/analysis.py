@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -164,6 +165,7 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
     # All candidates change at first: a group that fails even so fails for another reason.
     cutter = cutter.with_code_sizes(find_code_sizes(verifier.model, cutter.graph))
     failing = verifier.find_failing_groups(cutter, halves)
+    cutter, failing = _without_wrong_sizes(verifier, cutter, halves, failing)
     sound = [set_id for number, sets in halves.items() if number not in failing for set_id in sets]
     tried = [replace(group, reason=failing.get(GroupId(number), group.reason)) for number, group in enumerate(groups)]
     return tuple(tried), _without_needless_sizes(verifier, cutter, sound)
@@ -182,20 +184,62 @@ def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequenc
 
     Attributes of the same name in modules of the same class are tested together.
     """
-    modules = dict(verifier.model.named_modules())
-    kind_of = {(name, attribute): (type(modules[name]), attribute) for name, attribute in cutter.code_sizes}
-    for kind in dict.fromkeys(kind_of.values()):
-        parts = [
-            part
-            for key, counted in cutter.code_sizes.items()
-            if kind_of[key] == kind
-            for part in counted
-            if not isinstance(part, int)
-        ]
-        if set(removed).isdisjoint(set_id for part in parts for set_id in part.tolist()):
+    for kind, counted in _sets_by_kind(verifier, cutter).items():
+        if counted.isdisjoint(removed):
             continue  # Nothing that these attributes count is removed, so that a trial would show nothing.
-        others = {key: counted for key, counted in cutter.code_sizes.items() if kind_of[key] != kind}
-        without = cutter.with_code_sizes(others)
+        without = _without_kinds(verifier, cutter, {kind})
         if verifier.find_fault(without, removed) is None:
             cutter = without
     return cutter
+
+
+def _without_wrong_sizes(
+    verifier: Verifier, cutter: Cutter, sets_of: Mapping[GroupId, Sequence[SetId]], failing: dict[GroupId, str]
+) -> tuple[Cutter, dict[GroupId, str]]:
+    """Try whether groups fail because attributes change that have the size of something by chance.
+
+    Args:
+        verifier: Checks removals.
+        cutter: A cutter that changes all attributes that may count channels.
+        sets_of: Group -> the coupled sets to remove from it.
+        failing: Group -> why it fails with this cutter.
+
+    Returns:
+        A cutter that changes fewer attributes, and the groups that fail with it.
+    """
+    tried: set[frozenset[_AttributeKind]] = set()
+    for group in list(failing):
+        counted = _sets_by_kind(verifier, cutter)
+        kinds = frozenset(kind for kind, sets in counted.items() if not sets.isdisjoint(sets_of[group]))
+        if group not in failing or kinds in tried:
+            continue
+        tried.add(kinds)
+        sound = [set_id for number, sets in sets_of.items() if number not in failing for set_id in sets]
+        in_order = [kind for kind in counted if kind in kinds]
+        for dropped in [{kind} for kind in in_order] + [set(pair) for pair in combinations(in_order, 2)]:
+            without = _without_kinds(verifier, cutter, dropped)
+            if verifier.find_fault(without, [*sound, *sets_of[group]]) is None:
+                cutter, failing = without, verifier.find_failing_groups(without, sets_of)
+                break
+    return cutter, failing
+
+
+_AttributeKind = tuple[type[nn.Module], str]
+"""A class of modules, and the name of an attribute."""
+
+
+def _sets_by_kind(verifier: Verifier, cutter: Cutter) -> dict[_AttributeKind, set[SetId]]:
+    """Return the kinds of the attributes that a cutter changes -> the coupled sets that they count."""
+    modules = dict(verifier.model.named_modules())
+    sets: dict[_AttributeKind, set[SetId]] = {}
+    for (name, attribute), parts in cutter.code_sizes.items():
+        counted = sets.setdefault((type(modules[name]), attribute), set())
+        counted.update(set_id for part in parts if not isinstance(part, int) for set_id in part.tolist())
+    return sets
+
+
+def _without_kinds(verifier: Verifier, cutter: Cutter, kinds: Collection[_AttributeKind]) -> Cutter:
+    """Return a cutter that does not change the attributes of some kinds."""
+    modules = dict(verifier.model.named_modules())
+    sizes = cutter.code_sizes.items()
+    return cutter.with_code_sizes({key: parts for key, parts in sizes if (type(modules[key[0]]), key[1]) not in kinds})

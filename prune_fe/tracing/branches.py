@@ -57,10 +57,13 @@ NAMELESS_ACCESS = frozenset(
 """Names in code that may reach a module without naming it."""
 
 
-def _names_in(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the names that the methods of a class read, without those in `__init__` and in torch's own code."""
+def names_in(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names that the methods of a class read, without those in `__init__` and in torch's own code.
+
+    `extra_repr` does not count either: a forward pass does not call it.
+    """
     found: set[str] = set()
-    replaced = {"__init__"}
+    replaced = {"__init__", "extra_repr"}
     for base in kind.__mro__:
         if base.__module__.startswith("torch.nn."):
             continue
@@ -106,7 +109,7 @@ def follow_training(tracer: ChannelTracer, inputs: Inputs) -> bool:
         Whether the network calls other modules or functions than in evaluation.
     """
     kinds = {type(module) for module in tracer.builder.modules.values() if _may_branch(module)}
-    if not any("training" in _names_in(kind) for kind in kinds) and not _find_unreached(tracer):
+    if not any("training" in names_in(kind) for kind in kinds) and not _find_unreached(tracer):
         return False
     in_evaluation = list(tracer.calls)
     tracer.calls.clear()
@@ -230,7 +233,7 @@ def _is_named(name: str, modules: Mapping[str, nn.Module], ran: set[str]) -> boo
     kind, attribute = type(modules[holder]), name.removeprefix(f"{holder}.").split(".")[0]
     if kind.__module__.startswith("torch.nn."):
         return True
-    found = _names_in(kind)
+    found = names_in(kind)
     return attribute in found or not found.isdisjoint(NAMELESS_ACCESS)
 
 

@@ -147,6 +147,7 @@ class GraphBuilder:
         self._counted: list[tuple[str, IdArray]] = []
         self._mixed: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
+        self._helpers: dict[str, list[str]] = {}
 
     @property
     def location(self) -> str:
@@ -340,6 +341,21 @@ class GraphBuilder:
         if self.counts_positions:
             self._positions[module] = self._positions.get(module, 0) + positions
 
+    def _helpers_of(self, module: str) -> list[str]:
+        """Return the modules inside a module that did not run: its code may call other methods of theirs."""
+        prefix = f"{module}." if module else ""
+        if module not in self._helpers:
+            self._helpers[module] = [
+                name
+                for name, owner in self.modules.items()
+                if name.startswith(prefix)
+                and name not in self.run_counts
+                and name != module
+                and not isinstance(owner, _ConvNd | nn.Linear)
+                and not any(outer in self.run_counts for outer in _outer_names(name, module))
+            ]
+        return self._helpers[module]
+
     def build(self, images: int) -> DependencyGraph:
         """Return the graph after the network ran on a number of images."""
         none = np.zeros(0, int)  # np.concatenate() needs an array where nothing is coupled
@@ -361,6 +377,7 @@ class GraphBuilder:
                 counted += entry.whole_parts(coupled_set)
             if blocks and NO_CHANNEL not in np.concatenate(blocks):
                 balanced.append((blocks, cause))
+        counted += [(child, ids) for module, ids in counted for child in self._helpers_of(module)]
         return DependencyGraph(
             axes=self._axes,
             coupled_set=coupled_set,
@@ -375,3 +392,15 @@ class GraphBuilder:
                 for name, positions in self._positions.items()
             },
         )
+
+
+def _outer_names(name: str, outermost: str) -> list[str]:
+    """Return the names of the modules between a module and one around it.
+
+    >>> _outer_names("a.b.c.d", "a")
+    ['a.b.c', 'a.b']
+    """
+    names = []
+    while (name := name.rpartition(".")[0]) != outermost and name:
+        names.append(name)
+    return names

@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from prune_fe.tracing.branches import names_in
 from prune_fe.tracing.channel_ids import IdArray, expand_along, ids_along, rows_along, to_tensor, varying_dims
 from prune_fe.tracing.module_rules import follow_layer, has_module_rule
 from prune_fe.tracing.nested import tensors_in
@@ -100,15 +101,17 @@ def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None
 def _tie_to_inputs(builder: GraphBuilder, run: Run, value: Tensor | None) -> None:
     """Tie the channels of heads to the module's inputs, if it computes the size of the heads from that of its inputs.
 
-    A size that is an attribute of the module can change by itself.
+    A size that is an attribute of the module, which its code reads, can change by itself.
     """
     ids = builder.ids.get(value) if value is not None else None
     varying = varying_dims(ids) if ids is not None else []
-    attributes = vars(builder.modules[run.module]).values()
+    module = builder.modules[run.module]
+    read = names_in(type(module))
+    sizes = [size for name, size in vars(module).items() if type(size) is int and name in read]
     for heads in run.merged if len(varying) == 1 else ():
         assert ids is not None
         inputs = rows_along(ids, varying[0])[0]
-        if len(inputs) == heads.size and not any(type(size) is int and size == heads.size for size in attributes):
+        if len(inputs) == heads.size and heads.size not in sizes:
             builder.tie_to_inputs(heads, inputs, f"the heads of {run.module!r}, which have the width of its inputs")
 
 

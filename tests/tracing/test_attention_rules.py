@@ -74,11 +74,12 @@ def talking(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Attending(nn.Module):
     """Four tokens of width 10, attention with three heads of 4 channels, and a mean over the tokens."""
 
-    def __init__(self, attend: Body) -> None:
+    def __init__(self, attend: Body, heads: int = 3) -> None:
         super().__init__()
-        self.attend, self.heads, self.head_dim, self.inner, self.unused = attend, 3, 4, 12, 3
-        self.embed, self.q, self.k = nn.Conv2d(3, 10, 16, 16), nn.Linear(10, 12), nn.Linear(10, 12)
-        self.v, self.out, self.head = nn.Linear(10, 12), nn.Linear(12, 10), nn.Linear(10, 3)
+        inner = 4 * heads
+        self.attend, self.heads, self.head_dim, self.inner, self.unused = attend, heads, 4, inner, heads
+        self.embed, self.q, self.k = nn.Conv2d(3, 10, 16, 16), nn.Linear(10, inner), nn.Linear(10, inner)
+        self.v, self.out, self.head = nn.Linear(10, inner), nn.Linear(inner, 10), nn.Linear(10, 3)
         self.norm, self.talk = nn.LayerNorm(10), nn.Linear(3, 3) if attend is talking else nn.Identity()
         self.table, self.temperature = nn.Parameter(torch.randn(7, 3)), nn.Parameter(torch.ones(3, 1, 1))
 
@@ -104,6 +105,35 @@ def test_heads_are_removed_as_a_whole(attend: Body) -> None:
     removed = cutter.axis_sets["q", "out"][[0]]
     kept = cutter.channels_without(removed.tolist())
     assert [kept[key].tolist() for key in (("k", "out"), ("out", "in"))] == [list(range(4, 12))] * 2
+
+
+def test_a_size_that_is_the_number_of_heads_by_chance_stays() -> None:
+    groups, cutter, fault = groups_of(Attending(fused, heads=4))
+    assert (len(groups["q"].sets), groups["q"].reason, fault) == (4, None, None)
+    assert sizes_of(cutter) == {"heads": [4], "inner": [16]}
+
+
+class Bias(nn.Module):
+    """Its method is called, and not the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.table = 3, nn.Parameter(torch.randn(16, 3))
+
+    def values(self) -> Tensor:
+        return self.table.view(16, self.heads).view(4, 4, self.heads).permute(2, 0, 1)
+
+
+class Biased(Attending):
+    def __init__(self) -> None:
+        super().__init__(lambda own, q, k, v: (q @ k.mT + own.bias.values()).softmax(-1) @ v)
+        self.bias = Bias()
+
+
+def test_sizes_of_a_module_whose_method_is_called_follow() -> None:
+    groups, cutter, fault = groups_of(Biased())
+    assert (groups["q"].reason, fault) == (None, None)
+    assert cutter.code_sizes.keys() == {("", "heads"), ("", "inner"), ("bias", "heads")}
 
 
 def test_a_layer_that_mixes_the_scores_of_heads_has_heads_for_channels() -> None:
