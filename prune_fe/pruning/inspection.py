@@ -216,7 +216,9 @@ class _Runs(Watch):
 
 
 def _count_units(module: nn.Module) -> int | None:
-    """Return the number of outputs of a convolution or linear layer; None for any other module."""
+    """Return the number of units of a layer, for attention its queries, keys and values; None for any other module."""
+    if isinstance(module, nn.MultiheadAttention):
+        return 3 * module.embed_dim
     if isinstance(module, _ConvNd):
         return module.out_channels
     return module.out_features if isinstance(module, nn.Linear) else None

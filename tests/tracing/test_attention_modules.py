@@ -1,5 +1,8 @@
 """nn.MultiheadAttention, and layers whose weights code passes to functions."""
 
+import copy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,9 @@ from torchvision.models.swin_transformer import (
     SwinTransformerBlockV2,
 )
 
+from prune_fe.models.saved import load, save
 from prune_fe.pruning.analysis import analyse
+from prune_fe.pruning.inspection import inspect
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
 from prune_fe.tracing.attention_modules import find_attention_tensors
@@ -56,6 +61,27 @@ def test_a_pruned_attention_has_the_sizes_of_its_weights() -> None:
     norms = model.get_submodule(name).in_proj_weight.detach().abs().sum(1).view(3, 4, 4).sum((0, 2))
     lost = {unit // 4 % 4 for unit in step.removed[name]}
     assert lost == set(norms.argsort()[:2].tolist())
+
+
+def test_pruned_attention_is_saved_and_loaded(tmp_path: Path) -> None:
+    swin = SwinTransformer([4, 4], 12, depths=[2], num_heads=[3], window_size=[4, 4], num_classes=3)
+    for number, model in enumerate((vision_transformer(), swin)):
+        fresh = copy.deepcopy(model)
+        for weight in model.parameters():  # the classifier's are zero
+            nn.init.normal_(weight, std=0.2)
+        scores = score(model.eval(), [(x, 0) for x in X], "l1-filter", linear=True)
+        pruned = prune(model, scores, 0.5, X[:1])
+        difference, scale = pruned.difference(model, X)
+        assert difference < 1e-4 * scale
+        loaded = load(save(pruned.model, tmp_path / str(number)), fresh)
+        assert torch.equal(loaded.eval()(X), pruned.model.eval()(X))
+
+
+def test_inspection_counts_queries_keys_and_values() -> None:
+    table = inspect(vision_transformer(), X[:1]).set_index("layer")
+    row = table.loc["encoder.layers.encoder_layer_1.self_attention"]
+    assert (row["units"], row["removable"], row["step"], row["reason"]) == (48, 36, 12, "")
+    assert (table.loc["conv_proj", "removable"], table.loc["conv_proj", "step"]) == (12, 4)
 
 
 class Cross(nn.Module):
