@@ -102,9 +102,9 @@ class Cutter:
         """
         for key, dim, positions in self.kept_positions(name, before, after):
             axis, indices = self.axes[key], positions.to(tensor.device)
-            if axis.blocks > 1 and axis.side == "in":
-                # The weight of a grouped convolution has (inputs / groups) columns. Each block of rows reads its own
-                # inputs, which are counted from the start of the block.
+            if axis.blocks > 1 and axis.side in ("in", "out") and dim == 1:
+                # The weight of a grouped convolution has (inputs / groups) columns, that of a transposed one (outputs /
+                # groups). Each block of rows has its own, which are counted from the start of the block.
                 rows = tensor.chunk(axis.blocks, 0)
                 columns = indices.view(axis.blocks, -1) % (len(before[key]) // axis.blocks)
                 tensor = torch.cat([row.index_select(1, column) for row, column in zip(rows, columns, strict=True)])

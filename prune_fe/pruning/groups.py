@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, SetId
 from prune_fe.tracing.layers import count_units
@@ -172,7 +173,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     # A residual sum ties units of several layers, so that a set may be listed by any of them.
     listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
     # Layers without scores, such as gates, lose outputs too.
-    weighted = [name for name in outputs if isinstance(modules[name], nn.modules.conv._ConvNd | nn.Linear)]
+    weighted = [name for name in outputs if isinstance(modules[name], _ConvNd | nn.Linear)]
     names = [*traced, *(name for name in weighted if name not in traced)]
     units_of = {name: _units_by_set(outputs[name], listed) for name in names}
 
@@ -277,7 +278,7 @@ def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tupl
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def _is_always_balanced(blocks: Blocks) -> bool:

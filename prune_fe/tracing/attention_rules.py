@@ -34,25 +34,10 @@ def follow_matrix_product(builder: GraphBuilder, call: Call) -> None:
     columns = ["column"] if right.ndim > 1 else []
     output = [*max(batch, key=len), *rows, *columns]
     labels = [[*batch[0], *rows, "inner"], [*batch[1], "inner", *columns]]
-    _follow_product(builder, call, (left, right), labels, output, f"a matrix product in {builder.location}")
+    follow_product(builder, call, (left, right), labels, output, f"a matrix product in {builder.location}")
 
 
-def follow_einsum(builder: GraphBuilder, call: Call) -> None:
-    """Follow the channels through `einsum` of two tensors; fix those of others."""
-    given = [*call.args, *call.kwargs.values()]
-    equation, factors = given[0], list(given[1]) if isinstance(given[1], tuple | list) else given[1:]
-    reason = f"its channels go through einsum() in {builder.location}"
-    terms, arrow, output = str(equation).replace(" ", "").partition("->")
-    labels = [list(term) for term in terms.split(",")]
-    is_known = arrow and "." not in terms and len(factors) == 2 and all(len(set(own)) == len(own) for own in labels)
-    if is_known:
-        _follow_product(builder, call, factors, labels, list(output), reason)
-    else:
-        for value in call.inputs:
-            builder.fix(builder.ids[value], reason)
-
-
-def _follow_product(
+def follow_product(
     builder: GraphBuilder, call: Call, factors: Sequence[Tensor], labels: Sequence[Labels], output: Labels, reason: str
 ) -> None:
     """Follow the channels through a sum of products of two tensors.

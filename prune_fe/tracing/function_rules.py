@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune_fe.tracing.attention_rules import follow_einsum, follow_matrix_product, follow_scaled_dot_product
+from prune_fe.tracing.attention_rules import follow_matrix_product, follow_scaled_dot_product
 from prune_fe.tracing.channel_ids import (
     NO_CHANNEL,
     IdArray,
@@ -24,6 +24,7 @@ from prune_fe.tracing.channel_ids import (
     varying_dims,
 )
 from prune_fe.tracing.dependency_graph import GraphBuilder
+from prune_fe.tracing.einsum_rule import follow_einsum
 from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import Kind, Trait, names
 from prune_fe.tracing.own_code import follow_norm_function, record_statistic
@@ -39,6 +40,8 @@ REDUCING = names(Kind.REDUCING)
 SELECTING = names(Kind.REDUCING, traits=Trait.SELECTS)
 MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
 CONVOLUTIONS = names(Kind.CONVOLUTION)
+EINSUM = names(Kind.EINSUM)
+GATED_HALVES = names(Kind.GATED_HALVES)
 NORMS = names(Kind.NORM)
 OPAQUE = names(Kind.OPAQUE, Kind.NORM)
 TRANSPARENT = REARRANGING | PADDING | names(Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.IDENTITY, Kind.RESAMPLING) | {"exp"}
@@ -138,10 +141,11 @@ def _find_rule(name: str) -> Callable[[GraphBuilder, Call], None] | None:
     """Return the rule for a function that computes each output from several channels or parameters, by name."""
     rules = (
         (MATRIX_PRODUCTS, follow_matrix_product),
-        ({"einsum"}, follow_einsum),
         ({"scaled_dot_product_attention"}, follow_scaled_dot_product),
         (CONVOLUTIONS, _convolve),
         (NORMS, follow_norm_function),
+        (EINSUM, follow_einsum),
+        (GATED_HALVES, _gate_halves),
     )
     return next((rule for known, rule in rules if name in known), None)
 
@@ -355,6 +359,15 @@ def _convolve(builder: GraphBuilder, call: Call) -> None:
         builder.connect(builder.own_axis(weight, groups), ids, dim)
     builder.count(*rows_along(ids, dim)[:1])
     builder.ids[call.output] = resize(ids, call.output.shape)
+
+
+def _gate_halves(builder: GraphBuilder, call: Call) -> None:
+    """Couple the channels of the first half to those of the second half, which gate them."""
+    arguments = dict(zip(("input", "dim"), call.args, strict=False)) | call.kwargs
+    first, second = builder.ids[arguments["input"]].chunk(2, arguments.get("dim", -1))
+    dims = sorted({*varying_dims(first), *varying_dims(second)})
+    builder.couple(ids_along(first, dims).ravel(), ids_along(second, dims).ravel())
+    builder.ids[call.output] = first
 
 
 def _combine(builder: GraphBuilder, call: Call) -> bool:

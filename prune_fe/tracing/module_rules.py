@@ -118,9 +118,6 @@ def convolution_axes(builder: GraphBuilder, name: str, conv: _ConvNd, dim_from_e
         last = builder.axis(name, "out", outs, blocks, dim_from_end)
         if blocks < groups:  # each group has one input channel, whose outputs are removed with it
             builder.couple(np.repeat(first.channels, outs // groups), last.channels)
-        elif blocks > 1 and isinstance(conv, _ConvTransposeNd):
-            every = np.concatenate([first.channels, last.channels])
-            builder.fix(to_tensor(every), f"layer {name!r} is a transposed convolution with groups")
     return first, last
 
 

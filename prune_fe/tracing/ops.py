@@ -46,6 +46,10 @@ class Kind(Enum):
     """A product of two matrices, or of batches of them."""
     CONVOLUTION = auto()
     """A convolution that is called as a function."""
+    EINSUM = auto()
+    """A sum of products, given by an equation."""
+    GATED_HALVES = auto()
+    """Multiplies one half of the channels by a gate that is computed from the other half."""
     NEW_TENSOR = auto()
     """Makes a tensor that takes only its type and device from another."""
     ALLOCATION = auto()
@@ -193,13 +197,14 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("sub", Kind.ELEMENTWISE, (torch.sub, Tensor.sub, Tensor.__sub__)),
     *_operators(Kind.MATRIX_PRODUCT, "matmul rmatmul mm bmm"),
     Operator("conv2d", Kind.CONVOLUTION, (torch.conv2d,)),
-    *_operators(Kind.CONVOLUTION, "conv1d conv3d"),
+    *_operators(Kind.CONVOLUTION, "conv1d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+    *_operators(Kind.EINSUM, "einsum"),
+    *_operators(Kind.GATED_HALVES, "glu"),
     *_operators(Kind.NEW_TENSOR, "new_zeros new_ones new_empty new_full new_tensor"),
     Operator("empty", Kind.ALLOCATION, (torch.empty,)),
     Operator("linear", Kind.OPAQUE, (F.linear,)),
-    *_operators(Kind.OPAQUE, "einsum addmm baddbmm bilinear tensordot outer"),
+    *_operators(Kind.OPAQUE, "addmm baddbmm bilinear tensordot outer"),
     *_operators(Kind.OPAQUE, "scaled_dot_product_attention multi_head_attention_forward"),
-    *_operators(Kind.OPAQUE, "conv_transpose1d conv_transpose2d conv_transpose3d"),
     *_operators(Kind.OPAQUE, "fold gather scatter index_add grid_sample topk sort cumsum"),
 )
 
@@ -222,7 +227,7 @@ def names(*kinds: Kind, traits: Trait = Trait.NONE) -> frozenset[str]:
 
     Example:
         >>> sorted(names(Kind.CONVOLUTION))
-        ['conv1d', 'conv2d', 'conv3d']
+        ['conv1d', 'conv2d', 'conv3d', 'conv_transpose1d', 'conv_transpose2d', 'conv_transpose3d']
     """
     return frozenset(operator.name for operator in OPERATORS if operator.kind in kinds and traits in operator.traits)
 

@@ -34,8 +34,8 @@ MIXING_NORMS = frozenset({"layer_norm", "rms_norm", "group_norm"})
 STATISTIC_FUNCTIONS = (names(Kind.REDUCING) - names(Kind.REDUCING, traits=Trait.SELECTS)) | MIXING_NORMS
 """The functions that compute statistics and can also do so for some of the channels; their calls are counted."""
 
-LAYER_FUNCTIONS = names(Kind.CONVOLUTION) | {"linear"}
-"""The functions that layers pass their weights to."""
+LAYER_FUNCTIONS = frozenset(name for name in names(Kind.CONVOLUTION) if "transpose" not in name) | {"linear"}
+"""The functions that hand-written layers pass their weights to; they have the outputs in the first dimension."""
 
 
 @dataclass

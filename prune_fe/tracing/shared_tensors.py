@@ -90,8 +90,9 @@ def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]
             continue
         if name == "weight" and isinstance(module, _ConvNd | nn.Linear):
             dim = int((axis.side == "in") != is_transposed)
-            # In a convolution with as many groups as inputs, the weight has no dimension for the inputs.
-            if axis.side != "in" or tensor.shape[dim] * axis.blocks == count:
+            # With groups, the second dimension has the channels of one group. In a convolution with as many groups as
+            # inputs it is none of the inputs', and in such a transposed one it is none that ever shrinks.
+            if dim == 0 or tensor.shape[1] * axis.blocks == count:
                 yield name, dim
         elif axis.side != "in":
             # Biases, scales and statistics have one number a channel, perhaps with dimensions of size 1 around it.
@@ -172,9 +173,9 @@ def _couple_along(
     """Couple the channels that several layers have along one dimension of the tensor that they share."""
     axes = [axes_of[name].get(dim) for name in names]
     size = getattr(builder.modules[names[0][0]], names[0][1]).shape[dim]
-    layouts = {None if axis is None else (_group_count(axis), len(axis.channels)) for axis in axes}
+    layouts = {None if axis is None else (_group_count(axis, dim), len(axis.channels)) for axis in axes}
     known = [axis for axis in axes if axis is not None]
-    if layouts == {(_group_count(known[0]), size * _group_count(known[0]))}:
+    if layouts == {(_group_count(known[0], dim), size * _group_count(known[0], dim))}:
         for axis in known[1:]:
             builder.couple(known[0].channels, axis.channels)
         return
@@ -202,9 +203,10 @@ def _fix_if_read_elsewhere(
         builder.fix(to_tensor(axis.channels), f"{listed} are one tensor, which {where} reads too")
 
 
-def _group_count(axis: Axis) -> int:
-    """Return the number of a grouped convolution's groups if the axis is that of its inputs, else 1.
+def _group_count(axis: Axis, dim: int) -> int:
+    """Return how many times larger an axis is than the dimension of the tensor that has its channels.
 
-    The weight has the inputs of each group in one dimension, which is so many times smaller than the axis.
+    The weight of a grouped convolution has the channels of one group in its second dimension: those of its inputs, or
+    of its outputs if it is transposed.
     """
-    return axis.blocks if axis.side == "in" else 1
+    return axis.blocks if dim == 1 and axis.side in ("in", "out") else 1

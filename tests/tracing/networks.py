@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_fe.pruning.analysis import analyse
+from prune_fe.pruning.cut import Cutter
+from prune_fe.pruning.groups import Group, find_groups
+from prune_fe.pruning.masking import largest_difference
+from prune_fe.pruning.verify import randomise
+from prune_fe.tracing.channel_tracer import build_dependency_graph
+from prune_fe.tracing.copying import copy_model
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 """The images that they are run on."""
@@ -241,6 +247,30 @@ def first_reason(kind: type[Net]) -> str:
 def groups_of(kind: type[Net]) -> list[tuple[tuple[str, ...], int, int]]:
     """Return (layers, units, blocks) of each group."""
     return [(group.layers, len(group.sets), group.block_count) for group in analyse(kind().eval(), X).groups]
+
+
+def cut_every_second(model: nn.Module, example: Tensor, layers: list[str]) -> tuple[list[Group], nn.Module, float]:
+    """Cut every second coupled set of each block out of all groups of some layers, as far as nothing holds them.
+
+    Returns:
+        The groups, the cut network, and its largest difference from the masked one, as a share of the largest output.
+    """
+    model, example = model.double().eval(), example.double()
+    randomise(model)
+    graph = build_dependency_graph(model, example)
+    cutter, groups = Cutter(model, graph), find_groups(model, graph, layers)
+    removed = []
+    for group in groups:
+        if group.reason is None:
+            blocks = [
+                [s for s, b in zip(group.sets, group.block_ids, strict=True) if b == block]
+                for block in set(group.block_ids)
+            ]
+            removed += [s for sets in blocks for s in sets[1::2]]
+    kept, twin = cutter.channels_without(removed), copy_model(model)
+    cutter.cut(twin, cutter.all_channels(), kept)
+    difference, largest = largest_difference(model, twin, cutter.axes, kept, example)
+    return list(groups), twin, difference / largest
 
 
 class Awkward(nn.Module):

@@ -16,7 +16,20 @@ from prune_fe.tracing.dependency_graph import GraphBuilder
 from prune_fe.tracing.function_rules import Call, follow_function
 from prune_fe.tracing.ops import plain_name
 from prune_fe.tracing.watching import tensors_in
-from tests.tracing.networks import Body, Chunks, Gate, Net, Parts, Shuffle, Split, Upwards, X, first_reason, groups_of
+from tests.tracing.networks import (
+    Body,
+    Chunks,
+    Gate,
+    Net,
+    Parts,
+    Shuffle,
+    Split,
+    Upwards,
+    X,
+    cut_every_second,
+    first_reason,
+    groups_of,
+)
 
 
 def test_what_is_added_goes_together_and_halves_lose_equally_many() -> None:
@@ -36,11 +49,6 @@ def test_channels_that_become_pixels_go_together() -> None:
 
 def test_a_gate_goes_with_what_it_gates() -> None:
     assert [group.other_modules for group in analyse(Gate().eval(), X).groups] == [(), ("up",)]
-
-
-class Einsum(Net):
-    def body(self, x: Tensor) -> Tensor:
-        return torch.einsum("nchw,nchw,nchw->nchw", x, x, x)
 
 
 class Constant(Net):
@@ -126,7 +134,6 @@ class Unfolded(Net):
         (ByHand, "convolved with a tensor that belongs to no layer in the network's code"),
         (Strongest, "amax() over the channels in the network's code"),
         (Unfolded, "its channels go through unfold() in the network's code"),
-        (Einsum, "its channels go through einsum() in the network's code"),
         (Constant, "combined with 8 values that no layer with units gave, in the network's code"),
         (HardSplit, "without some of its units the network does not run: split_with_sizes expects split_sizes to sum"),
         (HandNorm, "removing its units is not masking them (the outputs differ by "),
@@ -203,3 +210,33 @@ def test_tensors_that_only_take_their_type_from_another_have_no_channels() -> No
     builder, output = follow(Tensor.new_zeros, (1, 6, 2))
     assert output not in builder.ids
     assert builder.build(1).fixed_sets == {}
+
+
+def test_the_halves_of_a_gated_linear_unit_go_together() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GLU(1), nn.Conv2d(6, 2, 1))
+    groups, cut, difference = cut_every_second(model, X, ["0"])
+    assert groups[0].layer_units["0"] == tuple((unit, unit + 6) for unit in range(6))
+    assert difference < 1e-12
+    assert (cut[0].out_channels, cut[2].in_channels) == (6, 3)
+    # Halves of the rows of each map have the same channels.
+    builder, output = follow(F.glu, 2)
+    assert ids_along(builder.ids[output], [1]).tolist() == [1, 2, 3, 4, 5, 6]
+    assert len(set(builder.build(1).coupled_set)) == 7
+
+
+def test_a_depthwise_convolution_that_is_called_as_a_function_may_be_transposed() -> None:
+    class Upsampled(Net):
+        kernel: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kernel", torch.ones(8, 1, 2, 2))
+            self.last = nn.Conv2d(8, 8, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return self.last(F.conv_transpose2d(x, self.kernel, stride=2, groups=x.shape[1]))
+
+    groups, cut, difference = cut_every_second(Upsampled(), X, ["stem", "last"])
+    assert [(group.layers, group.reason) for group in groups] == [(("stem",), None), (("last",), None)]
+    assert difference < 1e-12
+    assert cut.kernel.shape == (4, 1, 2, 2)

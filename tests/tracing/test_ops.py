@@ -67,11 +67,13 @@ NAMES = {
         """,
     "SELECTING": "amax amin max min median argmax argmin",
     "MATRIX_PRODUCTS": "matmul rmatmul mm bmm",
-    "CONVOLUTIONS": "conv1d conv2d conv3d",
+    "CONVOLUTIONS": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
+    "EINSUM": "einsum",
+    "GATED_HALVES": "glu",
     "NEW_TENSOR": "new_zeros new_ones new_empty new_full new_tensor",
     "OPAQUE": """
-        linear einsum addmm baddbmm scaled_dot_product_attention multi_head_attention_forward bilinear tensordot outer
-        conv_transpose1d conv_transpose2d conv_transpose3d fold gather scatter index_add grid_sample topk sort cumsum
+        linear addmm baddbmm scaled_dot_product_attention multi_head_attention_forward bilinear tensordot outer
+        fold gather scatter index_add grid_sample topk sort cumsum
         layer_norm group_norm batch_norm instance_norm rms_norm
         """,
 }
@@ -110,7 +112,7 @@ def test_an_operator_has_one_line_and_a_function_one_operator() -> None:
 
 
 def test_operators_are_chosen_by_kind_and_trait() -> None:
-    assert names(Kind.CONVOLUTION, Kind.ALLOCATION) == {"conv1d", "conv2d", "conv3d", "empty"}
+    assert names(Kind.MATRIX_PRODUCT, Kind.ALLOCATION) == {"matmul", "rmatmul", "mm", "bmm", "empty"}
     assert names(Kind.REDUCING, traits=Trait.SELECTS | Trait.POOLS_GLOBALLY) == {"amax"}
     assert functions(Kind.REDUCING, traits=Trait.SELECTS) == {torch.amax, Tensor.amax}
     assert functions_named("conv2d") == (torch.conv2d,)
