@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -153,6 +154,8 @@ class ChannelTracer(CallRecorder):
     def follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Follow the channels through a function that no module with a rule called."""
         super().follow(func, args, kwargs, output)
+        if plain_name(func) == "iter":  # A loop over a tensor, whose parts are made already.
+            func, output = torch.unbind, tuple(copy.copy(output))
         inputs = [value for value in tensors_in((args, kwargs)) if self.builder.has_ids(value)]
         outputs = [value for value in tensors_in(output) if value.ndim]
         name = plain_name(func)

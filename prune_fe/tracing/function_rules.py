@@ -42,6 +42,7 @@ MATRIX_PRODUCTS = names(Kind.MATRIX_PRODUCT)
 CONVOLUTIONS = names(Kind.CONVOLUTION)
 EINSUM = names(Kind.EINSUM)
 GATED_HALVES = names(Kind.GATED_HALVES)
+REGION_POOLING = names(Kind.REGION_POOLING)
 NORMS = names(Kind.NORM)
 OPAQUE = names(Kind.OPAQUE, Kind.NORM)
 TRANSPARENT = REARRANGING | PADDING | names(Kind.ELEMENTWISE, Kind.ACTIVATION, Kind.IDENTITY, Kind.RESAMPLING) | {"exp"}
@@ -146,6 +147,7 @@ def _find_rule(name: str) -> Callable[[GraphBuilder, Call], None] | None:
         (NORMS, follow_norm_function),
         (EINSUM, follow_einsum),
         (GATED_HALVES, _gate_halves),
+        (REGION_POOLING, _pool_regions),
     )
     return next((rule for known, rule in rules if name in known), None)
 
@@ -168,7 +170,7 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     if call.name in JOINING:
         _join(builder, call, dim)
     elif call.name in SPLITTING or call.name == "getitem":
-        parts = [rows_along(part, dim)[0] for part in tensors_in(rearranged) if part.ndim == ids.ndim]
+        parts = [rows_along(part, dim)[0] for part in tensors_in(rearranged) if part.ndim == ids.ndim and part.numel()]
         _split(builder, call.name, rows_along(ids, dim)[0], parts)
     elif call.name in ("view", "reshape", "unflatten"):
         outer = varying_dims(rearranged)
@@ -208,19 +210,23 @@ def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:
         return call.function(ids.double(), *call.args[1:], **call.kwargs).long()
     # A view needs strides that expanded ids do not have.
     function = {"view": Tensor.reshape, "view_as": Tensor.reshape_as}.get(call.name, call.function)
-    return function(*_with_ids(builder, call.args), **_with_ids(builder, call.kwargs))
+    # What is rearranged comes first. Integers and truth values behind it say where to.
+    args = [_with_ids(builder, value, may_be_index=number > 0) for number, value in enumerate(call.args)]
+    rearranged = ("self", "input", "tensors")
+    kwargs = {key: _with_ids(builder, value, key not in rearranged) for key, value in call.kwargs.items()}
+    return function(*args, **kwargs)
 
 
-def _with_ids(builder: GraphBuilder, value: Any) -> Any:
-    """Return arguments with ids in place of tensors: NO_CHANNEL for those without, except for indices."""
+def _with_ids(builder: GraphBuilder, value: Any, may_be_index: bool) -> Any:
+    """Return an argument with ids in place of its tensors: NO_CHANNEL for those without, except for indices."""
     if isinstance(value, Tensor):
         if value in builder.ids:
             return builder.ids[value]
         none = torch.full((), NO_CHANNEL, dtype=torch.int64).expand(value.shape)
-        return none if value.is_floating_point() else value.cpu()
-    if isinstance(value, dict):
-        return {key: _with_ids(builder, entry) for key, entry in value.items()}
-    return type(value)(_with_ids(builder, entry) for entry in value) if type(value) in (tuple, list) else value
+        return value.cpu() if may_be_index and not value.is_floating_point() else none
+    if type(value) not in (tuple, list):
+        return value
+    return type(value)(_with_ids(builder, entry, may_be_index) for entry in value)
 
 
 def _merge(builder: GraphBuilder, call: Call, ids: Tensor, varying: Sequence[int], merged: Tensor) -> None:
@@ -368,6 +374,17 @@ def _gate_halves(builder: GraphBuilder, call: Call) -> None:
     dims = sorted({*varying_dims(first), *varying_dims(second)})
     builder.couple(ids_along(first, dims).ravel(), ids_along(second, dims).ravel())
     builder.ids[call.output] = first
+
+
+def _pool_regions(builder: GraphBuilder, call: Call) -> None:
+    """Give the pooled regions, (regions, channels, height, width), the channels of the maps that they are read from."""
+    maps = call.kwargs["input"] if "input" in call.kwargs else call.args[0]
+    for value in call.inputs:
+        if value is not maps or varying_dims(builder.ids[value]) != [1]:
+            builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
+    if builder.has_ids(maps):
+        channels = ids_along(builder.ids[maps], [1])
+        builder.ids[call.output] = expand_along(channels, 1, call.output.shape)
 
 
 def _combine(builder: GraphBuilder, call: Call) -> bool:

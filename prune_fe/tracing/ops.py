@@ -50,6 +50,8 @@ class Kind(Enum):
     """A sum of products, given by an equation."""
     GATED_HALVES = auto()
     """Multiplies one half of the channels by a gate that is computed from the other half."""
+    REGION_POOLING = auto()
+    """Pools regions out of maps, each channel by itself."""
     NEW_TENSOR = auto()
     """Makes a tensor that takes only its type and device from another."""
     ALLOCATION = auto()
@@ -200,6 +202,7 @@ OPERATORS: tuple[Operator, ...] = (
     *_operators(Kind.CONVOLUTION, "conv1d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
     *_operators(Kind.EINSUM, "einsum"),
     *_operators(Kind.GATED_HALVES, "glu"),
+    *_operators(Kind.REGION_POOLING, "roi_align roi_pool"),
     *_operators(Kind.NEW_TENSOR, "new_zeros new_ones new_empty new_full new_tensor"),
     Operator("empty", Kind.ALLOCATION, (torch.empty,)),
     Operator("linear", Kind.OPAQUE, (F.linear,)),

@@ -70,6 +70,7 @@ NAMES = {
     "CONVOLUTIONS": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     "EINSUM": "einsum",
     "GATED_HALVES": "glu",
+    "REGION_POOLING": "roi_align roi_pool",
     "NEW_TENSOR": "new_zeros new_ones new_empty new_full new_tensor",
     "OPAQUE": """
         linear addmm baddbmm scaled_dot_product_attention multi_head_attention_forward bilinear tensordot outer
