@@ -55,8 +55,9 @@ def follow_einsum(builder: GraphBuilder, call: Call) -> None:
     """Couple the channels that are multiplied, and give the output those that are not summed over.
 
     Products of two tensors have a rule of their own. In others, where channels are summed over beside channels that
-    stay, all that one of these is a sum of goes together. The channels are fixed where two factors have channels along different indices, where a factor without channels has
-    several values along such an index, and where an equation has a form that is not known.
+    stay, all that one of these is a sum of goes together. The channels are fixed where two factors have channels along
+    different indices, where a factor without channels has several values along such an index, and where an equation has
+    a form that is not known.
 
     Args:
         builder: The graph so far.

@@ -25,6 +25,7 @@ from prune_fe.tracing.channel_ids import (
 )
 from prune_fe.tracing.dependency_graph import GraphBuilder
 from prune_fe.tracing.einsum_rule import follow_einsum
+from prune_fe.tracing.layer_functions import convolve, gate_halves, pool_regions
 from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import Kind, Trait, names
 from prune_fe.tracing.own_code import follow_norm_function, record_statistic
@@ -143,11 +144,11 @@ def _find_rule(name: str) -> Callable[[GraphBuilder, Call], None] | None:
     rules = (
         (MATRIX_PRODUCTS, follow_matrix_product),
         ({"scaled_dot_product_attention"}, follow_scaled_dot_product),
-        (CONVOLUTIONS, _convolve),
+        (CONVOLUTIONS, convolve),
         (NORMS, follow_norm_function),
         (EINSUM, follow_einsum),
-        (GATED_HALVES, _gate_halves),
-        (REGION_POOLING, _pool_regions),
+        (GATED_HALVES, gate_halves),
+        (REGION_POOLING, pool_regions),
     )
     return next((rule for known, rule in rules if name in known), None)
 
@@ -349,42 +350,6 @@ def _reduced_dims(call: Call) -> list[int] | None:
     if dims is None or isinstance(dims, Tensor):
         return None
     return [dims] if isinstance(dims, int) else list(dims)
-
-
-def _convolve(builder: GraphBuilder, call: Call) -> None:
-    """Follow a depthwise convolution that is called as a function; fix the channels of any other."""
-    value, weight = (*call.args, *call.kwargs.values())[:2]
-    ids, groups, dim = builder.ids.get(value), weight.shape[0], call.output.ndim - 1 - (weight.ndim - 2)
-    if ids is None or weight.shape[1] != 1 or not ids.shape[dim] == groups == call.output.shape[dim]:
-        for tensor in (value, weight):
-            builder.fix(
-                builder.ids.get(tensor), f"convolved with a tensor that belongs to no layer in {builder.location}"
-            )
-        return
-    if builder.is_own_tensor(weight):
-        builder.connect(builder.own_axis(weight, groups), ids, dim)
-    builder.count(*rows_along(ids, dim)[:1])
-    builder.ids[call.output] = resize(ids, call.output.shape)
-
-
-def _gate_halves(builder: GraphBuilder, call: Call) -> None:
-    """Couple the channels of the first half to those of the second half, which gate them."""
-    arguments = dict(zip(("input", "dim"), call.args, strict=False)) | call.kwargs
-    first, second = builder.ids[arguments["input"]].chunk(2, arguments.get("dim", -1))
-    dims = sorted({*varying_dims(first), *varying_dims(second)})
-    builder.couple(ids_along(first, dims).ravel(), ids_along(second, dims).ravel())
-    builder.ids[call.output] = first
-
-
-def _pool_regions(builder: GraphBuilder, call: Call) -> None:
-    """Give the pooled regions, (regions, channels, height, width), the channels of the maps that they are read from."""
-    maps = call.kwargs["input"] if "input" in call.kwargs else call.args[0]
-    for value in call.inputs:
-        if value is not maps or varying_dims(builder.ids[value]) != [1]:
-            builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
-    if builder.has_ids(maps):
-        channels = ids_along(builder.ids[maps], [1])
-        builder.ids[call.output] = expand_along(channels, 1, call.output.shape)
 
 
 def _combine(builder: GraphBuilder, call: Call) -> bool:

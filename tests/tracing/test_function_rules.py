@@ -26,7 +26,6 @@ from tests.tracing.networks import (
     Split,
     Upwards,
     X,
-    cut_every_second,
     first_reason,
     groups_of,
 )
@@ -212,31 +211,23 @@ def test_tensors_that_only_take_their_type_from_another_have_no_channels() -> No
     assert builder.build(1).fixed_sets == {}
 
 
-def test_the_halves_of_a_gated_linear_unit_go_together() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GLU(1), nn.Conv2d(6, 2, 1))
-    groups, cut, difference = cut_every_second(model, X, ["0"])
-    assert groups[0].layer_units["0"] == tuple((unit, unit + 6) for unit in range(6))
-    assert difference < 1e-12
-    assert (cut[0].out_channels, cut[2].in_channels) == (6, 3)
-    # Halves of the rows of each map have the same channels.
-    builder, output = follow(F.glu, 2)
-    assert ids_along(builder.ids[output], [1]).tolist() == [1, 2, 3, 4, 5, 6]
-    assert len(set(builder.build(1).coupled_set)) == 7
+def test_integers_that_are_rearranged_are_no_channels() -> None:
+    # Their values, 1 and 2, are ids of other channels.
+    builder = GraphBuilder({"": nn.Identity()}, {})
+    value, numbers = torch.randn(1, 6, 2), torch.tensor([[[1, 2]]])
+    builder.ids[value] = expand_along(builder.axis("layer", "out", 6).channels, 1, value.shape)
+    output = numbers.expand_as(value)
+    follow_function(builder, Call("expand_as", Tensor.expand_as, (numbers, value), {}, output, [value], [output]))
+    assert builder.ids[output].unique().tolist() == [0]
+    output = value.index_select(1, numbers[0, 0])
+    call = Call("index_select", Tensor.index_select, (value, 1, numbers[0, 0]), {}, output, [value], [output])
+    follow_function(builder, call)
+    assert ids_along(builder.ids[output], [1]).tolist() == [2, 3]
 
 
-def test_a_depthwise_convolution_that_is_called_as_a_function_may_be_transposed() -> None:
-    class Upsampled(Net):
-        kernel: Tensor
+def test_a_loop_over_a_tensor_is_followed() -> None:
+    def body(net: Any, x: Tensor) -> Tensor:
+        first, second = net.c(x).unflatten(1, (2, -1)).transpose(0, 1)
+        return torch.cat([first * second] * 2, 1)
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("kernel", torch.ones(8, 1, 2, 2))
-            self.last = nn.Conv2d(8, 8, 1)
-
-        def body(self, x: Tensor) -> Tensor:
-            return self.last(F.conv_transpose2d(x, self.kernel, stride=2, groups=x.shape[1]))
-
-    groups, cut, difference = cut_every_second(Upsampled(), X, ["stem", "last"])
-    assert [(group.layers, group.reason) for group in groups] == [(("stem",), None), (("last",), None)]
-    assert difference < 1e-12
-    assert cut.kernel.shape == (4, 1, 2, 2)
+    assert groups_of(lambda: Body(body)) == [(("stem",), 8, 1), (("c",), 4, 1), (("last",), 8, 1)]  # type: ignore[arg-type]
