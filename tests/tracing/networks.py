@@ -1,6 +1,7 @@
 """Small networks that treat their channels in every way that the dependency graph knows."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -249,7 +250,7 @@ def groups_of(kind: type[Net]) -> list[tuple[tuple[str, ...], int, int]]:
     return [(group.layers, len(group.sets), group.block_count) for group in analyse(kind().eval(), X).groups]
 
 
-def cut_every_second(model: nn.Module, example: Tensor, layers: list[str]) -> tuple[list[Group], nn.Module, float]:
+def cut_every_second(model: nn.Module, example: Tensor, layers: list[str]) -> tuple[list[Group], Any, float]:
     """Cut every second coupled set of each block out of all groups of some layers, as far as nothing holds them.
 
     Returns:
