@@ -89,6 +89,9 @@ class Scorer(ABC):
     """Whether `measure_gradients` is called for each batch in place of `measure`."""
     compares_classes: ClassVar[bool] = False
     """Whether a score for one class needs images of the others too; `for_class` then says which class is meant."""
+    later_settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings that were added later, and the value with which the scores are what they were without the setting. The
+    key of stored scores does not change with such a setting at this value."""
 
     @classmethod
     def with_settings(cls, name: str, settings: Mapping[str, Any]) -> Self:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice
+from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, require_finite
 from prune_fe.scorers.counts import Counts
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
+from prune_fe.topology.padding import in_squares
 from prune_fe.topology.persistence import Characteristic, Complex
 from prune_fe.tracing.layers import Layer
 
 Normalise = Literal["births", "samples"]
 By = Literal["entropy_per_rate", "entropy", "rate"]
+Rectangular = Literal["refuse", "pad"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,16 @@ class FeatureEntropy(MapScorer):
     many, the mean of the finite classes decides. Both fit in one finite number: an infinite class counts N ln N,
     which no finite mean reaches (H/ε ≤ (N − 1) ln N, N the images of the largest class).
 
-    The last three settings replace the birth time in H and ε by another characteristic, as `topology.characterise`
-    defines it. All but the default are slow and need `pip install 'prune-fe[topology]'`.
+    The settings `characterise`, `dimension` and `complex` replace the birth time in H and ε by another characteristic,
+    as `topology.characterise` defines it. All but the default are slow and need `pip install 'prune-fe[topology]'`.
+
+    A map is read as a graph on its rows, so it has to be square. With `rectangular="pad"`, the shorter side of a map
+    that is not is filled up, on the right or at the bottom, with the smallest value of this map. The graph of an h×w
+    map then has max(h, w) vertices, and the padding creates no edge between them before the end: an edge between two
+    vertices beyond the first min(h, w) has this smallest value, at which the graph is complete and has no hole. So the
+    vertices beyond the first are connected to the first only, and the hole that two of them leave is filled by edges
+    among the first alone. The padding does not count in birth times either, which are numbered by the map's own
+    elements. (For the maximum and the integral of the Betti curve, it counts as elements of the smallest value.)
 
     Attributes:
         rank: How a birth is numbered: by the elements above it (eqs. 3, 7) or by distinct edge weights.
@@ -45,6 +55,8 @@ class FeatureEntropy(MapScorer):
         characterise: Of the Betti curve: its birth, maximum or integral (appendix A.3).
         dimension: Of the holes. 0 means components, which every map has (ε = 1), the first at birth 1 (H = 0).
         complex: Of the cliques in the map's graph, or of its pixels (appendix A.2).
+        rectangular: What becomes of maps that are not square: "refuse" raises an error, "pad" fills them up to a
+            square. A cubical complex takes them as they are.
     """
 
     rank: Rank = "elements"
@@ -54,9 +66,12 @@ class FeatureEntropy(MapScorer):
     characterise: Characteristic = "birth"
     dimension: int = 1
     complex: Complex = "clique"
+    rectangular: Rectangular = "refuse"
+    later_settings: ClassVar[Mapping[str, Any]] = {"rectangular": "refuse"}
 
     def __post_init__(self) -> None:
         choices = {"rank": Rank, "normalise": Normalise, "by": By, "characterise": Characteristic, "complex": Complex}
+        choices["rectangular"] = Rectangular
         for name, allowed in choices.items():
             check_choice("feature-entropy", name, getattr(self, name), get_args(allowed))
         if not (isinstance(self.p, int | float) and 0 <= self.p <= 1):
@@ -65,6 +80,15 @@ class FeatureEntropy(MapScorer):
             persistence.check_dimension(self.dimension, self.complex)
         except InputError as error:
             raise InputError(f"feature-entropy: {error}") from error
+        if self.pads and self.complex == "cubical":
+            raise InputError(
+                "feature-entropy: a cubical complex takes maps that are not square as they are; leave out rectangular"
+            )
+
+    @property
+    def pads(self) -> bool:
+        """Whether maps that are not square are filled up to a square."""
+        return self.rectangular == "pad"
 
     @property
     def uses_birth_times(self) -> bool:
@@ -101,24 +125,27 @@ class FeatureEntropy(MapScorer):
     def map_size_fault(self, layer: Layer) -> str | None:
         """Return why the layer's maps cannot be characterised: they are too small for a hole, or not square."""
         height, width = layer.map_size
-        if self.complex == "clique" and height != width:
-            return f"layer {layer.name!r}: maps are {height}×{width}, a map must be square; use square images"
+        maps = f"layer {layer.name!r}: maps are {height}×{width}"
+        if self.complex == "clique" and height != width and not self.pads:
+            return f"{maps}, a map must be square; use square images, or the setting rectangular: pad"
         # The smallest holes: a cross-polytope (points, 4-cycle, octahedron, …), a pixel, a ring of pixels.
         least = 2 * self.dimension + (2 if self.complex == "clique" else 1)
-        if min(height, width) >= least:
+        # The vertices beyond the shorter side are not connected to each other, so that each can only fill or leave a
+        # hole of one dimension less among the others.
+        shorter = max(1, least - 2) if self.pads else least
+        if min(height, width) >= shorter and max(height, width) >= least:
             return None
         hole = "a hole" if self.dimension == 1 else f"dimension {self.dimension}"
-        return (
-            f"layer {layer.name!r}: maps are {height}×{width}, {hole} needs at least {least}×{least}; "
-            "use a larger input or leave the layer out"
-        )
+        return f"{maps}, {hole} needs at least {shorter}×{least}; use a larger input or leave the layer out"
 
     def counts_shape(self, classes: int, units: int, height: int, width: int) -> tuple[int, int, int]:
-        """Return the shape of the counts, (classes, units, largest characteristic + 1).
+        """Return the shape of the counts of height×width maps, (classes, units, largest characteristic + 1).
 
         Raises:
             InputError: int64 cannot index that many counts.
         """
+        if self.pads:
+            height = width = max(height, width)
         shape = (classes, units, self.largest_characteristic(height, width) + 1)
         if math.prod(shape) > torch.iinfo(torch.int64).max:
             raise InputError(
@@ -148,6 +175,12 @@ class FeatureEntropy(MapScorer):
         Returns:
             (images, units).
         """
+        if self.pads and maps.shape[-1] != maps.shape[-2]:
+            require_finite(maps)  # of a padded map, the place of a value that is not finite would be another
+            return in_squares(self._characteristic, maps)
+        return self._characteristic(maps)
+
+    def _characteristic(self, maps: Tensor) -> Tensor:
         if self.uses_birth_times:
             return birth_times(maps, rank=self.rank)
         return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)

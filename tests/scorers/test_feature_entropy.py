@@ -222,8 +222,64 @@ def test_a_table_of_counts_may_be_huge_but_not_unbounded() -> None:
 def test_maps_that_can_have_no_hole_are_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="layer 'features.40': maps are 2×2, a hole needs at least 4×4; use a larger"):
         FeatureEntropy().check([Layer("features.40", 512, (2, 2))])
-    with pytest.raises(InputError, match="layer 'stem': maps are 8×6, a map must be square"):
+    refused = "layer 'stem': maps are 8×6, a map must be square; use square images, or the setting rectangular: pad"
+    with pytest.raises(InputError, match=refused):
         FeatureEntropy().check([Layer("stem", 4, (8, 6))])
+
+
+PADDED = [variant for variant in VARIANTS if variant["complex"] == "clique"]
+
+
+@given(st.sampled_from(PADDED), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_padded_maps_have_no_hole_below_the_smallest_size_and_no_larger_characteristic(
+    variant: dict[str, Any], height: int, width: int, seed: int, levels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (1, 2, height, width)
+    values = rng.standard_normal(shape) if levels == 0 else rng.integers(0, levels, shape).astype(float)
+    scorer = FeatureEntropy(**variant, rectangular="pad")
+    numbers = scorer.characteristic(torch.from_numpy(values))
+    assert int(numbers.max()) < scorer.counts_shape(1, 1, height, width)[2]
+    if variant["dimension"] > 0 and scorer.map_size_fault(Layer("conv", 2, (height, width))):
+        assert not numbers.any()
+
+
+@pytest.mark.parametrize(
+    ("dimension", "size", "needs"),
+    [(0, (1, 2), "dimension 0 needs at least 1×2"), (1, (4, 2), "a hole needs at least 2×4"),
+     (2, (4, 6), "dimension 2 needs at least 4×6")],
+)  # fmt: skip
+def test_the_smallest_padded_maps_have_holes(dimension: int, size: tuple[int, int], needs: str) -> None:
+    scorer = FeatureEntropy(dimension=dimension, rectangular="pad")
+    scorer.check([Layer("conv", 8, size)])
+    maps = torch.ones(1, 1, *size)
+    for a in range(0, min(size) - 1, 2):  # all edges but those between two opposite corners, the last in the padding
+        maps[..., [a, a + 1], [a + 1, a]] = 0.5
+    maps[..., 0, 0] = 0.25
+    assert scorer.characteristic(maps).all()
+    for small in ((size[0] - 1, size[1]), (size[0], size[1] - 1)):
+        with pytest.raises(InputError, match=f"layer 'conv': maps are {small[0]}×{small[1]}, {needs}; use a larger"):
+            scorer.check([Layer("conv", 8, small)])
+
+
+def test_padding_leaves_square_maps_as_they_are_and_is_for_cliques_only() -> None:
+    maps = torch.randn(3, 4, 9, 9).relu()
+    padding = FeatureEntropy(rectangular="pad")
+    assert torch.equal(padding.characteristic(maps), FeatureEntropy().characteristic(maps))
+    assert padding.settings["rectangular"] == "pad"
+    maps = maps[..., :6]
+    padded = torch.cat([maps, maps.amin(dim=(2, 3), keepdim=True).expand(3, 4, 9, 3)], dim=3)
+    labels = torch.zeros(3, dtype=torch.int64)
+    assert torch.equal(padding.characteristic(maps), birth_times(padded))
+    assert measured(padding, maps, labels, 1)["births"].shape == (1, 4, 82)
+    maps[1, 2, 3, 4] = math.nan
+    with pytest.raises(InputError, match="unit 2: the map of image 1 of the batch holds NaN"):
+        padding.measure(maps, labels, 1)
+    with pytest.raises(InputError, match="a cubical complex takes maps that are not square as they are"):
+        FeatureEntropy(complex="cubical", rectangular="pad")
+    with pytest.raises(InputError, match="rectangular is 'crop', allowed are refuse, pad"):
+        FeatureEntropy(rectangular="crop")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
