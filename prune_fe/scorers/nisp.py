@@ -35,6 +35,12 @@ class NISP(Scorer):
     classifier reads. The scores of these are Inf-FS's: with A_ij = α max(σ_i, σ_j) + (1 − α)(1 − |Spearman_ij|) over
     the responses to the images and S = (I − rA)⁻¹ − I, they are the row sums of S.
 
+    Linear layers, convolutions of every kind, batch norms, poolings, sums and rearrangements pass scores on; an
+    activation, whose slope the paper bounds by 1, does so unchanged. What divides by a statistic of its input (layer,
+    group and instance norms, softmax) or multiplies two maps (attention, gates) has no weights of its own for eq. 19:
+    a network with such a function between a layer and the classifier is refused, and the function named. Layers from
+    which no score comes, such as the classifier itself, have the score 0.
+
     A response that never varies has no rank correlation. It counts as |Spearman| = 1, so that a dead response gains
     nothing (the authors' program takes 0, which makes dead responses the most important ones).
 
@@ -248,8 +254,13 @@ class _AbsoluteWeights(TorchFunctionMode):
         return output
 
 
-def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    return torch.conv2d(x.double(), weight.detach().to(x.device, torch.float64).abs(), None, *args, **kwargs)
+def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a convolution, transposed or not, with the absolute values of its weights and without a bias."""
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        return function(x.double(), weight.detach().to(x.device, torch.float64).abs(), None, *args, **kwargs)
+
+    return convolve
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -274,22 +285,28 @@ def _batch_norm(
     return x * scale.view(-1, *[1] * (x.ndim - 2))
 
 
-def _max_pool2d(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Tensor:
-    if dilation not in (1, (1, 1)) or return_indices:
-        raise InputError("nisp cannot propagate scores through a dilated max pooling, or one that returns indices")
-    return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
+def _max_pool(average: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the average pooling that replaces a max pooling."""
+
+    def pool(
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Tensor:
+        if (dilation if isinstance(dilation, int) else max(dilation)) != 1 or return_indices:
+            raise InputError("nisp cannot propagate scores through a dilated max pooling, or one that returns indices")
+        return average(x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode, False)
+
+    return pool
 
 
-def _adaptive_max_pool2d(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
-    return F.adaptive_avg_pool2d(x, output_size)
+def _adaptive_max_pool(average: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the adaptive average pooling that replaces an adaptive max pooling."""
+    return lambda x, output_size, return_indices=False: average(x, output_size)
 
 
 def _mean(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
@@ -321,10 +338,10 @@ def _sub(x: Any, constant: Any) -> Any:
 
 
 RULES: Mapping[str, Callable[..., Tensor]] = {
-    "conv2d": _conv2d,
+    "conv2d": _convolution(torch.conv2d),
     "linear": _linear,
-    "max_pool2d": _max_pool2d,
-    "adaptive_max_pool2d": _adaptive_max_pool2d,
+    "max_pool2d": _max_pool(F.avg_pool2d),
+    "adaptive_max_pool2d": _adaptive_max_pool(F.adaptive_avg_pool2d),
     "amax": _mean,
     "mul": _mul,
     "imul": _mul_in_place,
@@ -337,10 +354,22 @@ RULES: Mapping[str, Callable[..., Tensor]] = {
 LINEARISED: Mapping[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,  # torch.batch_norm takes its arguments in another order
     **{function: rule for name, rule in RULES.items() for function in functions_named(name)},
+    # Those of one and three dimensions are not told apart in ops.py.
+    **{each: _convolution(each) for each in (torch.conv1d, torch.conv3d)},
+    **{each: _convolution(each) for each in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)},
+    **{each: _max_pool(F.avg_pool1d) for each in (F.max_pool1d, torch.max_pool1d)},
+    **{each: _max_pool(F.avg_pool3d) for each in (F.max_pool3d, torch.max_pool3d)},
+    F.adaptive_max_pool1d: _adaptive_max_pool(F.adaptive_avg_pool1d),
+    F.adaptive_max_pool3d: _adaptive_max_pool(F.adaptive_avg_pool3d),
 }
 """Function -> the linear function that replaces it."""
 
-LINEAR = functions(traits=Trait.NON_NEGATIVE)
+LINEAR = functions(traits=Trait.NON_NEGATIVE) | {
+    F.avg_pool1d,
+    F.avg_pool3d,
+    F.adaptive_avg_pool1d,
+    F.adaptive_avg_pool3d,
+}
 """Functions that are linear with non-negative weights already, and are not replaced."""
 
 

@@ -1,5 +1,6 @@
 """NISP against explicit matrices, multiplied backwards by hand, and Inf-FS against the inverse matrix."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -235,6 +236,80 @@ def test_a_small_vgg_is_the_product_of_its_matrices() -> None:
     np.testing.assert_allclose(keep["first"], summed(s_first, 3), rtol=1e-9)
 
 
+def of_map(function: Callable[[Tensor], Tensor], *shape: int) -> Array:
+    """The matrix of a linear function of maps of this shape, from what it makes of each unit vector."""
+    basis = torch.eye(int(np.prod(shape)), dtype=torch.float64).reshape(-1, *shape)
+    return function(basis).flatten(1).numpy().T
+
+
+def absolute(module: Any) -> nn.Module:
+    """A copy with the absolute values of its weights, without a bias."""
+    twin = copy.deepcopy(module).double().requires_grad_(False)
+    twin.weight.abs_()
+    twin.bias.zero_()
+    return twin
+
+
+class Kinds(nn.Module):
+    """Convolutions over one and three dimensions, transposed ones with groups, and hidden linear layers on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cube, self.line = nn.Conv3d(1, 4, (1, 3, 3)), nn.Conv1d(4, 6, 3, stride=2)
+        self.up = nn.ConvTranspose2d(6, 4, (1, 2), stride=(1, 2), groups=2)
+        self.token, self.hidden, self.head = nn.Linear(4, 5), nn.Linear(50, 7), nn.Linear(7, 3)
+
+    def responses(self, x: Tensor) -> Tensor:
+        x = F.max_pool3d(torch.relu(self.cube(x[:, None])), (1, 2, 2))  # (images, 4, 2, 3, 3)
+        x = torch.relu(self.line(x.flatten(2)[:, :, :13]))  # (images, 6, 6)
+        x = F.max_pool1d(x, 2, padding=1)[:, :, None]  # (images, 6, 1, 4)
+        x = F.gelu(self.up(x))[..., :5].flatten(2).transpose(1, 2)  # (images, 5 tokens, 4)
+        x = torch.cat([F.silu(self.token(x))] * 2, 1)
+        return torch.relu(self.hidden(x.flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.responses(x))
+
+
+def test_convolutions_of_every_kind_and_hidden_linear_layers_are_the_products_of_their_matrices() -> None:
+    torch.manual_seed(0)
+    net, images = Kinds().double(), torch.randn(12, 2, 8, 8).double()
+    final = inf_fs(net.responses(images).detach().numpy())
+    s_token = of_map(absolute(net.hidden), 50).T @ final
+    s_token = s_token.reshape(2, 5, 5).sum(axis=0)  # both copies of the five tokens
+    s_up = of_map(absolute(net.token), 4).T @ s_token.T  # (4 units, 5 tokens)
+    s_up = np.hstack([s_up, np.zeros((4, 3))])
+    s_pooled = of_map(absolute(net.up), 6, 1, 4).T @ s_up.reshape(-1)
+    s_line = of_map(lambda x: F.avg_pool1d(x, 2, padding=1, count_include_pad=False), 6, 6).T @ s_pooled
+    s_flat = (of_map(absolute(net.line), 4, 13).T @ s_line).reshape(4, 13)
+    s_flat = np.hstack([s_flat, np.zeros((4, 5))]).reshape(-1)
+    s_cube = of_map(lambda x: F.avg_pool3d(x, (1, 2, 2)), 4, 2, 6, 6).T @ s_flat
+    keep = score(net, [(images, torch.arange(12) % 3)], "nisp", linear=True).keep
+    assert list(keep) == ["cube", "line", "up", "token", "hidden", "head"]
+    np.testing.assert_allclose(keep["hidden"], final, rtol=1e-9)
+    np.testing.assert_allclose(keep["token"], s_token.sum(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(keep["up"], summed(s_up, 4), rtol=1e-9)
+    np.testing.assert_allclose(keep["line"], summed(s_line, 6), rtol=1e-9)
+    np.testing.assert_allclose(keep["cube"], summed(s_cube, 4), rtol=1e-9)
+    assert keep["head"].tolist() == [0, 0, 0]
+
+
+def test_the_runs_of_a_layer_add_up() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(torch.relu(self.conv(x)))).mean((2, 3)))
+
+    net, images = Repeated().double(), torch.randn(9, 3, 4, 4).double()
+    final = inf_fs(torch.relu(net.conv(torch.relu(net.conv(images)))).mean((2, 3)).detach().numpy())
+    keep = score(net, [(images, torch.arange(9) % 2)], "nisp", layers=["conv"]).keep["conv"]
+    weight = net.conv.weight.detach().abs().numpy()[..., 0, 0]
+    np.testing.assert_allclose(keep, final + weight.T @ final, rtol=1e-9)
+
+
 class SmallResNet(nn.Module):
     """A block on the identity, added in place, and a block with a convolution on the way around it."""
 
@@ -357,12 +432,25 @@ DATA = [(torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), to
         (lambda net, x: x * net.scale, "a product of two maps"),
         (lambda net, x: net.norm(x), "group_norm"),
         (lambda net, x: x.softmax(1), "softmax"),
+        (lambda net, x: F.layer_norm(x + 1, x.shape[1:]), "layer_norm"),
+        (lambda net, x: x @ x.transpose(2, 3), "matmul"),
         (lambda net, x: x - x.mean((2, 3), keepdim=True), "a difference of maps"),
         (lambda net, x: F.max_pool2d(x, 2, dilation=2), "a dilated max pooling"),
         (lambda net, x: F.adaptive_max_pool2d(x, 2, return_indices=True)[0], "adaptive_max_pool2d_with_indices"),
         (lambda net, x: F.batch_norm(x, None, None, training=True), "a batch norm without running statistics"),
     ],
-    ids=["squeeze-excite", "scale", "group-norm", "softmax", "difference", "dilated", "indices", "batch-statistics"],
+    ids=[
+        "squeeze-excite",
+        "scale",
+        "group-norm",
+        "softmax",
+        "layer-norm",
+        "attention",
+        "difference",
+        "dilated",
+        "indices",
+        "batch-statistics",
+    ],
 )
 def test_what_has_no_reading_is_refused_by_name_before_images_are_read(middle: Any, what: str) -> None:
     with pytest.raises(InputError, match=f"nisp cannot propagate scores through {what}"):
