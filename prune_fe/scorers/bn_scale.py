@@ -15,14 +15,20 @@ from prune_fe.tracing.nested import Inputs
 
 @dataclass(frozen=True)
 class BNScale(Scorer):
-    """BN scale: the score is |γ| of the batch norm between the convolution and its feature map."""
+    """BN scale: the score is |γ| of the batch norm between the layer and its feature map.
+
+    A linear layer has such a norm where a `BatchNorm1d` normalises its outputs, and a layer that runs several times
+    where it is the same in every run.
+    """
 
     needs_data: ClassVar[bool] = False
     needs_example: ClassVar[bool] = True
 
     def why_unfit(self, layer: Layer) -> str | None:
-        """Return why a layer cannot be scored: no batch norm follows it."""
-        return "no batch norm follows it" if layer.norm is None else None
+        """Return why a layer cannot be scored: no batch norm follows it, or another one in each run."""
+        if layer.norm is not None:
+            return None
+        return "no batch norm follows it" + (" that is the same in all its runs" if layer.runs > 1 else "")
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         """Raise InputError if some layer has no batch norm between its convolution and its map."""

@@ -172,6 +172,7 @@ class Collection:
                 readers.setdefault(layer, []).append(label)
 
         def measure(layer: Layer, maps: Tensor) -> None:
+            _require_images(layer.name, len(maps), len(labels))
             for label in readers[layer]:
                 with self._metered(label, layer):
                     sums = self.scorers[label].measure(maps, labels, len(self.classes))
@@ -189,7 +190,9 @@ class Collection:
             if scorer.needs_gradients:
                 with self._metered(label):
                     gradients = gate_gradients(model, images, labels, self.layers[label], self.logits)
-                    measurements += [(label, name, scorer.measure_gradients(each)) for name, each in gradients.items()]
+                    for name, each in gradients.items():
+                        _require_images(name, len(each), len(labels))
+                        measurements.append((label, name, scorer.measure_gradients(each)))
         return measurements
 
     @contextmanager
@@ -200,3 +203,9 @@ class Collection:
                 yield
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}" if layer else str(error)) from error
+
+
+def _require_images(layer: str, rows: int, images: int) -> None:
+    """Raise InputError unless the output of a layer has maps of as many images as the batch."""
+    if rows != images:
+        raise InputError(f"layer {layer!r}: its output is of {rows} images, the batch is of {images}; leave it out")

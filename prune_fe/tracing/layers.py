@@ -36,7 +36,7 @@ class Layer:
             is the number of positions at which a unit has a value, and width is 1.
         steps: Number of norms, activations and identities between the module and the point where its maps are read and
             masked.
-        norm: Name of the batch norm among these steps, or None.
+        norm: Name of the batch norm of its units among these steps; None if there is none, or one for each run.
         at_input: Whether the maps are the module's input instead: features (images, units), or maps.
         is_activated: Whether an activation is among these steps. (That a block ends with one is not known.)
         has_map: Whether the output of the module is (images, units, height, width). Units of a linear layer and of a
@@ -204,7 +204,7 @@ def find_response(model: nn.Module, example: Inputs) -> Layer:
     Raises:
         InputError: That layer is not linear, or runs more than once.
     """
-    weighted = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    weighted = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | _ConvNd)}
     runs = survey(model, example, weighted).runs
     last = next((name for name in reversed(runs) if name in weighted), None)
     module = weighted.get(last or "")
@@ -274,7 +274,10 @@ def _modules_with_units(model: nn.Module, *, linear: bool = False) -> dict[str, 
 
 
 def _layers_of(found: Survey, watched: Mapping[str, nn.Module]) -> list[Layer]:
-    """Return the modules that have units, in the order in which they ran; `rows` is the first dimension's size."""
+    """Return the modules that have units, in the order in which they ran.
+
+    Their `rows` is the size of the first dimension of their outputs, or 0 if that of their runs differs.
+    """
     layers = (_make_layer(name, watched[name], found) for name in found.runs)
     return [layer for layer in layers if layer is not None]
 
@@ -290,6 +293,8 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
     while any(each.functions[:steps] != runs[0].functions[:steps] for each in runs):
         steps -= 1
     shape, between = runs[0].shapes[steps], runs[0].functions[:steps]
+    # A batch norm normalises dimension 1, which is that of the tokens in the output of a linear layer on tokens.
+    has_norm = not NORMS.isdisjoint(between) and dim == 1 and name not in found.several_norms
     is_linear = name in found.gates or isinstance(module, nn.Linear)
     has_map = len(shape) == 4 and not is_linear
     return Layer(
@@ -297,12 +302,12 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
         units=shape[dim],
         map_size=(shape[2], shape[3]) if has_map else (math.prod(shape) // shape[0] // shape[dim], 1),
         steps=steps,
-        norm=None if NORMS.isdisjoint(between) else found.norm_of.get(name),
+        norm=found.norm_of.get(name) if has_norm else None,
         is_activated=not ACTIVATIONS.isdisjoint(between),
         has_map=has_map,
         is_linear=is_linear,
         channel_dim=dim,
-        rows=shape[0],
+        rows=shape[0] if all(each.shapes[0][0] == shape[0] for each in runs) else 0,
         runs=len(runs),
     )
 

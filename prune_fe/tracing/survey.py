@@ -68,7 +68,8 @@ class Survey(Watch):
     Attributes:
         runs: Watched module -> its runs, in the order in which the modules ran first.
         gates: Layers whose inputs are globally pooled features only.
-        norm_of: Layer -> the batch norm that receives its output.
+        norm_of: Layer -> the batch norm that receives its output; the first, if there are several.
+        several_norms: Layers whose runs are received by different batch norms.
         read: id() of every parameter that a function received.
     """
 
@@ -80,6 +81,7 @@ class Survey(Watch):
         # Batch norms are watched only to find out which layer's output they receive.
         self._norms = frozenset(norms)
         self.norm_of: dict[str, str] = {}
+        self.several_norms: set[str] = set()
         # Weak keys: a map that the network no longer holds takes no memory, and its id() cannot be mistaken.
         self._stages_of: Any = WeakIdKeyDictionary()  # tensor -> (name, run, stage)
         self._pooled: Any = WeakIdKeyDictionary()
@@ -93,7 +95,8 @@ class Survey(Watch):
         value = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         if name in self._norms:
             for layer, _, _ in self._stages_of.get(value, ()) if value is not None else ():
-                self.norm_of.setdefault(layer, name)
+                if self.norm_of.setdefault(layer, name) != name:
+                    self.several_norms.add(layer)
             return
         runs = self.runs.setdefault(name, [])
         runs.append(LayerRun([output.shape] if isinstance(output, Tensor) else []))
