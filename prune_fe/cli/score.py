@@ -17,7 +17,7 @@ from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, Mo
 from prune_fe.errors import DataError, InputError
 from prune_fe.io import nearest
 from prune_fe.report.console import layer_table, training_table
-from prune_fe.scorers.registry import BUILT_IN
+from prune_fe.scorers.registry import BUILT_IN, SCORERS
 
 if TYPE_CHECKING:
     from prune_fe.data.splits import Splits
@@ -39,6 +39,7 @@ def score(
     layers: Annotated[list[str] | None, Several] = None,
     except_: Annotated[list[str] | None, Several, Parameter(name="--except")] = None,
     linear: bool = False,
+    linear_scorer: str | None = None,
     output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -62,7 +63,10 @@ def score(
         layers: Names of modules; default: every convolution.
         except_: Patterns of layers that are not scored: --except 'layer4.*'.
         linear: Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that
-            need feature maps leave them out.
+            need feature maps leave them out, and say so.
+        linear_scorer: A scorer, such as taylor, for the layers that the scorers leave out: for feature-entropy, those
+            without feature maps and those that run several times. Where such a layer is tied to others, the scores of
+            the others decide. Needs --linear.
         output: A new folder, or one to continue.
         seed: Seed with which the classes and the images are drawn.
         set_: KEY=VALUE, a setting of the scorer: --set rank=edges. With several scorers: --set
@@ -73,6 +77,7 @@ def score(
         raise InputError("--checkpoint and --from-checkpoints: give one of them")
     if images is not None and (classes is not None or samples is not None):
         raise InputError("--images lists the images; --classes and --samples cannot be used with it")
+    _check_linear_scorer(linear, linear_scorer)
     require_data(data.data)
     _require_score_folder(output)
     settings = scorer_settings(scorer, parse_assignments(set_))
@@ -87,7 +92,8 @@ def score(
     listed = read_image_list(images) if images is not None else None
     checkpoints = list_checkpoints(from_checkpoints) if from_checkpoints is not None else {}
     scorers = {name: resolve_scorer(name, settings[name]) for name in scorer}
-    if data.data is None and (readers := [name for name, each in scorers.items() if each.needs_data]):
+    everyone = scorers if linear_scorer is None else scorers | {linear_scorer: resolve_scorer(linear_scorer)}
+    if data.data is None and (readers := [name for name, each in everyone.items() if each.needs_data]):
         raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
     loaded = load(_with_first_checkpoint(model, checkpoints), data, device, seed)
     network, example = loaded.network, loaded.example
@@ -110,8 +116,8 @@ def score(
         "seed": seed,
         "layers": layers,
     }
-    if linear:
-        request["linear"] = True
+    # Folders of earlier versions have no such entries.
+    request |= {key: value for key, value in {"linear": linear, "linear_scorer": linear_scorer}.items() if value}
 
     def score_into(folder: Path) -> dict[str, Scores]:
         for name in scorers:
@@ -123,6 +129,7 @@ def score(
             scorers,
             layers=layers,
             linear=linear,
+            linear_scorer=linear_scorer,
             classes=_choose_classes(classes, loaded.splits),
             samples=samples,
             batch_size=batch_size,
@@ -164,6 +171,16 @@ def _print_scores(scores_by_name: Mapping[str, Scores], output: Path, model: Mod
     words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
     folder = output / next(iter(scores_by_name))
     say_next("prune", "--model", model.model, *words, "--scores", folder, "--ratio", 0.5, "--output", "pruned")
+
+
+def _check_linear_scorer(linear: bool, linear_scorer: str | None) -> None:
+    """Raise an error unless --linear-scorer names a scorer, and --linear is given with it."""
+    if linear_scorer is None:
+        return
+    if linear_scorer not in SCORERS:
+        raise InputError(f"--linear-scorer {linear_scorer}: {nearest(linear_scorer, SCORERS)}")
+    if not linear:
+        raise InputError(f"--linear-scorer {linear_scorer} scores linear layers, pass --linear too")
 
 
 def _require_score_folder(output: Path) -> None:

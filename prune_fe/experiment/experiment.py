@@ -288,12 +288,15 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
     for options in (recipe.train, recipe.finetune):
         if options is not None:
             check_part(network, options)
+    score = recipe.score
+    linear_scorer = None if score.linear_scorer is None else resolve_scorer(score.linear_scorer, seed=seed)
     for entry in recipe.scorers:
         scorer = resolve_scorer(entry.name, entry.settings, seed)
         chosen: list[int] = []
-        if scorer.needs_data:
-            chosen = choose_images(splits.train, recipe.score.classes, recipe.score.samples, seed)
-        check_scorer(scorer, network, layers, example, len(chosen), {labels[index] for index in chosen})
+        if scorer.needs_data or (linear_scorer is not None and linear_scorer.needs_data):
+            chosen = choose_images(splits.train, score.classes, score.samples, seed)
+        occurring, are_named = {labels[index] for index in chosen}, score.layers is not None
+        check_scorer(scorer, network, layers, example, len(chosen), occurring, linear_scorer, are_named=are_named)
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -189,6 +189,7 @@ class PruningPlan:
         layer_scores: Mapping[str, Array],
         widths: Mapping[str, int],
         options: PruneOptions,
+        others: Collection[str] = (),
     ) -> PruningPlan:
         """Return the plan with new scores of some groups.
 
@@ -197,13 +198,14 @@ class PruningPlan:
             layer_scores: Layer -> (units,) scores in the unit numbers of the whole network, NaN for removed units.
             widths: Layer -> number of its units in the whole network.
             options: The options of pruning.
+            others: As in `group_scores`.
         """
         changed = {}
         for group in groups:
             state = self.states[group]
             existing = np.ones(len(state.group.sets), bool)
             existing[list(state.removed)] = False
-            scores = group_scores(state.group, layer_scores, widths, options.reduction)
+            scores = group_scores(state.group, layer_scores, widths, options.reduction, others)
             changed[group] = replace(state, scores=scores, existing=existing)
         return self._replacing(changed)
 
@@ -228,7 +230,11 @@ class PruningPlan:
 
 
 def start_plan(
-    groups: Sequence[Group], widths: Mapping[str, int], layer_scores: Mapping[str, Array], options: PruneOptions
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    layer_scores: Mapping[str, Array],
+    options: PruneOptions,
+    others: Collection[str] = (),
 ) -> PruningPlan:
     """Return a plan that removes nothing, with a reason for every group that loses none.
 
@@ -237,6 +243,7 @@ def start_plan(
         widths: Layer -> number of its units, for all scored layers in the order in which they run.
         layer_scores: Layer -> (units,) scores, higher = keep.
         options: The options of pruning.
+        others: As in `group_scores`.
 
     Raises:
         InputError: A name or pattern in the options matches no layer, names of layers that can only be pruned together
@@ -248,10 +255,12 @@ def start_plan(
     states = []
     for group, ratio, limit in zip(groups, ratios, limits, strict=True):
         reason = _reason_to_keep_all(group, protected, layer_scores, options)
+        is_ranked = reason is None
+        scores = group_scores(group, layer_scores, widths, options.reduction, others) if is_ranked else np.zeros(0)
         state = GroupState(
             group=group,
             ratio=ratio.value or 0.0,
-            scores=group_scores(group, layer_scores, widths, options.reduction) if reason is None else np.zeros(0),
+            scores=scores,
             existing=np.ones(len(group.sets), bool),
             reason=reason,
             max_ratio=options.default_max_ratio if limit.value is None else limit.value,

@@ -147,7 +147,7 @@ class _Pruning:
         self.kept = analysis.cutter.all_channels()
         self.unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
         known = {**scores.keep, **self._score_unseen()}
-        self.plan = start_plan(analysis.groups, analysis.widths, known, options)
+        self.plan = start_plan(analysis.groups, analysis.widths, known, options, scores.other_scorers)
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         """Remove the units in rounds."""
@@ -239,7 +239,8 @@ class _Pruning:
                 )
             layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
         layer_scores |= self._score_unseen()
-        self.plan = self.plan.with_scores(groups, layer_scores, self.analysis.widths, self.options)
+        widths, others = self.analysis.widths, scores.other_scorers
+        self.plan = self.plan.with_scores(groups, layer_scores, widths, self.options, others)
 
     def _score_unseen(self) -> dict[str, Array]:
         """Return the scores of layers that no scorer sees, from the weights of the network so far."""

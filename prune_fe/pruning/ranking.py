@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,23 @@ REDUCTIONS: Mapping[Reduction, Any] = {"mean": np.nanmean, "max": np.nanmax, "mi
 
 
 def group_scores(
-    group: Group, layer_scores: Mapping[str, Array], widths: Mapping[str, int], reduction: Reduction
+    group: Group,
+    layer_scores: Mapping[str, Array],
+    widths: Mapping[str, int],
+    reduction: Reduction,
+    others: Collection[str] = (),
 ) -> Array:
     """Return one score for each position of a group.
+
+    Scores of two scorers are not of one scale. Where some layers of a group were scored by another scorer than the
+    rest, the rest decides alone.
 
     Args:
         group: The group.
         layer_scores: Layer -> (units,) scores, higher = keep; NaN for a unit that has none.
         widths: Layer -> number of its units in the whole network.
         reduction: How the scores of the layers that a position has units in become one.
+        others: Names of the layers that another scorer scored (`Scores.other_scorers`).
 
     Returns:
         (positions,) scores. A position without a score gets the highest of the others, so that it stays.
@@ -36,16 +44,17 @@ def group_scores(
         InputError: The scores of a layer are not as many as its units.
     """
     rows = []
-    for layer, units_of in group.layer_units.items():
-        if layer not in layer_scores:
-            continue
+    scored = [layer for layer in group.layer_units if layer in layer_scores]
+    deciding = [layer for layer in scored if layer not in others] or scored
+    for layer in scored:
         scores = np.asarray(layer_scores[layer], float)
         if scores.shape != (widths[layer],):
             got = f"{len(scores)} units" if scores.ndim == 1 else f"shape {scores.shape}"
             raise InputError(
                 f"layer {layer!r}: scores of {got}, the model has {widths[layer]}; they belong to another model"
             )
-        rows.append(_position_scores(scores, units_of))
+        if layer in deciding:
+            rows.append(_position_scores(scores, group.layer_units[layer]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of positions that are NaN in every layer
         reduced: Array = REDUCTIONS[reduction](np.array(rows), axis=0)

@@ -185,9 +185,13 @@ def layer_table(label: str, scores: Scores) -> WideTable:
         "units": [str(len(keep)) for keep in scores.keep.values()],
         "map": [f"{height}×{width}" if height else "" for height, width in sizes],
     }
-    for quantity in scores.raw:
+    if scores.other_scorers:
+        columns["scorer"] = [scores.scorer_of(layer) for layer in scores.keep]
+    for quantity, layers in scores.raw.items():
         heading = quantity.replace("_", " ")
-        columns[heading] = [f"{scores.layer_mean(quantity, layer):.4g}" for layer in scores.keep]
+        columns[heading] = [
+            f"{scores.layer_mean(quantity, layer):.4g}" if layer in layers else "" for layer in scores.keep
+        ]
     columns["lowest score"] = [f"{keep.min():.4g}" for keep in scores.keep.values()]
     columns["highest score"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
     means = "means over the units with finite values; " if scores.raw else ""

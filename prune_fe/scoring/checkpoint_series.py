@@ -53,7 +53,7 @@ def score_checkpoints(
         write_image_list(output, scores_by_label)
         for scorer, scores in scores_by_label.items():
             for layer in scores.keep:
-                for quantity in scores.raw:
+                for quantity in (name for name, layers in scores.raw.items() if layer in layers):
                     mean = scores.layer_mean(quantity, layer)
                     row = {"checkpoint": name, "scorer": scorer, "layer": layer, "quantity": quantity, "mean": mean}
                     rows.append(row | quality)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Self
@@ -19,11 +20,12 @@ from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.distributed import all_gather
 from prune_fe.errors import InputError
 from prune_fe.scorers import scorer_name
-from prune_fe.scorers.base import Scorer, split_layers
+from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.code_identity import describe_code, describe_function
+from prune_fe.scoring.division import Division, Part, divide_layers
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.tracing.layers import Layer, describe_faults, find_layers_with_units, list_layers
+from prune_fe.tracing.layers import Layer, find_layers_with_units, list_layers
 from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import require_trainable
@@ -65,6 +67,7 @@ class ScoringInputs:
         are_named: Whether the user named the layers. A scorer leaves out layers that it cannot score, but no named one.
         linear: Whether linear layers and gates are meant to be scored. Without an example gates cannot be told from
             other convolutions, so that they are scored too.
+        linear_scorer: What scores the layers that a scorer leaves out; None for nothing.
     """
 
     model: nn.Module
@@ -75,6 +78,7 @@ class ScoringInputs:
     logits: Logits | None = None
     are_named: bool = False
     linear: bool = False
+    linear_scorer: Scorer | None = None
 
     @classmethod
     def prepare(
@@ -85,6 +89,7 @@ class ScoringInputs:
         read: Callable[..., Batches] | None,
         chosen: ImageList,
         logits: Logits | None = None,
+        linear_scorer: Scorer | None = None,
     ) -> Self:
         """Find the layers and return the inputs.
 
@@ -96,6 +101,7 @@ class ScoringInputs:
             read: Function that returns the batches, as in the attribute.
             chosen: The images, as far as they are known in advance.
             logits: As in the attribute.
+            linear_scorer: As in the attribute.
 
         Raises:
             InputError: A layer does not exist or has no units.
@@ -104,10 +110,10 @@ class ScoringInputs:
         takes_linear = options.linear or are_named
         if example is None:
             layers = list_layers(model, names, linear=options.linear)
-            return cls(model, layers, None, read, chosen, None, are_named, takes_linear)
+            return cls(model, layers, None, read, chosen, None, are_named, takes_linear, linear_scorer)
         example = take_rows(move(example, next(model.parameters()).device), 1)
-        layers = find_layers_with_units(model, example, names, linear=options.linear)
-        return cls(model, layers, example, read, chosen, logits, are_named, takes_linear)
+        layers = _find_layers(model, example, options, read_images=read is not None)
+        return cls(model, layers, example, read, chosen, logits, are_named, takes_linear, linear_scorer)
 
     @property
     def device(self) -> torch.device:
@@ -119,45 +125,60 @@ class ScoringInputs:
         """The number of images; 0 where there are none or it is not known."""
         return len(self.chosen.images) or (count_images(self.read()) if self.read is not None else 0)
 
-    def layers_for(self, scorer: Scorer) -> tuple[Layer, ...]:
-        """Return the layers that a scorer scores.
+    def divide(self, scorer: Scorer) -> Division:
+        """Return which layers a scorer scores itself, and which the linear scorer scores in its place.
 
         Raises:
-            InputError: It can score none of them, or cannot score one that was named.
+            InputError: No layer can be scored, or one that was named cannot.
         """
-        layers, unfit = split_layers(scorer, self.layers)
-        if unfit and (self.are_named or not layers):
-            raise InputError(f"{scorer_name(scorer)}: {describe_faults(unfit)}")
-        return layers
+        return divide_layers(scorer, self.layers, self.linear_scorer, are_named=self.are_named)
 
     def provenance(self, scorer: Scorer) -> dict[str, Any]:
         """Return a description of the network, images and layers that the scores of a scorer are computed from.
 
         Its entry `key` is a hash of everything that the scores depend on, except the order of summation. For a scorer
-        of the user's own, `scorer_code` holds the name of its function or class and a hash of its code.
+        of the user's own, `scorer_code` holds the name of its function or class and a hash of its code. `linear_scorer`
+        holds the name and the settings of the linear scorer and the names of the layers that it scores, if there are
+        any, and `left_out` the layers that neither scores.
 
         Args:
             scorer: The scorer.
         """
+        division = self.divide(scorer)
+        content = self._identity(division.own)
+        found = self._network | (self._sample if division.needs_data else {})
+        found["layers"] = _describe_layers([layer for part in division.parts for layer in part.layers])
+        own = self._code(scorer)
+        if division.rest is not None:
+            linear, names = division.rest.scorer, [layer.name for layer in division.rest.layers]
+            content = [content, self._identity(division.rest)]
+            about = {"scorer": scorer_name(linear), "settings": linear.settings, "layers": names}
+            own = own | {"linear_scorer": about | self._code(linear)}
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        left_out = {"left_out": dict(division.left_out)} if division.left_out else {}
+        return found | {"key": key} | own | ({"linear": True} if self.linear else {}) | left_out
+
+    def _identity(self, part: Part) -> list[Any]:
+        """Return everything that the scores of a part depend on."""
+        scorer, layers = part.scorer, _describe_layers(part.layers)
         source = self._network | (self._sample if scorer.needs_data else {})
-        scored, unfit = split_layers(scorer, self.layers)
-        layers = {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in scored}
         # A scorer of weights gives the same scores with and without an example.
         depends_on_layers = layers if scorer.needs_data or scorer.needs_example else list(layers)
-        parts: list[Any] = [source, depends_on_layers, scorer_name(scorer), scorer.settings]
-        own: dict[str, Any] = {"scorer_code": describe_code(scorer)}
+        later = scorer.later_settings
+        settings = {name: value for name, value in scorer.settings.items() if name not in later or value != later[name]}
+        return [source, depends_on_layers, scorer_name(scorer), settings, *self._code(scorer).values()]
+
+    def _code(self, scorer: Scorer) -> dict[str, Any]:
+        """Return the code of the user's own that the scores of a scorer depend on; empty where there is none."""
+        own = {"scorer_code": describe_code(scorer)}
         if scorer.needs_gradients and self.logits is not None:
             own["logits_code"] = describe_function(self.logits)
-        own = {name: code for name, code in own.items() if code}
-        content = json.dumps([*parts, *own.values()], sort_keys=True)
-        own |= {"linear": True} if self.linear else {}
-        own |= {"left_out": unfit} if unfit else {}
-        return source | {"layers": layers, "key": hashlib.sha256(content.encode()).hexdigest()} | own
+        return {name: code for name, code in own.items() if code}
 
-    def observed_layers(self, scorer: Scorer) -> Sequence[Layer]:
-        """Return the layers whose feature maps or gradients `scorer` measures."""
+    def observed_layers(self, part: Part) -> Sequence[Layer]:
+        """Return the layers whose feature maps or gradients are measured for a part."""
         assert self.example is not None
-        return scorer.observed_layers(self.model, self.layers_for(scorer), self.example)
+        return part.scorer.observed_layers(self.model, part.layers, self.example)
 
     def output_names(self) -> tuple[str, ...]:
         """Return "0", "1", … for the outputs of the network: names of classes for data without any.
@@ -204,3 +225,17 @@ class ScoringInputs:
         # Names do not say how the images were resized, but the pixels of one of them do.
         example = {f"example{path}": leaf for path, leaf in leaves(self.example) if isinstance(leaf, Tensor)}
         return {"images": self.chosen.images, "example_sha256": hash_tensors(example)}
+
+
+def _describe_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    return {layer.name: {"map_size": layer.map_size, "steps": layer.steps} for layer in layers}
+
+
+def _find_layers(model: nn.Module, example: Inputs, options: ScoreOptions, *, read_images: bool) -> tuple[Layer, ...]:
+    """Return the layers with units."""
+    if read_images and (options.linear or options.layers is not None):
+        # A row of a linear layer's output may be that of the image, or of a table that is the same for all images; two
+        # images tell. (If the network runs on a single one only, no batch has more, and the rows are the images'.)
+        with suppress(InputError):
+            return find_layers_with_units(model, take_rows(example, 2), options.layers, linear=options.linear)
+    return find_layers_with_units(model, example, options.layers, linear=options.linear)

@@ -7,7 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
+from prune_fe.errors import InputError
+from prune_fe.io import nearest
 from prune_fe.options import SINGLE_OR_SEVERAL, BatchSize, Count, Natural, Several, Single, options
+from prune_fe.scorers.registry import SCORERS
 
 Classes = Annotated[
     Annotated[Count, Single] | Annotated[tuple[Natural, ...], Field(min_length=1), Several], SINGLE_OR_SEVERAL
@@ -30,7 +33,27 @@ class ScoreOptions:
 
     linear: bool = False
     """Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that need
-    feature maps leave them out."""
+    feature maps leave them out, and say so; `linear_scorer` scores them in their place."""
+
+    linear_scorer: str | None = None
+    """Name of a scorer, such as taylor, that scores the layers that a scorer leaves out, with its default settings: for
+    feature-entropy, those without feature maps and those that run several times. Where such a layer is tied to others,
+    the scores of the others decide. Needs `linear`."""
 
     batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] = 64
     """Images that go through the network together."""
+
+    def __post_init__(self) -> None:
+        """Check that the linear scorer exists and has layers to score.
+
+        Raises:
+            InputError: There is no scorer of that name, or `linear` is not set.
+        """
+        if self.linear_scorer is None:
+            return
+        if self.linear_scorer not in SCORERS:
+            raise InputError(
+                f"linear_scorer: unknown scorer {self.linear_scorer!r}; {nearest(self.linear_scorer, SCORERS)}"
+            )
+        if not self.linear:
+            raise InputError(f"linear_scorer: {self.linear_scorer} scores linear layers, set linear: true too")

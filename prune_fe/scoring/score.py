@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,23 @@ from torch.utils.data import Dataset
 from prune_fe.data.batches import Batches, Images, first_image
 from prune_fe.data.labels import class_names, has_labels
 from prune_fe.data.sampling import choose_images, select_batches
-from prune_fe.distributed import all_gather, rank, world_size
-from prune_fe.errors import CheckpointError, InputError, PruneFEError
-from prune_fe.measure.meter import Meter
+from prune_fe.errors import InputError
 from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
-from prune_fe.scorers.base import Scorer, explain_faults, split_layers
-from prune_fe.scoring.collection import Collection, Progress
+from prune_fe.scorers.base import Scorer, explain_faults
+from prune_fe.scoring.collection import Progress
+from prune_fe.scoring.division import Division, divide_layers
+from prune_fe.scoring.execution import score_into, score_pending
 from prune_fe.scoring.inputs import ImageList, ScoringInputs
 from prune_fe.scoring.layer_scores import check_settings, collect_arrays
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.scoring.scores import Scores, load_scores
-from prune_fe.scoring.snapshot import Snapshot
+from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.layers import Layer, describe_faults
 from prune_fe.tracing.nested import Inputs, Logits
 from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
 from prune_fe.tracing.wrappers import unwrap
-
-LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-"""Pattern of the labels that name a folder."""
 
 Criterion = str | Scorer | type[Scorer] | Callable[..., Any]
 """Name of a scorer, a scorer, its class, or a function of (layer, weight)."""
@@ -172,7 +166,9 @@ def score_all(
         raise InputError(f"logits is a {type(logits).__name__}; it must be a function of what the model returns")
     if example is not None:
         require_example(example)
-    readers = [label for label, scorer in resolved.items() if scorer.needs_data]
+    linear_scorer = None if choice.linear_scorer is None else resolve_scorer(choice.linear_scorer, seed=seed)
+    everyone = resolved if linear_scorer is None else resolved | {str(choice.linear_scorer): linear_scorer}
+    readers = [label for label, scorer in everyone.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")
     if readers and folder is not None and not isinstance(data, Dataset):
@@ -186,24 +182,42 @@ def score_all(
         if isinstance(data, Dataset) and (has_labels(data) or is_needed):
             chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
-        example = _find_example(resolved, data, read)
+        example = _find_example(everyone, data, read)
     with restoring_state(model):
-        inputs = ScoringInputs.prepare(model, example, choice, read, chosen, logits)
-        if any(scorer.needs_gradients for scorer in resolved.values()):
+        inputs = ScoringInputs.prepare(model, example, choice, read, chosen, logits, linear_scorer)
+        divisions = {label: inputs.divide(scorer) for label, scorer in resolved.items()}
+        parts = [part for division in divisions.values() for part in division.parts]
+        if any(part.scorer.needs_gradients for part in parts):
             inputs.require_logits()
-        for label, scorer in resolved.items():
-            layers = inputs.layers_for(scorer)
-            if unfit := split_layers(scorer, inputs.layers)[1]:
-                warnings.warn(f"{label} leaves out {describe_faults(unfit)}", stacklevel=2)
-            with explain_faults(scorer):
-                scorer.check(layers, inputs.n_images, chosen.labels)
+        for label, division in divisions.items():
+            _warn_of(label, division, are_named=inputs.are_named)
+        for part in parts:
+            with explain_faults(part.scorer):
+                part.scorer.check(part.layers, inputs.n_images, chosen.labels)
         if folder is None:
-            return _score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
-        return _score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
+            return score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
+        return score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
+
+
+def _warn_of(label: str, division: Division, *, are_named: bool) -> None:
+    """Warn of layers that have no scores, and of scores under a scorer's label of which none are the scorer's."""
+    if division.left_out:
+        warnings.warn(f"{label} leaves out {describe_faults(division.left_out)}", stacklevel=3)
+    if not (division.own.layers or are_named) and division.rest is not None:
+        linear = scorer_name(division.rest.scorer)
+        warnings.warn(f"{label} can score no layer: all scores under this label are those of {linear}", stacklevel=3)
 
 
 def check_scorer(
-    scorer: Scorer, model: nn.Module, layers: Sequence[Layer], example: Tensor, images: int, labels: set[int]
+    scorer: Scorer,
+    model: nn.Module,
+    layers: Sequence[Layer],
+    example: Tensor,
+    images: int,
+    labels: set[int],
+    linear_scorer: Scorer | None = None,
+    *,
+    are_named: bool = False,
 ) -> None:
     """Raise the error that `scorer` would have for these layers, before any image is read.
 
@@ -214,142 +228,21 @@ def check_scorer(
         example: One image (1, channels, height, width).
         images: Number of images.
         labels: Labels that occur.
+        linear_scorer: What scores the layers that `scorer` leaves out; None for nothing.
+        are_named: Whether the user named the layers, so that none may be left out.
 
     Raises:
         InputError: The scorer cannot score a layer.
     """
     check_settings(scorer)
-    layers, unfit = split_layers(scorer, layers)
-    if not layers:
-        raise InputError(f"{scorer_name(scorer)}: {describe_faults(unfit)}")
-    with explain_faults(scorer):
-        scorer.check(layers, images, labels)
-        if scorer.needs_data:
-            scorer.observed_layers(model, layers, example)
-            return
-        results = scorer.score(model, layers, {}, example)
-    collect_arrays(scorer, layers, results, 0)
-
-
-def _score_into(
-    folder: Path,
-    inputs: ScoringInputs,
-    scorers: Mapping[str, Scorer],
-    classes: tuple[str, ...],
-    batch_size: int,
-    progress: Progress | None,
-) -> dict[str, Scores]:
-    """Return the scores that `folder` holds already, and score with the other scorers."""
-    for label in scorers:
-        if not (isinstance(label, str) and re.fullmatch(LABEL, label)):
-            raise InputError(f"label {label!r}: it names a folder; allowed are letters, digits, '_', '.' and '-'")
-    finished = _load_finished(folder, {label: inputs.provenance(scorer)["key"] for label, scorer in scorers.items()})
-    pending = {label: scorer for label, scorer in scorers.items() if label not in finished}
-    scores = finished | _score_pending(inputs, pending, classes, batch_size, folder, progress)
-    return {label: scores[label] for label in scorers}
-
-
-def _score_pending(
-    inputs: ScoringInputs,
-    scorers: Mapping[str, Scorer],
-    classes: tuple[str, ...],
-    batch_size: int,
-    folder: Path | None,
-    progress: Progress | None,
-) -> dict[str, Scores]:
-    """Score in one pass, and store the scores of every scorer in `folder` before the error of another is raised."""
-    readers = {label: scorer for label, scorer in scorers.items() if scorer.needs_data}
-    names = (classes or inputs.output_names()) if readers else ()
-    observed = {label: inputs.observed_layers(scorer) for label, scorer in readers.items()}
-    collection = Collection(readers, observed, names, inputs.device, inputs.logits)
-    snapshot = None
-    if folder is not None:
-        keys = {label: inputs.provenance(scorer)["key"] for label, scorer in readers.items()}
-        # The sums of floating-point numbers depend on the batches and on the share of this process.
-        snapshot = Snapshot(folder, json.dumps([batch_size, world_size(), names, keys]))
-    if inputs.read is not None and readers:
-        collection.run(inputs.model, inputs.read, progress, snapshot)
-    scores: dict[str, Scores] = {}
-    errors: list[InputError] = []
-    for label, result in _scores_from(collection, inputs, scorers):
-        if isinstance(result, InputError):
-            errors.append(result)
-            continue
-        scores[label] = result
-        if folder is not None and rank() == 0:
-            result.save(folder / label)
-    if errors:
-        raise errors[0]
-    if snapshot is not None:
-        snapshot.remove()
-    return scores
-
-
-def _scores_from(
-    collection: Collection, inputs: ScoringInputs, scorers: Mapping[str, Scorer]
-) -> Iterator[tuple[str, Scores | InputError]]:
-    """Yield for every label the scores from the collected sums, or the error that there is instead of them."""
-    sums, counts = collection.gather_sums()
-    network_seconds = collection.network_seconds  # before the meters go on to measure score() below
-    for label, scorer in scorers.items():
-        meter = collection.meters.get(label) or Meter(inputs.device)
-        n_images = dict(zip(collection.classes, counts.tolist(), strict=True)) if scorer.needs_data else {}
-        try:
-            with meter.measuring(), explain_faults(scorer):
-                layers = inputs.layers_for(scorer)
-                results = scorer.score(inputs.model, layers, sums.get(label, {}), inputs.example)
-            classes = tuple(name for name, count in n_images.items() if count)
-            keep, raw = collect_arrays(scorer, layers, results, len(classes))
-            scores = Scores(
-                scorer=scorer_name(scorer),
-                keep=keep,
-                raw=raw,
-                classes=classes,
-                images=sum(n_images.values()),
-                seconds=meter.seconds + (network_seconds if scorer.needs_data else 0.0),
-                settings=scorer.settings,
-                own_seconds=meter.seconds,
-                peak_bytes=meter.peak_bytes,
-                provenance=inputs.provenance(scorer),
-            )
-        except InputError as error:
-            yield label, error
-        else:
-            yield label, scores
-
-
-def _load_finished(folder: Path, keys: Mapping[str, str]) -> dict[str, Scores]:
-    """Load the scores that `folder` holds on rank 0, and broadcast them.
-
-    Args:
-        folder: Folder that holds one folder for each label.
-        keys: Label -> the key that the provenance of its scores must have.
-
-    Raises:
-        InputError: Scores of a label have another key.
-        CheckpointError: Scores of a label are damaged.
-    """
-    scores: dict[str, Scores] = {}
-    error: PruneFEError | None = None
-    for label, key in keys.items() if rank() == 0 else ():
-        path = folder / label
-        if not (path / "scores.npz").exists():
-            continue
-        try:
-            scores[label] = load_scores(path)
-            if scores[label].provenance.get("key") != key:
-                raise InputError(
-                    f"{path} holds scores of another model, other images or other settings; choose another folder"
-                )
-        except CheckpointError as damage:
-            error = error or CheckpointError(f"{damage}; delete {path}, and the next run makes it again")
-        except PruneFEError as mismatch:
-            error = error or mismatch
-    # An error is broadcast too: the other processes would wait for rank 0.
-    scores, error = all_gather((scores, error))[0]
-    if error is not None:
-        raise error
-    return scores
+    for part in divide_layers(scorer, layers, linear_scorer, are_named=are_named).parts:
+        with explain_faults(part.scorer):
+            part.scorer.check(part.layers, images, labels)
+            if part.scorer.needs_data:
+                part.scorer.observed_layers(model, part.layers, example)
+                continue
+            results = part.scorer.score(model, part.layers, {}, example)
+        collect_arrays(part.scorer, part.layers, results, 0)
 
 
 def _find_example(

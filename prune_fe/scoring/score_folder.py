@@ -92,6 +92,7 @@ def describe_unfinished(path: Path) -> str:
 
 
 def _refuse_other_request(folder: Path, earlier: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    if changed := [key for key in request if earlier.get(key) != request[key]]:
-        changes = ", ".join(f"{key} {earlier.get(key)!r}, now {request[key]!r}" for key in changed)
+    # Flags that came later are entries only where they are given.
+    if changed := [key for key in {**request, **earlier} if earlier.get(key) != request.get(key)]:
+        changes = ", ".join(f"{key} {earlier.get(key)!r}, now {request.get(key)!r}" for key in changed)
         raise InputError(f"{folder} was begun with another choice of {changes}; choose another --output")

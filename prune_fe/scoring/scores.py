@@ -19,7 +19,17 @@ from prune_fe.records import damaged, read_npz, write_npz
 
 Array = NDArray[Any]
 
-METADATA = ("scorer", "classes", "images", "seconds", "settings", "own_seconds", "peak_bytes", "provenance")
+METADATA = (
+    "scorer",
+    "classes",
+    "images",
+    "seconds",
+    "settings",
+    "own_seconds",
+    "peak_bytes",
+    "provenance",
+    "other_scorers",
+)
 """The fields of Scores that are not arrays."""
 
 TYPES: Mapping[str, Any] = {
@@ -31,6 +41,7 @@ TYPES: Mapping[str, Any] = {
     "own_seconds": int | float,
     "peak_bytes": int | None,
     "provenance": dict,
+    "other_scorers": dict,
 }
 """The types of these fields in a file."""
 
@@ -45,7 +56,7 @@ class Scores:
         scorer: Name of the scorer.
         keep: Layer name -> the score of each unit, (units,) float64, finite.
         raw: Quantity -> layer name -> (units,), or (classes, units) in the order of `classes`. The name of a quantity
-            ends in its unit of measure, as in `feature_entropy_nats`.
+            ends in its unit of measure, as in `feature_entropy_nats`. Layers of another scorer have other quantities.
         classes: Names of the classes that the images are of.
         images: Number of images.
         seconds: Duration of scoring, including the network's forward passes.
@@ -53,6 +64,8 @@ class Scores:
         own_seconds: Duration of the scorer alone.
         peak_bytes: Memory that the scorer needed in addition to the network's; None where it is not known.
         provenance: Hash of the network, its layers, and name and class of every image. Its `key` identifies all of it.
+        other_scorers: Layer name -> name of the scorer that scored it in place of `scorer`, on another scale
+            (`ScoreOptions.linear_scorer`).
     """
 
     scorer: str
@@ -65,6 +78,7 @@ class Scores:
     own_seconds: float = 0.0
     peak_bytes: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    other_scorers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.keep, Mapping):
@@ -81,6 +95,10 @@ class Scores:
         """Where the scores come from, in short: without the list of the images, which the key identifies."""
         known = {name: self.provenance[name] for name in ("key", "model_sha256") if name in self.provenance}
         return {"scorer": self.scorer, "settings": dict(self.settings), "images": self.images} | known
+
+    def scorer_of(self, layer: str) -> str:
+        """Return the name of the scorer that scored a layer."""
+        return self.other_scorers.get(layer, self.scorer)
 
     def weakest(self, layer: str, count: int) -> list[int]:
         """Return the `count` units of `layer` with the lowest scores, lowest first, equal scores by unit number.
@@ -109,15 +127,17 @@ class Scores:
         """Write scores.csv, classes.csv, layers.csv and scores.npz to a folder, which is created if it is missing.
 
         The tables have a row for each unit (with means over the classes), for each unit and class (where a quantity
-        is known for each class), and for each layer (with means over its units). scores.npz holds everything; it is
-        written last, so that it marks a finished folder.
+        is known for each class), and for each layer (with means over its units). Where another scorer scored some
+        layers, scores.csv and layers.csv name the scorer of each row. scores.npz holds everything; it is written last,
+        so that it marks a finished folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        by_class = [quantity for quantity, layers in self.raw.items() if next(iter(layers.values())).ndim == 2]
+        by_class = [q for q, layers in self.raw.items() if any(values.ndim == 2 for values in layers.values())]
         if by_class:
             _write_table(folder / "classes.csv", ["layer", "unit", "class", *by_class], self._class_rows(by_class))
-        _write_table(folder / "layers.csv", ["layer", "units", *self.raw], self._layer_rows())
-        _write_table(folder / "scores.csv", ["layer", "unit", "keep", *self.raw], self._unit_rows())
+        scorer = ["scorer"] if self.other_scorers else []
+        _write_table(folder / "layers.csv", ["layer", "units", *scorer, *self.raw], self._layer_rows())
+        _write_table(folder / "scores.csv", ["layer", "unit", *scorer, "keep", *self.raw], self._unit_rows())
         metadata = {name: getattr(self, name) for name in METADATA}
         arrays = {f"keep/{layer}": keep for layer, keep in self.keep.items()}
         for quantity, by_layer in self.raw.items():
@@ -127,20 +147,30 @@ class Scores:
 
     def _layer_rows(self) -> Iterator[list[Any]]:
         for layer, keep in self.keep.items():
-            yield [layer, len(keep), *(self.layer_mean(quantity, layer) for quantity in self.raw)]
+            means = (self.layer_mean(q, layer) if layer in layers else "" for q, layers in self.raw.items())
+            yield [layer, len(keep), *self._scorer_cell(layer), *means]
 
     def _unit_rows(self) -> Iterator[list[Any]]:
         for layer, keep in self.keep.items():
-            means = [_over_classes(by_layer[layer]).astype(float).tolist() for by_layer in self.raw.values()]
+            scorer, missing = self._scorer_cell(layer), [""] * len(keep)
+            means = [
+                _over_classes(by_layer[layer]).astype(float).tolist() if layer in by_layer else missing
+                for by_layer in self.raw.values()
+            ]
             for unit, score in enumerate(keep.astype(float).tolist()):
-                yield [layer, unit, score, *(mean[unit] for mean in means)]
+                yield [layer, unit, *scorer, score, *(mean[unit] for mean in means)]
 
     def _class_rows(self, quantities: Sequence[str]) -> Iterator[list[Any]]:
         for layer, keep in self.keep.items():
-            for unit in range(len(keep)):
+            known = {q: self.raw[q][layer] for q in quantities if layer in self.raw[q] and self.raw[q][layer].ndim == 2}
+            for unit in range(len(keep) if known else 0):
                 for index, name in enumerate(self.classes):
-                    values = (float(self.raw[quantity][layer][index, unit]) for quantity in quantities)
+                    values = (float(known[q][index, unit]) if q in known else "" for q in quantities)
                     yield [layer, unit, safe_cell(name), *values]
+
+    def _scorer_cell(self, layer: str) -> list[str]:
+        """Return the cell of the column "scorer", which is there if the layers have several."""
+        return [self.scorer_of(layer)] if self.other_scorers else []
 
 
 def weakest(scores: Array, count: int) -> list[int]:
@@ -171,7 +201,11 @@ def load_scores(folder: str | Path) -> Scores:
     try:
         layers = metadata["layers"]
         keep = {layer: arrays[f"keep/{layer}"] for layer in layers}
-        raw = {q: {layer: arrays[f"{q}/{layer}"] for layer in layers} for q in metadata["quantities"]}
+        others = metadata.get("other_scorers", {})
+        raw = {
+            q: {layer: arrays[f"{q}/{layer}"] for layer in layers if not others or f"{q}/{layer}" in arrays}
+            for q in metadata["quantities"]
+        }
         # Files of earlier versions lack some fields.
         known = {name: metadata[name] for name in METADATA if name in metadata}
         _check_metadata(known)
@@ -189,6 +223,8 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
             raise TypeError(f"{name!r} is a {type(value).__name__}")
     if not all(isinstance(name, str) for name in metadata["classes"]):
         raise TypeError("'classes' holds something else than names")
+    if not all(isinstance(name, str) for pair in metadata.get("other_scorers", {}).items() for name in pair):
+        raise TypeError("'other_scorers' holds something else than names")
 
 
 def _check_shapes(scores: Scores) -> None:

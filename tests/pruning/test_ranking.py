@@ -26,6 +26,15 @@ def test_the_layers_of_a_group_are_reduced(reduction: Reduction, expected: list[
     assert group_scores(GROUP, {"a": A, "b": B}, WIDTHS, reduction).tolist() == expected
 
 
+def test_layers_of_another_scorer_count_only_where_they_are_alone() -> None:
+    both = {"a": A, "b": B}
+    assert group_scores(GROUP, both, WIDTHS, "mean", others={"b": "taylor"}).tolist() == A.tolist()
+    assert group_scores(GROUP, both, WIDTHS, "mean", others={"a", "b"}).tolist() == [8.0, 1, 3]
+    assert group_scores(GROUP, {"b": B}, WIDTHS, "mean", others={"b"}).tolist() == [15, 0, 15]
+    with pytest.raises(InputError, match="layer 'b': scores of 3 units, the model has 4"):
+        group_scores(GROUP, {"a": A, "b": A}, WIDTHS, "mean", others={"b"})
+
+
 def test_a_position_without_a_score_stays() -> None:
     assert group_scores(GROUP, {"b": B}, WIDTHS, "mean").tolist() == [15, 0, 15]
     assert group_scores(GROUP, {"a": np.array([np.nan, 2, 1])}, WIDTHS, "mean").tolist() == [2, 2, 1]

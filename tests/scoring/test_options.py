@@ -31,6 +31,8 @@ def test_classes_are_a_number_or_indices() -> None:
         ({"layers": "conv"}, "layers: input should be a valid list .got 'conv'."),
         ({"layers": []}, "layers: list should have at least 1 item"),
         ({"batch_size": 0}, "batch_size: input should be greater than or equal to 1"),
+        ({"linear_scorer": "taylor"}, "linear_scorer: taylor scores linear layers, set linear: true too"),
+        ({"linear": True, "linear_scorer": "tailor"}, "linear_scorer: unknown scorer 'tailor'; did you mean 'taylor'"),
         ({"sample": 3}, "sample: unknown key; did you mean 'samples'"),
     ],
 )

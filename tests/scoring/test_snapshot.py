@@ -13,7 +13,7 @@ from prune_fe.data import sampling
 from prune_fe.scorers.counts import Counts
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring import collection as collecting
-from prune_fe.scoring import score as scoring
+from prune_fe.scoring import execution
 from prune_fe.scoring.scores import load_scores
 from prune_fe.scoring.snapshot import Snapshot, _pack, _unpack
 from prune_fe.scoring.sums import RunningSum
@@ -155,7 +155,7 @@ def test_what_two_processes_left_is_not_gone_on_with_by_one(
 ) -> None:
     whole = scored(net, images, None)
     with monkeypatch.context() as patch:
-        for module in (sampling, scoring):
+        for module in (sampling, execution):
             patch.setattr(module, "world_size", lambda: 2)
         interrupt(net, images, tmp_path)
     resumed = scored(net, images, tmp_path)
