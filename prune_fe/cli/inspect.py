@@ -34,7 +34,7 @@ def inspect(
     """Print the layers of a network, what can be removed of each, what not and why, and what each costs.
 
     Nothing is scored, no images are needed, and the values of the weights do not matter. Units of tied layers are
-    removed together or not at all.
+    removed together or not at all; those of linear layers and gates only if they are scored (prune-fe score --linear).
 
     Args:
         model: vgg-small, a torchvision or timm name, or a folder that prune_fe saved.

@@ -50,7 +50,9 @@ COLUMNS = {
 def inspect(model: nn.Module, example: Inputs) -> pd.DataFrame:
     """List the layers of a network, what can be removed of each, what not and why, and what each costs.
 
-    Nothing is scored and nothing is changed. What can be removed is tested on a copy, as `prune` does.
+    Nothing is scored and nothing is changed. What can be removed is tested on a copy, as `prune` does. Linear layers
+    and the convolutions in gates are listed as `prune` treats them with scores of their own: it removes their units
+    only if they were scored, with `linear=True`. (A gate also loses the outputs that belong to units of other layers.)
 
     >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     >>> table = inspect(net, torch.zeros(1, 1, 6, 6))
@@ -73,7 +75,7 @@ def inspect(model: nn.Module, example: Inputs) -> pd.DataFrame:
         - `map_height`, `map_width`: Size of the maps of its units.
         - `groups`: Numbers of the groups that its units belong to, such as "1" or "1, 3".
         - `tied_to`: The other layers of these groups: tied units are removed together or not at all.
-        - `removable`: How many units can be removed at most.
+        - `removable`: How many units can be removed at most, if the layer has scores.
         - `step`: How many units go together at least, such as one of each part of a grouped convolution.
         - `reason`: Why units have to stay; "" where nothing holds them.
         - `parameters`, `macs`: Parameters and multiply-adds of the module without those of modules within it. Their

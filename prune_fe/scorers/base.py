@@ -10,6 +10,20 @@ To write a scorer, subclass `MapScorer`, `GradientScorer`, `WeightScorer` or, fo
     >>> _ = net[0].weight.data.copy_(torch.tensor([-3.0, 2.0]).view(2, 1, 1, 1))
     >>> LargestWeight().score(net, [Layer("0", 2, (0, 0))], {})["0"].keep.tolist()
     [3.0, 2.0]
+
+What such a scorer gets of a layer, besides the maps (images, units, height, width) and the filters (units, channels,
+height, width) of a convolution over two dimensions:
+
+- linear layer (option `linear`): its outputs (images, units, positions, 1), where the positions are the tokens or
+  pixels that the layer reads one by one, 1 for features; its weights (units, inputs, 1, 1).
+- convolution over one or three dimensions: its outputs (images, units, positions, 1); its filters (units, channels,
+  length, 1) or (units, channels, depth · height · width, 1).
+- transposed convolution: maps; the filters of its output channels, (units, channels, height, width).
+- layer whose rows are windows of an image: the positions of all windows of the image in one.
+- layer that runs several times: the outputs of each run, so that its sums are those over the images and the runs; but
+  one gradient for all runs.
+
+A scorer that needs more, such as square maps, says so in `why_unfit`.
 """
 
 from __future__ import annotations
@@ -157,7 +171,8 @@ class Scorer(ABC):
         """Return what one batch adds to the sums of one layer.
 
         Args:
-            maps: Feature maps, (images, units, height, width).
+            maps: Feature maps, (images, units, height, width). The outputs of a layer without maps, such as a linear
+                layer on tokens, are (images, units, positions, 1).
             labels: The class of each image, (images,) int64 in [0, classes).
             classes: Number of classes.
         """
@@ -168,7 +183,7 @@ class Scorer(ABC):
 
         Args:
             gradients: (images, units), the derivative of each image's own cross-entropy with respect to a factor by
-                which the unit's map is multiplied, at factor 1.
+                which the unit's outputs are multiplied, at factor 1: at all positions and in all runs of the layer.
         """
         raise TypeError(f"{type(self).__name__} reads no gradients")
 
@@ -232,9 +247,13 @@ class WeightScorer(Scorer):
 
     @abstractmethod
     def score_layer(self, layer: Layer, weight: Tensor) -> LayerScore:
-        """Return the scores of a layer from its filters, (units, channels, height, width) float64.
+        """Return the scores of a layer from its filters.
 
-        Those of a linear layer are (units, inputs, 1, 1).
+        Args:
+            layer: The layer.
+            weight: (units, channels, height, width) float64. Those of a linear layer are (units, inputs, 1, 1), of a
+                convolution over one dimension (units, channels, length, 1), and over three dimensions (units, channels,
+                depth · height · width, 1).
         """
 
     def score(

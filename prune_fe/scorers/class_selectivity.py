@@ -18,9 +18,10 @@ Form = Literal["index", "difference"]
 class ClassSelectivity(MapScorer):
     """Class selectivity: the score is (μ_max − μ_rest) / (μ_max + μ_rest).
 
-    μ_c is the mean activation of the unit on class c, μ_max the largest of these, and μ_rest the mean of μ_c over the
-    other classes. A unit that is silent on every class has selectivity 0. Where no ReLU follows and means may be
-    negative, the divisor is |μ_max| + |μ_rest|, so that the index stays in [−1, 1].
+    μ_c is the mean activation of the unit on class c, over the positions of its map (or the tokens) and over the
+    images, and the runs of a layer that runs several times. μ_max is the largest of these, and μ_rest the mean of μ_c
+    over the other classes. A unit that is silent on every class has selectivity 0. Where no ReLU follows and means may
+    be negative, the divisor is |μ_max| + |μ_rest|, so that the index stays in [−1, 1].
 
     Attributes:
         form: "index", or "difference" for μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao &

@@ -10,7 +10,10 @@ from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_position
 
 @dataclass(frozen=True)
 class L1Activation(MapScorer):
-    """L1 norm of the activation: the score is the mean over the images of Σ|a| over the unit's map."""
+    """L1 norm of the activation: the score is the mean over the images of Σ|a| over the unit's map.
+
+    Of a layer that runs several times, it is the mean over the runs too.
+    """
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `norm` (units,), the sum of the norms, and `images`, the number of images."""

@@ -15,6 +15,9 @@ Square = Literal["total", "image"]
 class Taylor(GradientScorer):
     """Taylor importance: the score is (∂E/∂z)², E the mean cross-entropy and z = 1 a factor on the unit's map (eq. 8).
 
+    Of a linear layer on tokens, z multiplies the unit's value at every token; of a layer that runs several times, its
+    output in every run.
+
     How the images are divided into batches makes no difference.
 
     Attributes:

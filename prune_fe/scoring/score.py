@@ -57,9 +57,13 @@ def score(
     The model is left as it was: weights, mode, hooks, gradients, and what it keeps of its last run. Under
     torch.distributed each process measures its share of the images, and every process returns the same scores.
 
+    Linear layers, and gates, are scored with `linear=True`: scorers that need feature maps leave them out, with a
+    warning that names them, or with `linear_scorer="taylor"` another scorer scores them.
+
     A criterion of one's own is a function of a layer and its filters, (units, channels, height, width) float64, that
-    returns one number a unit; units with the lowest scores are pruned first. One that reads feature maps or gradients
-    derives from `MapScorer` or `GradientScorer` of `prune_fe.scorers.base`.
+    returns one number a unit; units with the lowest scores are pruned first. Of a linear layer the filters are (units,
+    inputs, 1, 1). One that reads feature maps or gradients derives from `MapScorer` or `GradientScorer` of
+    `prune_fe.scorers.base`, whose documentation says what it gets of each kind of layer.
 
     >>> def largest_weight(layer, weight, power=1.0):
     ...     return weight.abs().flatten(1).amax(dim=1) ** power
@@ -77,8 +81,8 @@ def score(
         data: Data set of (image, label), or an iterable of batches (images, labels) such as a DataLoader; None for a
             scorer that reads weights only.
         scorer: Name of a scorer (a key of `SCORERS`), a scorer, its class, or a function of (layer, weight). `layer`
-            has a `name`, its number of `units` and, if `example` is given, the `map_size`. Further parameters of the
-            function need defaults, and are recorded as its settings.
+            has a `name`, its number of `units`, whether it `is_linear` and, if `example` is given, the `map_size`.
+            Further parameters of the function need defaults, and are recorded as its settings.
         options: Which images and which layers; the default is all.
         seed: Seed with which the classes and images are drawn.
         workers: Processes that read images.

@@ -191,11 +191,11 @@ def test_transposed_convolutions_of_one_and_three_dimensions_have_filters_too() 
 )
 def test_what_a_scorer_cannot_score_is_named(name: str, left_out: list[str], net: Every, batch: Any) -> None:
     if name == "bn-scale":
-        net.up = nn.Sequential(net.up, nn.BatchNorm2d(4)).double().eval()  # a map without a norm is an error
+        with_norm: Any = nn.Sequential(net.up, nn.BatchNorm2d(4)).double().eval()  # a map without a norm is an error
+        net.up = with_norm
         with pytest.warns(UserWarning, match="bn-scale leaves out layer"):
             scores = score(net, [batch], name, linear=True)
         assert np.array_equal(scores.keep["hidden"], net.norm.weight.detach().abs())
-        left_out = [*left_out]
         assert list(scores.keep) == ["up.0", "hidden"]
     elif left_out:
         with pytest.warns(UserWarning, match=f"{name} leaves out layer"):
