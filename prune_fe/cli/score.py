@@ -60,7 +60,7 @@ def score(
         samples: Training images of each class; default: all.
         images: Score on exactly the training images that this CSV file names in its column "image"; score itself writes
             one, OUTPUT/images.csv.
-        layers: Names of modules; default: every convolution.
+        layers: Names of modules; default: every convolution, and with --linear every linear layer.
         except_: Patterns of layers that are not scored: --except 'layer4.*'.
         linear: Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that
             need feature maps leave them out, and say so.

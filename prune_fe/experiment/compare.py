@@ -94,7 +94,8 @@ class Comparison:
                 experiment = self.experiment.with_network(label)
                 network, example = to_device(experiment.build_network(), experiment.device), experiment.example
                 check(experiment, network)
-                scores = score(network, None, CONTROLS[0], layers=self.recipe.score.layers, example=example)
+                chosen = {"layers": self.recipe.score.layers, "linear": self.recipe.score.linear}
+                scores = score(network, None, CONTROLS[0], example=example, **chosen)
                 prune(network, scores, example=example, options=self._architecture(self.recipe.compare.points[1][0]))
             except PruneFEError as error:
                 raise type(error)(f"network {label!r}: {error}") from error

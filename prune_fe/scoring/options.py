@@ -29,7 +29,7 @@ class ScoreOptions:
     """Training images of each class, drawn with the seed. By default all images."""
 
     layers: LayerNames | None = None
-    """Names of modules. By default every convolution."""
+    """Names of modules. By default every convolution, and with `linear` every linear layer."""
 
     linear: bool = False
     """Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that need

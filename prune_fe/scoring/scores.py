@@ -93,7 +93,8 @@ class Scores:
     @property
     def about(self) -> dict[str, Any]:
         """Where the scores come from, in short: without the list of the images, which the key identifies."""
-        known = {name: self.provenance[name] for name in ("key", "model_sha256") if name in self.provenance}
+        names = ("key", "model_sha256", "linear_scorer")
+        known = {name: self.provenance[name] for name in names if name in self.provenance}
         return {"scorer": self.scorer, "settings": dict(self.settings), "images": self.images} | known
 
     def scorer_of(self, layer: str) -> str:

@@ -169,3 +169,24 @@ def test_scorers_of_installed_packages_are_known_to_score_prune_and_recipes(caps
     (tmp_path / "own.yaml").write_text(TINY.replace("l1-filter, feature-entropy", "smallest"))
     assert main(["run", "own.yaml"]) == 0
     assert "smallest" in capsys.readouterr().out
+
+
+def test_linear_layers_are_scored_by_a_scorer_of_their_own(capsys):
+    linear = ("--linear", "--linear-scorer", "taylor")
+    assert scored("--scorer", "hrank", *linear) == 0
+    assert load_scores("scores/hrank").other_scorers == {"classifier": "taylor"}
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("scorer", "taylor importance"))
+    assert Path("scores/hrank/layers.csv").read_text().splitlines()[-1].startswith("classifier,10,taylor,,")
+    pruning = ("prune", "--model", "vgg-small", "--num-classes", "10", "--size", "16", "--scores", "scores")
+    assert main([*pruning, "--data", "digits"]) == 0  # the classifier computes the outputs
+    capsys.readouterr()
+    base = ("score", "--model", "vgg-small", "--data", "digits", "--size", "16", "--samples", "2", "--scorer", "hrank")
+    for words, message in {
+        (): "scores was begun with another choice of linear True, now None, linear_scorer 'taylor', now None; choose",
+        ("--linear-scorer", "taylor"): "--linear-scorer taylor scores linear layers, pass --linear too",
+        ("--linear", "--linear-scorer", "tailor"): "--linear-scorer tailor: did you mean 'taylor'",
+    }.items():
+        assert message in refused(capsys, 2, *base, *words)
+    without_data = ("score", "--model", "vgg-small", "--scorer", "bn-scale", *linear, "--output", "other")
+    assert "scorer 'taylor' needs images: pass --data PATH" in refused(capsys, 2, *without_data)

@@ -241,6 +241,32 @@ def test_a_budget_in_rounds_with_recalibrated_norms(tmp_path: Path) -> None:
     assert [(event["norms"], event["images"]) for event in logged(folder, "recalibrate")] == [(3, 64)] * 2
 
 
+def test_gates_are_scored_by_the_linear_scorer_in_each_round(tmp_path: Path) -> None:
+    overrides = {
+        "model": {"name": "timm/lcnet_035"},
+        "train": None,
+        "finetune": None,
+        "scorers": ["hrank"],
+        "score": {"samples": 2, "linear": True, "linear_scorer": "taylor"},
+        "prune": {"ratio": 0.5, "rounds": 2, "rescore": "each_round"},
+    }
+    _, folder = go(tmp_path, overrides)
+    scores = prune_fe.load_scores(folder.path / "seed-0/hrank")
+    gates = [f"blocks.5.{block}.se.conv_{part}" for block in (0, 1) for part in ("reduce", "expand")]
+    assert scores.other_scorers == dict.fromkeys([*gates, "conv_head", "classifier"], "taylor")
+    pruned = prune_fe.load(folder.path / "seed-0/hrank/pruned")
+    for name in (*gates, "conv_head"):
+        units = pruned.get_submodule(name).weight.shape[0]  # type: ignore[union-attr, operator, index]
+        assert units == len(scores.keep[name]) // 2
+
+
+def test_a_linear_scorer_that_does_not_exist_or_has_no_layers_is_refused_with_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="score: linear_scorer: unknown scorer 'tailor'; did you mean 'taylor'"):
+        go(tmp_path, {"score.linear": True, "score.linear_scorer": "tailor"})
+    with pytest.raises(InputError, match="score: linear_scorer: taylor scores linear layers, set linear: true too"):
+        go(tmp_path, {"score.linear_scorer": "taylor"})
+
+
 def test_a_wrong_scorer_setting_or_layer_is_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="scorer 'feature-entropy' has no setting 'q'; it has rank, normalise, p"):
         go(tmp_path, {"scorers": [{"name": "feature-entropy", "q": 1}]})
