@@ -94,8 +94,8 @@ class Comparison:
                 experiment = self.experiment.with_network(label)
                 network, example = to_device(experiment.build_network(), experiment.device), experiment.example
                 check(experiment, network)
-                chosen = {"layers": self.recipe.score.layers, "linear": self.recipe.score.linear}
-                scores = score(network, None, CONTROLS[0], example=example, **chosen)
+                layers, linear = self.recipe.score.layers, self.recipe.score.linear
+                scores = score(network, None, CONTROLS[0], example=example, layers=layers, linear=linear)
                 prune(network, scores, example=example, options=self._architecture(self.recipe.compare.points[1][0]))
             except PruneFEError as error:
                 raise type(error)(f"network {label!r}: {error}") from error

@@ -256,7 +256,7 @@ def test_gates_are_scored_by_the_linear_scorer_in_each_round(tmp_path: Path) -> 
     assert scores.other_scorers == dict.fromkeys([*gates, "conv_head", "classifier"], "taylor")
     pruned = prune_fe.load(folder.path / "seed-0/hrank/pruned")
     for name in (*gates, "conv_head"):
-        units = pruned.get_submodule(name).weight.shape[0]  # type: ignore[union-attr, operator, index]
+        units = pruned.get_parameter(f"{name}.weight").shape[0]
         assert units == len(scores.keep[name]) // 2
 
 

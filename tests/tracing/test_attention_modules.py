@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from prune_fe.scoring.score import score
 from prune_fe.tracing.attention_modules import find_attention_tensors
 from tests.tracing.test_attention_rules import X, groups_of, sizes_of
 
+DATA: Any = [(x, 0) for x in X]
+
 
 def vision_transformer() -> nn.Module:
     return torchvision.models.VisionTransformer(
@@ -45,7 +48,7 @@ def test_heads_and_the_embedding_lose_the_same_share() -> None:
 def test_a_pruned_attention_has_the_sizes_of_its_weights() -> None:
     torch.manual_seed(1)
     model = vision_transformer().eval()
-    scores = score(model, [(x, 0) for x in X], "l1-filter", linear=True)
+    scores = score(model, DATA, "l1-filter", linear=True)
     pruned = prune(model, scores, 0.5, X[:1])
     for layer in pruned.model.modules():
         if isinstance(layer, nn.MultiheadAttention):
@@ -58,7 +61,7 @@ def test_a_pruned_attention_has_the_sizes_of_its_weights() -> None:
     # Heads with small weights go first.
     step = pruned.steps[0]
     name = "encoder.layers.encoder_layer_1.self_attention"
-    norms = model.get_submodule(name).in_proj_weight.detach().abs().sum(1).view(3, 4, 4).sum((0, 2))
+    norms = model.get_parameter(f"{name}.in_proj_weight").detach().abs().sum(1).view(3, 4, 4).sum((0, 2))
     lost = {unit // 4 % 4 for unit in step.removed[name]}
     assert lost == set(norms.argsort()[:2].tolist())
 
@@ -69,7 +72,7 @@ def test_pruned_attention_is_saved_and_loaded(tmp_path: Path) -> None:
         fresh = copy.deepcopy(model)
         for weight in model.parameters():  # the classifier's are zero
             nn.init.normal_(weight, std=0.2)
-        scores = score(model.eval(), [(x, 0) for x in X], "l1-filter", linear=True)
+        scores = score(model.eval(), DATA, "l1-filter", linear=True)
         pruned = prune(model, scores, 0.5, X[:1])
         difference, scale = pruned.difference(model, X)
         assert difference < 1e-4 * scale

@@ -126,7 +126,7 @@ class Bias(nn.Module):
 
 class Biased(Attending):
     def __init__(self) -> None:
-        super().__init__(lambda own, q, k, v: (q @ k.mT + own.bias.values()).softmax(-1) @ v)
+        super().__init__(lambda own, q, k, v: (q @ k.mT + own.bias.values()).softmax(-1) @ v)  # type: ignore[operator]
         self.bias = Bias()
 
 
@@ -195,7 +195,7 @@ def test_a_vision_transformer_of_timm_loses_channels_heads_and_hidden_units(is_f
     )
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = is_fused
+            module.fused_attn = is_fused  # type: ignore[assignment]
     groups, cutter, fault = groups_of(model)
     assert fault is None
     assert {name: (len(group.sets), group.reason) for name, group in groups.items()} == {
