@@ -21,7 +21,7 @@ from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier,
 from prune_fe.tracing.branches import follow_training, keep_unreached
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
-from prune_fe.tracing.dependency_graph import DependencyGraph, SetId
+from prune_fe.tracing.dependency_graph import BalanceConstraint, DependencyGraph, SetId
 from prune_fe.tracing.layers import Layer, count_units, find_layers_with_units
 from prune_fe.tracing.nested import Inputs, count_rows, move
 from prune_fe.tracing.weights import require_example
@@ -74,6 +74,11 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
         names = _with_unseen_layers(names, graph)
     found_groups = find_groups(traced, graph, names)
     groups, cutter = _try_groups(verifier, cutter, found_groups)
+    if ties := _find_possible_ties(graph, groups):
+        tied = graph.with_constraints(ties)
+        others, other_cutter = _try_groups(verifier, Cutter(traced, tied), find_groups(traced, tied, names))
+        if _count_removable(others) > _count_removable(groups):
+            groups, cutter = others, other_cutter
     if engine == "torch-pruning":
         pairs = zip(groups, found_groups, strict=True)
         groups = tuple(
@@ -169,6 +174,18 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
     sound = [set_id for number, sets in halves.items() if number not in failing for set_id in sets]
     tried = [replace(group, reason=failing.get(GroupId(number), group.reason)) for number, group in enumerate(groups)]
     return tuple(tried), _without_needless_sizes(verifier, cutter, sound)
+
+
+def _find_possible_ties(graph: DependencyGraph, groups: Sequence[Group]) -> list[BalanceConstraint]:
+    """Return the constraints that are not certain, and without which a trial of a group may have failed."""
+    failed = [group.sets for group in groups if group.reason and graph.fixed_sets.keys().isdisjoint(group.sets)]
+    sets = [set_id for own in failed for set_id in own]
+    return [entry for entry in graph.possible_constraints if np.isin(np.concatenate(entry[0]), sets).any()]
+
+
+def _count_removable(groups: Sequence[Group]) -> int:
+    """Return the number of coupled sets in groups that can lose some."""
+    return sum(len(group.sets) for group in groups if group.reason is None)
 
 
 def _random_half(group: Group, seed: int) -> list[SetId]:

@@ -162,15 +162,21 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
     if any(own.ndim - 2 in varying_dims(own) for own in parts):
         _fix_all(builder, parts, reason)
     elif len(parts) == 3 and heads[0] and heads[0] == heads[1] == heads[2]:
-        firsts = [couple_inside(builder, own, [dim + own.ndim for dim in heads[0]]) for own in parts]
+        every = [couple_inside(builder, own, [dim + own.ndim for dim in heads[0]]) for own in parts]
         mask = given.get("attn_mask")
         if isinstance(mask, Tensor) and (own := builder.ids_along(mask, heads[0])) is not None:
-            firsts.append(ids_along(own, [dim + own.ndim for dim in heads[0]]))
-        for other in firsts[1:]:
+            every.append(ids_along(own, [dim + own.ndim for dim in heads[0]]))
+        for other in every[1:]:
             # With grouped queries, several of them share the keys and values of one head.
-            repeats = firsts[0].shape[-1] // other.shape[-1]
-            builder.couple(firsts[0].ravel(), np.repeat(other, repeats, axis=-1).ravel())
+            repeats = every[0].shape[-1] // other.shape[-1]
+            builder.couple(every[0].ravel(), np.repeat(other, repeats, axis=-1).ravel())
         builder.ids[call.output] = _expand_heads(parts[2], call.output)
+    elif len(parts) == 3 and heads[0] and not heads[1] and not heads[2]:
+        # All heads of the queries read the same keys and values, which stay.
+        dims = [dim + parts[0].ndim for dim in heads[0]]
+        firsts = couple_inside(builder, parts[0], dims)
+        builder.ids[call.output] = _along_heads(firsts, dims, call.output)
+        _fix_all(builder, parts[1:], f"all heads of {call.name}() in {builder.location} read its channels")
     elif not any(heads):
         if query is not None and key is not None and given.get("scale") is not None:
             builder.couple(rows_along(query, query.ndim - 1)[0], rows_along(key, key.ndim - 1)[0])
@@ -180,6 +186,12 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
             builder.ids[call.output] = resize(value, call.output.shape)
     else:
         _fix_all(builder, parts, reason)
+
+
+def _along_heads(channels: IdArray, dims: Sequence[int], output: Tensor) -> Tensor:
+    """Return the ids of an output whose channels differ along the dimensions of its heads only."""
+    shape = [size if dim in dims else 1 for dim, size in enumerate(output.shape)]
+    return to_tensor(channels).view(shape).expand(output.shape)
 
 
 def _expand_heads(ids: Tensor, output: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 OUTPUT = "the network's outputs"
 """The reason why the channels of the network's output are fixed."""
 
+BalanceConstraint = tuple[Sequence[IdArray], str]
+"""Blocks of channels, or of coupled sets, that must lose equally many, and the cause."""
+
 SetId = NewType("SetId", int)
 """Identifies a set of coupled channels, which can only be removed together."""
 
@@ -89,6 +92,8 @@ class DependencyGraph:
         balance_causes: The cause of each balance constraint, such as "GroupNorm 'norm' with 4 groups".
         mixed_sets: (function that computes one value from many channels, their coupled sets), such as "mean() over the
             channels in 'norm'". Whether its channels can be removed is found out by verification.
+        possible_constraints: (blocks, cause) of constraints that hold if code takes the number of some channels from
+            its inputs, and not from an attribute.
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -99,6 +104,15 @@ class DependencyGraph:
     output_positions: Mapping[str, int]
     balance_causes: Sequence[str] = ()
     mixed_sets: Sequence[tuple[str, IdArray]] = ()
+    possible_constraints: Sequence[BalanceConstraint] = ()
+
+    def with_constraints(self, added: Sequence[BalanceConstraint]) -> DependencyGraph:
+        """Return the graph with more balance constraints, each with its cause."""
+        return replace(
+            self,
+            balance_constraints=[*self.balance_constraints, *(blocks for blocks, _ in added)],
+            balance_causes=[*self.balance_causes, *(cause for _, cause in added)],
+        )
 
 
 class GraphBuilder:
@@ -317,15 +331,9 @@ class GraphBuilder:
         if not self.follows_candidates:
             self._balanced.append((Parts(self.running[-1], parts), cause))
 
-    def tie_to_inputs(self, heads: IdArray, inputs: IdArray, cause: str) -> None:
-        """Record that code gives the channels of its heads, together, the width of its inputs.
-
-        Args:
-            heads: (heads, ..., channels) the channels, which are as many as the inputs.
-            inputs: (channels,) the inputs.
-            cause: What demands that, for messages.
-        """
-        self._balanced.append((SameWidth(heads, inputs), cause))
+    def tie_to_inputs(self, tie: SameWidth, cause: str) -> None:
+        """Record that code may give channels the width of its inputs; `cause` says so in messages."""
+        self._balanced.append((tie, cause))
 
     def mix(self, channels: IdArray, what: str) -> None:
         """Record that a function computes one value from these channels; `what` names it in messages."""
@@ -370,13 +378,17 @@ class GraphBuilder:
             # OUTPUT excludes channels from all groups, so it takes precedence over other reasons.
             if channel != NO_CHANNEL and (reason == OUTPUT or set_id not in fixed):
                 fixed[set_id] = reason
-        counted, balanced = list(self._counted), []
+        counted, balanced, possible = list(self._counted), list[BalanceConstraint](), list[BalanceConstraint]()
         for entry, cause in self._balanced:
-            blocks = entry.resolve(coupled_set) if isinstance(entry, Parts | SameWidth) else entry
+            if isinstance(entry, SameWidth):
+                blocks: Sequence[IdArray] = entry.blocks()
+            else:
+                blocks = entry.resolve(coupled_set) if isinstance(entry, Parts) else entry
             if isinstance(entry, Parts):
                 counted += entry.whole_parts(coupled_set)
             if blocks and NO_CHANNEL not in np.concatenate(blocks):
-                balanced.append((blocks, cause))
+                is_possible = isinstance(entry, SameWidth) and not entry.is_certain(coupled_set)
+                (possible if is_possible else balanced).append((blocks, cause))
         counted += [(child, ids) for module, ids in counted for child in self._helpers_of(module)]
         return DependencyGraph(
             axes=self._axes,
@@ -384,6 +396,7 @@ class GraphBuilder:
             fixed_sets=fixed,
             balance_constraints=[[coupled_set[block] for block in blocks] for blocks, _ in balanced],
             balance_causes=[cause for _, cause in balanced],
+            possible_constraints=[([coupled_set[block] for block in blocks], cause) for blocks, cause in possible],
             mixed_sets=[(what, coupled_set[ids]) for what, ids in self._mixed],
             counted_sets=[(module, coupled_set[ids]) for module, ids in counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.

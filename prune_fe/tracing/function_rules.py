@@ -176,7 +176,9 @@ def _rearrange(builder: GraphBuilder, call: Call, ids: Tensor) -> None:
     elif call.name in ("view", "reshape", "unflatten"):
         outer = varying_dims(rearranged)
         if len(outer) == 1:
-            builder.count(rows_along(rearranged, outer[0])[0])
+            channels = rows_along(rearranged, outer[0])[0]
+            builder.count(channels)
+            _note_size(builder, call, channels, outer[0])
         elif outer:  # a shuffle, or attention heads: all parts must keep equally many channels
             divided = ids_along(rearranged, outer)
             builder.divide(divided, f"{call.name}() in {builder.location} into {len(divided)} parts")
@@ -237,10 +239,22 @@ def _merge(builder: GraphBuilder, call: Call, ids: Tensor, varying: Sequence[int
         _merge_dims(builder, ids_along(ids, varying))
     if len(left) == 1:
         builder.count(rows_along(merged, left[0])[0])
-        sizes = call.args[1:] if call.name != "flatten" else (-1,)
-        sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-        if builder.runs and len(sizes) == merged.ndim and sizes[left[0]] != -1:
-            builder.runs[-1].merged.append(ids_along(ids, varying))
+        _note_size(builder, call, ids_along(ids, varying), left[0])
+
+
+def _note_size(builder: GraphBuilder, call: Call, channels: IdArray, dim: int) -> None:
+    """Note channels whose number stands in the arguments of a view or reshape.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: The call.
+        channels: The channels, in one dimension or more.
+        dim: The dimension that they have in the output.
+    """
+    sizes: Sequence[Any] = call.args[1:] if call.name in ("view", "reshape") else ()
+    sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+    if builder.runs and not builder.follows_candidates and len(sizes) == call.output.ndim and sizes[dim] != -1:
+        builder.runs[-1].viewed.append(channels)
 
 
 def _merge_dims(builder: GraphBuilder, ids: IdArray) -> None:

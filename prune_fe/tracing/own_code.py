@@ -23,6 +23,7 @@ from prune_fe.tracing.channel_ids import IdArray, expand_along, ids_along, rows_
 from prune_fe.tracing.module_rules import follow_layer, has_module_rule
 from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.ops import Kind, Trait, names
+from prune_fe.tracing.parts import SameWidth
 
 if TYPE_CHECKING:
     from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
@@ -51,7 +52,8 @@ class Run:
             dimension of its channels, and the reason why they are fixed if the module is no norm ("" for none).
         layer: The axes of the inputs and outputs, if the module is a layer and called its function.
         read: The ids of the tensors that it passed to this function; None for a tensor without channels.
-        merged: The channels of heads that it put one after another in a tensor of a size that it computed.
+        viewed: The channels that it viewed with a number that it did not leave to the function, such as those of heads
+            that are put one after another.
     """
 
     module: str
@@ -61,7 +63,7 @@ class Run:
     statistics: list[tuple[int, Tensor, int, str]] = field(default_factory=list)
     layer: tuple[Axis, Axis] | None = None
     read: list[Tensor | None] = field(default_factory=list)
-    merged: list[IdArray] = field(default_factory=list)
+    viewed: list[IdArray] = field(default_factory=list)
 
 
 def is_own_layer(module: nn.Module) -> bool:
@@ -94,25 +96,27 @@ def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None
         _fix_unless_in_order(builder, run, value, output)
     elif run.statistics:
         _add_statistics(builder, run, value, output)
-    if run.merged:
+    if run.viewed:
         _tie_to_inputs(builder, run, value)
 
 
 def _tie_to_inputs(builder: GraphBuilder, run: Run, value: Tensor | None) -> None:
-    """Tie the channels of heads to the module's inputs, if it computes the size of the heads from that of its inputs.
+    """Tie channels to the module's inputs, if its code may compute their number from that of its inputs.
 
-    A size that is an attribute of the module, which its code reads, can change by itself.
+    A number that is an attribute of the module, which its code reads, can change by itself.
     """
     ids = builder.ids.get(value) if value is not None else None
     varying = varying_dims(ids) if ids is not None else []
     module = builder.modules[run.module]
     read = names_in(type(module))
     sizes = [size for name, size in vars(module).items() if type(size) is int and name in read]
-    for heads in run.merged if len(varying) == 1 else ():
+    for channels in run.viewed if len(varying) == 1 else ():
         assert ids is not None
         inputs = rows_along(ids, varying[0])[0]
-        if len(inputs) == heads.size and heads.size not in sizes:
-            builder.tie_to_inputs(heads, inputs, f"the heads of {run.module!r}, which have the width of its inputs")
+        if len(inputs) == channels.size and not np.array_equal(inputs, channels.ravel()):
+            what = "heads" if channels.ndim > 1 else "channels"
+            cause = f"the {what} of {run.module!r}, which have the width of its inputs"
+            builder.tie_to_inputs(SameWidth(channels, inputs, channels.size in sizes), cause)
 
 
 def count_call(builder: GraphBuilder, function: str) -> None:

@@ -19,13 +19,14 @@ def find_whole_parts(parts: IdArray) -> list[int]:
         parts: (parts, ..., channels) the coupled sets of channels that code divides into parts.
 
     Returns:
-        The dimensions, without the last, along which each part is one coupled set that no other part has.
+        The dimensions, without the last, along which each part is one coupled set that no other part has. Parts that
+        differ along an earlier dimension, such as the queries and the values of a head, may be of different sets.
     """
     whole = []
     for dim in range(parts.ndim - 1):
-        rows = np.moveaxis(parts, dim, 0).reshape(parts.shape[dim], -1)
-        is_one_set = bool((rows == rows[:, :1]).all())
-        if is_one_set and len(np.unique(rows[:, 0])) == len(rows):
+        rows = parts.reshape(-1, parts.shape[dim], int(np.prod(parts.shape[dim + 1 :])))
+        firsts = np.sort(rows[:, :, 0], axis=1)
+        if (rows == rows[:, :, :1]).all() and (firsts[:, 1:] != firsts[:, :-1]).all():
             whole.append(dim)
     return whole
 
@@ -49,8 +50,10 @@ class Parts:
             coupled_set: Array indexed by channel id: the coupled set of the channel.
         """
         whole = find_whole_parts(coupled_set[self.channels])
-        rest = np.moveaxis(self.channels, whole, range(len(whole)))[(0,) * len(whole)]
-        return list(rest.reshape(-1, rest.shape[-1])) if rest.ndim > 1 else []
+        others = [dim for dim in range(self.channels.ndim - 1) if dim not in whole]
+        count = int(np.prod([self.channels.shape[dim] for dim in others]))
+        blocks = np.moveaxis(self.channels, others, range(len(others))).reshape(count, -1)
+        return list(blocks) if others else []
 
     def whole_parts(self, coupled_set: IdArray) -> list[tuple[str, IdArray]]:
         """Return the module and a channel of each part, for each dimension of parts that are removed as a whole."""
@@ -64,17 +67,23 @@ class SameWidth:
     """Channels that code gives the width of its inputs.
 
     Attributes:
-        heads: (heads, ..., channels) the ids of the channels.
+        channels: (channels,) or (heads, ..., channels), the ids of the channels.
         inputs: (channels,) the ids of the inputs.
+        may_be_attribute: Whether an attribute of the module has this size too, which can change by itself.
     """
 
-    heads: IdArray
+    channels: IdArray
     inputs: IdArray
+    may_be_attribute: bool = False
 
-    def resolve(self, coupled_set: IdArray) -> list[IdArray]:
-        """Return the inputs and the channels, which must lose equally many; nothing if these are no heads.
+    def blocks(self) -> list[IdArray]:
+        """Return the inputs and the channels, which must lose equally many."""
+        return [self.inputs, self.channels.ravel()]
+
+    def is_certain(self, coupled_set: IdArray) -> bool:
+        """Return whether the code must compute this size from its inputs: no attribute has it, and these are heads.
 
         Args:
             coupled_set: Array indexed by channel id: the coupled set of the channel.
         """
-        return [self.inputs, self.heads.ravel()] if find_whole_parts(coupled_set[self.heads]) else []
+        return not self.may_be_attribute and bool(find_whole_parts(coupled_set[self.channels]))

@@ -169,23 +169,64 @@ def test_a_scale_that_is_given_lets_single_channels_go() -> None:
     assert (len(groups["q"].sets), groups["q"].layers, groups["q"].reason, fault) == (12, ("q", "k"), None, None)
 
 
-def test_queries_of_several_heads_share_keys_of_one() -> None:
-    class Shared(Attending):
-        def __init__(self) -> None:
-            super().__init__(fused)
-            self.k, self.v = nn.Linear(10, 4), nn.Linear(10, 4)
+class Shared(Attending):
+    """Three heads of queries, and keys and values of one."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.tokens(x)
-            q = self.q(x).view(len(x), 4, 3, -1).transpose(1, 2)
-            k, v = self.k(x)[:, None], self.v(x)[:, None]
-            y = (q @ k.mT).softmax(-1) @ v
-            return self.head(self.out(y.transpose(1, 2).flatten(2)).mean(1))
+    def __init__(self, attend: Body) -> None:
+        super().__init__(attend)
+        self.k, self.v = nn.Linear(10, 4), nn.Linear(10, 4)
 
-    groups, _, fault = groups_of(Shared())
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)
+        q = self.q(x).view(len(x), 4, self.heads, -1).transpose(1, 2)
+        y = self.attend(self, q, self.k(x)[:, None], self.v(x)[:, None])
+        return self.head(self.out(y.transpose(1, 2).flatten(2)).mean(1))
+
+
+def test_keys_that_all_heads_share_lose_channels_with_the_queries() -> None:
+    groups, _, fault = groups_of(Shared(by_hand))
     assert fault is None
     assert groups["q"].layer_units["q"] == ((0, 4, 8), (1, 5, 9), (2, 6, 10), (3, 7, 11))
     assert (groups["q"].reason, groups["v"].reason, len(groups["v"].sets)) == (None, None, 4)
+
+
+def test_heads_of_queries_go_where_the_scale_depends_on_the_shared_keys() -> None:
+    groups, cutter, fault = groups_of(Shared(fused))
+    assert (fault, groups["q"].reason, len(groups["q"].sets)) == (None, None, 3)
+    assert groups["k"].reason == ("all heads of scaled_dot_product_attention() in the network's code read its channels")
+    assert sizes_of(cutter) == {"heads": [3]}
+
+
+class Inward(nn.Module):
+    """Heads as wide as the inputs: the number of tokens, an attribute, is that width by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.tokens = 4, 16
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        assert tokens == self.tokens
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
+        return self.out(y)
+
+
+def test_a_width_that_an_attribute_has_by_chance_is_tied_to_the_inputs() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 8, 8), nn.Flatten(2), Swapped(), Inward(), nn.LayerNorm(16), Swapped(), nn.AdaptiveAvgPool1d(1)
+    )
+    groups, cutter, fault = groups_of(nn.Sequential(*model, nn.Flatten(), nn.Linear(16, 3)))
+    assert fault is None
+    assert (groups["0"].reason, groups["0"].shares) == (None, (4, 1))
+    assert groups["0"].demands == ("the heads of '3', which have the width of its inputs",)
+    assert sizes_of(cutter) == {"heads": [4]}
+
+
+class Swapped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
 
 
 @pytest.mark.parametrize("is_fused", [True, False])

@@ -1,5 +1,7 @@
 """Parts of channels lose equally many, or go as a whole."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from prune_fe.tracing.parts import Parts, SameWidth, find_whole_parts
@@ -23,16 +25,24 @@ def test_parts_that_go_as_a_whole_have_a_number_and_no_constraint() -> None:
     both = np.stack([HEADS, HEADS])
     assert Parts("attn", HEADS).resolve(AS_HEADS) == []
     assert [block.tolist() for block in Parts("attn", HEADS).resolve(AS_CHANNELS)] == HEADS.tolist()
-    assert [block.tolist() for block in Parts("attn", both).resolve(AS_HEADS)] == [[0, 1, 2, 3]] * 2
+    assert [block.tolist() for block in Parts("attn", both).resolve(AS_HEADS)] == [list(range(12))] * 2
     ((module, channels),) = Parts("attn", both).whole_parts(AS_HEADS)
     assert (module, channels.tolist()) == ("attn", [0, 4, 8])
     assert Parts("attn", HEADS).whole_parts(AS_CHANNELS) == []
 
 
-def test_only_heads_are_tied_to_the_inputs() -> None:
-    tie = SameWidth(HEADS, np.arange(12, 24))
-    assert [block.tolist() for block in tie.resolve(np.append(AS_HEADS, AS_CHANNELS + 3))] == [
-        list(range(12, 24)),
-        list(range(12)),
-    ]
-    assert tie.resolve(np.arange(24)) == []
+def test_queries_and_values_may_have_heads_of_their_own() -> None:
+    """A layer that mixes the scores of heads stands between them."""
+    sets = np.stack([AS_HEADS, AS_HEADS, AS_HEADS + 3]).reshape(3, 3, 4)
+    channels = np.arange(36).reshape(3, 3, 4)
+    assert find_whole_parts(sets) == [1]
+    blocks = Parts("attn", channels).resolve(sets.ravel())
+    assert [block.tolist() for block in blocks] == [list(range(start, start + 12)) for start in (0, 12, 24)]
+
+
+def test_only_heads_are_certainly_tied_to_the_inputs() -> None:
+    tie, as_heads = SameWidth(HEADS, np.arange(12, 24)), np.append(AS_HEADS, AS_CHANNELS + 3)
+    assert [block.tolist() for block in tie.blocks()] == [list(range(12, 24)), list(range(12))]
+    assert tie.is_certain(as_heads)
+    assert not tie.is_certain(np.arange(24))
+    assert not replace(tie, may_be_attribute=True).is_certain(as_heads)
