@@ -1,6 +1,8 @@
 """Scores know what they are of, and are used for nothing else."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from prune_fe.errors import InputError
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring.score import score, score_all
 from prune_fe.scoring.scores import load_scores
+from prune_fe.topology import birth_times
+from prune_fe.tracing.feature_maps import observe
+from prune_fe.tracing.layers import find_layers
 from tests.scoring.sample import Counting, Net, assert_same_bits, scored
 
 
@@ -132,3 +137,33 @@ def test_scores_know_where_they_come_from(net: Net, images: Counting, tmp_path: 
     with torch.no_grad():
         twin.head.bias[0] += 1e-6
     assert score(twin, scorer="l1-filter").provenance["model_sha256"] != about["model_sha256"]
+
+
+def test_a_setting_that_came_later_changes_the_key_only_where_it_changes_the_scores(net: Net, images: Counting) -> None:
+    found = scored(net, images, None, {"default": FeatureEntropy(), "pad": FeatureEntropy(rectangular="pad")})
+    about = found["default"].provenance
+    names = ("version", "model", "model_sha256", "architecture_sha256", "images", "example_sha256")
+    source, settings = {name: about[name] for name in names}, dict(found["default"].settings)
+    assert settings.pop("rectangular") == "refuse"
+    content = json.dumps([source, about["layers"], "feature-entropy", settings], sort_keys=True)
+    assert about["key"] == hashlib.sha256(content.encode()).hexdigest()
+    assert found["pad"].provenance["key"] != about["key"]
+    assert found["pad"].settings["rectangular"] == "pad"
+
+
+def test_rectangular_images_are_scored_where_their_maps_are_padded(net: Net) -> None:
+    wide, labels = torch.randn(9, 2, 8, 13, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+    refused = "feature-entropy: layer 'first': maps are 8×13, a map must be square; use square images, or the setting"
+    with pytest.raises(InputError, match=refused):
+        score(net, [(wide, labels)], "feature-entropy")
+    scores = score(net, [(wide, labels)], FeatureEntropy(rectangular="pad"))
+    maps: dict[str, Tensor] = {}
+    with observe(net, find_layers(net, wide), lambda layer, values: maps.update({layer.name: values.clone()})):
+        net.eval()(wide)
+    for name, values in maps.items():
+        side = max(values.shape[2:])
+        lowest = values.amin((2, 3), keepdim=True).expand(-1, -1, side, side).clone()
+        lowest[..., : values.shape[2], : values.shape[3]] = values
+        births = birth_times(lowest)
+        rates = [(births[labels == c] > 0).double().mean(0).tolist() for c in range(3)]
+        assert scores.raw["selective_rate"][name].tolist() == rates
