@@ -1,10 +1,18 @@
 """scripts/zoo.py on one network of every kind of difficulty."""
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+
+import prune_fe
+from zoos.networks import build_network, draw_inputs, list_networks
+from zoos.report import find_rows_behind, format_report
+from zoos.rival import check_cut
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +24,8 @@ def zoo(load_script: Callable[[str], Any]) -> Any:
     "name",
     [
         "cifar_resnet20",
+        "unet",
+        "yolo",
         "torchvision/shufflenet_v2_x0_5",
         "torchvision/mobilenet_v3_small",
         "timm/ghostnet_100",
@@ -41,23 +51,76 @@ def test_a_network_that_hangs_or_dies_is_a_row_of_the_table(zoo: Any) -> None:
     assert "unknown model 'timm/nothing'" in row["why"]
 
 
-def test_the_report_counts_every_outcome(zoo: Any) -> None:
-    rows = [
-        {
-            "name": "timm/a",
-            "outcome": "cut",
-            "parameters": [2e6, 1e6],
-            "macs": [4e6, 1e6],
-            "units": [10, 5],
-            "why": "",
-            "difference": [1e-7, 0.0],
-            "seconds": 1.0,
-            "torch_pruning": "25% left",
-        },
-        {"name": "timm/b", "outcome": "refused", "why": "layer 'x' | odd", "torch_pruning": "KeyError"},
-    ]
-    text = zoo.format_report(rows)
+ROWS: list[dict[str, Any]] = [
+    {
+        "name": "timm/a",
+        "outcome": "cut",
+        "parameters": [2e6, 1e6],
+        "macs": [4e6, 1e6],
+        "units": [10, 5],
+        "why": "2× held",
+        "difference": [1e-7, 0.0],
+        "seconds": 1.0,
+        "their_outcome": "right",
+        "their_left": 0.25,
+        "their_seconds": 0.5,
+    },
+    {"name": "timm/b", "outcome": "refused", "why": "layer 'x' | odd", "their_outcome": "KeyError: 3"},
+    {"name": "c", "outcome": "refused", "why": "no", "their_outcome": "right", "their_left": 0.3, "their_seconds": 1},
+]
+
+
+def test_the_report_counts_every_outcome() -> None:
+    text = format_report(ROWS, "columns", "rival")
     assert "## timm: 1 of 2 cut, 1 refused, 0 failed" in text
-    assert "| timm/a | cut | 2.00 → 1.00 | 4.00 → 1.00 | 5 of 10 | 1e-07, 0e+00 | 1.0 | 25% left |  |" in text
-    assert "| timm/b | refused |  |  |  |  |  | KeyError | layer 'x' / odd |" in text
+    row = "| timm/a | cut | 2.00 → 1.00 | 50% | 4.00 → 1.00 | 5 of 10 | 1e-07, 0e+00 | 1.0 "
+    assert f"{row}| right | 25% | 0.5 | 2× held |" in text
+    assert "| timm/b | refused |  |  |  |  |  |  | KeyError: 3 |  |  | layer 'x' / odd |" in text
+    assert "of 3 networks, 2 cut right, 1 ended by an error" in text
+    assert "or leaves more of: 2." in text
+    assert "torch-pruning: of" not in format_report(ROWS, "columns")
     assert "zoo" not in sys.modules
+
+
+def test_what_torch_pruning_cuts_right_and_more_is_listed_with_the_reason() -> None:
+    assert find_rows_behind(ROWS) == [
+        "- timm/a: 50% are left, by torch-pruning 25%. 2× held",
+        "- c: refused, torch-pruning leaves 30%. no",
+    ]
+    assert find_rows_behind([ROWS[0] | {"their_left": 0.485}]) == []
+    assert find_rows_behind([ROWS[0] | {"their_outcome": "WRONG by 1e-01"}]) == []
+
+
+def test_a_cut_of_another_program_is_compared_with_masking() -> None:
+    torch.manual_seed(1)
+    model: Any = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.ConvTranspose2d(8, 8, 2, groups=2), nn.Conv2d(8, 2, 1)
+    )
+    model = model.double().eval()
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    pruned = prune_fe.prune(model, prune_fe.score(model, None, scorer="l1-filter"), 0.5, images[:1]).model
+    assert check_cut(model, pruned, images, 1e-9) == "right"
+    swapped: Any = copy.deepcopy(pruned)
+    swapped[4].weight.data = swapped[4].weight.data.flip(1)
+    assert check_cut(model, swapped, images, 1e-9).startswith("WRONG by ")
+    swapped[0].weight.data *= 2
+    assert check_cut(model, swapped, images, 1e-9) == "not checked (it has weights that the original has not)"
+
+
+def test_a_bias_in_front_of_a_norm_has_no_gradient_in_any_network(zoo: Any) -> None:
+    # As the biases of hgnetv2's affine blocks, whose gradient is a rounding error in the whole network and exactly
+    # zero in the pruned one.
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 2)).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    assert zoo.find_parameters_without_gradient(model, images) == {"0.bias"}
+    assert model[0].bias.grad is not None
+    assert model[0].bias.grad.abs().max() > 0
+
+
+def test_every_network_can_be_built_and_runs_on_its_inputs() -> None:
+    names = [entry.partition(":")[0] for entry in list_networks()]
+    assert len(set(names)) == len(names)
+    for name in ("yolo", "unet", "torchvision/lraspp_mobilenet_v3_large"):
+        with torch.no_grad():
+            build_network(name).eval()(draw_inputs(name, 64, 1))

@@ -1,0 +1,1 @@
+"""What scripts/zoo.py is made of."""
