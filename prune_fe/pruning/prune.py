@@ -147,7 +147,7 @@ class _Pruning:
         self.kept = analysis.cutter.all_channels()
         self.unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
         known = {**scores.keep, **self._score_unseen()}
-        self.plan = start_plan(analysis.groups, analysis.widths, known, options, scores.other_scorers)
+        self.plan = start_plan(analysis.groups, analysis.widths, known, options, self._other_layers(scores))
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         """Remove the units in rounds."""
@@ -239,8 +239,20 @@ class _Pruning:
                 )
             layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
         layer_scores |= self._score_unseen()
-        widths, others = self.analysis.widths, scores.other_scorers
+        widths, others = self.analysis.widths, self._other_layers(scores)
         self.plan = self.plan.with_scores(groups, layer_scores, widths, self.options, others)
+
+    def _other_layers(self, scores: Scores) -> set[str]:
+        """Return the layers whose scores are not those of the scorer.
+
+        Those that were scored by their weights are among them where nothing else of their group is the scorer's.
+        """
+        others = set(scores.other_scorers)
+        for group in self.analysis.groups:
+            scored = [layer for layer in group.layers if layer in scores.keep]
+            if scored and others.issuperset(scored):
+                others.update(layer for layer in group.layers if layer in self.unseen)
+        return others
 
     def _score_unseen(self) -> dict[str, Array]:
         """Return the scores of layers that no scorer sees, from the weights of the network so far."""
