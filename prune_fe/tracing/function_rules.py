@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune_fe.tracing.attention_rules import follow_matrix_product, follow_scaled_dot_product
+from prune_fe.tracing.attention_rules import couple_inside, follow_matrix_product, follow_scaled_dot_product
 from prune_fe.tracing.channel_ids import (
     NO_CHANNEL,
     IdArray,
@@ -386,8 +386,13 @@ def _combine(builder: GraphBuilder, call: Call) -> bool:
             continue
         wide = [dim for dim in varying if broadcast_size(value, dim, output.ndim) > 1]
         own = builder.ids_along(value, [dim - output.ndim for dim in varying]) if wide else None
-        if own is not None:
+        heads = [] if own is None else [dim for dim in varying if dim not in wide]
+        if own is not None and not heads:
             operand_ids.append(own.expand(output.shape))
+        elif own is not None:  # such as rotary embeddings: the same for every head, so that heads go as a whole
+            for ids in operand_ids:
+                if set(heads) <= set(varying_dims(ids)):
+                    couple_inside(builder, ids, heads)
         elif wide:
             values = value.shape[wide[0] - output.ndim]
             for ids in operand_ids:

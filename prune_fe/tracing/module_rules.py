@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from prune_fe.tracing.attention_rules import couple_inside
 from prune_fe.tracing.channel_ids import expand_along, to_tensor, varying_dims
 from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
 from prune_fe.tracing.ops import NORM_MODULES, TIMM_NORM_MODULES, TRUSTED_LIBRARIES
@@ -140,6 +141,12 @@ def _follow_linear(
 
 def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tensor, output: Tensor) -> None:
     varying, kind = varying_dims(ids), type(module).__name__
+    is_over_last = len(getattr(module, "normalized_shape", ())) == 1
+    if output.shape == ids.shape and len(varying) > 1 and varying[-1] == ids.ndim - 1 and is_over_last:
+        # Every head is normalised by itself, with the same weights, so that heads are removed as a whole.
+        couple_inside(builder, ids, varying[:-1])
+        builder.ids[output] = ids
+        return
     if output.shape != ids.shape or len(varying) > 1:
         builder.fix(ids, f"{kind} {name!r} receives channels in several dimensions")
         return

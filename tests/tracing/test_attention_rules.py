@@ -53,6 +53,13 @@ def with_table(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=16 * torch.sigmoid(bias.unsqueeze(0)))
 
 
+def rotated(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Rotary embeddings, (tokens, channels of a head), and a norm of each head."""
+    sin, cos = own.rope.tensor_split(2, -1)
+    q, k = (x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape) * sin for x in (q, k))
+    return F.scaled_dot_product_attention(own.head_norm(q), own.head_norm(k), v)
+
+
 def with_flat_heads(own: "Attending", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Heads as a part of the batch, and a temperature for each head."""
     q, k, v = (part.reshape(-1, *part.shape[2:]) for part in (q, k, v))
@@ -81,6 +88,7 @@ class Attending(nn.Module):
         self.embed, self.q, self.k = nn.Conv2d(3, 10, 16, 16), nn.Linear(10, inner), nn.Linear(10, inner)
         self.v, self.out, self.head = nn.Linear(10, inner), nn.Linear(inner, 10), nn.Linear(10, 3)
         self.norm, self.talk = nn.LayerNorm(10), nn.Linear(3, 3) if attend is talking else nn.Identity()
+        self.rope, self.head_norm = nn.Buffer(torch.randn(4, 8)), nn.LayerNorm(4)
         self.table, self.temperature = nn.Parameter(torch.randn(7, 3)), nn.Parameter(torch.ones(3, 1, 1))
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -94,7 +102,7 @@ class Attending(nn.Module):
         return self.head((x + self.out(y)).mean(1))
 
 
-@pytest.mark.parametrize("attend", [fused, by_hand, by_einsum, with_table, with_flat_heads, over_channels])
+@pytest.mark.parametrize("attend", [fused, by_hand, by_einsum, with_table, with_flat_heads, over_channels, rotated])
 def test_heads_are_removed_as_a_whole(attend: Body) -> None:
     groups, cutter, fault = groups_of(Attending(attend))
     own, stream = groups["q"], groups["embed"]
