@@ -337,7 +337,7 @@ class Tied(Layered):
         self.spare.weight = self.grouped.weight
 
 
-@pytest.mark.filterwarnings("ignore:left out. layer .spare.: it does not run")
+@pytest.mark.filterwarnings("ignore:left out. layer .spare.")
 def test_a_layer_with_code_of_its_own_that_does_not_run_follows_its_weight() -> None:
     model = cut(Tied()).model
     assert model.spare.weight is model.grouped.weight
