@@ -60,9 +60,9 @@ def find_parameters_without_gradient(model: nn.Module, inputs: Any) -> set[str]:
     from prune_fe.tracing.nested import run, tensors_in
 
     model.train().zero_grad()
-    if isinstance(inputs, tuple):
-        box = inputs[0][0].new_tensor([[1, 1, 3, 3]]) * (inputs[0][0].shape[-1] / 4)
-        inputs = (*inputs, [{"boxes": box, "labels": torch.ones(1, dtype=torch.long)} for _ in inputs[0]])
+    if isinstance(inputs, list):
+        box = inputs[0].new_tensor([[1, 1, 3, 3]]) * (inputs[0].shape[-1] / 4)
+        inputs = inputs, [{"boxes": box, "labels": torch.ones(1, dtype=torch.long)} for _ in inputs]
     with torch.random.fork_rng():
         torch.manual_seed(0)  # Stochastic depth leaves out the same blocks of both networks.
         outputs = tensors_in(run(model, inputs))

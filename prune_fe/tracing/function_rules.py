@@ -223,10 +223,10 @@ def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:
 def _with_ids(builder: GraphBuilder, value: Any, may_be_index: bool) -> Any:
     """Return an argument with ids in place of its tensors: NO_CHANNEL for those without, except for indices."""
     if isinstance(value, Tensor):
-        if value in builder.ids:
-            return builder.ids[value]
+        if may_be_index and not value.is_floating_point():
+            return value.cpu()
         none = torch.full((), NO_CHANNEL, dtype=torch.int64).expand(value.shape)
-        return value.cpu() if may_be_index and not value.is_floating_point() else none
+        return builder.ids.get(value, none)
     if type(value) not in (tuple, list):
         return value
     return type(value)(_with_ids(builder, entry, may_be_index) for entry in value)

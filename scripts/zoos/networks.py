@@ -224,6 +224,6 @@ def build_network(name: str, size: int = SIZE) -> nn.Module:
 
 
 def draw_inputs(name: str, size: int, images: int, dtype: torch.dtype = torch.float32) -> Any:
-    """Return random images as a network takes them: a tensor, or a tuple with a list of images for a detector."""
+    """Return random images as a network takes them: a tensor, or a list of images for a detector."""
     drawn = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=dtype)
-    return (list(drawn.sigmoid()),) if is_detector(name) else drawn
+    return list(drawn.sigmoid()) if is_detector(name) else drawn

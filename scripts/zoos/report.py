@@ -29,9 +29,9 @@ RIVAL = (
     "network in float64; the layers that compute the outputs, and the numbers of heads, are given to it. left and "
     'seconds are those of its cut. its cut: "right" if its network computes what the original computes with the same '
     "channels masked (at most {double:g} apart): which channels are left is read from the tensors, every weight of "
-    "which is found in the original, and masked is what this project calls masked, for both. "
-    '"WRONG" says by how much the outputs differ, as a share of the largest; where heads of attention lose channels, '
-    "its scale changes with them, which is a difference too."
+    'which is found in the original, and masked is what this project calls masked, for both. "WRONG" says by how '
+    "much the outputs differ, as a share of the largest. (nn.MultiheadAttention takes another scale when heads lose "
+    "channels, which is a difference too; timm's attention is run with the scale that it had.)"
 )
 """Explanation of the columns of torch-pruning."""
 

@@ -44,6 +44,8 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
 
     convert(model, torch.float64)
     _make_distinct(model)
+    for module in filter(_has_heads, model.modules()):
+        module.fused_attn = False  # The fused function would take another scale for heads with fewer channels.
     inputs = move(inputs, dtype=torch.float64)
     original = copy.deepcopy(model)
     before = sum(weight.numel() for weight in model.parameters())
@@ -52,7 +54,7 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
     try:
         pruner = torch_pruning.pruner.BasePruner(
             model,
-            inputs if isinstance(inputs, tuple) else (inputs,),
+            (inputs,),
             torch_pruning.importance.MagnitudeImportance(),
             pruning_ratio=ratio,
             ignored_layers=find_output_layers(model),
@@ -66,7 +68,8 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
         module: Any
         for module in filter(_has_heads, model.modules()):
             module.num_heads = pruner.num_heads[module.qkv]
-            module.head_dim = module.attn_dim = module.qkv.out_features // (3 * module.num_heads)
+            module.attn_dim = module.qkv.out_features // 3
+            module.head_dim = module.attn_dim // module.num_heads
         seconds = time.process_time() - start
         with torch.no_grad():
             run(model, inputs)
@@ -83,7 +86,7 @@ def _make_distinct(model: nn.Module) -> None:
     statistics = [tensor for name, tensor in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
     with torch.no_grad():
         for tensor in (*model.parameters(), *statistics):
-            tensor.add_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype), alpha=1e-9)
+            tensor.add_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype), alpha=1e-3)
 
 
 def _has_heads(module: nn.Module) -> bool:
@@ -162,9 +165,13 @@ def _find_in_tensors(axis: Axis, before: nn.Module, after: nn.Module) -> NDArray
 
 def _find_slices(old: Tensor, new: Tensor, dim: int) -> NDArray[np.int64]:
     """Return where the slices of `new` along a dimension are in `old`, by their first values."""
-    values, order = old.flatten().sort()
+    places = (old == new.flatten()[0]).nonzero()
     first = (new.movedim(dim, 0).flatten(1)[:, 0] if new.ndim > 1 else new).contiguous()
-    places = torch.searchsorted(values, first).clamp(max=len(values) - 1)
-    if not torch.equal(values[places], first):
-        raise UnknownCutError("it has weights that the original has not")
-    return np.unravel_index(order[places].numpy(), old.shape)[dim]
+    if len(places):
+        # All first values are on one line of the original.
+        line = old[tuple(slice(None) if d == dim else place for d, place in enumerate(places[0].tolist()))]
+        values, order = line.sort()
+        found = torch.searchsorted(values, first).clamp(max=len(values) - 1)
+        if torch.equal(values[found], first):
+            return order[found].numpy()
+    raise UnknownCutError("it has weights that the original has not")
