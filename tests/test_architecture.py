@@ -17,7 +17,7 @@ LEVELS = [
     {"measure"},
     {"scoring"},
     {"pruning", "models"},
-    {"training", "ablation"},
+    {"training", "ablation", "torch_pruning"},
     {"experiment"},
     {"report"},
     {"studies"},

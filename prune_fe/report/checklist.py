@@ -13,6 +13,7 @@ import numpy as np
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED
 from prune_fe.report.findings import CONTROL, FILTER_NORM, Findings
 from prune_fe.report.page import Checklist
+from prune_fe.scorers.departures import DEPARTURES
 
 FEW_POINTS, FEW_SEEDS = 5, 3
 MANY_CLASSES = 100
@@ -131,7 +132,9 @@ def _origin(findings: Findings) -> list[Entry]:
     recipe, commits = findings.recipe, _commits(findings)
     is_trained = recipe.train is not None or recipe.finetune is not None
     is_clean = all(commit != "None" and not commit.endswith("+changes") for commit in commits)
+    departures = [f"{each.label}: {DEPARTURES[each.name]}" for each in recipe.scorers if each.name in DEPARTURES]
     return [
+        *([("Every criterion as its paper defines it", False, "; ".join(departures))] if departures else []),
         (
             "The epoch chosen on validation data",
             True if is_trained else None,

@@ -41,6 +41,13 @@ _CLASSES = {
     "mean-activation": "prune_fe.scorers.mean_activation:MeanActivation",
     "hrank": "prune_fe.scorers.hrank:HRank",
     "random": "prune_fe.scorers.random:Random",
+    "tp-magnitude": "prune_fe.scorers.tp_criteria:TPMagnitude",
+    "tp-bn-scale": "prune_fe.scorers.tp_criteria:TPBNScale",
+    "tp-lamp": "prune_fe.scorers.tp_criteria:TPLAMP",
+    "tp-fpgm": "prune_fe.scorers.tp_criteria:TPFPGM",
+    "tp-taylor": "prune_fe.scorers.tp_criteria:TPTaylor",
+    "tp-hessian": "prune_fe.scorers.tp_criteria:TPHessian",
+    "tp-random": "prune_fe.scorers.tp_criteria:TPRandom",
 }
 
 

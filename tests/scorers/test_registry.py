@@ -16,6 +16,7 @@ from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.class_selectivity import ClassSelectivity
 from prune_fe.scorers.random import Random
 from prune_fe.scorers.taylor import Taylor
+from prune_fe.scorers.tp_criteria import TPRandom
 from tests.scorers.installed import POINTS, install
 
 
@@ -56,7 +57,8 @@ def test_the_seed_of_a_run_is_the_default_of_the_scorers_that_draw() -> None:
 @pytest.mark.parametrize("name", SCORERS)
 def test_only_a_scorer_that_draws_has_a_seed_and_only_one_that_compares_classes_has_a_class(name: str) -> None:
     scorer = SCORERS[name]()
-    assert scorer.for_seed(5) == (Random(5) if name == "random" else scorer)
+    drawing = {"random": Random(5), "tp-random": TPRandom(5)}
+    assert scorer.for_seed(5) == drawing.get(name, scorer)
     assert scorer.for_class(2) == (ClassSelectivity(of=2) if name == "class-selectivity" else scorer)
     assert scorer.compares_classes == (scorer.for_class(2) != scorer)
 
