@@ -62,7 +62,7 @@ class _Followed:
     scores: Array
 
 
-class Importance(tp.importance.Importance):  # type: ignore[misc, name-defined]
+class Importance(tp.importance.Importance):  # type: ignore[name-defined]
     """Tell a pruner of torch-pruning how important channels are by the scores of prune_fe.
 
     Any pruner takes it: BasePruner, which is also called MetaPruner and MagnitudePruner, with local, global and
@@ -159,7 +159,8 @@ class Importance(tp.importance.Importance):  # type: ignore[misc, name-defined]
                     (followed, _mean_at(followed.scores, units), _mean_at(followed.first + followed.units, units))
                 )
         if not rows:
-            return self._without_scores(graph, group)
+            self._report_missing(graph, group)
+            return None
         # The order in which the layers run, as in prune(): a mean depends on it by a rounding error.
         rows.sort(key=lambda row: row[0].first)
         with warnings.catch_warnings():
@@ -281,7 +282,7 @@ class Importance(tp.importance.Importance):  # type: ignore[misc, name-defined]
                 units[channels[root]].append(unit)
         return units if any(units) else None
 
-    def _without_scores(self, graph: Any, group: Any) -> None:
+    def _report_missing(self, graph: Any, group: Any) -> None:
         """Raise the error, or give the warning, that a group has no scores."""
         names = {module: name for name, module in graph.model.named_modules()}
         parts = [item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)]
@@ -328,7 +329,7 @@ def _prune_and_tell(group: Any, idxs: Any = None, record_history: bool = True) -
             watcher._forget_removed(group)
 
 
-def _mean_at(values: Array, units: list[list[int]]) -> Array:
+def _mean_at(values: NDArray[Any], units: list[list[int]]) -> Array:
     """Return the mean of the values of the units of each position, NaN for a position that has none."""
     if all(len(each) == 1 for each in units):  # by far the most frequent
         return np.asarray(values[[unit for (unit,) in units]], np.float64)

@@ -189,9 +189,12 @@ def test_units_of_a_concatenation_are_found_in_their_layers() -> None:
     graph = tp.DependencyGraph().build_dependency(model, (IMAGE,), verbose=False)
     group = graph.get_pruning_group(model.c, tp.prune_conv_out_channels, list(range(10)))
     values = Importance(scores, "max")(group)
+    assert values is not None
     np.testing.assert_allclose(values, [4, 3, 2, 1, 6, 5, 4, 3, 2, 1], rtol=1e-9)
     some = graph.get_pruning_group(model.c, tp.prune_conv_out_channels, [9, 2, 5])
-    np.testing.assert_allclose(Importance(scores, "max")(some), [1, 2, 5], rtol=1e-9)
+    values = Importance(scores, "max")(some)
+    assert values is not None
+    np.testing.assert_allclose(values, [1, 2, 5], rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["group norm", "grouped convolution"])
@@ -219,8 +222,8 @@ def test_rescore_is_called_once_a_step_with_the_network_so_far() -> None:
     assert widths == [[16, 12]]
     first = importance.kept(model)
     with torch.no_grad():  # what remains changes its order
-        model[0].weight.copy_(model[0].weight * torch.rand(12, 1, 1, 1))  # type: ignore[union-attr, operator, arg-type]
-    norms = model[0].weight.detach().abs().sum((1, 2, 3))  # type: ignore[union-attr, operator]
+        model[0].weight.copy_(model[0].weight * torch.rand(12, 1, 1, 1))  # type: ignore[operator]
+    norms = model[0].weight.detach().abs().sum((1, 2, 3))  # type: ignore[operator]
     pruner.step()
     assert widths == [[16, 12], [12, 9]]
     lowest = norms.argsort()[:4].tolist()
@@ -278,6 +281,7 @@ def test_every_way_to_prune_is_followed() -> None:
     graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [1, 4])()
     assert importance.kept(model) == {"0": [2, 4, 5, 7], "2": [2, 3, 4, 5, 6, 7]}
     values = importance(graph.get_pruning_group(model[0], tp.prune_conv_out_channels, list(range(4))))
+    assert values is not None
     np.testing.assert_allclose(values, [2, 4, 5, 7], rtol=1e-9)
 
 
@@ -322,10 +326,11 @@ def test_scores_of_another_model_are_refused_before_anything_is_removed() -> Non
 
 
 def test_a_rescore_that_returns_the_wrong_thing() -> None:
-    for wrong, match in (
+    cases: tuple[tuple[Any, str], ...] = (
         (lambda _: None, r"rescore\(\) returned a NoneType; it must return what prune_fe.score returns"),
         (lambda _: made_up({"0": np.arange(8)}), r"rescore\(\) returned 8 scores of layer '0', which has 6 units"),
-    ):
+    )
+    for wrong, match in cases:
         model = plain((8,))
         pruner = make_pruner(
             model, Importance(made_up({"0": np.arange(8)}), rescore=wrong), pruning_ratio=0.5, iterative_steps=2

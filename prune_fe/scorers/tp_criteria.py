@@ -26,6 +26,7 @@ from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, 
 from prune_fe.tracing.copying import copy_sharing_weights
 from prune_fe.tracing.layers import Layer, describe_faults
 from prune_fe.tracing.nested import Inputs, run, take_logits
+from prune_fe.tracing.weights import all_finite
 
 GroupReduction = Literal["mean", "sum", "max", "prod", "first", "gate"]
 Normalizer = Literal["mean", "sum", "max", "standarization", "gaussian"]
@@ -335,6 +336,8 @@ class _GradientGroupScorer(_ReducedScorer):
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return the images and their labels."""
+        if not all_finite(maps):
+            raise InputError("the images hold NaN or infinite values")
         return {"images": Rows(maps.cpu().clone(), self.rows), "labels": Rows(labels.cpu(), self.rows)}
 
     def prepare(self, importance: Any, model: nn.Module, sums: Mapping[str, Sums]) -> None:

@@ -94,3 +94,15 @@ def test_failed_tasks_are_listed_and_long_lists_are_cut(findings: Findings) -> N
     assert details(failed)["Failed: train one"] == "out of memory"
     assert states(failed)["Failed: train one"] is False
     assert details(failed)["Everything that the recipe asks for"].endswith("; and 2 more")
+
+
+def test_criteria_that_depart_from_their_papers_are_named(findings: Findings) -> None:
+    requirement = "Every criterion as its paper defines it"
+    assert requirement not in states(findings)
+    content = findings.recipe.model_dump(mode="json")
+    content["scorers"] += ["tp-random", {"name": "tp-hessian", "label": "second-order"}]
+    theirs = dataclasses.replace(findings, recipe=type(findings.recipe).model_validate(content))
+    assert states(theirs)[requirement] is False
+    assert details(theirs)[requirement] == (
+        "second-order: torch-pruning keeps the squared gradient of the last image only, and no second derivative"
+    )

@@ -215,7 +215,7 @@ def test_nisp_names_the_product_of_a_gate(net: Every, batch: Any) -> None:
 def test_every_scorer_is_tested_here() -> None:
     assert set(SCORERS) >= {"l1-activation", "mean-activation", "apoz", "class-selectivity", "taylor", "l1-filter",
                             "l2-filter", "fpgm", "feature-entropy", "hrank", "bn-scale", "random", "nisp"}  # fmt: skip
-    assert len(SCORERS) == 13
+    assert len([name for name in SCORERS if not name.startswith("tp-")]) == 13  # those have tests of their own
 
 
 class Shapes(MapScorer):
