@@ -44,8 +44,9 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
 
     convert(model, torch.float64)
     _make_distinct(model)
-    for module in filter(_has_heads, model.modules()):
-        module.fused_attn = False  # The fused function would take another scale for heads with fewer channels.
+    attention: Any
+    for attention in filter(_has_heads, model.modules()):
+        attention.fused_attn = False  # The fused function would take another scale for heads with fewer channels.
     inputs = move(inputs, dtype=torch.float64)
     original = copy.deepcopy(model)
     before = sum(weight.numel() for weight in model.parameters())
@@ -65,11 +66,10 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
             channel_groups={},
         )
         pruner.step()
-        module: Any
-        for module in filter(_has_heads, model.modules()):
-            module.num_heads = pruner.num_heads[module.qkv]
-            module.attn_dim = module.qkv.out_features // 3
-            module.head_dim = module.attn_dim // module.num_heads
+        for attention in filter(_has_heads, model.modules()):
+            attention.num_heads = pruner.num_heads[attention.qkv]
+            attention.attn_dim = attention.qkv.out_features // 3
+            attention.head_dim = attention.attn_dim // attention.num_heads
         seconds = time.process_time() - start
         with torch.no_grad():
             run(model, inputs)
