@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from prune_fe.errors import EnvironmentFault, InputError, first_line
+from prune_fe.errors import InputError, first_line
 from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
+from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
@@ -164,11 +165,8 @@ class _Groups:
             EnvironmentFault: torch-pruning is not installed.
             InputError: torch-pruning cannot build its graph.
         """
-        try:
-            import torch_pruning
-        except ImportError as error:
-            raise EnvironmentFault("engine torch-pruning: install torch-pruning, or choose the engine trace") from error
-        self._library, self._graph = torch_pruning, torch_pruning.DependencyGraph()
+        self._library = import_torch_pruning()
+        self._graph = self._library.DependencyGraph()
         flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
         try:
             # It follows autograd's graph, which has no frozen weights.
