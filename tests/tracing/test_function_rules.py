@@ -80,15 +80,15 @@ class ImageAdded(Net):
 
 
 class Uneven(Net):
-    """Three parts of which two are the same: no cut serves both splits."""
+    """Parts of 4 and 3 channels, which cannot lose the same share."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.last = nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1)
-        self.other = nn.Conv2d(3, 2, 1)
+        self.other = nn.Conv2d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat([torch.relu(self.stem(x))[:, :6], self.other(x)], 1)
+        y = torch.cat([torch.relu(self.stem(x))[:, :5], self.other(x)], 1)
         return self.head(self.last(self.norm(y)).mean((2, 3)))
 
 
