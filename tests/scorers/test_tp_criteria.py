@@ -23,23 +23,25 @@ IMAGES = 6
 
 
 class Net(nn.Module):
-    """A residual sum of two convolutions, a concatenation, and a classifier."""
+    """A residual sum of two convolutions, a concatenation that is added to another one or not, and a classifier."""
 
-    def __init__(self) -> None:
+    def __init__(self, adds: bool = True) -> None:
         super().__init__()
         self.a, self.a_norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.b, self.b_norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.c, self.c_norm = nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5)
         self.d, self.d_norm = nn.Conv2d(11, 7, 3), nn.BatchNorm2d(7)
+        self.e = nn.Conv2d(3, 11, 1) if adds else None
         self.head = nn.Linear(7, CLASSES)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        added = 0 if self.e is None else self.e(x)
         x = torch.relu(self.a_norm(self.a(x)))
         x = x + torch.relu(self.b_norm(self.b(x)))
-        x = torch.cat([torch.relu(self.c_norm(self.c(x))), x], dim=1)
+        x = torch.cat([torch.relu(self.c_norm(self.c(x))), x], dim=1) + added
         return self.head(torch.relu(self.d_norm(self.d(x))).mean((2, 3)))
 
 
@@ -104,14 +106,21 @@ def test_scores_are_those_of_a_script_with_torch_pruning(
 ) -> None:
     keep = score(net, data, resolve_scorer(name, settings), linear=True, batch_size=4).keep
     expected = their_scores(net, data, importance())
-    assert keep.keys() == expected.keys() == {"a", "b", "c", "d", "head"}
+    assert keep.keys() == expected.keys() == {"a", "b", "c", "d", "e", "head"}
     for layer, values in keep.items():
         np.testing.assert_allclose(values, expected[layer], rtol=1e-4, err_msg=layer)
         assert len(set(values)) > 1
     np.testing.assert_array_equal(keep["a"], keep["b"])  # they are summed
+    np.testing.assert_array_equal(keep["e"], [*keep["c"], *keep["a"]])
 
 
-def test_the_scale_of_a_batch_norm(net: Net, data: TensorDataset) -> None:
+def test_the_scale_of_a_batch_norm(data: TensorDataset) -> None:
+    net, whole = Net(adds=False).eval(), Net()
+    # It gives up a group whose first batch norm is narrower than the group.
+    with pytest.raises(
+        InputError, match="tp-bn-scale: .*'a', 'b'.*: torch-pruning fails: RuntimeError: index 6 is out"
+    ):
+        score(whole, scorer="tp-bn-scale", example=data.tensors[0][:1])
     keep = score(net, scorer="tp-bn-scale", example=data.tensors[0][:1]).keep
     both = (net.a_norm.weight.abs() + net.b_norm.weight.abs()).detach()
     np.testing.assert_allclose(keep["a"], both / both.mean(), rtol=1e-5)
@@ -171,7 +180,8 @@ def test_frozen_layers_have_the_same_scores(net: Net, data: TensorDataset) -> No
     assert net.a.weight.grad is None
 
 
-def test_a_group_that_is_all_zero_scores_zero(net: Net, data: TensorDataset) -> None:
+def test_a_group_that_is_all_zero_scores_zero(data: TensorDataset) -> None:
+    net = Net(adds=False)
     nn.init.zeros_(net.c_norm.weight)
     keep = score(net, scorer="tp-bn-scale", example=data.tensors[0][:1]).keep
     assert keep["c"].tolist() == [0] * 5
