@@ -26,6 +26,7 @@ from prune_fe.records import read_record, read_yaml, write_record, write_yaml
 PACKAGES = (
     "prune-fe",
     "torch",
+    "torch-pruning",
     "torchvision",
     "numba",
     "numpy",
