@@ -338,10 +338,19 @@ def _sub(x: Any, constant: Any) -> Any:
 
 
 RULES: Mapping[str, Callable[..., Tensor]] = {
+    "conv1d": _convolution(torch.conv1d),
     "conv2d": _convolution(torch.conv2d),
+    "conv3d": _convolution(torch.conv3d),
+    "conv_transpose1d": _convolution(torch.conv_transpose1d),
+    "conv_transpose2d": _convolution(torch.conv_transpose2d),
+    "conv_transpose3d": _convolution(torch.conv_transpose3d),
     "linear": _linear,
+    "max_pool1d": _max_pool(F.avg_pool1d),
     "max_pool2d": _max_pool(F.avg_pool2d),
+    "max_pool3d": _max_pool(F.avg_pool3d),
+    "adaptive_max_pool1d": _adaptive_max_pool(F.adaptive_avg_pool1d),
     "adaptive_max_pool2d": _adaptive_max_pool(F.adaptive_avg_pool2d),
+    "adaptive_max_pool3d": _adaptive_max_pool(F.adaptive_avg_pool3d),
     "amax": _mean,
     "mul": _mul,
     "imul": _mul_in_place,
@@ -354,22 +363,10 @@ RULES: Mapping[str, Callable[..., Tensor]] = {
 LINEARISED: Mapping[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,  # torch.batch_norm takes its arguments in another order
     **{function: rule for name, rule in RULES.items() for function in functions_named(name)},
-    # Those of one and three dimensions are not told apart in ops.py.
-    **{each: _convolution(each) for each in (torch.conv1d, torch.conv3d)},
-    **{each: _convolution(each) for each in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)},
-    **{each: _max_pool(F.avg_pool1d) for each in (F.max_pool1d, torch.max_pool1d)},
-    **{each: _max_pool(F.avg_pool3d) for each in (F.max_pool3d, torch.max_pool3d)},
-    F.adaptive_max_pool1d: _adaptive_max_pool(F.adaptive_avg_pool1d),
-    F.adaptive_max_pool3d: _adaptive_max_pool(F.adaptive_avg_pool3d),
 }
 """Function -> the linear function that replaces it."""
 
-LINEAR = functions(traits=Trait.NON_NEGATIVE) | {
-    F.avg_pool1d,
-    F.avg_pool3d,
-    F.adaptive_avg_pool1d,
-    F.adaptive_avg_pool3d,
-}
+LINEAR = functions(traits=Trait.NON_NEGATIVE)
 """Functions that are linear with non-negative weights already, and are not replaced."""
 
 

@@ -43,7 +43,7 @@ def test_what_is_interleaved_goes_together() -> None:
 
 
 def test_channels_that_become_pixels_go_together() -> None:
-    assert groups_of(Upwards) == [(("stem",), 8, 1), (("conv",), 4, 1), (("last",), 4, 1)]
+    assert groups_of(Upwards) == [(("stem",), 8, 1), (("up",), 16, 1), (("conv",), 4, 1), (("last",), 4, 1)]
 
 
 def test_a_gate_goes_with_what_it_gates() -> None:

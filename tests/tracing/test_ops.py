@@ -12,12 +12,12 @@ from torch.nn import functional as F
 import prune_fe
 from prune_fe.models import factories
 from prune_fe.scorers import nisp
-from prune_fe.tracing import function_rules, layers
+from prune_fe.tracing import function_rules, survey
 from prune_fe.tracing.ops import OPERATORS, Kind, Trait, functions, functions_named, names, plain_name
 
 FUNCTIONS = {
-    "layers.NORMS": "F.batch_norm F.group_norm F.layer_norm F.instance_norm torch.batch_norm torch.group_norm",
-    "layers.ACTIVATIONS": """
+    "survey.NORMS": "F.batch_norm F.group_norm F.layer_norm F.instance_norm torch.batch_norm torch.group_norm",
+    "survey.ACTIVATIONS": """
         F.relu F.relu_ F.relu6 F.leaky_relu F.leaky_relu_ F.elu F.elu_ F.celu F.selu F.rrelu F.gelu F.silu
         F.mish F.hardswish F.hardtanh F.hardtanh_ F.hardsigmoid F.prelu F.softplus F.sigmoid F.tanh
         torch.relu torch.relu_ torch.sigmoid torch.sigmoid_ torch.tanh torch.tanh_ torch.prelu
@@ -26,15 +26,17 @@ FUNCTIONS = {
         Tensor.clamp_min_ torch.clip torch.clip_ Tensor.clip Tensor.clip_
         F.threshold F.softsign F.logsigmoid F.hardshrink F.softshrink F.tanhshrink
         """,
-    "layers.IDENTITIES": """
+    "survey.IDENTITIES": """
         F.dropout F.dropout2d F.alpha_dropout F.feature_alpha_dropout
         Tensor.contiguous Tensor.to Tensor.float Tensor.half Tensor.bfloat16 Tensor.type
         """,
-    "layers.GLOBAL_POOLINGS": """
+    "survey.GLOBAL_POOLINGS": """
         F.adaptive_avg_pool2d F.adaptive_max_pool2d torch.mean torch.amax Tensor.mean Tensor.amax
         """,
     "nisp.LINEAR": """
-        F.avg_pool2d F.adaptive_avg_pool2d F.interpolate F.pad torch.mean torch.sum Tensor.mean Tensor.sum
+        F.avg_pool1d F.avg_pool2d F.avg_pool3d
+        F.adaptive_avg_pool1d F.adaptive_avg_pool2d F.adaptive_avg_pool3d
+        F.interpolate F.pad torch.mean torch.sum Tensor.mean Tensor.sum
         torch.add Tensor.add Tensor.add_ Tensor.__iadd__ Tensor.__add__ Tensor.__radd__
         torch.cat torch.concat torch.stack torch.split torch.chunk Tensor.split Tensor.chunk Tensor.__getitem__
         torch.flatten torch.reshape torch.permute torch.transpose torch.squeeze torch.unsqueeze F.pixel_shuffle
@@ -42,7 +44,9 @@ FUNCTIONS = {
         Tensor.expand Tensor.clone Tensor.narrow torch.narrow torch.channel_shuffle torch.roll torch.flip
         """,
     "nisp.LINEARISED": """
-        torch.conv2d F.linear F.batch_norm F.max_pool2d torch.max_pool2d F.adaptive_max_pool2d torch.amax Tensor.amax
+        torch.conv1d torch.conv2d torch.conv3d torch.conv_transpose1d torch.conv_transpose2d torch.conv_transpose3d
+        F.linear F.batch_norm F.max_pool1d torch.max_pool1d F.max_pool2d torch.max_pool2d F.max_pool3d torch.max_pool3d
+        F.adaptive_max_pool1d F.adaptive_max_pool2d F.adaptive_max_pool3d torch.amax Tensor.amax
         torch.mul Tensor.mul Tensor.__mul__ Tensor.__rmul__ Tensor.mul_ Tensor.__imul__
         torch.div torch.true_divide Tensor.div Tensor.true_divide Tensor.__truediv__
         torch.sub Tensor.sub Tensor.__sub__ Tensor.contiguous
@@ -80,7 +84,7 @@ NAMES = {
 }
 """The sets of the dependency graph, which compares plain names."""
 
-MODULES = {"layers": layers, "nisp": nisp, "factories": factories}
+MODULES = {"survey": survey, "nisp": nisp, "factories": factories}
 
 
 def torch_function(path: str) -> Any:

@@ -206,7 +206,7 @@ KINDS: dict[type[Net], dict[tuple[str, ...], int]] = {
     OtherAttributeOfTheCode: {("a",): 4, ("b", "c"): 4, ("d",): 4},
     PlainModule: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
     SameModule: {("a",): 4, ("b", "c"): 4, ("d",): 4},
-    Decoder: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
+    Decoder: {("a",): 4, ("b", "up"): 4, ("c",): 4, ("d",): 4},
     OwnCode: {("a",): 4, ("b", "c", "d"): 4},
     OwnCodeThatNeverRuns: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
     Groups: {("a",): 4, ("b",): 4, ("c",): 4, ("d",): 4},
