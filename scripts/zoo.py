@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoos.networks import SIZE, build_network, draw_inputs, is_classifier, is_detector, list_networks
+from zoos.networks import SIZE, build_network, draw_inputs, find_box_layers, is_classifier, is_detector, list_networks
 from zoos.report import COLUMNS, OUTCOMES, RIVAL, find_rows_behind, format_report, format_row
 
 RATIO = 0.5
@@ -40,8 +40,10 @@ def make_network(name: str, size: int) -> nn.Module:
 
     torch.manual_seed(0)
     model = build_network(name, size).eval()
-    if not is_detector(name):  # With such weights it would find nothing.
-        randomise(model)
+    randomise(model)
+    if is_detector(name):  # Boxes far from their anchors would all be left out.
+        for layer in find_box_layers(model):
+            layer.weight.data *= 1e-4
     return model
 
 

@@ -84,6 +84,8 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
         call: The call; at least one of its inputs has ids.
     """
     ids, shape = builder.ids[call.inputs[0]], call.inputs[0].shape
+    # where() with one argument says where its values are true.
+    is_opaque = call.name in OPAQUE or (call.name == "where" and not isinstance(call.output, Tensor))
     if call.name == "setitem":
         _set_item(builder, *call.args)
     elif call.name in NEW_TENSOR:
@@ -97,9 +99,9 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
         _reduce(builder, call, ids)
     elif rule := _find_rule(call.name):
         rule(builder, call)
-    elif call.name not in OPAQUE and len(call.outputs) == 1 and _combine(builder, call):
+    elif not is_opaque and len(call.outputs) == 1 and _combine(builder, call):
         return
-    elif call.name not in OPAQUE and len(call.inputs) == 1 and all(is_resized(ids, value) for value in call.outputs):
+    elif not is_opaque and len(call.inputs) == 1 and all(is_resized(ids, value) for value in call.outputs):
         for value in call.outputs:
             builder.ids[value] = resize(ids, value.shape)
     else:

@@ -220,7 +220,7 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("linear", Kind.OPAQUE, (F.linear,)),
     *_operators(Kind.OPAQUE, "addmm baddbmm bilinear tensordot outer"),
     *_operators(Kind.OPAQUE, "scaled_dot_product_attention multi_head_attention_forward"),
-    *_operators(Kind.OPAQUE, "fold gather scatter index_add grid_sample topk sort cumsum"),
+    *_operators(Kind.OPAQUE, "fold gather scatter index_add grid_sample topk sort cumsum nonzero argwhere"),
 )
 
 NORM_MODULES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.PReLU)

@@ -197,6 +197,17 @@ def is_detector(name: str) -> bool:
     return any(name == f"torchvision/{entry.partition(':')[0]}" for entry in DETECTION)
 
 
+def find_box_layers(model: nn.Module) -> list[Any]:
+    """Return the layers of a detector that compute how far its boxes are from their anchors."""
+    last = ("bbox_pred", "bbox_reg")
+    return [
+        module
+        for name, module in model.named_modules()
+        if name.endswith(last)
+        or (name.startswith("head.regression_head.module_list.") and isinstance(module, nn.Conv2d))
+    ]
+
+
 def is_classifier(name: str) -> bool:
     """Return whether `prune_fe.build` can build a network."""
     return name not in HERE and not is_detector(name) and name.partition("/")[2] not in SEGMENTATION

@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 OUTCOMES = (
-    "The networks get random weights with which every channel matters (detectors keep their initial weights). Each is "
-    "scored by filter L1, linear layers and gates included, and pruned at ratio "
+    "The networks get random weights with which every channel matters (but the boxes of detectors stay near their "
+    "anchors). Each is scored by filter L1, linear layers and gates included, and pruned at ratio "
     '0.5. "cut" means all of: the pruned network\'s outputs are those of the original with the same units masked; '
     "gradients reach every parameter that they reached before; the shape of the output is the same; every group lost "
     "what was asked, or the table says why not; saved and loaded it gives the same bits. Everything else is "

@@ -50,6 +50,13 @@ def test_a_gate_goes_with_what_it_gates() -> None:
     assert [group.other_modules for group in analyse(Gate().eval(), X).groups] == [(), ("up",)]
 
 
+class Found(Net):
+    """Reads the channels that are positive at the first position."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return x + torch.where(x[0, :, 0, 0] > -1)[0].view(-1, 1, 1)
+
+
 class Constant(Net):
     def body(self, x: Tensor) -> Tensor:
         return x * torch.arange(8.0).view(-1, 1, 1)
@@ -133,6 +140,7 @@ class Unfolded(Net):
         (ByHand, "convolved with a tensor that belongs to no layer in the network's code"),
         (Strongest, "amax() over the channels in the network's code"),
         (Unfolded, "its channels go through unfold() in the network's code"),
+        (Found, "its channels go through where() in the network's code"),
         (Constant, "combined with 8 values that no layer with units gave, in the network's code"),
         (HardSplit, "without some of its units the network does not run: split_with_sizes expects split_sizes to sum"),
         (HandNorm, "removing its units is not masking them (the outputs differ by "),

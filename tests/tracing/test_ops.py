@@ -78,7 +78,7 @@ NAMES = {
     "NEW_TENSOR": "new_zeros new_ones new_empty new_full new_tensor",
     "OPAQUE": """
         linear addmm baddbmm scaled_dot_product_attention multi_head_attention_forward bilinear tensordot outer
-        fold gather scatter index_add grid_sample topk sort cumsum
+        fold gather scatter index_add grid_sample topk sort cumsum nonzero argwhere
         layer_norm group_norm batch_norm instance_norm rms_norm
         """,
 }
