@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from prune_fe.models.export import export
     from prune_fe.models.saved import load, save
     from prune_fe.pruning.inspection import inspect
+    from prune_fe.pruning.loss_curves import Sensitivity, load_sensitivity
     from prune_fe.pruning.prune import prune
+    from prune_fe.pruning.sensitivity import sensitivity
     from prune_fe.report.findings import load_results
     from prune_fe.scorers import SCORERS
     from prune_fe.scoring.score import score, score_all
@@ -34,6 +36,7 @@ _HOME = {
     "Ablation": "ablation.curves",
     "SCORERS": "scorers",
     "Scores": "scoring.scores",
+    "Sensitivity": "pruning.loss_curves",
     "UnitAblation": "ablation.curves",
     "ablate": "ablation.ablate",
     "ablate_each": "ablation.ablate",
@@ -52,6 +55,7 @@ _HOME = {
     "load": "models.saved",
     "load_results": "report.findings",
     "load_scores": "scoring.scores",
+    "load_sensitivity": "pruning.loss_curves",
     "mask": "tracing.feature_maps",
     "observe": "tracing.feature_maps",
     "prune": "pruning.prune",
@@ -59,6 +63,7 @@ _HOME = {
     "save": "models.saved",
     "score": "scoring.score",
     "score_all": "scoring.score",
+    "sensitivity": "pruning.sensitivity",
     "speed": "measure.cost",
 }
 
@@ -66,6 +71,7 @@ __all__ = [
     "SCORERS",
     "Ablation",
     "Scores",
+    "Sensitivity",
     "UnitAblation",
     "ablate",
     "ablate_each",
@@ -84,6 +90,7 @@ __all__ = [
     "load",
     "load_results",
     "load_scores",
+    "load_sensitivity",
     "mask",
     "observe",
     "prune",
@@ -91,6 +98,7 @@ __all__ = [
     "save",
     "score",
     "score_all",
+    "sensitivity",
     "speed",
 ]
 

@@ -6,6 +6,8 @@ image, or a list of images, as detectors read them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from prune_fe.data.datasets import PixelBatch
 from prune_fe.data.reading import NamedSamples, explain_worker_errors
 from prune_fe.data.splits import Splits
+from prune_fe.distributed import all_gather
 from prune_fe.errors import DataError, InputError, first_line
 from prune_fe.options import BatchSize, Workers, validate_value
 from prune_fe.tracing.nested import Inputs, describe, leaves, take_rows, tensors_in
@@ -178,6 +181,18 @@ def check_labels(labels: Tensor, outputs: int) -> None:
     """
     if wrong := [label for label in labels.tolist() if not 0 <= label < outputs]:
         raise DataError(f"label {wrong[0]}: the model has {outputs} classes; allowed: 0 to {outputs - 1}")
+
+
+def hash_batches(batches: Batches) -> str:
+    """Return the SHA-256 of all images and labels, in their order; it does not depend on the size of the batches."""
+    digests: dict[str, Any] = {}
+    for images, labels in validate_batches(batches):
+        for path, tensor in [*leaves(images), ("labels", labels)]:
+            digest = digests.setdefault(path, hashlib.sha256(f"{path} {tensor.dtype} {tensor.shape[1:]}".encode()))
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    own = {path: digest.hexdigest() for path, digest in digests.items()}
+    every = json.dumps(all_gather(own), sort_keys=True)  # each process reads its share of the images
+    return hashlib.sha256(every.encode()).hexdigest()
 
 
 def count_images(batches: Batches) -> int:

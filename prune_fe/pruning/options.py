@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
+from pydantic import AfterValidator, Discriminator, Field, StrictFloat
 
 from prune_fe.errors import InputError
 from prune_fe.options import (
@@ -33,15 +34,38 @@ Engine = Literal["trace", "torch-pruning"]
 Ranking = Literal["layer", "global"]
 Scope = Literal["all", "inner"]
 Reduction = Literal["mean", "max", "min"]
-Ratio = Annotated[
+Shares = Annotated[
     Annotated[Share, Single] | Annotated[dict[str, Share], Several],
     SINGLE_OR_SEVERAL,
 ]
+Ratio = Annotated[
+    Annotated[Share, Single] | Annotated[dict[str, Share], Several] | Annotated[Literal["auto"], Word],
+    Discriminator(
+        lambda value: (
+            "[word]" if value == "auto" else "[many]" if isinstance(value, list | tuple | Mapping) else "[one]"
+        )
+    ),
+]
+AUTO: Literal["auto"] = "auto"
+"""The ratio that spreads a target over the groups by their measured sensitivity."""
+
 Rounds = Annotated[Annotated[Repeats, Number] | Annotated[Literal["layers"], Word], NUMBER_OR_WORD]
 
 
 DEFAULT_MAX_RATIO = 0.9
-"""The largest share of a group that a ranking over all groups removes where `max_ratio` says nothing."""
+"""The largest share of a group that is removed where `max_ratio` is not given: by a ranking over all groups, and by
+the ratio "auto"."""
+
+
+def _require_ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    if list(ratios) != sorted(set(ratios)):
+        raise InputError(f"{', '.join(map(str, ratios))}: write each ratio once, the smallest first")
+    return ratios
+
+
+def _parse_ratio(kind: Any, tokens: Sequence[Token]) -> float | dict[str, float] | str:
+    """Return the value of `--ratio`: "auto", or what `_parse_shares` returns."""
+    return AUTO if [token.value for token in tokens] == [AUTO] else _parse_shares(kind, tokens)
 
 
 def _parse_shares(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
@@ -60,32 +84,50 @@ def _parse_shares(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
 
 
 @options
+class SensitivityOptions:
+    """At which ratios each group of layers is measured alone."""
+
+    ratios: Annotated[
+        tuple[Annotated[StrictFloat, Field(gt=0, lt=1)], ...],
+        Field(min_length=1),
+        AfterValidator(_require_ascending),
+        Parameter(consume_multiple=True),
+    ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Shares of the units of a group that are removed, one after the other, ascending."""
+
+    reduction: Reduction = "mean"
+    """Rank units that are tied together by the mean, the largest or the smallest of their layers' scores."""
+
+
+@options
 class PruneOptions:
     """How many units are removed (`ratio`, or one of the targets), which ones, and in how many rounds."""
 
     ratio: Annotated[
         Ratio | None,
-        Parameter(name=["--ratio", "--pruning-ratio"], converter=_parse_shares, n_tokens=-1, consume_multiple=True),
+        Parameter(name=["--ratio", "--pruning-ratio"], converter=_parse_ratio, n_tokens=-1, consume_multiple=True),
     ] = None
     """Share of the units to remove from every layer, in [0, 1), or a share for each layer name or pattern. Of several
     that match a layer, or layers that go together, the most specific decides: a name before a pattern, and the pattern
     with more characters that are no wildcards. Layers that nothing matches keep all units. A layer of n units keeps
-    floor((1 - ratio) n), at least one. The default is 0.5."""
+    floor((1 - ratio) n), at least one. The default is 0.5. "auto", beside a target, chooses a ratio for each group of
+    layers by its measured sensitivity, so that the loss is predicted to rise least. That assumes that the increases
+    of the loss that single groups cause add up."""
 
     target_macs: ShareLeft | None = None
-    """Instead of a ratio: share of the multiply-adds to leave, in (0, 1]. It is met within 1 % where the widths of the
-    network allow it."""
+    """Instead of a ratio, or with the ratio "auto": share of the multiply-adds to leave, in (0, 1]. It is met within
+    1 % where the widths of the network allow it."""
 
     target_params: ShareLeft | None = None
-    """Instead of a ratio: share of the parameters to leave, in (0, 1]."""
+    """Instead of a ratio, or with the ratio "auto": share of the parameters to leave, in (0, 1]."""
 
     ranking: Ranking = "layer"
     """Remove the same share of every layer ("layer"), or the lowest scores of all layers ("global"): scores are first
     brought to mean 0 and standard deviation 1 in each group, and no group loses more than `max_ratio`."""
 
-    max_ratio: Annotated[Ratio | None, Parameter(converter=_parse_shares, n_tokens=-1, consume_multiple=True)] = None
+    max_ratio: Annotated[Shares | None, Parameter(converter=_parse_shares, n_tokens=-1, consume_multiple=True)] = None
     """Largest share of the units that a layer may lose, in [0, 1), or a share for each layer name or pattern, as for
-    `ratio`. By default 0.9 with `ranking: global`, and otherwise all units but one."""
+    `ratio`. By default 0.9 with `ranking: global` and with `ratio: auto`, and otherwise all units but one."""
 
     scope: Scope = "all"
     """Prune all layers ("all"), or only those that no residual sum ties together ("inner")."""
@@ -115,21 +157,36 @@ class PruneOptions:
         Raises:
             InputError: More than one option says how much is removed, or a global ranking has a ratio for each layer.
         """
-        given = [name for name in AMOUNTS if getattr(self, name) is not None]
+        given = [name for name in AMOUNTS if getattr(self, name) not in (None, AUTO)]
+        if self.is_auto and not given:
+            raise InputError("ratio: auto needs a target to spread over the layers: target_macs or target_params")
+        if self.is_auto and self.ranking == "global":
+            raise InputError("ratio: auto says how much each layer loses, and so does ranking: global; choose one")
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} were given; a network is pruned by one of them")
         if isinstance(self.ratio, dict) and self.ranking == "global":
             raise InputError("ranking: global takes one ratio for all layers, not one for each")
 
     @property
+    def is_auto(self) -> bool:
+        """Whether a target is spread over the groups by their measured sensitivity."""
+        return isinstance(self.ratio, str)
+
+    @property
     def ratio_or_default(self) -> float | dict[str, float]:
         """The ratio, or the default where none is given; it has no effect beside a target."""
-        return DEFAULT_RATIO if self.ratio is None else self.ratio
+        return DEFAULT_RATIO if self.ratio is None or isinstance(self.ratio, str) else self.ratio
+
+    @property
+    def amount(self) -> tuple[str, float | dict[str, float]]:
+        """The option that says how much is removed, and its value."""
+        given = {name: value for name in AMOUNTS if (value := getattr(self, name)) not in (None, AUTO)}
+        return next(iter(given.items()), ("ratio", DEFAULT_RATIO))
 
     @property
     def default_max_ratio(self) -> float | None:
         """The largest share that a layer may lose where `max_ratio` says none; None for all units but one."""
-        return DEFAULT_MAX_RATIO if self.ranking == "global" else None
+        return DEFAULT_MAX_RATIO if self.ranking == "global" or self.is_auto else None
 
     @property
     def target(self) -> tuple[Literal["macs", "parameters"], float] | None:

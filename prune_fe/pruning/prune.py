@@ -8,31 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
 from prune_fe.pruning import torch_pruning_engine
+from prune_fe.pruning.allocation import Allocation
 from prune_fe.pruning.analysis import Analysis, analyse
+from prune_fe.pruning.arguments import linear_layers, require_scored
 from prune_fe.pruning.by_name import match_layers
 from prune_fe.pruning.cut import AxisKey, refuse_unlike_weights
 from prune_fe.pruning.groups import GroupId
+from prune_fe.pruning.loss_curves import Sensitivity, check_sensitivity
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import plan_quotas, start_plan
 from prune_fe.pruning.ranking import Array, with_removed_units
 from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
-from prune_fe.pruning.weight_scores import find_unseen_layers, score_by_weights
-from prune_fe.scoring.fingerprint import hash_architecture
+from prune_fe.pruning.weight_scores import find_other_layers, find_unseen_layers, score_by_weights
 from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.copying import copy_sharing_weights, copy_without_last_run, own_weights
 from prune_fe.tracing.nested import Inputs
-from prune_fe.tracing.quantised import require_float
 from prune_fe.tracing.shared_tensors import find_shared_memory, full_name
-from prune_fe.tracing.weights import require_example, require_module, require_sound_weights
-from prune_fe.tracing.wrappers import unwrap
 
 TARGET_TOLERANCE = 0.01
 """Largest deviation from a target, as a share of it, that is accepted without a note."""
@@ -50,13 +49,14 @@ After = Callable[[nn.Module, tuple[Step, ...]], None]
 def prune(
     model: nn.Module,
     scores: Scores,
-    ratio: float | Mapping[str, float] | None = None,
+    ratio: float | Mapping[str, float] | Literal["auto"] | None = None,
     example: Inputs | None = None,
     *,
     options: PruneOptions | Mapping[str, Any] | None = None,
     rescore: Rescore | None = None,
     after: After | None = None,
     carry: dict[str, Tensor] | None = None,
+    sensitivity: Sensitivity | None = None,
     **settings: Any,
 ) -> Pruned:
     """Remove the units with the lowest scores from a copy of a network.
@@ -71,7 +71,7 @@ def prune(
         model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile
             returns, is unwrapped (`prune_fe.tracing.wrappers.unwrap`), and the pruned network has no wrapper.
         scores: What prune_fe.score returned for it.
-        ratio: The option `ratio`: share of the units to remove, in [0, 1), or layer name or pattern -> share.
+        ratio: The option `ratio`: share of the units to remove, in [0, 1), layer name or pattern -> share, or "auto".
         example: One input with which the network is analysed: a tensor (1, channels, height, width), a tuple of
             positional arguments, or a dict of keyword arguments. The network may return tensors in nested tuples,
             lists, dicts and dataclasses; each of them is compared.
@@ -82,6 +82,7 @@ def prune(
             groups that lost units.
         carry: Parameter name -> a tensor of its shape, such as its momentum. The tensors in the dict are cut whenever
             the parameters are, so that `after` can use and replace them. An error restores them.
+        sensitivity: What prune_fe.sensitivity measured for the network and the scores; the ratio "auto" needs it.
         settings: Fields of PruneOptions by name, such as `target_macs=0.5` or `rounds=3`; they replace those of
             `options`.
 
@@ -92,36 +93,23 @@ def prune(
         InputError: An argument is wrong, the network cannot be analysed, or nothing could be removed although the
             options ask for it.
     """
-    require_module(model)
-    if example is None:
-        raise InputError(
-            "prune() needs example=, one input of the model: a tensor (1, channels, height, width), a tuple or a dict"
-        )
-    require_example(example)
-    model = unwrap(model, example)
-    require_float(model)
-    require_sound_weights(model)
-    if not isinstance(scores, Scores):
-        raise InputError(f"scores is a {type(scores).__name__}; prune() needs what prune_fe.score returns")
-    if scores.provenance.get("architecture_sha256", hash_architecture(model)) != hash_architecture(model):
-        raise InputError(
-            f"scores are of another network ({scores.provenance.get('model')}, {len(scores.keep)} layers): its modules "
-            "or their settings differ; score this one"
-        )
+    model = require_scored(model, scores, example, "prune()")
+    assert example is not None
     if ratio is not None:
         settings["ratio"] = ratio
     checked = validate_options(PruneOptions, options, "prune()", **settings)
     carry = {} if carry is None else carry
     refuse_unlike_weights(carry, model, "carry")
+    check_sensitivity(sensitivity, model, scores, checked)
     # The dict is the caller's: it is changed in place, and restored where anything fails.
     carried = dict(carry)
     try:
         source = copy_without_last_run(model, example)
-        # Scores without an example hold those of gates, whether they were meant or not.
-        are_meant, modules = bool(scores.provenance.get("linear")), dict(source.named_modules())
-        linear = {name for name in scores.keep if are_meant or isinstance(modules.get(name), nn.Linear)}
-        analysis = analyse(source, example, linear, checked.engine)
-        return _Pruning(source, analysis, scores, checked, carry, example).run(rescore, after)
+        analysis = analyse(source, example, linear_layers(source, scores), checked.engine)
+        pruning = _Pruning(source, analysis, scores, checked, carry, example)
+        if sensitivity is not None:
+            pruning.allocation = Allocation(sensitivity.curves_of(analysis.groups), sensitivity.loss, analysis.cost)
+        return pruning.run(rescore, after)
     except BaseException:
         carry.clear()
         carry.update(carried)
@@ -141,13 +129,20 @@ class _Pruning:
         example: Inputs,
     ) -> None:
         self.analysis, self.options, self.carry, self.example = analysis, options, carry, example
+        self.allocation: Allocation | None = None
         self.scored_layers = frozenset(scores.keep)
         # The copy has its own weights from its first cut on: what is cut need not be copied before.
         self.original, self.model = model, copy_sharing_weights(model)
         self.kept = analysis.cutter.all_channels()
         self.unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
         known = {**scores.keep, **self._score_unseen()}
-        self.plan = start_plan(analysis.groups, analysis.widths, known, options, self._other_layers(scores))
+        self.plan = start_plan(
+            analysis.groups,
+            analysis.widths,
+            known,
+            options,
+            find_other_layers(self.analysis.groups, scores, self.unseen),
+        )
 
     def run(self, rescore: Rescore | None, after: After | None) -> Pruned:
         """Remove the units in rounds."""
@@ -181,7 +176,10 @@ class _Pruning:
                 yield [group]
 
     def _set_quotas(self, progress: Fraction) -> None:
-        quotas = plan_quotas(self.plan, self.options, progress, self.analysis.cost.share)
+        if self.allocation is not None:
+            quotas = self.allocation.plan_quotas(self.plan, self.options, progress)
+        else:
+            quotas = plan_quotas(self.plan, self.options, progress, self.analysis.cost.share)
         self.plan = self.plan.with_quotas(quotas)
 
     def _find_failing_groups(self, groups: Sequence[GroupId]) -> dict[GroupId, str]:
@@ -239,20 +237,8 @@ class _Pruning:
                 )
             layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
         layer_scores |= self._score_unseen()
-        widths, others = self.analysis.widths, self._other_layers(scores)
+        widths, others = self.analysis.widths, find_other_layers(self.analysis.groups, scores, self.unseen)
         self.plan = self.plan.with_scores(groups, layer_scores, widths, self.options, others)
-
-    def _other_layers(self, scores: Scores) -> set[str]:
-        """Return the layers whose scores are not those of the scorer.
-
-        Those that were scored by their weights are among them where nothing else of their group is the scorer's.
-        """
-        others = set(scores.other_scorers)
-        for group in self.analysis.groups:
-            scored = [layer for layer in group.layers if layer in scores.keep]
-            if scored and others.issuperset(scored):
-                others.update(layer for layer in group.layers if layer in self.unseen)
-        return others
 
     def _score_unseen(self) -> dict[str, Array]:
         """Return the scores of layers that no scorer sees, from the weights of the network so far."""
@@ -296,6 +282,8 @@ class _Pruning:
             share, what = shares[resource], {"macs": "multiply-adds", "parameters": "parameters"}[resource]
             if abs(share - target) > TARGET_TOLERANCE * target:
                 yield f"{share:.1%} of the {what} are left, not {target:.1%}: the network's widths allow nothing closer"
+        if self.allocation is not None:
+            yield from self.allocation.notes(self.plan)
         if changed := list(self._changed_sizes()):
             yield f"sizes in the network's code were changed too: {', '.join(changed)}"
         if self.unseen:

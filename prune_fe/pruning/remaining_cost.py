@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from prune_fe.pruning.cut import Cutter
@@ -55,8 +56,28 @@ class RemainingCost:
             resource: Multiply-adds or parameters.
             removed: The coupled sets.
         """
-        kept = np.ones(self._set_count)
-        kept[list(removed)] = 0
-        shares = np.append(np.add.reduceat(kept[self._sets], self._starts) / self._lengths, 1.0)
+        return float(self.shares_without(resource, self.count_channels(removed)))
+
+    def count_channels(self, sets: Iterable[SetId]) -> NDArray[np.float64]:
+        """Return (axes,) how many channels of each axis some coupled sets have.
+
+        The counts of groups add up, since each coupled set is of one group.
+        """
+        chosen = np.zeros(self._set_count)
+        chosen[list(sets)] = 1
+        return np.add.reduceat(chosen[self._sets], self._starts)
+
+    def shares_without(self, resource: Resource, channels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of a resource that remains without some channels, for several choices of them at once.
+
+        Args:
+            resource: Multiply-adds or parameters.
+            channels: (..., axes) how many channels of each axis are removed.
+
+        Returns:
+            (...,) shares in [0, 1].
+        """
+        kept = (self._lengths - channels) / self._lengths
+        shares = np.concatenate([kept, np.ones((*kept.shape[:-1], 1))], axis=-1)
         costs, axes = self._terms[resource]
-        return float(costs @ shares[axes].prod(axis=1) / costs.sum())
+        return shares[..., axes].prod(axis=-1) @ costs / costs.sum()

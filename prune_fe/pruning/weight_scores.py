@@ -7,7 +7,7 @@ Their groups may lose units all the same, and then those with the smallest weigh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from prune_fe.pruning.cut import Cutter, KeptChannels
 from prune_fe.pruning.groups import Group
 from prune_fe.pruning.ranking import Array, with_removed_units
+from prune_fe.scoring.scores import Scores
 from prune_fe.tracing.attention_modules import projection_weights
 
 
@@ -45,6 +46,23 @@ def find_unseen_layers(
             if layer in in_weights and layer not in scored and (has_units & ~is_seen).any():
                 found.append(layer)
     return list(dict.fromkeys(found))
+
+
+def find_other_layers(groups: Sequence[Group], scores: Scores, unseen: Collection[str]) -> set[str]:
+    """Return the layers whose scores are not those of the scorer.
+
+    Args:
+        groups: The groups of the network.
+        scores: The scores.
+        unseen: The layers that are scored by their weights. They are among the others where nothing else of their group
+            is the scorer's.
+    """
+    others = set(scores.other_scorers)
+    for group in groups:
+        scored = [layer for layer in group.layers if layer in scores.keep]
+        if scored and others.issuperset(scored):
+            others.update(layer for layer in group.layers if layer in unseen)
+    return others
 
 
 def score_by_weights(

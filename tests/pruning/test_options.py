@@ -8,7 +8,7 @@ import pytest
 
 from prune_fe.errors import InputError
 from prune_fe.options import options, validate_options
-from prune_fe.pruning.options import PruneOptions
+from prune_fe.pruning.options import PruneOptions, SensitivityOptions
 
 
 @options
@@ -79,6 +79,47 @@ def test_a_wrong_option_is_refused_with_one_message(given: dict[str, Any], messa
     with pytest.raises(InputError) as caught:
         validate_options(PruneOptions, None, "prune()", **given)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"ratio": "auto"},
+            "prune(): ratio: auto needs a target to spread over the layers: target_macs or target_params",
+        ),
+        (
+            {"ratio": "auto", "target_macs": 0.5, "ranking": "global"},
+            "prune(): ratio: auto says how much each layer loses, and so does ranking: global; choose one",
+        ),
+        (
+            {"ratio": "auto", "target_macs": 0.5, "target_params": 0.5},
+            "prune(): target_macs and target_params were given; a network is pruned by one of them",
+        ),
+        ({"ratio": "all"}, "ratio: input should be a valid number (got 'all')"),
+        ({"ratio": {"a": "auto"}}, "ratio.a: input should be a valid number (got 'auto')"),
+        ({"max_ratio": "auto"}, "max_ratio: input should be a valid number (got 'auto')"),
+    ],
+)
+def test_what_cannot_stand_beside_the_ratio_auto(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validate_options(PruneOptions, None, "prune()", **given)
+    assert str(caught.value) == message
+
+
+def test_the_ratio_auto_stands_beside_a_target() -> None:
+    chosen = validate_options(PruneOptions, {"ratio": "auto", "target_params": 0.3})
+    assert (chosen.is_auto, chosen.target, chosen.amount) == (True, ("parameters", 0.3), ("target_params", 0.3))
+    assert (chosen.default_max_ratio, chosen.has_ratio_per_layer, chosen.removes_something) == (0.9, False, True)
+    assert not PruneOptions(target_macs=0.5).is_auto
+    assert PruneOptions(target_macs=0.5).amount == ("target_macs", 0.5)
+    assert PruneOptions().amount == ("ratio", 0.5)
+    assert PruneOptions(ratio={"a": 0.25}).amount == ("ratio", {"a": 0.25})
+
+
+def test_the_ratios_of_a_sensitivity_rise() -> None:
+    assert validate_options(SensitivityOptions, {"ratios": [0.5]}).ratios == (0.5,)
+    assert SensitivityOptions().ratios == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def test_one_pattern_may_be_given_without_a_list() -> None:
