@@ -28,13 +28,14 @@ from prune_fe.cli.prune import prune
 from prune_fe.cli.report import report
 from prune_fe.cli.run import run
 from prune_fe.cli.score import score
+from prune_fe.cli.sensitivity import sensitivity
 from prune_fe.cli.study import study
 from prune_fe.errors import EnvironmentFault, InputError, PruneFEError, own_text
 from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
 from prune_fe.signals import INTERRUPTED, interrupting
 
-COMMANDS = (run, inspect, score, study, ablate, compare, report, prune, finetune, evaluate, export)
+COMMANDS = (run, inspect, score, study, ablate, compare, report, sensitivity, prune, finetune, evaluate, export)
 
 RESUME_HINTS = {
     "run": "; `prune-fe run ... --resume auto` continues after the last finished step",
@@ -43,6 +44,7 @@ RESUME_HINTS = {
     "ablate": "; `prune-fe ablate ... --resume auto` continues after the last finished curve",
     "study": "; with --resume auto a network that is trained is not trained again",
     "finetune": "; the same command continues after the last finished epoch",
+    "sensitivity": "; the same command continues after the last finished group of layers",
     "inspect": "; nothing was written",
     "prune": "; nothing was written",
     "export": "; if the file is not there, nothing was written",
@@ -143,4 +145,7 @@ def _explain_argument(error: cyclopts.CycloptsError) -> str:
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
         return str(error)
-    return explain_errors(cause, lambda _: (), error.argument.name if error.argument is not None else "")
+    name = error.argument.name if error.argument is not None else ""
+    text = explain_errors(cause, lambda _: (), name)
+    # pydantic's place is inside the value: an index or a key.
+    return text if not name or text.startswith(f"{name}:") else f"{name}.{text}"

@@ -22,6 +22,7 @@ def prune(
     model: ModelFlags,
     scores: Path,
     options: Annotated[PruneOptions, Parameter(name="*")] = PruneOptions(),
+    sensitivity: Path | None = None,
     data: DataFlags = DataFlags(),
     recalibrate: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None,
     output: NewFolder = Path("pruned"),
@@ -34,6 +35,7 @@ def prune(
 
     Args:
         scores: A folder that `prune-fe score` wrote.
+        sensitivity: A folder that `prune-fe sensitivity` wrote for the same weights and scores, for --ratio auto.
         recalibrate: Recompute the statistics of the pruned network's batch norms on this many training images of
             --data.
         seed: Seed with which the images are drawn.
@@ -41,8 +43,12 @@ def prune(
     require_data(data.data)
     if recalibrate is not None and data.data is None:
         raise InputError("--recalibrate needs training images: pass --data PATH")
+    if options.is_auto and sensitivity is None:
+        raise InputError("--ratio auto needs --sensitivity FOLDER, which prune-fe sensitivity writes")
+    if sensitivity is not None and not options.is_auto:
+        raise InputError("--sensitivity is for --ratio auto")
     with new_output(output):
-        _prune(model, scores, options, data, recalibrate, output, device, seed)
+        _prune(model, scores, sensitivity, options, data, recalibrate, output, device, seed)
     reporter.say(f"pruned model: {output}")
     say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")
 
@@ -50,6 +56,7 @@ def prune(
 def _prune(
     model: ModelFlags,
     scores: Path,
+    sensitivity: Path | None,
     options: PruneOptions,
     data: DataFlags,
     recalibrate: int | None,
@@ -61,19 +68,21 @@ def _prune(
     from prune_fe.data.labels import image_labels
     from prune_fe.measure.cost import cost
     from prune_fe.models.saved import save
+    from prune_fe.pruning.loss_curves import load_sensitivity
     from prune_fe.pruning.prune import prune as prune_units
     from prune_fe.scoring.fingerprint import hash_weights
     from prune_fe.scoring.scores import load_scores
     from prune_fe.training.recalibration import recalibrate as recalibrate_norms
 
     loaded_scores = load_scores(scores)
+    curves = None if sensitivity is None else load_sensitivity(sensitivity)
     loaded = load(model, data, device, seed)
     network, splits, example = loaded.network, loaded.splits, loaded.example
     if splits is not None and recalibrate is not None and recalibrate > len(image_labels(splits.train)):
         raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(splits.train))} training images")
     if loaded_scores.provenance.get("model_sha256", "") != hash_weights(network):
         reporter.say(f"note: {scores} holds scores of other weights, or does not record the weights that it is for")
-    pruned = prune_units(network, loaded_scores, example=example, options=options)
+    pruned = prune_units(network, loaded_scores, example=example, options=options, sensitivity=curves)
     for step in pruned.steps:
         counts = f"{step.asked} asked, {step.count} removed, {step.units - step.count} kept"
         why = f" ({step.left})" if step.left else f"; with them outputs of {', '.join(step.also)}" if step.also else ""

@@ -60,6 +60,11 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
             "prune.ranking: a comparison takes the same share of every layer (ranking: layer), so that all criteria "
             "and controls have the same widths"
         )
+    if recipe.prune.is_auto:
+        raise InputError(
+            "prune.ratio: auto gives every criterion other widths; a comparison takes the same for all criteria and "
+            "controls: leave it out here, and use it with prune-fe run"
+        )
     comparison = Comparison(begin(recipe, folder, reporter))
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     comparison.check()

@@ -34,7 +34,6 @@ from prune_fe.models.classifier import describe_renewed
 from prune_fe.models.manifest import read_manifest
 from prune_fe.models.outputs import find_output_keys, match_classes
 from prune_fe.models.saved import load, save
-from prune_fe.pruning.options import AMOUNTS, DEFAULT_RATIO
 from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scoring.options import ScoreOptions
@@ -424,8 +423,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
         began: `time.perf_counter()` when the work on it began.
     """
     options, is_pruned = experiment.recipe.prune, outcome.row.scorer not in (UNPRUNED, TUNED)
-    goal = next((name for name in AMOUNTS if getattr(options, name) is not None), "ratio")
-    amount = getattr(options, goal)
+    goal, amount = options.amount
     if isinstance(amount, dict):
         goal, amount = BY_LAYER, 0.0
     removed: dict[str, list[int]] = {}
@@ -437,7 +435,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
         row=outcome.row,
         correct=outcome.correct.numpy(),
         goal=goal if is_pruned else None,
-        point=(DEFAULT_RATIO if amount is None else amount) if is_pruned else None,
+        point=amount if is_pruned else None,
         removed=removed,
         left={", ".join(step.layers): step.left for step in outcome.steps if step.left},
         epochs=[dataclasses.asdict(epoch) for epoch in outcome.epochs],

@@ -30,7 +30,7 @@ from prune_fe.options import (
     option_names,
     options,
 )
-from prune_fe.pruning.options import AMOUNTS, PruneOptions
+from prune_fe.pruning.options import AMOUNTS, AUTO, PruneOptions
 from prune_fe.scorers import SCORERS
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.training.options import TrainOptions
@@ -323,13 +323,18 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         InputError: The file cannot be read, or keys or values are wrong; the message lists each of them with the
             section that it is in.
     """
-    path = Path(path)
+    path, changes = Path(path), dict(overrides or {})
     content = read_mapping(path)
     for section, names in ALTERNATIVES.items():
         # An override such as prune.target_macs replaces the file's prune.ratio, which it could not stand beside.
-        if any(f"{section}.{name}" in (overrides or {}) for name in names) and isinstance(content.get(section), dict):
-            content[section] = {key: value for key, value in content[section].items() if key not in names}
-    for key, value in (overrides or {}).items():
+        given = {name: changes[key] for name in names if (key := f"{section}.{name}") in changes}
+        if given and isinstance(content.get(section), dict):
+            content[section] = {
+                key: value
+                for key, value in content[section].items()
+                if key not in names or (key not in given and _is_auto_with_target(given | {key: value}))
+            }
+    for key, value in changes.items():
         mapping = content
         *parents, last = key.split(".")
         for parent in parents:
@@ -341,6 +346,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {explain_errors(error, keys_at, 'recipe')}") from None
+
+
+def _is_auto_with_target(amounts: Mapping[str, Any]) -> bool:
+    """Return whether these are the ratio "auto" and one target, which stand beside each other."""
+    return len(amounts) == 2 and amounts.get("ratio") == AUTO
 
 
 def as_begun(recipe: Recipe, saved: Mapping[str, Any]) -> Recipe:

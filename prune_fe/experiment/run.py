@@ -29,6 +29,7 @@ from prune_fe.experiment.experiment import (
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import TUNED, UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.sensitivity import measure_sensitivity, saved_sensitivity, sensitivity_path
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import (
     count_tunings,
@@ -39,6 +40,8 @@ from prune_fe.experiment.tuning import (
 )
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.saved import save
+from prune_fe.pruning.loss_curves import FILE_NAME as CURVES
+from prune_fe.pruning.loss_curves import Sensitivity
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.records import Step
 from prune_fe.scoring.scores import Scores
@@ -71,7 +74,8 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     # The cache holds one experiment, so that only the last seed's network and scores stay in memory.
     tasks = list(run_tasks(experiment, functools.lru_cache(maxsize=1)(experiment.with_seed)))
     failures = LocalExecutor(folder, reporter).execute(tasks)
-    rows = [load_result(task.result).row for task in tasks if task.is_finished]
+    measured = [task.result for task in tasks if task.is_finished and task.result.name != CURVES]
+    rows = [load_result(path).row for path in measured]
     if rows:
         folder.write_table("summary.csv", map(dataclasses.asdict, rows))
     raise_failures(tasks, failures)
@@ -93,8 +97,13 @@ def run_tasks(experiment: Experiment, with_seed: Callable[[int], Experiment]) ->
             path = of_seed.result_path(TUNED)
             yield Task(f"cells.{path.stem}", path, (unpruned,), functools.partial(_tune_unpruned, with_seed, seed))
         for entry in experiment.recipe.scorers:
-            path = of_seed.result_path(entry.label)
-            yield Task(f"cells.{path.stem}", path, (unpruned,), functools.partial(_prune, with_seed, seed, entry))
+            path, needs = of_seed.result_path(entry.label), [unpruned]
+            if experiment.recipe.prune.is_auto:
+                curves = sensitivity_path(of_seed, entry.label)
+                work = functools.partial(_measure_sensitivity, with_seed, seed, entry.label)
+                yield Task(f"cells.{path.stem}.sensitivity", curves, needs, work)
+                needs = [unpruned, curves]
+            yield Task(f"cells.{path.stem}", path, needs, functools.partial(_prune, with_seed, seed, entry))
 
 
 def _train(with_seed: Callable[[int], Experiment], seed: int) -> None:
@@ -113,11 +122,19 @@ def _tune_unpruned(with_seed: Callable[[int], Experiment], seed: int) -> None:
     _finish(experiment, tune_unpruned(experiment, count_tunings(experiment)), began)
 
 
+def _measure_sensitivity(with_seed: Callable[[int], Experiment], seed: int, label: str) -> None:
+    """Measure each group of layers of the trained network alone, with the units in the order of one scorer."""
+    experiment = with_seed(seed)
+    experiment.reporter.say(f"{label}, seed {seed}: measuring each group of layers alone on the validation images")
+    found = measure_sensitivity(experiment, label)
+    experiment.log("sensitivity", scorer=label, seed=seed, loss=found.loss, images=found.images, about=found.about)
+
+
 def _prune(with_seed: Callable[[int], Experiment], seed: int, entry: ScorerEntry) -> None:
     """Prune a copy of the trained network by one scorer, fine-tune, measure and save it."""
     began, experiment = time.perf_counter(), with_seed(seed)
     scores = experiment.scores[entry.label]
-    outcome = compress(experiment, entry, scores)
+    outcome = compress(experiment, entry, scores, saved_sensitivity(experiment, entry.label))
     about = {"recipe": experiment.recipe.name, "seed": seed, "scores": scores.about} | experiment.splits.about
     save(outcome.model, experiment.seed_folder / entry.label / "pruned", about, overwrite=True)
     _finish(experiment, outcome, began)
@@ -128,13 +145,16 @@ def _finish(experiment: Experiment, outcome: Outcome, began: float) -> None:
     experiment.log("row", row=dataclasses.asdict(outcome.row))
 
 
-def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outcome:
+def compress(
+    experiment: Experiment, entry: ScorerEntry, scores: Scores, sensitivity: Sensitivity | None = None
+) -> Outcome:
     """Prune a copy of an experiment's network by a scorer's scores, fine-tune it and measure it.
 
     Args:
         experiment: The network, and the recipe that says how it is pruned and fine-tuned.
         entry: The scorer.
         scores: Its scores of the network.
+        sensitivity: The curves of the network by these scores, which `ratio: auto` needs.
 
     Returns:
         The pruned network and its measurements.
@@ -167,6 +187,7 @@ def compress(experiment: Experiment, entry: ScorerEntry, scores: Scores) -> Outc
         rescore=score_again if recipe.prune.rescore == "each_round" else None,
         after=recover,
         carry=momentum,
+        sensitivity=sensitivity,
     )
     for step in pruned.steps:
         experiment.log("prune", scorer=entry.label, seed=seed, **dataclasses.asdict(step))

@@ -35,6 +35,7 @@ IDENTITY = {
     "reduction": "reduction",
     "images_sha256": "images",
     "ratios": "ratios",
+    "recovery": "recalibration",
 }
 """Key of `Sensitivity.about` -> what it identifies, in words. Where one differs, the curves are other ones."""
 

@@ -51,6 +51,19 @@ UNFINISHED = "unfinished"
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """What is done to each network before it is measured, such as computing the statistics of its batch norms anew.
+
+    Attributes:
+        description: What it is, with all that it depends on; a measurement is continued only with the same one.
+        apply: Function that changes the buffers of a network, and not its weights, which the networks share.
+    """
+
+    description: str
+    apply: Callable[[nn.Module], object]
+
+
 def sensitivity(
     model: nn.Module,
     scores: Scores,
@@ -63,6 +76,7 @@ def sensitivity(
     progress: Progress | None = None,
     batch_size: int = 256,
     workers: int = 0,
+    recovery: Recovery | None = None,
     **settings: Any,
 ) -> Sensitivity:
     """Measure accuracy and loss of a network of which one group alone has lost its lowest scores, for each group.
@@ -86,6 +100,8 @@ def sensitivity(
         progress: Called with the numbers of measured networks and of all that will be measured.
         batch_size: Images of one forward pass.
         workers: Processes that read images.
+        recovery: What is done to each network, also to the whole one, before it is measured. With batch norms, take a
+            recalibration on training images: without it, the curves show mostly the damage that it repairs.
         settings: Fields of SensitivityOptions by name, such as `ratios=(0.25, 0.5)`; they replace those of `options`.
 
     Returns:
@@ -107,6 +123,7 @@ def sensitivity(
         "reduction": checked.reduction,
         "images_sha256": hash_batches(batches),
         "ratios": list(checked.ratios),
+        "recovery": "" if recovery is None else recovery.description,
         "version": metadata.version("prune-fe"),
     }
     with _open_folder(folder, about) as store:
@@ -114,7 +131,7 @@ def sensitivity(
             return finished
         source = copy_without_last_run(model, example)
         analysis = analyse(source, example, linear_layers(source, scores))
-        measurement = _Measurement(source, analysis, batches, logits)
+        measurement = _Measurement(source, analysis, batches, logits, recovery)
         unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
         weights = score_by_weights(source, unseen, analysis.cutter.all_channels(), analysis.widths)
         known, others = {**scores.keep, **weights}, find_other_layers(analysis.groups, scores, unseen)
@@ -164,19 +181,23 @@ class _Measurement:
         analysis: Its groups and their tensors.
         batches: The images.
         logits: Function that takes the logits out of what the network returns.
+        recovery: What is done to each network before it is measured.
     """
 
     model: nn.Module
     analysis: Analysis
     batches: Batches
     logits: Logits | None
+    recovery: Recovery | None
 
     def _evaluate(self, model: nn.Module) -> Evaluation:
+        if self.recovery is not None:
+            self.recovery.apply(model)
         return evaluate(model, self.batches, logits=self.logits)
 
     def measure_whole(self, counter: _Counter) -> dict[str, Any]:
         """Return accuracy, loss and number of images of the whole network."""
-        result = self._evaluate(self.model)
+        result = self._evaluate(copy_sharing_weights(self.model))
         counter.add()
         return {"accuracy": result.accuracy, "loss": result.loss, "images": result.images}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prune_fe.experiment.results import Row
     from prune_fe.measure.latency import Comparison, Latency
+    from prune_fe.pruning.loss_curves import Sensitivity
     from prune_fe.report.tables import Table as StudyTable
     from prune_fe.scoring.scores import Scores
 
@@ -196,6 +197,24 @@ def layer_table(label: str, scores: Scores) -> WideTable:
     columns["highest score"] = [f"{keep.max():.4g}" for keep in scores.keep.values()]
     means = "means over the units with finite values; " if scores.raw else ""
     return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
+
+
+def sensitivity_table(found: Sensitivity) -> WideTable:
+    """Return one row for each group: the accuracy of the network when the group alone loses units, at each ratio."""
+    curves = [curve for curve in found.curves if curve.points]
+    ratios = list(dict.fromkeys(point.ratio for curve in curves for point in curve.points))
+    rows = [
+        f"{curve.layers[0]} + {len(curve.layers) - 1}" if len(curve.layers) > 1 else curve.layers[0] for curve in curves
+    ]
+    columns = {"units": [str(curve.units) for curve in curves]}
+    for ratio in sorted(ratios):
+        accuracies = [{point.ratio: f"{point.accuracy:.1%}" for point in curve.points} for curve in curves]
+        columns[f"{ratio:.0%}"] = [known.get(ratio, "–") for known in accuracies]
+    caption = f"accuracy on {found.images} held-out images; {found.accuracy:.1%} of the whole network"
+    reasons = [f"{', '.join(curve.layers)}: {curve.reason}" for curve in found.curves if curve.reason]
+    if reasons:
+        caption += f"; not measured, or not to the end: {'; '.join(reasons)}"
+    return WideTable("accuracy when one group of layers alone loses units", caption, rows, columns)
 
 
 def inspection_table(layers: pd.DataFrame) -> WideTable:

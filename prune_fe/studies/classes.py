@@ -60,6 +60,8 @@ def classes_study(
         InputError: An argument is out of range, the recipe has no feature entropy, or one is labelled as the control.
     """
     entries = _entropy_entries(recipe)
+    if ratio is None and recipe.prune.is_auto:
+        raise InputError("prune.ratio: auto would give each number of classes other widths; pass a ratio")
     if ratio is not None:
         recipe = with_ratio(recipe, ratio)
     experiment = begin(recipe, folder, reporter, seed)

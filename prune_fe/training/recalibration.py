@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,11 +13,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.batches import Batches, Images, check_reading, count_images, make_loader, validate_batches
+from prune_fe.data.labels import hash_images
 from prune_fe.data.sampling import select_batches
 from prune_fe.errors import DataError, InputError
 from prune_fe.options import Count, Seed, validate_value
+from prune_fe.pruning.sensitivity import Recovery
 from prune_fe.tracing.watching import evaluating, explain_run
 from prune_fe.tracing.weights import require_module, require_trainable
+
+
+def recalibrating(data: Dataset[Any], samples: int, seed: int = 0, workers: int = 0) -> Recovery:
+    """Return a recalibration as what `prune_fe.sensitivity` does to each network before it is measured.
+
+    Args:
+        data: Training images.
+        samples: How many of them are drawn.
+        seed: Seed of the draw.
+        workers: Processes that read images.
+    """
+    description = f"batch norms on {samples} images, seed {seed}, of {hash_images(data)}"
+    return Recovery(description, partial(recalibrate, data=data, samples=samples, seed=seed, workers=workers))
 
 
 def recalibrate(

@@ -14,7 +14,7 @@ from prune_fe.cli.app import main
 from prune_fe.errors import DataError
 from tests.cli.helpers import TINY, names, refused
 
-COMMANDS = ("run", "inspect", "score", "study", "prune", "finetune", "evaluate", "export")
+COMMANDS = ("run", "inspect", "score", "study", "sensitivity", "prune", "finetune", "evaluate", "export")
 
 
 @pytest.mark.parametrize(

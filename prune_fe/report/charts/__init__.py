@@ -10,6 +10,7 @@ from prune_fe.report.charts.layer_status import layer_status
 from prune_fe.report.charts.rank_correlation import rank_correlation
 from prune_fe.report.charts.run_overview import run_overview
 from prune_fe.report.charts.sample_size import sample_size
+from prune_fe.report.charts.sensitivity_map import sensitivity_map
 from prune_fe.report.charts.theme import save_chart, specification
 from prune_fe.report.charts.trade_off import trade_off
 
@@ -25,6 +26,7 @@ __all__ = [
     "run_overview",
     "sample_size",
     "save_chart",
+    "sensitivity_map",
     "specification",
     "trade_off",
 ]
