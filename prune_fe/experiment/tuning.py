@@ -90,7 +90,11 @@ def measure_tuned(experiment: Experiment, model: nn.Module, label: str) -> Outco
 
 
 def count_tunings(experiment: Experiment) -> int:
-    """Return how often a pruned network is fine-tuned: once, or after each round in which it loses units."""
+    """Return how often a pruned network is fine-tuned: once, or after each round in which it loses units.
+
+    With `ratio: auto` and a round for each group, where scorers differ in the groups that lose units, it is the number
+    of all groups that can lose some.
+    """
     recipe = experiment.recipe
     if recipe.finetune is None or recipe.finetune.when == "after":
         return 1

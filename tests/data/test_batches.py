@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prune_fe.data.batches import first_image, make_loader, validate_batches
+from prune_fe.data.batches import first_image, hash_batches, make_loader, validate_batches
 from prune_fe.data.digits import digits
 from prune_fe.errors import DataError, InputError
 from tests.data.pictures import Labelled
@@ -41,3 +41,15 @@ def test_empty_batches_are_passed_over_and_labels_become_int64():
     empty = (torch.zeros(0, 1, 8, 8), torch.ones(0, dtype=torch.int64))
     (batch,) = validate_batches([good, empty])
     assert batch[1].dtype == torch.int64
+
+
+def test_the_hash_is_of_all_pixels_and_labels_whatever_the_size_of_the_batches():
+    images, labels = torch.rand(6, 1, 4, 4), torch.arange(6)
+    whole = hash_batches([(images, labels)])
+    assert whole == hash_batches([(images[:4], labels[:4]), (images[4:], labels[4:])])
+    other = images.clone()
+    other[5, 0, 3, 3] += 1
+    pairs = [(other, labels), (images, labels.flip(0)), (images.flip(0), labels), (images[:5], labels[:5])]
+    different = [hash_batches([pair]) for pair in pairs]
+    assert len({whole, *different}) == 5
+    assert hash_batches([({"a": images, "b": other}, labels)]) != hash_batches([({"b": images, "a": other}, labels)])

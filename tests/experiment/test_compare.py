@@ -123,6 +123,7 @@ def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeyp
         shutil.rmtree(tmp_path / "c", ignore_errors=True)
 
     wrong({"prune": {"ranking": "global"}}, "prune.ranking: a comparison takes the same share of every layer")
+    wrong({"prune": {"ratio": "auto", "target_macs": 0.5}}, "prune.ratio: auto gives every criterion other widths")
     wrong({"data": {"source": "digits", "size": 6}}, "network 'one': feature-entropy: layer 'features.4': maps are 3×3")
     nowhere = {"networks": {"x": {"name": "no-such-net"}}}
     wrong({"compare": nowhere}, "network 'x': .*no-such-net")

@@ -312,6 +312,25 @@ def test_a_goal_given_with_the_command_takes_the_place_of_the_recipes(tmp_path):
     assert load_recipe(path, {"prune.ratio": 0.7}).prune.target_params is None
 
 
+def test_the_ratio_auto_stays_beside_a_target_of_the_command(tmp_path):
+    path = write(tmp_path, MINIMAL + "prune: {ratio: auto, target_macs: 0.5}\n")
+    for changes, expected in (
+        ({}, ("auto", 0.5, None)),
+        ({"prune.target_macs": 0.3}, ("auto", 0.3, None)),
+        ({"prune.target_params": 0.3}, ("auto", None, 0.3)),
+        ({"prune.ratio": 0.3}, (0.3, None, None)),
+        ({"prune.ratio": 0.3, "prune.max_ratio": 0.2}, (0.3, None, None)),
+        ({"prune.ratio": "auto"}, ("auto", 0.5, None)),
+    ):
+        found = load_recipe(path, changes).prune
+        assert (found.ratio, found.target_macs, found.target_params) == expected, changes
+    plain = write(tmp_path, MINIMAL + "prune: {target_params: 0.5}\n")
+    found = load_recipe(plain, {"prune.ratio": "auto"}).prune
+    assert (found.ratio, found.target_params) == ("auto", 0.5)
+    with pytest.raises(InputError, match="prune: ratio: auto needs a target"):
+        load_recipe(write(tmp_path, MINIMAL + "prune: {ratio: auto}\n"))
+
+
 def test_a_misspelt_key_of_a_compared_network_is_answered_with_the_keys_of_a_model(tmp_path):
     lines = "compare: {networks: {mine: {name: vgg-small, chekpoint: x}}}"
     with pytest.raises(InputError, match=r"compare\.networks\.mine\.chekpoint: unknown key; did you mean 'checkpoint'"):

@@ -53,3 +53,10 @@ def test_only_fine_tuning_has_a_control() -> None:
     assert has_tuned_control(Recipe.model_validate(CONTENT))
     assert not has_tuned_control(Recipe.model_validate(CONTENT | {"finetune": None}))
     assert not has_tuned_control(Recipe.model_validate(CONTENT | {"finetune": {"unpruned": False}}))
+
+
+def test_with_the_ratio_auto_the_unpruned_network_has_the_most_epochs_that_a_pruned_one_can_have(
+    tmp_path: Path,
+) -> None:
+    prune = {"rounds": "layers", "ratio": "auto", "target_macs": 0.4}
+    assert count_tunings(make(tmp_path / "run", prune=prune, finetune=EACH_ROUND)) == 2  # each group loses units

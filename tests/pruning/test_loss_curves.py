@@ -92,5 +92,5 @@ def test_curves_are_for_one_network_its_scores_and_the_ratio_auto() -> None:
     refused("another choice of scores;", scores=score(net, scorer="random"))
     refused("another choice of reduction;", options=dataclasses.replace(AUTO, reduction="max"))
     with torch.no_grad():
-        net[0].weight.mul_(2)  # type: ignore[operator, union-attr]
+        net[0].weight.mul_(2)  # type: ignore[operator]
     refused("another choice of weights;")

@@ -162,7 +162,7 @@ def test_a_folder_of_something_else_is_refused(net: Net, images: TensorDataset, 
     heavier = Net().eval()
     heavier.load_state_dict(net.state_dict())
     with torch.no_grad():
-        heavier.head.bias += 1
+        heavier.head.bias.add_(1)
     brighter = TensorDataset(images.tensors[0] + 1, images.tensors[1])
     labelled = TensorDataset(images.tensors[0], images.tensors[1].flip(0))
     random = score(net, scorer="random", example=torch.zeros(1, 3, 8, 8), linear=True)

@@ -23,6 +23,7 @@ from prune_fe.report.charts import (
     run_overview,
     sample_size,
     save_chart,
+    sensitivity_map,
     specification,
     trade_off,
 )
@@ -119,6 +120,12 @@ CHARTS: dict[str, Callable[[], Any]] = {
         ),
         "A run",
         "50% of every layer removed",
+    ),
+    "sensitivity_map": lambda: sensitivity_map(
+        pd.DataFrame({"group": [1, 1, 2], "layers": ["a, b", "a, b", "c"], "units": [8, 8, 4], "ratio": [0.1, 0.9, 0.1],
+                      "removed": [0, 7, 0], "accuracy": [0.5, 0.1, 0.5], "loss_increase": [0.0, 1.25, -0.1]}),
+        0.5,
+        "Groups",
     ),
     "birth_times": lambda: birth_times(
         pd.DataFrame({"program": ["a", "a", "b"], "maps": ["ReLU", "random", "ReLU"], "size": [8, 8, 16],
@@ -247,3 +254,10 @@ def test_the_layers_stand_in_their_order_and_both_quantities_have_a_row_of_panel
                         (tmp_path / "a.svg").read_text())  # fmt: skip
     assert [label for label in labels if label in ("stem", "block.conv", "a")] == ["stem", "block.conv", "a"] * 4
     assert {"class cat", "all 10 classes", "feature entropy H (nats)", "selective rate ε"} <= set(labels)
+
+
+def test_a_map_of_the_groups_has_a_row_for_each_and_the_numbers(tmp_path):
+    save_chart(CHARTS["sensitivity_map"](), tmp_path / "map.svg")
+    text = (tmp_path / "map.svg").read_text()
+    for words in ("1  a + 1  (8)", "2  c  (4)", "accuracy (50.0% of the whole network)", "1.25", "90%", "10%"):
+        assert words in text, words

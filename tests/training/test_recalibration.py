@@ -13,11 +13,13 @@ from torch.utils.data import TensorDataset
 from prune_fe.data.digits import digits
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
+from prune_fe.models.build import build
 from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.pruning.prune import prune
+from prune_fe.pruning.sensitivity import sensitivity
 from prune_fe.scoring.score import score
 from prune_fe.training.loop import finetune
-from prune_fe.training.recalibration import recalibrate
+from prune_fe.training.recalibration import recalibrate, recalibrating
 from tests.training.helpers import Recorded, pictures, same, state
 
 
@@ -229,3 +231,22 @@ def test_a_pruned_network_recovers_by_recalibration() -> None:
     after = evaluate(pruned, splits.validation)
     assert after.accuracy > before.accuracy + 0.1
     assert after.loss < before.loss
+
+
+def test_a_sensitivity_is_measured_after_recalibration_and_leaves_the_network_as_it_is():
+    splits = digits(12, validation=0.3)
+    model = build("vgg-small", 10, in_channels=1, stages=[[6], [8]])
+    model.eval()
+    before, scores, example = state(model), score(model, scorer="l1-filter"), splits.test[0][0][None]
+    recovery = recalibrating(splits.train, 64, seed=3)
+    found = sensitivity(model, scores, splits.validation, example, ratios=[0.5], recovery=recovery)
+    assert same(state(model), before)
+    for curve in found.curves:
+        pruned = prune(model, scores, {curve.layers[0]: 0.5}, example).model
+        recalibrate(pruned, splits.train, samples=64, seed=3)
+        assert curve.points[0].loss == pytest.approx(evaluate(pruned, splits.validation).loss, abs=1e-6)
+    whole = copy.deepcopy(model)
+    recalibrate(whole, splits.train, samples=64, seed=3)
+    assert found.loss == pytest.approx(evaluate(whole, splits.validation).loss, abs=1e-6)
+    assert recovery.description != recalibrating(splits.train, 65, seed=3).description
+    assert recovery.description != recalibrating(splits.test, 64, seed=3).description
