@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true", help="try torch-pruning's own pruner as well")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--seconds", type=float, default=180, help="limit for one network")
-    parser.add_argument("--gib", type=float, default=32, help="address space for one network")
+    parser.add_argument("--gib", type=float, default=12, help="address space for one network")
     parser.add_argument("--output", type=Path, default=Path("results/zoo.md"))
     arguments = parser.parse_args()
     if arguments.child:

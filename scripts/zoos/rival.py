@@ -70,6 +70,8 @@ def prune_by_torch_pruning(model: nn.Module, inputs: Any, ratio: float, toleranc
             attention.num_heads = pruner.num_heads[attention.qkv]
             attention.attn_dim = attention.qkv.out_features // 3
             attention.head_dim = attention.attn_dim // attention.num_heads
+        if hasattr(model, "conv_proj"):  # torchvision's VisionTransformer
+            model.hidden_dim = model.conv_proj.out_channels  # type: ignore[union-attr]
         seconds = time.process_time() - start
         with torch.no_grad():
             run(model, inputs)
