@@ -143,14 +143,22 @@ def has_rows(inputs: Inputs) -> bool:
     This is so for a list of images, and for tensors that all have the same first size.
     """
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors_in(inputs)}
-    return isinstance(inputs, list) or (len(sizes) == 1 and sizes != {0})
+    return _image_list(inputs) is not None or (len(sizes) == 1 and sizes != {0})
+
+
+def _image_list(inputs: Any) -> list[Any] | None:
+    """Return the list of images that is the only argument of a network; None for other inputs."""
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        (inputs,) = inputs
+    return inputs if isinstance(inputs, list) else None
 
 
 def count_rows(inputs: Inputs) -> int:
     """Return the number of images in the inputs of a network; 1 where `has_rows` is false."""
     if not has_rows(inputs):
         return 1
-    return len(inputs) if isinstance(inputs, list) else len(tensors_in(inputs)[0])
+    images = _image_list(inputs)
+    return len(images) if images is not None else len(tensors_in(inputs)[0])
 
 
 def take_rows(inputs: Any, count: int) -> Any:
@@ -163,8 +171,9 @@ def take_rows(inputs: Any, count: int) -> Any:
     rows = count_rows(inputs)
     if rows == count or not has_rows(inputs):
         return inputs
-    if isinstance(inputs, list):
-        return (inputs * math.ceil(count / rows))[:count]
+    if (images := _image_list(inputs)) is not None:
+        taken = (images * math.ceil(count / rows))[:count]
+        return (taken,) if isinstance(inputs, tuple) else taken
     if count < rows:
         return map_tensors(lambda tensor: tensor[:count], inputs)
     return map_tensors(lambda tensor: tensor[torch.arange(count, device=tensor.device) % rows], inputs)

@@ -90,6 +90,7 @@ def test_rows_are_the_first_size_and_can_be_repeated() -> None:
     assert take_rows(two, 1)[1]["ids"].tolist() == [5]
     images = [torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)]
     assert (count_rows(images), len(take_rows(images, 1)), len(take_rows(images, 5))) == (2, 1, 5)
+    assert [len(taken[0]) for taken in (take_rows((images,), 1), take_rows((images,), 5))] == [1, 5]
     mixed = (torch.zeros(2, 3), torch.zeros(7))
     assert (count_rows(mixed), take_rows(mixed, 4)) == (1, mixed)
 
