@@ -3,7 +3,8 @@
     python scripts/sensitivity_evidence.py RECIPE --data PATH --network RUN/seed-0/trained --output FOLDER
 
 RECIPE says which images; RUN is the run folder in which it trained the network. The curves are measured on images that
-were held out of the training images, the comparison on the test images. Nothing is fine-tuned. FOLDER gets a folder for
+were held out of the training images, after a recalibration of the batch norms unless --raw-curves is given; the
+comparison is made on the test images, before and after a recalibration. Nothing is fine-tuned. FOLDER gets a folder for
 each scorer with the curves, the networks' accuracies, the differences with their intervals, and the environment.
 """
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=1000, help="held-out images for the curves, about this number")
     parser.add_argument("--test", type=int, help="test images, about this number; default: all")
     parser.add_argument("--recalibrate", type=int, default=500, help="training images for the norms' statistics")
+    parser.add_argument("--raw-curves", action="store_true", help="measure the curves without recalibration")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe, {"data.path": given.data} if given.data != "digits" else {})
     splits = load_data(recipe.data, seed=0)
@@ -68,9 +70,9 @@ def main() -> None:
     built = build(model.name, len(splits.classes), in_channels=splits.channels, **model.arguments)
     network = load(given.network, None if manifest["factory"] else built).eval()
     for name in given.scorers:
-        folder = given.output / name
+        folder = given.output / (f"{name}-raw-curves" if given.raw_curves else name)
         scores = score(network, splits.train, name, samples=given.samples, example=splits.test[0][0][None])
-        recovery = recalibrating(splits.train, given.recalibrate)
+        recovery = None if given.raw_curves else recalibrating(splits.train, given.recalibrate)
         curves = sensitivity(network, scores, splits.validation, folder=folder, batch_size=BATCH, recovery=recovery)
         write_csv(folder / "sensitivity.csv", curves.rows())
         points = curves.table().dropna(subset="ratio")

@@ -37,7 +37,7 @@ def sensitivity_map(points: pd.DataFrame, accuracy: float, title: str) -> alt.HC
     risen = alt.Scale(domain=[0, worst], range=["var(--surface)", "var(--less)"], clamp=True, type="sqrt")
     left = _map(rows, "accuracy", lost, ".0%", f"accuracy ({accuracy:.1%} of the whole network)", has_labels=True)
     right = _map(rows, "loss_increase", risen, ".2f", "increase of the loss, nats", has_labels=False)
-    return alt.hconcat(left, right).properties(title=heading(title))
+    return alt.hconcat(left, right).resolve_scale(color="independent").properties(title=heading(title))
 
 
 def _label(group: int, layers: str, units: int) -> str:
