@@ -33,8 +33,10 @@ def sensitivity_map(points: pd.DataFrame, accuracy: float, title: str) -> alt.HC
         removed_share=[f"{ratio:.0%}" for ratio in points["ratio"]],
     )
     worst = max(float(rows["loss_increase"].max()), 1e-6)
-    lost = alt.Scale(domain=[accuracy, 0], range=["var(--surface)", "var(--less)"], clamp=True)
-    risen = alt.Scale(domain=[0, worst], range=["var(--surface)", "var(--less)"], clamp=True, type="sqrt")
+    # White has no hue, which the default way of mixing would take from the other colour.
+    colours: dict[str, Any] = {"range": ["var(--surface)", "var(--less)"], "interpolate": "rgb", "clamp": True}
+    lost = alt.Scale(domain=[accuracy, 0], **colours)
+    risen = alt.Scale(domain=[0, worst], type="sqrt", **colours)
     left = _map(rows, "accuracy", lost, ".0%", f"accuracy ({accuracy:.1%} of the whole network)", has_labels=True)
     right = _map(rows, "loss_increase", risen, ".2f", "increase of the loss, nats", has_labels=False)
     return alt.hconcat(left, right).resolve_scale(color="independent").properties(title=heading(title))
