@@ -162,6 +162,8 @@ class PruneOptions:
             raise InputError("ratio: auto needs a target to spread over the layers: target_macs or target_params")
         if self.is_auto and self.ranking == "global":
             raise InputError("ratio: auto says how much each layer loses, and so does ranking: global; choose one")
+        if self.is_auto and self.engine != "trace":
+            raise InputError("ratio: auto is measured with the groups of engine: trace; another engine may find others")
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} were given; a network is pruned by one of them")
         if isinstance(self.ratio, dict) and self.ranking == "global":

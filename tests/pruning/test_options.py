@@ -96,6 +96,10 @@ def test_a_wrong_option_is_refused_with_one_message(given: dict[str, Any], messa
             {"ratio": "auto", "target_macs": 0.5, "target_params": 0.5},
             "prune(): target_macs and target_params were given; a network is pruned by one of them",
         ),
+        (
+            {"ratio": "auto", "target_macs": 0.5, "engine": "torch-pruning"},
+            "prune(): ratio: auto is measured with the groups of engine: trace; another engine may find others",
+        ),
         ({"ratio": "all"}, "ratio: input should be a valid number (got 'all')"),
         ({"ratio": {"a": "auto"}}, "ratio.a: input should be a valid number (got 'auto')"),
         ({"max_ratio": "auto"}, "max_ratio: input should be a valid number (got 'auto')"),
