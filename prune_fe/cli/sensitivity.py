@@ -53,7 +53,7 @@ def sensitivity(
     from prune_fe.report.charts import save_chart, sensitivity_map
     from prune_fe.report.console import sensitivity_table
     from prune_fe.scoring.scores import load_scores
-    from prune_fe.training.recalibration import recalibrating
+    from prune_fe.training.recalibration import RAW_CURVES, has_batch_norms, recalibrating
 
     loaded_scores = load_scores(scores)
     loaded = load(model, data, device, seed)
@@ -61,6 +61,8 @@ def sensitivity(
     train = loaded.splits.train
     if recalibrate is not None and recalibrate > len(image_labels(train)):
         raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(train))} training images")
+    if recalibrate is None and has_batch_norms(loaded.network):
+        reporter.say(f"{RAW_CURVES}; --recalibrate 500 does it")
     if output.exists():
         reporter.say(f"{output} exists already; it is used again if nothing has changed")
     with reporter.showing():

@@ -9,7 +9,7 @@ from prune_fe.experiment.experiment import Experiment
 from prune_fe.io import write_csv
 from prune_fe.pruning.loss_curves import FILE_NAME, Sensitivity, load_sensitivity
 from prune_fe.pruning.sensitivity import sensitivity
-from prune_fe.training.recalibration import recalibrating
+from prune_fe.training.recalibration import RAW_CURVES, has_batch_norms, recalibrating
 
 
 def sensitivity_path(experiment: Experiment, label: str) -> Path:
@@ -36,6 +36,8 @@ def measure_sensitivity(experiment: Experiment, label: str) -> Sensitivity:
     recovery = None
     if (samples := recipe.prune.recalibrate) is not None:
         recovery = recalibrating(train, samples, experiment.seed, recipe.workers)
+    elif has_batch_norms(experiment.network):
+        experiment.reporter.say(f"{RAW_CURVES}; prune.recalibrate sets the number of images for it")
     found = sensitivity(
         experiment.network,
         experiment.scores[label],

@@ -21,6 +21,17 @@ from prune_fe.pruning.sensitivity import Recovery
 from prune_fe.tracing.watching import evaluating, explain_run
 from prune_fe.tracing.weights import require_module, require_trainable
 
+RAW_CURVES = (
+    "note: the network has batch norms, and the groups are measured without recalibration: such curves show mostly "
+    "damage that recalibration or fine-tuning repairs, and were worse than equal ratios where it was measured"
+)
+"""What to say before a network with batch norms is measured without recalibration."""
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    """Return whether a network has batch norms that a recalibration would change."""
+    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
+
 
 def recalibrating(data: Dataset[Any], samples: int, seed: int = 0, workers: int = 0) -> Recovery:
     """Return a recalibration as what `prune_fe.sensitivity` does to each network before it is measured.

@@ -26,6 +26,7 @@ def test_curves_are_measured_once_and_spread_a_target(trained, capsys, monkeypat
     assert main(["score", "--model", trained, "--scorer", "l1-filter"]) == 0
     assert main(words(trained)) == 0
     printed = capsys.readouterr().out
+    assert "note: the network has batch norms, and the groups are measured without recalibration" in printed
     assert "accuracy when one group of layers alone loses units" in " ".join(printed.split())
     assert "--ratio auto --target-macs 0.5 --sensitivity sensitivity" in printed
     assert [name for name in names("sensitivity") if name[0] != "."] == [
@@ -40,14 +41,20 @@ def test_curves_are_measured_once_and_spread_a_target(trained, capsys, monkeypat
     found = load_sensitivity("sensitivity")
     assert 100 < found.images < 200  # a tenth of the training images
     assert f"accuracy on {found.images} held-out images" in " ".join(printed.split())
-    monkeypatch.setattr(module, "evaluate", None)  # nothing is measured again
-    assert main(words(trained)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", None)  # nothing is measured again
+        assert main(words(trained)) == 0
     assert "sensitivity exists already; it is used again if nothing has changed" in capsys.readouterr().out
     prune = ["prune", "--model", trained, "--scores", "scores", "--ratio", "auto"]
     assert main([*prune, "--target-params", "0.6", "--sensitivity", "sensitivity"]) == 0
     printed = capsys.readouterr().out
     assert "note: ratio: auto: a loss of" in printed
     assert load("pruned") is not None
+    again = words(trained, "--output", "recalibrated", "--recalibrate", "50")
+    assert main(again) == 0
+    assert "without recalibration" not in capsys.readouterr().out
+    assert load_sensitivity("recalibrated").about["recovery"].startswith("batch norms on 50 images, seed 0, of ")
+    assert "--recalibrate 5000: there are" in refused(capsys, 3, *again[:-1], "5000")
     assert refused(capsys, 2, *words(trained, "--ratios", "0.75")).startswith(
         "sensitivity holds a measurement of another choice of ratios"
     )
