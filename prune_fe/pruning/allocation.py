@@ -125,8 +125,9 @@ class Allocation:
             capacity = replace(capacity, feasible_counts=tuple(n for n in capacity.feasible_counts if n <= most))
             counts = tuple(count for count in capacity.feasible_counts if count >= capacity.removed)
             # A number of units is taken from the blocks of a group in turn, so that every prefix is balanced.
-            in_turn = zip(*state.removal_order(), strict=False)
-            order = [state.group.sets[position] for positions in in_turn for position in positions]
+            own, by_block = state.group, state.removal_order()
+            steps = [own.take_steps(by_block, step, step + 1) for step in range(own.count_steps(by_block))]
+            order = [own.sets[position] for step in steps for block in step for position in block]
             capacities.append(capacity)
             groups.append(Choices(counts, curve.predict_increases(self.unpruned_loss, counts), order))
         # A group that was stopped in a later round has lost units already, which count towards the target.

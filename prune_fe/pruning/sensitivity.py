@@ -205,13 +205,13 @@ class _Measurement:
         self, number: GroupId, state: GroupState, ratios: Sequence[float], counter: _Counter
     ) -> LossCurve:
         """Return the curve of one group; it ends before the first ratio at which the cut is not sound."""
-        units, blocks = len(state.group.sets), state.group.block_count
+        units, step = len(state.group.sets), state.group.step
         most = state.capacity(1).feasible_counts[-1]
         points: dict[int, CurvePoint] = {}
         reason = None
         measured: list[CurvePoint] = []
         for ratio in ratios:
-            count = min(units - kept_count(units, ratio, blocks), most)
+            count = min(units - kept_count(units, ratio, step), most)
             # Small groups lose the same number of units at several ratios.
             if count not in points:
                 removed = _removed_sets(state, count)

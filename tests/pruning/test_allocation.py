@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from torch import nn
 
 from prune_fe.errors import InputError
 from prune_fe.models.small_vgg import SmallVGG
-from prune_fe.pruning.allocation import TOLERANCE, Array, Budget, Choices, choose_counts
+from prune_fe.pruning.allocation import TOLERANCE, Allocation, Array, Budget, Choices, choose_counts
 from prune_fe.pruning.budget import Capacity, counts_for_target
+from prune_fe.pruning.groups import Group, GroupId
 from prune_fe.pruning.loss_curves import CurvePoint, LossCurve, Sensitivity, describe
+from prune_fe.pruning.options import PruneOptions
+from prune_fe.pruning.plan import Quota, start_plan
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
@@ -161,3 +165,23 @@ def test_auto_without_a_target_or_curves_is_refused(net: nn.Module) -> None:
         prune(net, scores, "auto", IMAGE)
     with pytest.raises(InputError, match="ratio: auto needs sensitivity="):
         prune(net, scores, "auto", IMAGE, target_macs=0.5)
+
+
+def test_parts_of_other_sizes_lose_the_same_share() -> None:
+    sizes = (4, 8)
+    units = Group({"a": tuple((n,) for n in range(12))}, (0,) * 4 + (1,) * 8, tuple(map(SetId, range(12))))
+    options, seen = PruneOptions(ratio="auto", target_macs=0.3), list[Array]()
+    plan = start_plan((units,), {"a": 12}, {"a": np.arange(12.0)}, options)
+
+    class Cost:
+        def count_channels(self, sets: Sequence[SetId]) -> Array:
+            seen.append(np.histogram(sets, bins=[0, 4, 12])[0].astype(float))
+            return seen[-1]
+
+        def shares_without(self, _: object, channels: Array) -> Array:
+            return 1 - channels.sum(axis=-1) / 12
+
+    curve = LossCurve(("a",), 12, (CurvePoint(0.75, 9, 0.5, 2.0, 0.25, 0.25),))
+    allocation = Allocation({GroupId(0): curve}, 1.0, Cost())  # type: ignore[arg-type]
+    assert allocation.plan_quotas(plan, options, Fraction(1)) == {0: Quota(9, 9)}
+    assert all(removed[0] * sizes[1] == removed[1] * sizes[0] for removed in seen)

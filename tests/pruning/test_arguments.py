@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prune_fe.errors import InputError
-from prune_fe.pruning.arguments import find_linear_layers, require_scored
+from prune_fe.pruning.arguments import linear_layers, require_scored
 from prune_fe.scoring.score import score
 
 X = torch.zeros(1, 1, 6, 6)
@@ -41,5 +41,5 @@ def test_wrong_arguments_are_refused(changed: dict[str, Any], message: str) -> N
 
 def test_linear_layers_are_those_that_were_scored_on_purpose() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 2))
-    assert find_linear_layers(net, score(net, scorer="l1-filter", example=X)) == set()
-    assert "3" in find_linear_layers(net, score(net, scorer="l1-filter", example=X, linear=True))
+    assert linear_layers(net, score(net, scorer="l1-filter", example=X)) == set()
+    assert "3" in linear_layers(net, score(net, scorer="l1-filter", example=X, linear=True))

@@ -70,7 +70,7 @@ def test_every_point_is_the_network_that_prune_makes(
     net: Net, images: TensorDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    analyses = count_calls(monkeypatch, "plan_alone")
+    analyses = count_calls(monkeypatch, "analyse")
     reported: list[tuple[int, int]] = []
     scores = scored(net)
     found = sensitivity(net, scores, images, ratios=RATIOS, batch_size=7, progress=lambda *step: reported.append(step))
