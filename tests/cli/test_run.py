@@ -49,11 +49,11 @@ def cut_after_the_first_scorer(monkeypatch):
     """The labels that are compressed from now on; the second one is interrupted once."""
     whole, seen = prune_fe.experiment.run.compress, []
 
-    def compress(experiment, entry, scores):
+    def compress(experiment, entry, *arguments):
         seen.append(entry.label)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return whole(experiment, entry, scores)
+        return whole(experiment, entry, *arguments)
 
     monkeypatch.setattr(prune_fe.experiment.run, "compress", compress)
     return seen

@@ -138,10 +138,10 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
 
     real = module.compress
 
-    def killed(experiment: Any, entry: Any, scores: Any) -> Any:
+    def killed(experiment: Any, entry: Any, *arguments: Any) -> Any:
         if entry.label == "l1-filter":
             raise KeyboardInterrupt
-        return real(experiment, entry, scores)
+        return real(experiment, entry, *arguments)
 
     monkeypatch.setattr(module, "compress", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -150,9 +150,9 @@ def test_a_run_that_was_killed_goes_on_and_repeats_nothing(
     trained_at = (folder / "seed-0" / "trained" / "manifest.json").stat().st_mtime_ns
     done: list[str] = []
 
-    def noted(experiment: Any, entry: Any, scores: Any) -> Any:
+    def noted(experiment: Any, entry: Any, *arguments: Any) -> Any:
         done.append(entry.label)
-        return real(experiment, entry, scores)
+        return real(experiment, entry, *arguments)
 
     monkeypatch.setattr(module, "compress", noted)
     recipe = load_recipe(folder / "recipe.yaml")
@@ -170,10 +170,10 @@ def test_a_scorer_that_fails_stops_no_other_and_is_tried_again(
 
     real = module.compress
 
-    def diverge(experiment: Any, entry: Any, scores: Any) -> Any:
+    def diverge(experiment: Any, entry: Any, *arguments: Any) -> Any:
         if entry.label == "l1-filter":
             raise InputError("the loss is nan in epoch 1")
-        return real(experiment, entry, scores)
+        return real(experiment, entry, *arguments)
 
     monkeypatch.setattr(module, "compress", diverge)
     with pytest.raises(InputError, match="1 task failed; the first is cells.seed-0.l1-filter: the loss is nan"):
