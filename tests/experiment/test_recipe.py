@@ -65,7 +65,10 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path):
         ),
         ("score: {sample: 3}", "score.sample: unknown key; did you mean 'samples'?"),
         ("prune: {ratios: 0.5}", "prune.ratios: unknown key; did you mean 'ratio' or 'max_ratio'?"),
-        ("score: {zzz: 0.5}", "score.zzz: unknown key; allowed are classes, samples, layers, linear, linear_scorer, batch_size"),
+        (
+            "score: {zzz: 0.5}",
+            "score.zzz: unknown key; allowed are classes, samples, layers, linear, linear_scorer, batch_size",
+        ),
         ("prune: {coupled: mean}", "prune.coupled: unknown key; did you mean 'scope'?"),
     ],
 )
