@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prune_fe.tracing.function_rules import Call
 
 Labels = Sequence[Hashable]
-"""One label for each dimension of a tensor, as the letters of einsum: equal labels run together."""
+"""One label for each dimension of a tensor. Equal labels stand for the same index, as equal letters in einsum do."""
 
 
 def follow_matrix_product(builder: GraphBuilder, call: Call) -> None:
@@ -47,8 +47,8 @@ def follow_product(
         call: The call.
         factors: The two tensors.
         labels: The labels of their dimensions.
-        output: The labels of the dimensions of the output. It is summed over those that are missing.
-        reason: Why channels are fixed that are multiplied in a way for which there is no rule.
+        output: The labels of the dimensions of the output. Dimensions whose labels it does not have are summed over.
+        reason: The reason that is given for channels that are fixed because there is no rule for the product.
     """
     ids = [builder.ids.get(factor) for factor in factors]
     varying = [
@@ -70,7 +70,7 @@ def follow_product(
     elif heads:
         _fix_all(builder, ids, reason)
     elif len(summed) == 1 and all(summed[0] in own for own in varying):
-        # Every channel of a head meets the same channel of the other factor, which all heads share.
+        # Where one factor has heads, all of them are multiplied by the same channels of the other factor.
         first, *others = [
             row
             for own, own_labels in zip(ids, labels, strict=True)
@@ -104,7 +104,7 @@ def _follow_heads(
         kept = [own_labels[dim] for dim in varying_dims(own) if own_labels[dim] in output]
         with_channels += [(own, own_labels, kept)] if len(kept) > len(heads) else []
     builder.couple(firsts[0].ravel(), firsts[1].ravel())
-    # Where one factor has channels inside the heads that stay apart, as the values have, these are the product's.
+    # If only one factor has channels inside its heads that the output keeps, as the values do, the output has its ids.
     own, own_labels, kept = with_channels[0] if len(with_channels) == 1 else (ids[0], labels[0], list(heads))
     assert own is not None
     builder.ids[call.output] = _place(own, own_labels, kept, output, call.output.shape)
@@ -172,7 +172,7 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
             builder.couple(every[0].ravel(), np.repeat(other, repeats, axis=-1).ravel())
         builder.ids[call.output] = _expand_heads(parts[2], call.output)
     elif len(parts) == 3 and heads[0] and not heads[1] and not heads[2]:
-        # All heads of the queries read the same keys and values, which stay.
+        # All heads of the queries read the same keys and values, whose channels therefore have to stay.
         dims = [dim + parts[0].ndim for dim in heads[0]]
         firsts = couple_inside(builder, parts[0], dims)
         builder.ids[call.output] = _along_heads(firsts, dims, call.output)

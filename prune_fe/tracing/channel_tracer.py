@@ -154,7 +154,7 @@ class ChannelTracer(CallRecorder):
     def follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Follow the channels through a function that no module with a rule called."""
         super().follow(func, args, kwargs, output)
-        if plain_name(func) == "iter":  # A loop over a tensor, whose parts are made already.
+        if plain_name(func) == "iter":  # A loop over a tensor has already made its parts, as unbind() does.
             func, output = torch.unbind, tuple(copy.copy(output))
         inputs = [value for value in tensors_in((args, kwargs)) if self.builder.has_ids(value)]
         outputs = [value for value in tensors_in(output) if value.ndim]

@@ -126,7 +126,8 @@ class GraphBuilder:
         run_counts: Module -> the number of its last run, from 0.
         candidates: Tensor made of own tensors with several wide dimensions -> the ids that it may have.
         counts_positions: Whether `apply_at` counts positions. It is false while the network runs again.
-        follows_candidates: Whether the ids of tensors are candidates now, whose numbers do not count.
+        follows_candidates: Whether candidates are being followed. Then `count` and `divide` record nothing, because the
+            candidates may turn out not to be channels.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], own_tensors: Mapping[Tensor, tuple[str, str]]) -> None:
@@ -223,7 +224,7 @@ class GraphBuilder:
     def has_ids(self, value: Tensor) -> bool:
         """Return whether a tensor has channels. An own tensor gets ids if it has one wide dimension.
 
-        One that has several wide dimensions, such as position embeddings, gets candidates, one for each of them.
+        An own tensor that has several wide dimensions, such as position embeddings, gets a candidate for each of them.
         """
         if not self.is_own_tensor(value) or value in self.ids or not value.is_floating_point():
             return value in self.ids
@@ -244,11 +245,11 @@ class GraphBuilder:
         return expand_along(self._possible[key], dim, value.shape)
 
     def ids_along(self, value: Tensor, dims: Container[int]) -> Tensor | None:
-        """Return the ids of a tensor that meets one with channels; None if it has none.
+        """Return the ids of a tensor that is combined with another one that has channels; None if it has none.
 
         Args:
             value: The tensor.
-            dims: The dimensions of the channels that it meets, counted from the end. They decide between candidates.
+            dims: The dimensions of the other tensor's channels, counted from the end. They decide between candidates.
         """
         if self.has_ids(value):
             return self.ids[value]
@@ -259,7 +260,7 @@ class GraphBuilder:
         return None
 
     def _add_possible_axes(self, coupled_set: IdArray) -> None:
-        """Add an axis for each dimension of an own tensor that met channels."""
+        """Add an axis for each dimension of an own tensor that was combined with channels."""
         none = np.zeros(0, int)
         real = np.concatenate([none, *(coupled_set[axis.channels] for axis in self._axes.values())])
         for (module, attribute, dim), channels in self._possible.items():
@@ -322,7 +323,7 @@ class GraphBuilder:
         """Record that the running module's code divides channels into parts.
 
         The parts must lose equally many channels, unless each of them can only be removed as a whole, as the heads of
-        attention. Then the code may contain the number of parts.
+        attention can. In that case the code may contain the number of parts.
 
         Args:
             parts: (parts, ..., channels) the channels of each part.
@@ -332,7 +333,12 @@ class GraphBuilder:
             self._balanced.append((Parts(self.running[-1], parts), cause))
 
     def tie_to_inputs(self, tie: SameWidth, cause: str) -> None:
-        """Record that code may give channels the width of its inputs; `cause` says so in messages."""
+        """Record that the running module's code may give channels the width of its inputs.
+
+        Args:
+            tie: The channels and the inputs.
+            cause: The same in words, for messages.
+        """
         self._balanced.append((tie, cause))
 
     def mix(self, channels: IdArray, what: str) -> None:

@@ -52,15 +52,15 @@ class _Factor:
 
 
 def follow_einsum(builder: GraphBuilder, call: Call) -> None:
-    """Couple the channels that are multiplied, and give the output those that are not summed over.
+    """Couple the channels that are multiplied, and give the output the channels that are not summed over.
 
-    Products of two tensors have a rule of their own. In others, where channels are summed over beside channels that
-    stay, all that one of these is a sum of goes together. The channels are fixed where two factors have channels along
-    different indices, where a factor without channels has several values along such an index, and where an equation has
-    a form that is not known.
+    A product of two tensors follows `follow_product`. In a product of more tensors, all channels that are summed into
+    one channel of the output are coupled. The channels are fixed where two factors have channels along different
+    indices, where a factor without channels has several values along such an index, and where the equation has a form
+    that is not known.
 
     Args:
-        builder: The graph so far.
+        builder: Collects the dependency graph.
         call: The call; at least one of the factors has ids.
     """
     values = tensors_in((call.args[1:], call.kwargs))
@@ -112,13 +112,13 @@ def _count_values(factor: _Factor, sizes: Mapping[str, int]) -> int:
 def _sum(
     builder: GraphBuilder, call: Call, channels: IdArray, indices: Sequence[str], output_indices: Sequence[str]
 ) -> None:
-    """Sum over the indices that the output does not have, and give the output the channels that stay.
+    """Couple the channels that are summed over, and give the output the channels that stay.
 
     Args:
-        builder: The graph so far.
+        builder: Collects the dependency graph.
         call: The call.
-        channels: The ids over some indices.
-        indices: These indices.
+        channels: The ids, one dimension for each of `indices`.
+        indices: The indices along which the channels differ. Those that the output does not have are summed over.
         output_indices: The indices of the output.
     """
     kept = [index for index in output_indices if index in indices]
@@ -135,17 +135,18 @@ def _sum(
 
 
 def parse_equation(equation: Any, ndims: Sequence[int]) -> list[list[str]] | None:
-    """Return the indices of each factor, and then those of the output.
+    """Return the indices of each factor and of the output of an einsum.
 
     >>> parse_equation("n...c, cd", [4, 2])
     [['n', '...1', '...0', 'c'], ['c', 'd'], ['...1', '...0', 'd', 'n']]
 
     Args:
-        equation: What torch.einsum takes first.
+        equation: The first argument of torch.einsum.
         ndims: The number of dimensions of each factor.
 
     Returns:
-        None if the first argument is no equation, or a tensor has the same index twice.
+        The indices of each factor in order, and then those of the output; None if the first argument is no equation, or
+        if a tensor has the same index twice.
     """
     if not isinstance(equation, str):
         return None

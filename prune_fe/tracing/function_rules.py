@@ -84,7 +84,7 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
         call: The call; at least one of its inputs has ids.
     """
     ids, shape = builder.ids[call.inputs[0]], call.inputs[0].shape
-    # where() with one argument says where its values are true.
+    # where() with one argument returns the positions of true values, which are no channels.
     is_opaque = call.name in OPAQUE or (call.name == "where" and not isinstance(call.output, Tensor))
     if call.name == "setitem":
         _set_item(builder, *call.args)
@@ -110,7 +110,7 @@ def follow_function(builder: GraphBuilder, call: Call) -> None:
 
 
 def follow_candidates(builder: GraphBuilder, call: Call) -> None:
-    """Follow what is made of own tensors with several wide dimensions, before it meets channels.
+    """Follow what is computed from own tensors with several wide dimensions, before it is combined with channels.
 
     Args:
         builder: Collects the dependency graph.
@@ -215,7 +215,7 @@ def _apply_to_ids(builder: GraphBuilder, call: Call, ids: Tensor) -> Any:
         return call.function(ids.double(), *call.args[1:], **call.kwargs).long()
     # A view needs strides that expanded ids do not have.
     function = {"view": Tensor.reshape, "view_as": Tensor.reshape_as}.get(call.name, call.function)
-    # What is rearranged comes first. Integers and truth values behind it say where to.
+    # The first argument is what is rearranged. Integers and booleans behind it are indices.
     args = [_with_ids(builder, value, may_be_index=number > 0) for number, value in enumerate(call.args)]
     rearranged = ("self", "input", "tensors")
     kwargs = {key: _with_ids(builder, value, key not in rearranged) for key, value in call.kwargs.items()}

@@ -1,4 +1,4 @@
-"""Rules for functions that compute what a layer computes, without parameters of a layer."""
+"""Rules for functions that do what a layer does, but take no parameters of a layer."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def pool_regions(builder: GraphBuilder, call: Call) -> None:
             builder.fix(builder.ids[value], f"its channels go through {call.name}() in {builder.location}")
     if builder.has_ids(maps):
         channels = ids_along(builder.ids[maps], [1])
-        regions = call.outputs[0]  # roi_pool() says where the largest values are, too.
+        regions = call.outputs[0]  # roi_pool() also returns the positions of the largest values.
         builder.ids[regions] = expand_along(channels, 1, regions.shape)

@@ -143,7 +143,7 @@ def _follow_norm(builder: GraphBuilder, name: str, module: nn.Module, ids: Tenso
     varying, kind = varying_dims(ids), type(module).__name__
     is_over_last = len(getattr(module, "normalized_shape", ())) == 1
     if output.shape == ids.shape and len(varying) > 1 and varying[-1] == ids.ndim - 1 and is_over_last:
-        # Every head is normalised by itself, with the same weights, so that heads are removed as a whole.
+        # Every head is normalised by itself with the same weights, whose number is the width of a head: it has to stay.
         couple_inside(builder, ids, varying[:-1])
         builder.ids[output] = ids
         return

@@ -52,7 +52,7 @@ class Run:
             dimension of its channels, and the reason why they are fixed if the module is no norm ("" for none).
         layer: The axes of the inputs and outputs, if the module is a layer and called its function.
         read: The ids of the tensors that it passed to this function; None for a tensor without channels.
-        viewed: The channels that it viewed with a number that it did not leave to the function, such as those of heads
+        viewed: The channels whose number the code passed to a view or reshape (not -1), such as the channels of heads
             that are put one after another.
     """
 
@@ -101,9 +101,10 @@ def end_run(builder: GraphBuilder, value: Tensor | None, output: object) -> None
 
 
 def _tie_to_inputs(builder: GraphBuilder, run: Run, value: Tensor | None) -> None:
-    """Tie channels to the module's inputs, if its code may compute their number from that of its inputs.
+    """Tie viewed channels to the module's inputs where both have the same number.
 
-    A number that is an attribute of the module, which its code reads, can change by itself.
+    The code may compute the number of the channels from that of its inputs. It need not do so if the module has an
+    attribute with this number that its code reads: the attribute can be changed alone.
     """
     ids = builder.ids.get(value) if value is not None else None
     varying = varying_dims(ids) if ids is not None else []
@@ -204,6 +205,10 @@ def _balance_groups(builder: GraphBuilder, channels: IdArray, groups: int) -> No
 
 def follow_borrowed_layer(builder: GraphBuilder, call: Call) -> bool:
     """Follow a call in which code passes the weight of a layer to the layer's function, instead of calling the layer.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: Any call of a function.
 
     Returns:
         Whether it is such a call; other calls are not followed here.

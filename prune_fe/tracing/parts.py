@@ -81,7 +81,9 @@ class SameWidth:
         return [self.inputs, self.channels.ravel()]
 
     def is_certain(self, coupled_set: IdArray) -> bool:
-        """Return whether the code must compute this size from its inputs: no attribute has it, and these are heads.
+        """Return whether the code must compute the width from its inputs.
+
+        That is so where no attribute of the module has this size, and the channels are heads, removed as a whole.
 
         Args:
             coupled_set: Array indexed by channel id: the coupled set of the channel.

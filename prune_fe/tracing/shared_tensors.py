@@ -90,8 +90,8 @@ def find_axis_tensors(module: nn.Module, axis: Axis) -> Iterator[tuple[str, int]
             continue
         if name == "weight" and isinstance(module, _ConvNd | nn.Linear):
             dim = int((axis.side == "in") != is_transposed)
-            # With groups, the second dimension has the channels of one group. In a convolution with as many groups as
-            # inputs it is none of the inputs', and in such a transposed one it is none that ever shrinks.
+            # With groups, the second dimension has the channels of one group only. In a depthwise convolution its size
+            # is 1, or the number of outputs for each input, and does not change when channels are removed.
             if dim == 0 or tensor.shape[1] * axis.blocks == count:
                 yield name, dim
         elif axis.side != "in":

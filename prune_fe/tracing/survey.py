@@ -27,7 +27,16 @@ GLOBAL_POOLINGS = functions(traits=Trait.POOLS_GLOBALLY)
 
 
 def survey(model: nn.Module, example: Inputs, watched: Mapping[str, nn.Module]) -> Survey:
-    """Run the network on the example and record which functions receive the outputs of the watched modules."""
+    """Run the network on the example and record which functions receive the outputs of the watched modules.
+
+    Args:
+        model: The network. It is run in evaluation mode and left as it was.
+        example: Inputs of the network.
+        watched: Name -> module, for the modules whose outputs are followed.
+
+    Raises:
+        InputError: The network does not run on the example.
+    """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     found = Survey(norms.keys() - watched.keys())
     require_example(example)
@@ -131,7 +140,7 @@ class Survey(Watch):
                     self._add_stage(name, followed, stage, func, value, output)
 
     def _note_pooling(self, func: Any, inputs: Sequence[Tensor], output: Any) -> None:
-        """Remember an output that is globally pooled, or made of nothing else."""
+        """Remember an output that is globally pooled, or computed from globally pooled features only."""
         maps = [value for value in inputs if value.ndim == 4 and not isinstance(value, nn.Parameter)]
         pooled = func in GLOBAL_POOLINGS or (maps and all(value in self._pooled for value in maps))
         if pooled and isinstance(output, Tensor) and tuple(output.shape[2:]) == (1, 1):
