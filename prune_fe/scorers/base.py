@@ -98,14 +98,14 @@ class Scorer(ABC):
     needs_data: ClassVar[bool] = True
     """Whether the scorer reads images; if not, its sums are empty."""
     needs_example: ClassVar[bool] = False
-    """Whether the network must run once, on an image or on zeros, to know what follows each convolution."""
+    """Whether the network must run once, on an image or on zeros, to know what follows each layer."""
     needs_gradients: ClassVar[bool] = False
     """Whether `measure_gradients` is called for each batch in place of `measure`."""
     compares_classes: ClassVar[bool] = False
     """Whether a score for one class needs images of the others too; `for_class` then says which class is meant."""
     later_settings: ClassVar[Mapping[str, Any]] = {}
-    """Settings that were added later, and the value with which the scores are what they were without the setting. The
-    key of stored scores does not change with such a setting at this value."""
+    """Setting that a later version added -> the value at which the scores are those of the earlier versions. At this
+    value the setting does not enter the key of stored scores, so that scores of earlier versions are found again."""
 
     @classmethod
     def with_settings(cls, name: str, settings: Mapping[str, Any]) -> Self:
@@ -295,6 +295,10 @@ def split_layers(scorer: Scorer, layers: Sequence[Layer]) -> tuple[tuple[Layer, 
     """Return the layers that a scorer can score, and the name of each of the others -> why it cannot.
 
     Layers with maps that run once are never left out: what is wrong with one of them is an error of `check`.
+
+    Args:
+        scorer: The scorer.
+        layers: The layers, in the order in which they run.
     """
     unfit: dict[str, str] = {}
     for layer in layers:

@@ -31,7 +31,7 @@ class BNScale(Scorer):
         return "no batch norm follows it" + (" that is the same in all its runs" if layer.runs > 1 else "")
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
-        """Raise InputError if some layer has no batch norm between its convolution and its map."""
+        """Raise InputError if no batch norm normalises the outputs of some layer."""
         bare = [layer.name for layer in layers if layer.norm is None]
         if bare:
             names = shorten([repr(name) for name in bare])

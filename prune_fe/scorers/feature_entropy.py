@@ -15,7 +15,7 @@ from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, req
 from prune_fe.scorers.counts import Counts
 from prune_fe.topology import birth_times, persistence
 from prune_fe.topology.births import Rank
-from prune_fe.topology.padding import in_squares
+from prune_fe.topology.padding import apply_to_squares
 from prune_fe.topology.persistence import Characteristic, Complex
 from prune_fe.tracing.layers import Layer
 
@@ -39,12 +39,13 @@ class FeatureEntropy(MapScorer):
     as `topology.characterise` defines it. All but the default are slow and need `pip install 'prune-fe[topology]'`.
 
     A map is read as a graph on its rows, so it has to be square. With `rectangular="pad"`, the shorter side of a map
-    that is not is filled up, on the right or at the bottom, with the smallest value of this map. The graph of an h×w
-    map then has max(h, w) vertices, and the padding creates no edge between them before the end: an edge between two
-    vertices beyond the first min(h, w) has this smallest value, at which the graph is complete and has no hole. So the
-    vertices beyond the first are connected to the first only, and the hole that two of them leave is filled by edges
-    among the first alone. The padding does not count in birth times either, which are numbered by the map's own
-    elements. (For the maximum and the integral of the Betti curve, it counts as elements of the smallest value.)
+    that is not square is filled up, on the right or at the bottom, with the smallest value of this map. The graph of an
+    h×w map then has max(h, w) vertices, and the padding creates no edge between them before the end: an edge between
+    two vertices beyond the first min(h, w) has this smallest value, at which the graph is complete and has no hole. So
+    until then the vertices beyond the first min(h, w) are connected only to these, and a hole between two of them is
+    filled by edges among the first min(h, w). The padding does not count in birth times either, which are numbered by
+    the map's own elements. (For the maximum and the integral of the Betti curve, it counts as elements of the smallest
+    value.)
 
     Attributes:
         rank: How a birth is numbered: by the elements above it (eqs. 3, 7) or by distinct edge weights.
@@ -176,11 +177,12 @@ class FeatureEntropy(MapScorer):
             (images, units).
         """
         if self.pads and maps.shape[-1] != maps.shape[-2]:
-            require_finite(maps)  # of a padded map, the place of a value that is not finite would be another
-            return in_squares(self._characteristic, maps)
+            require_finite(maps)  # before the padding, which would spread NaN and negative infinity
+            return apply_to_squares(self._characteristic, maps)
         return self._characteristic(maps)
 
     def _characteristic(self, maps: Tensor) -> Tensor:
+        """Return the birth time or other characteristic of each map, (images, units)."""
         if self.uses_birth_times:
             return birth_times(maps, rank=self.rank)
         return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)

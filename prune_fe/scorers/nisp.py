@@ -69,7 +69,7 @@ class NISP(Scorer):
                 raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
 
     def why_unfit(self, layer: Layer) -> str | None:
-        """Return None: scores reach every layer, wherever its images are."""
+        """Return None: scores are propagated back to every layer, with or without maps."""
         return None
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:

@@ -2,8 +2,8 @@
 
 They stand beside prune_fe's own scorers of the same papers, so that a comparison can have both. torch-pruning scores a
 group, which is everything that loses a channel together: the outputs of layers, their norms, and the inputs of the
-layers that read them. Every layer of a group gets the scores of the group. How the criteria depart from their papers is
-told by their docstrings, and in a line each by `prune_fe.scorers.departures`.
+layers that read them. Every layer of a group gets the scores of the group. The docstrings say how the criteria depart
+from their papers, and `prune_fe.scorers.departures` does so in a line each.
 
 The defaults are those of torch-pruning 1.6.1, and so are the names of the settings.
 """
@@ -51,8 +51,8 @@ class GroupScorer(Scorer):
     """Base class of the scorers that torch-pruning computes.
 
     The network is not changed: its graph is built on a copy that shares its weights, in evaluation mode, whose
-    parameters all have gradients. (torch-pruning leaves out layers that are frozen.) Where all parts of a group are
-    zero, all its units score 0: torch-pruning divides them by their mean, and gets NaN.
+    parameters all require gradients. (torch-pruning leaves out layers that are frozen.) Where all parts of a group are
+    zero, torch-pruning divides zero by zero and gets NaN; here all units of such a group score 0.
     """
 
     needs_data: ClassVar[bool] = False
@@ -124,7 +124,7 @@ class GroupScorer(Scorer):
 
     def _build_graph(self, tp: Any, model: nn.Module, example: Inputs) -> Any:
         """Return torch-pruning's graph of a network."""
-        # It would try to call the network with the images of a bare tensor first.
+        # torch-pruning unpacks the inputs: of a bare tensor or list, each image would become an argument.
         inputs = (example,) if isinstance(example, Tensor | list) else example
         try:
             return tp.DependencyGraph().build_dependency(model, inputs, verbose=False)
@@ -153,11 +153,11 @@ def _outputs_in(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> Itera
 
 @dataclass(frozen=True)
 class _ReducedScorer(GroupScorer):
-    """Base class of the scorers whose groups' scores are the reduced scores of their parts.
+    """Base class of the scorers that combine the scores of the parts of a group.
 
     Attributes:
         group_reduction: How the scores of the parts of a group become one.
-        normalizer: What a group's scores are divided by or reduced to.
+        normalizer: How the scores of a group are normalised, in torch-pruning's spelling; None leaves them as they are.
     """
 
     group_reduction: GroupReduction = "mean"
@@ -260,7 +260,7 @@ class TPFPGM(_ReducedScorer):
 class TPRandom(GroupScorer):
     """torch-pruning's random importance (`RandomImportance`): uniform random numbers.
 
-    Layers that go together have the same numbers, other than with `random`.
+    Layers that go together have the same numbers, which is not so with the scorer `random`.
 
     Attributes:
         seed: Seed of torch's generator, whose state is left as it was. The groups draw in torch-pruning's order.
@@ -295,8 +295,8 @@ class TPRandom(GroupScorer):
 class _GradientGroupScorer(_ReducedScorer):
     """Base class of the scorers that read the gradients of the network's weights.
 
-    torch-pruning reads them from the parameters, so they have to be there together: the pass over the data keeps the
-    images, and the gradients are computed at its end.
+    torch-pruning reads the gradients of all parameters at once. Therefore the pass over the data only keeps the images,
+    and the gradients are computed when it is finished.
 
     Attributes:
         bias: Whether biases are parts of the group.

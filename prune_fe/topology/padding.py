@@ -1,4 +1,4 @@
-"""Maps that are not square, filled up to squares."""
+"""Fill up maps that are not square, so that topology can read them as graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 MAX_ELEMENTS = 1 << 22
-"""Elements of the squares that exist at once, but for one image's."""
+"""Padded maps that exist at once have at most this many elements, or are those of a single image."""
 
 
 def pad_to_square(maps: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def pad_to_square(maps: Tensor) -> Tensor:
     return squares
 
 
-def in_squares(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-    """Return a function of the padded maps, which is called with some images at a time: no layer is copied whole.
+def apply_to_squares(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """Apply a function to the padded maps, some images at a time, so that no copy of all maps is made.
 
     Args:
         function: Function from (images, units, m, m) to one number a map, (images, units).

@@ -102,7 +102,7 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
     layers = [replace(layer, rows=1) for layer in _layers_of(found, watched) if layer.has_map and layer.runs == 1]
     # No map is expected of a gate.
     expected = watched.keys() - {layer.name for layer in layers} - (found.gates if names is None else set())
-    _report_faults({name: _find_fault(name, found) for name in watched if name in expected}, names)
+    _report_faults({name: _find_fault(name, found, needs_map=True) for name in watched if name in expected}, names)
     return tuple(layers)
 
 
@@ -131,9 +131,9 @@ def find_layers_with_units(
     layers = _with_rows(_layers_of(found, watched), model, example, watched)
     unfit = watched.keys() - {layer.name for layer in layers}
     if names is None:
-        # Code passes the weights of these to functions: they are cut, although they do not run.
+        # The network's code passes the weights of these to functions. They are cut although they do not run.
         unfit -= {name for name in unfit if name not in found.runs and id(watched[name].weight) in found.read}
-    _report_faults({name: _find_fault(name, found) for name in watched if name in unfit}, names)
+    _report_faults({name: _find_fault(name, found, needs_map=False) for name in watched if name in unfit}, names)
     return tuple(layer for layer in layers if names is not None or linear or not layer.is_linear)
 
 
@@ -312,12 +312,16 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
     )
 
 
-def _find_fault(name: str, found: Survey) -> str:
-    """Return why a module is no layer, or has no map."""
+def _find_fault(name: str, found: Survey, *, needs_map: bool) -> str:
+    """Return why a module is no layer: it does not run, has no units or, where a map is needed, no single map."""
     runs = len(found.runs.get(name, ()))
+    if not runs:
+        return "it does not run in a forward pass"
+    if not needs_map:
+        return "its output has no dimension of units" + (" that is the same in all its runs" if runs > 1 else "")
     if runs > 1:
-        return f"it runs {runs} times in a forward pass, a layer must run once"
-    return "it gives no maps of shape (images, units, height, width)" if runs else "it does not run in a forward pass"
+        return f"it runs {runs} times in a forward pass, its maps can be read only if it runs once"
+    return "it gives no maps of shape (images, units, height, width)"
 
 
 def _channel_dim(module: nn.Module, shapes: Sequence[torch.Size]) -> int | None:

@@ -9,7 +9,7 @@ from ripser import ripser
 from torch import Tensor
 
 from prune_fe.topology import birth_times, padding
-from prune_fe.topology.padding import in_squares, pad_to_square
+from prune_fe.topology.padding import apply_to_squares, pad_to_square
 
 SIZES = [(5, 9), (9, 5), (2, 12), (12, 2), (7, 8), (1, 9), (3, 70)]
 
@@ -42,7 +42,7 @@ def draw(kind: str, height: int, width: int, n: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_births_of_padded_maps_are_ripsers(kind: str, height: int, width: int) -> None:
     maps = draw(kind, height, width, 4)
-    births = in_squares(birth_times, maps)
+    births = apply_to_squares(birth_times, maps)
     expected = [[birth_by_ripser(values) for values in image] for image in maps.numpy()]
     assert births.tolist() == expected
     assert births.any() or height == 1
@@ -58,10 +58,12 @@ def test_the_layer_is_padded_some_images_at_a_time_and_in_any_memory_format(monk
         shapes.append(tuple(squares.shape))
         return birth_times(squares)
 
-    assert torch.equal(in_squares(births_of, maps), whole)
+    assert torch.equal(apply_to_squares(births_of, maps), whole)
     assert shapes == [(2, 3, 9, 9)] * 3 + [(1, 3, 9, 9)]
-    assert torch.equal(in_squares(birth_times, maps.contiguous(memory_format=torch.channels_last)), whole)
-    assert torch.equal(in_squares(birth_times, maps.transpose(2, 3)), birth_times(pad_to_square(maps.transpose(2, 3))))
+    assert torch.equal(apply_to_squares(birth_times, maps.contiguous(memory_format=torch.channels_last)), whole)
+    assert torch.equal(
+        apply_to_squares(birth_times, maps.transpose(2, 3)), birth_times(pad_to_square(maps.transpose(2, 3)))
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -36,7 +36,7 @@ def layer_profile(
     style = SeriesStyle("criterion", list(dict.fromkeys(points["criterion"])), controls, palette=palette)
     x = alt.X(
         "depth:Q",
-        title="convolution, shallow to deep",
+        title="layer, shallow to deep",
         scale=alt.Scale(zero=False, nice=False, padding=10),
         axis=alt.Axis(format="d", tickMinStep=1),
     )

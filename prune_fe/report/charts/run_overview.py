@@ -32,7 +32,7 @@ def _profile(profile: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(profile).encode(
         x=alt.X(
             "depth:Q",
-            title="convolution, shallow to deep",
+            title="layer, shallow to deep",
             scale=alt.Scale(zero=False, nice=False, padding=10),
             axis=alt.Axis(format="d", tickMinStep=1),
         ),
