@@ -46,11 +46,16 @@ def require_scored(model: nn.Module, scores: Scores, example: Inputs | None, fun
 
 
 def linear_layers(model: nn.Module, scores: Scores) -> frozenset[str]:
-    """Return the layers with scores that are pruned only if linear layers were meant to be scored.
+    """Return the layers whose units may be removed although they are linear layers or gates: those that have scores.
 
     Args:
         model: The network.
-        scores: Its scores. Without an example they hold those of gates, whether these were meant or not.
+        scores: Its scores. Scores that were computed without running the network have entries for gates even if linear
+            layers were not asked for. Such gates are not returned.
+
+    Returns:
+        All layers with scores if linear layers were asked for, by name or as a kind; or else only the instances of
+        nn.Linear among them.
     """
     are_meant, modules = bool(scores.provenance.get("linear")), dict(model.named_modules())
     return frozenset(name for name in scores.keep if are_meant or isinstance(modules.get(name), nn.Linear))

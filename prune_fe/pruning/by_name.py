@@ -1,4 +1,4 @@
-"""Find the layers that names and patterns mean, and the value that a mapping of them has for each group."""
+"""Find the layers that names and patterns match, and the value of an option that they give to each group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         value: The value; None where no name or pattern matches a layer of the group.
-        note: Which name or pattern decides for which layers; None where that needs no words.
+        note: A message that says which name or pattern decides for which layers; None where that is obvious.
     """
 
     value: float | None
@@ -48,7 +48,7 @@ def choose_values(
     if not isinstance(given, Mapping):
         return (Choice(None if given is None else float(given)),) * len(groups)
     layers = [layer for group in groups for layer in group.layers]
-    match_layers(given, layers, f"{option}: nothing to prune is called")
+    match_layers(given, layers, f"{option}: no layer that can be pruned is called")
     return tuple(_choose(group.layers, given, option) for group in groups)
 
 

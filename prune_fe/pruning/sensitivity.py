@@ -53,10 +53,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done to each network before it is measured, such as computing the statistics of its batch norms anew.
+    """What is done to each network before it is measured, such as recomputing the statistics of its batch norms.
 
     Attributes:
-        description: What it is, with all that it depends on; a measurement is continued only with the same one.
+        description: What it is, with all that it depends on. A measurement can only be continued with the same one.
         apply: Function that changes the buffers of a network, and not its weights, which the networks share.
     """
 
@@ -79,18 +79,19 @@ def sensitivity(
     recovery: Recovery | None = None,
     **settings: Any,
 ) -> Sensitivity:
-    """Measure accuracy and loss of a network of which one group alone has lost its lowest scores, for each group.
+    """Measure the accuracy and the loss of a network when one group of layers alone loses units, for each group.
 
-    A group is one layer, or the layers that can only be pruned together. It loses units as `prune` would remove them,
+    A group is one layer, or the layers that can only be pruned together. It loses the units that `prune` would remove,
     at several ratios, while all other groups keep theirs. The network is not changed, and nothing is trained. The
-    result tells which layers can lose more than others; `prune` spreads a target by it with the ratio "auto".
+    result tells which groups can lose more than others. With the ratio "auto", `prune` spreads a target over the groups
+    by it.
 
     Args:
         model: The network.
         scores: What prune_fe.score returned for it.
         data: Images and labels: a data set, a data loader or batches. Take images that were held out of the training
-            images, such as `splits.validation`: the test images must decide nothing, and of the training images the
-            network knows too much.
+            images, such as `splits.validation`: nothing may be chosen on the test images, and the network was fitted to
+            the training images.
         example: One input with which the network is analysed; by default the first image.
         options: The ratios, and how tied units are ranked.
         logits: Function that takes the logits (images, classes) out of what the model returns; None for a model that
@@ -153,7 +154,7 @@ def sensitivity(
 
 
 class _Counter:
-    """Tells the caller how many networks are measured."""
+    """Counts the networks that are measured, and tells the caller."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
@@ -204,7 +205,7 @@ class _Measurement:
     def measure_group(
         self, number: GroupId, state: GroupState, ratios: Sequence[float], counter: _Counter
     ) -> LossCurve:
-        """Return the curve of one group; it ends before the first ratio at which the cut is not sound."""
+        """Return the curve of one group; it ends before the first ratio whose cut fails its verification."""
         units, step = len(state.group.sets), state.group.step
         most = state.capacity(1).feasible_counts[-1]
         points: dict[int, CurvePoint] = {}
@@ -276,7 +277,7 @@ def _open_folder(folder: str | Path | None, about: Mapping[str, Any]) -> Iterato
 
 @dataclass(frozen=True)
 class _Store:
-    """The files of a measurement, one for each group until all are finished.
+    """The files of a measurement: one for each group, which one file replaces when all are finished.
 
     Attributes:
         folder: The folder; None keeps nothing.
@@ -299,7 +300,7 @@ class _Store:
             write_record(begun, self.about)
             return
         if what := find_differences(known, self.about):
-            raise InputError(f"{self.folder} holds a measurement of another choice of {what}; choose another folder")
+            raise InputError(f"{self.folder} holds a measurement with another choice of {what}; choose another folder")
 
     def finished(self) -> Sensitivity | None:
         """Return the finished measurement that the folder holds."""

@@ -1,8 +1,8 @@
 """Find groups and cut networks with torch-pruning (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning").
 
-Its graph is turned into prune_fe's own, so that plans, proofs and records are the same with both engines. Then its
-groups cut the network, and every tensor is compared with what the proved index mapping selects: torch-pruning removes
-the wrong inputs of some grouped convolutions, for example, without an error.
+Its graph is turned into prune_fe's own, so that planning, verification and records are the same with both engines. Then
+torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects:
+torch-pruning removes the wrong inputs of some grouped convolutions, for example, without an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Indices = NDArray[np.int64]
 """Numbers of channels."""
 
 ADVICE = 'the engine "trace" may be able to cut it'
-"""What an error of this engine recommends."""
+"""What the errors of this engine recommend."""
 
 
 def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
@@ -67,8 +67,9 @@ def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
             axis = groups.add_axis(builder, *key)
             if channels.max() >= len(axis.channels) or root_channels.max() >= len(root.channels):
                 raise InputError(
-                    f"engine torch-pruning: its group of layer {name!r} is not closed, it removes channel "
-                    f"{channels.max()} of the {len(axis.channels)} of {key[0]!r}; {ADVICE}"
+                    f"engine torch-pruning: its group of layer {name!r} names channels that do not exist: numbers up "
+                    f"to {root_channels.max()} for the {len(root.channels)} channels of the layer, and up to "
+                    f"{channels.max()} for the {len(axis.channels)} of {key[0]!r}; {ADVICE}"
                 )
             builder.couple(root.channels[root_channels], axis.channels[channels])
         if groups.is_output(name):
@@ -87,7 +88,7 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
         example: Inputs of the network.
 
     Raises:
-        InputError: torch-pruning cuts a tensor in another way than was proved.
+        InputError: torch-pruning cuts a tensor in another way than was verified.
     """
     wanted = {
         name: cutter.select(name, tensor.detach(), before, after) for name, tensor in named_tensors(model).items()
@@ -108,7 +109,7 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
             module = name.rpartition(".")[0]
             raise InputError(
                 f"engine torch-pruning: it cuts {name!r} of layer {module!r} to {tuple(tensor.shape)} in another way "
-                f"than was proved; {ADVICE}"
+                f"than was verified; {ADVICE}"
             )
         if tensor.shape != old[name].shape:
             _keep_form(model, name, tensor, old[name], flags)
@@ -131,7 +132,7 @@ class _Shapes(Watch):
         self.modules: Mapping[str, nn.Module] = {}
 
     def watching(self, modules: Mapping[str, nn.Module]) -> Any:
-        """Watch the modules."""
+        """Watch the modules while the block runs, and remember them."""
         self.modules = modules
         return super().watching(modules)
 
@@ -197,8 +198,8 @@ class _Groups:
         }
         if not self.modules:
             raise InputError(
-                f"engine torch-pruning: its graph is made of gradients, and none reaches the weights of "
-                f"{type(model).__name__} from what it returns; {ADVICE}"
+                f"engine torch-pruning: it follows gradients, and none flows from what {type(model).__name__} returns "
+                f"to its weights; {ADVICE}"
             )
         self._names = names
         # A grouped convolution may become a depthwise one when it is cut.
@@ -239,19 +240,19 @@ class _Groups:
                 yield name, self.sides(name)[-1]
 
     def is_output(self, name: str) -> bool:
-        """Return whether nothing reads the outputs of a layer but the user of the network."""
+        """Return whether nothing in the network reads the outputs of a layer."""
         return not self._graph.module2node[self.modules[name]].outputs
 
     def parts(self, name: str, units: Iterable[int]) -> Iterator[tuple[AxisKey | None, Indices, Indices]]:
-        """Yield what goes with units of a layer.
+        """Yield the channels that are removed together with units of a layer.
 
         Args:
             name: The layer.
             units: The numbers of the units, as the network has them now.
 
         Yields:
-            The axis, the channels of it that go, and the unit that each of them goes with. None for an axis that is
-            the network's output.
+            An axis, the channels of it that are removed, and the unit that each of them is removed with. The axis is
+            None for the network's output.
         """
         for item in self._group(name, units):
             target = item.dep.target
@@ -262,7 +263,7 @@ class _Groups:
                 yield key, channels, roots
 
     def prune(self, name: str, units: Iterable[int]) -> list[tuple[AxisKey | None, Indices, Indices]]:
-        """Remove units of a layer and all that goes with them, and return what `parts` yields."""
+        """Remove units of a layer and the channels that are removed with them, and return what `parts` yields."""
         removed = list(self.parts(name, units))
         try:
             self._group(name, units).prune()
@@ -283,8 +284,8 @@ class _Groups:
         module = dependency.target.module
         if isinstance(module, nn.Parameter):
             raise InputError(
-                f"engine torch-pruning: parameter {self._parameters[id(module)]!r} belongs to no layer, and which "
-                f"dimension has the channels is only guessed; {ADVICE}"
+                f"engine torch-pruning: parameter {self._parameters[id(module)]!r} belongs to no layer, and "
+                f"torch-pruning only guesses which of its dimensions has the channels; {ADVICE}"
             )
         name = self._names.get(id(module)) if isinstance(module, nn.Module) else None
         if name is None or not (sides := self.sides(name)):

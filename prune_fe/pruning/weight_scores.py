@@ -1,8 +1,8 @@
 """Score units that no scorer sees by their weights.
 
-The code of some layers passes the weights of a projection to a function, such as that of `nn.MultiheadAttention` and
-of Swin's attention in torchvision. Scorers watch modules that run, so that the heads of such layers have no scores.
-Their groups may lose units all the same, and then those with the smallest weights go first.
+Some code passes the weights of a projection to a function instead of calling a layer: that of `nn.MultiheadAttention`,
+or of Swin's attention in torchvision. Scorers watch modules that run, so that the heads of such attention have no
+scores. Their groups can be pruned all the same; then the units with the smallest weights are removed first.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def find_unseen_layers(
         layers: Names of the layers that run.
 
     Returns:
-        Layers whose weights code passes to functions, if they have units that no scored layer has. A group without
-        any score gets none unless every layer that runs has scores: otherwise the user chose what to score.
+        Layers whose weights code passes to functions, if they have units that no scored layer has. In a group without
+        any score there are none, unless every layer that runs has scores: otherwise the user chose what to score.
     """
     in_weights = {name for (name, side), axis in cutter.axes.items() if side == "out" and axis.in_weights}
     has_all = set(layers) <= {*scored, *in_weights}
@@ -49,13 +49,13 @@ def find_unseen_layers(
 
 
 def find_other_layers(groups: Sequence[Group], scores: Scores, unseen: Collection[str]) -> set[str]:
-    """Return the layers whose scores are not those of the scorer.
+    """Return the layers that were scored by something else than the scorer itself.
 
     Args:
         groups: The groups of the network.
         scores: The scores.
-        unseen: The layers that are scored by their weights. They are among the others where nothing else of their group
-            is the scorer's.
+        unseen: The layers that are scored by their weights. They are returned if the scorer itself scored no layer of
+            their group, but the linear scorer did.
     """
     others = set(scores.other_scorers)
     for group in groups:

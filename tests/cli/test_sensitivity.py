@@ -56,7 +56,7 @@ def test_curves_are_measured_once_and_spread_a_target(trained, capsys, monkeypat
     assert load_sensitivity("recalibrated").about["recovery"].startswith("batch norms on 50 images, seed 0, of ")
     assert "--recalibrate 5000: there are" in refused(capsys, 3, *again[:-1], "5000")
     assert refused(capsys, 2, *words(trained, "--ratios", "0.75")).startswith(
-        "sensitivity holds a measurement of another choice of ratios"
+        "sensitivity holds a measurement with another choice of ratios"
     )
 
 

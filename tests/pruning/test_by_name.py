@@ -80,5 +80,5 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         match_layers(["layr1"], ["layer1", "b"])
     with pytest.raises(InputError, match="ratio: what 'x'; there are layer1, b and others"):
         match_layers(["x"], ["layer1", "b"], "ratio: what")
-    with pytest.raises(InputError, match="max_ratio: nothing to prune is called 'conv9'"):
+    with pytest.raises(InputError, match="max_ratio: no layer that can be pruned is called 'conv9'"):
         choose_values(GROUPS, {"conv9": 0.1}, "max_ratio")

@@ -407,7 +407,7 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         prune(model, scores, 0.5, X, targetmacs=0.5)
     with pytest.raises(InputError, match="protect: no layer is called 'feature.7'; near it are features.7,"):
         prune(model, scores, example=X, protect=["feature.7"])
-    with pytest.raises(InputError, match="ratio: nothing to prune is called 'features.1'; near it are features.7,"):
+    with pytest.raises(InputError, match="ratio: no layer that can be pruned is called 'features.1'; near it are feat"):
         prune(model, scores, {"features.1": 0.5}, X)
     with pytest.raises(
         InputError, match="layer 'features.0': scores of 3 units, the model has 6; they belong to another"

@@ -176,7 +176,7 @@ def test_a_folder_of_something_else_is_refused(net: Net, images: TensorDataset, 
     ]
     for changed, what in cases:
         with pytest.raises(
-            InputError, match=rf"holds a measurement of another choice of {what}; choose another folder"
+            InputError, match=rf"holds a measurement with another choice of {what}; choose another folder"
         ):
             measure(**changed)
 

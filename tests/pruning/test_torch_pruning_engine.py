@@ -138,7 +138,7 @@ def test_a_cut_that_is_not_the_proved_one_is_refused(monkeypatch: pytest.MonkeyP
     prune_as_asked = torch_pruning_engine._Groups.prune
     monkeypatch.setattr(torch_pruning_engine._Groups, "prune", cut_others)
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    with pytest.raises(InputError, match=r"it cuts '0.weight' of layer '0' .* in another way than was proved"):
+    with pytest.raises(InputError, match=r"it cuts '0.weight' of layer '0' .* in another way than was verified"):
         prune(model, score(model, scorer="l1-filter"), 0.5, X, engine="torch-pruning")
 
 
@@ -157,6 +157,6 @@ def test_groups_whose_removal_is_no_masking_keep_their_units() -> None:
 def test_groups_that_are_not_closed_are_refused_by_name(kind: type[nn.Module]) -> None:
     model, example = kind(), X[:, :, :16, :16]
     with pytest.raises(
-        InputError, match=r"its group of layer '\w+' is not closed, it removes channel \d+ of the \d+ of"
+        InputError, match=r"its group of layer '\w+' names channels that do not exist: .* for the \d+ of"
     ):
         prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
