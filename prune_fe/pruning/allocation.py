@@ -1,7 +1,7 @@
 """Spread a target cost over the groups so that the predicted loss is smallest.
 
-The prediction is the sum of what each group's own curve says: it assumes that the increases of the loss add up. The
-cost is exact, and does not add up: a layer costs its outputs times its inputs, which are two groups'.
+The predicted loss is the sum of what the curve of each group says, as if the increases of the loss added up. The cost
+is computed exactly, and is no such sum: a layer costs its outputs times its inputs, which belong to two groups.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ MAX_PRICE = 1e12
 """A target that is not reached at this price, in nats for the whole cost, cannot be reached."""
 
 MAX_SWEEPS = 50
-"""The groups are chosen one after the other until none changes, at most this many times."""
+"""At most this many passes over the groups are made, in which the count of each is chosen, until none changes."""
 
 STEPS, PLACES = (-4, -1, 1, 4), 11
-"""A group that trades units with another one is moved by so many candidates, or to one of so many places."""
+"""In a trade the count of a group moves by one of these numbers of candidates, or to one of this number of candidates
+at equal distances."""
 
 MAX_TRADES = 30_000
-"""So many trades are tried at most, which limits the time for networks of hundreds of groups."""
+"""At most this many trades are tried, which limits the time for networks of hundreds of groups."""
 
 TOLERANCE = 0.005
 """A choice whose cost deviates from the target by less than this share of it is as good as one that meets it."""
@@ -52,7 +53,7 @@ MAX_MOVES = 20
 
 @dataclass(frozen=True)
 class Choices:
-    """What one group can lose.
+    """The numbers of units that one group can lose, and by how much each raises the loss.
 
     Attributes:
         counts: Numbers of units, ascending; the first is what it has lost already.
@@ -95,7 +96,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What spreads a target over the groups of a network: the ratio "auto".
+    """Spreads a target over the groups of a network by their loss curves: the ratio "auto".
 
     Attributes:
         curves: The loss curve of each group.
@@ -124,7 +125,7 @@ class Allocation:
             most = max(curve.most_removed, capacity.removed)
             capacity = replace(capacity, feasible_counts=tuple(n for n in capacity.feasible_counts if n <= most))
             counts = tuple(count for count in capacity.feasible_counts if count >= capacity.removed)
-            # A number of units is taken from the blocks of a group in turn, so that every prefix is balanced.
+            # Units are taken from all blocks of a group step by step, so that every count is balanced.
             own, by_block = state.group, state.removal_order()
             steps = [own.take_steps(by_block, step, step + 1) for step in range(own.count_steps(by_block))]
             order = [own.sets[position] for step in steps for block in step for position in block]
@@ -156,21 +157,21 @@ class Allocation:
                 ends.append(state.group.layers[0])
         yield (
             f"ratio: auto: a loss of {self.unpruned_loss + increase:.4f} is predicted on the images of the sensitivity "
-            f"({self.unpruned_loss:.4f} of the whole network), if what single groups add to the loss adds up"
+            f"({self.unpruned_loss:.4f} of the whole network), if the increases that single groups cause add up"
         )
         if ends:
-            yield f"ratio: auto: {shorten(ends)} lost as much as was measured, and no more for that reason"
+            yield f"ratio: auto: {shorten(ends)} lost as many units as were measured, which limits them"
 
 
 def choose_counts(budget: Budget, capacities: Sequence[Capacity], target: float) -> Counts:
     """Return the counts that meet a target cost and have the smallest predicted loss that the search finds.
 
-    A price of the cost (a Lagrange multiplier) turns the target into a sum to minimise, predicted loss plus price times
-    cost, which is done one group after the other until none changes. Bisection finds the two prices between which the
-    target lies. There may be better choices between those of the two prices, because the cost is no sum. So the choices
-    of both prices, and the same share of every group, are moved to the target and improved by trades: one group loses
-    more units and another one fewer. The best is returned. It is never predicted to be worse than the same share of
-    every group.
+    With a price for the cost (a Lagrange multiplier), the predicted loss plus price times cost is minimised, one group
+    after the other until none changes. Bisection finds two prices: with one the cost is above the target, with the
+    other it is not. There may be better choices between those of the two prices, because the cost is no sum over the
+    groups. So three choices are moved to the target and improved by trades, in which one group loses more units and
+    another one fewer: those of both prices, and the same share of every group. The best is returned. It is never
+    predicted to be worse than the same share of every group.
 
     Args:
         budget: The groups and the cost.
@@ -303,7 +304,7 @@ class _Search:
 
 
 def _meet(budget: Budget, counts: Counts, target: float) -> Counts:
-    """Change single groups until the cost is that of the target, each time where the loss suffers least."""
+    """Change the count of one group at a time, the one that raises the loss least, until the cost meets the target."""
     error = abs(budget.share_left(counts) - target)
     for _ in range(MAX_MOVES):
         if error < TOLERANCE * target:

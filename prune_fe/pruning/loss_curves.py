@@ -1,4 +1,4 @@
-"""What `sensitivity` measures: the loss and the accuracy of a network against the share that one group has lost."""
+"""Store the curves that `sensitivity` measures: loss and accuracy against the share of units that one group lost."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ IDENTITY = {
     "ratios": "ratios",
     "recovery": "recalibration",
 }
-"""Key of `Sensitivity.about` -> what it identifies, in words. Where one differs, the curves are other ones."""
+"""Key of `Sensitivity.about` -> what it identifies, in words. Curves that agree in all of these keys are the same."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The network in which one group has lost units, and all others have all.
+    """The network after one group has lost units, while all other groups keep theirs.
 
     Attributes:
         ratio: Share of the units that was asked for.
@@ -63,7 +63,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LossCurve:
-    """How the network suffers when one group alone loses units.
+    """The loss and the accuracy of the network when one group alone loses units.
 
     Attributes:
         layers: The layers of the group, in the order in which they run.
@@ -85,8 +85,9 @@ class LossCurve:
     def predict_increases(self, unpruned_loss: float, counts: Sequence[int]) -> NDArray[np.float64]:
         """Return by how much the loss rises when the group loses some numbers of units.
 
-        The loss of few images falls here and there by chance. A curve that never falls is fitted to the measured
-        increases by least squares (isotonic regression), no part of it below 0, and interpolated linearly.
+        On few images the measured loss also falls here and there, by chance. Therefore a curve that never falls is
+        fitted to the measured increases by least squares (isotonic regression), raised to 0 where it is below, and
+        interpolated linearly.
 
         Args:
             unpruned_loss: The loss of the whole network.
@@ -99,7 +100,7 @@ class LossCurve:
         removed = np.array([0, *sorted(set(measured) - {0})])
         increases = np.array([0.0, *(measured[count] for count in removed[1:].tolist())])
         fitted = np.maximum(isotonic_regression(increases).x, 0)
-        # The whole network has no increase, whatever the fit says of noise.
+        # The whole network has no increase, even if noise gives the fit another value there.
         fitted[0] = 0
         return np.interp(counts, removed, fitted)
 
@@ -160,14 +161,17 @@ class Sensitivity:
         found = [(group.layers, len(group.sets)) for group in groups]
         if found != [(curve.layers, curve.units) for curve in self.curves]:
             raise InputError(
-                f"sensitivity: it has curves of {len(self.curves)} groups, and the network has {len(groups)}, of other "
-                "layers; measure this network"
+                f"sensitivity: it has curves of {len(self.curves)} groups, the network has {len(groups)} groups, and "
+                "their layers or numbers of units differ; measure this network"
             )
         return {GroupId(number): curve for number, curve in enumerate(self.curves)}
 
 
 def load_sensitivity(folder: str | Path) -> Sensitivity:
     """Load what `prune-fe sensitivity`, or `Sensitivity.save`, wrote to a folder.
+
+    Args:
+        folder: The folder, which holds sensitivity.json.
 
     Raises:
         CheckpointError: There is no finished measurement, or the file is damaged.
@@ -199,7 +203,7 @@ def describe(model: nn.Module, scores: Scores) -> dict[str, Any]:
 
 
 def find_differences(about: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return in words in what two descriptions differ; "" where the curves are the same.
+    """Return what differs between two descriptions, in words such as "weights, scores"; "" for the same curves.
 
     Args:
         about: One description.
@@ -211,8 +215,14 @@ def find_differences(about: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def check_sensitivity(sensitivity: Sensitivity | None, model: nn.Module, scores: Scores, options: PruneOptions) -> None:
     """Check that the ratio "auto" has curves of this network and these scores, and that other ratios have none.
 
+    Args:
+        sensitivity: The curves; None if none are given.
+        model: The network that is pruned.
+        scores: The scores that it is pruned by.
+        options: The options of pruning.
+
     Raises:
-        InputError: It is not so.
+        InputError: The curves are missing, have no effect, or were measured for something else.
     """
     if sensitivity is None:
         if options.is_auto:
