@@ -1,4 +1,4 @@
-"""prune_fe: compress CNNs, ablate their units and benchmark pruning criteria.
+"""prune_fe: compress neural networks, ablate their units and benchmark pruning criteria.
 
 The names below are the public interface. They are imported when they are first used, so that the command line can
 answer before torch is loaded.

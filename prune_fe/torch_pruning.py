@@ -42,7 +42,7 @@ Rescore = Callable[[nn.Module], Scores]
 """Function from the network so far to new scores of its units."""
 
 TIE_STEP = 64
-"""Equal scores become different ones, so many times the distance of two neighbouring float64 numbers apart."""
+"""Equal scores are moved apart by this number of float64 numbers for each unit between them."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Followed:
 
     Attributes:
         name: Its name among the scores.
-        first: Number of its first unit if the units of all scored layers are counted through.
+        first: Number of its first unit if the units of all scored layers are numbered consecutively.
         units: The units that remain, by their numbers in the whole network, ascending.
         scores: Their scores.
     """
@@ -74,11 +74,11 @@ class Importance(tp.importance.Importance):  # type: ignore[name-defined]
     unseen, such as by a group that was made before, is an error.
 
     torch-pruning's global ranking removes all channels with a score up to a threshold, so that equal scores are removed
-    together, however many they are. Therefore equal scores become different ones here: each score is raised by its
-    unit's number, counted through all scored layers, times 64 times the distance to the next float64 number. Units with
-    equal scores are then removed in the order of their numbers. The order of different scores within a group never
-    changes; between groups, scores count as equal if they differ by less than about 1e-14 of their size times the
-    number of units.
+    together, however many they are. Therefore equal scores become different ones here: each score is raised by the
+    number of its unit (consecutive over all scored layers) times 64 times the distance to the next float64 number.
+    Units with equal scores are then removed in the order of their numbers. The order of different scores within a group
+    never changes; between groups, scores count as equal if they differ by less than about 1e-14 of their size times
+    the number of units.
 
     Args:
         scores: What `prune_fe.score` returned for the network. None takes what `rescore` returns.
@@ -213,7 +213,7 @@ class Importance(tp.importance.Importance):  # type: ignore[name-defined]
                 numbers = np.arange(width)
                 self._followed[found[name]] = _Followed(name, first, numbers, np.asarray(scores, np.float64))
             first += len(scores)
-        # The class makes the groups, and this graph's own method adds what makes them known here.
+        # This graph gets a method of its own, whose groups tell this object when they are pruned.
         graph.prune_fe_watchers = [*getattr(graph, "prune_fe_watchers", ()), self]
         graph.get_pruning_group = types.MethodType(_get_watched_group, graph)
 
@@ -303,7 +303,7 @@ class Importance(tp.importance.Importance):  # type: ignore[name-defined]
             warnings.warn(f"{who}: all their channels are kept", stacklevel=3)
 
     def _forget_removed(self, group: Any) -> None:
-        """Follow a group that was pruned."""
+        """Forget the units and scores of the channels that the pruning of a group removed."""
         for dep, channels in group:  # a pruner may have put plain pairs into it
             module, is_output = dep.target.module, group._DG.is_out_channel_pruning_fn(dep.handler)
             followed = self._followed.get(module) if isinstance(module, nn.Module) and is_output else None
@@ -315,7 +315,7 @@ class Importance(tp.importance.Importance):  # type: ignore[name-defined]
 
 
 def _get_watched_group(graph: Any, *arguments: Any, **named: Any) -> Any:
-    """Make a group as `graph.get_pruning_group` does, whose pruning the watchers of the graph get to know."""
+    """Make a group as `graph.get_pruning_group` does, which tells the watchers of the graph when it is pruned."""
     group = type(graph).get_pruning_group(graph, *arguments, **named)
     group.prune = types.MethodType(_prune_and_tell, group)
     return group
@@ -324,7 +324,7 @@ def _get_watched_group(graph: Any, *arguments: Any, **named: Any) -> Any:
 def _prune_and_tell(group: Any, idxs: Any = None, record_history: bool = True) -> None:
     """Prune a group as its class does, and tell the watchers of its graph."""
     type(group).prune(group, idxs, record_history)
-    if idxs is None:  # with idxs it makes another group, which tells of itself
+    if idxs is None:  # with idxs, torch-pruning makes another group and prunes that one, which tells the watchers
         for watcher in group._DG.prune_fe_watchers:
             watcher._forget_removed(group)
 

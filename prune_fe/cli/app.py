@@ -53,7 +53,7 @@ RESUME_HINTS = {
 
 app = App(
     name="prune-fe",
-    help="Compress CNNs, ablate their units and benchmark pruning criteria.",
+    help="Compress neural networks, ablate their units and benchmark pruning criteria.",
     version=lambda: metadata.version("prune-fe"),
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # main() reports it.

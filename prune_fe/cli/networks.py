@@ -281,5 +281,8 @@ def _zeros(network: nn.Module, size: int) -> Tensor:
 
     first = next((m for m in network.modules() if isinstance(m, torch.nn.Conv2d)), None)
     if first is None:
-        raise InputError(f"{type(network).__name__} has no nn.Conv2d: it reads no images")
+        raise InputError(
+            f"{type(network).__name__} has no nn.Conv2d that says how many channels its images have; pass images with "
+            "--data, where the command takes it"
+        )
     return torch.zeros(1, first.in_channels, size, size)

@@ -46,7 +46,7 @@ def prune(
     if options.is_auto and sensitivity is None:
         raise InputError("--ratio auto needs --sensitivity FOLDER, which prune-fe sensitivity writes")
     if sensitivity is not None and not options.is_auto:
-        raise InputError("--sensitivity is for --ratio auto")
+        raise InputError("--sensitivity has no effect without --ratio auto; pass both, or leave it out")
     with new_output(output):
         _prune(model, scores, sensitivity, options, data, recalibrate, output, device, seed)
     reporter.say(f"pruned model: {output}")

@@ -1,4 +1,4 @@
-"""The sensitivity of an experiment's network, which a recipe with `ratio: auto` spreads its target by."""
+"""Measure and load the sensitivity of an experiment's network, by which `ratio: auto` spreads a target."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def measure_sensitivity(experiment: Experiment, label: str) -> Sensitivity:
 
 
 def saved_sensitivity(experiment: Experiment, label: str) -> Sensitivity | None:
-    """Return the curves that a recipe with `ratio: auto` needs; None for another recipe.
+    """Load the curves that a recipe with `ratio: auto` needs; None for another recipe.
 
     Args:
         experiment: The experiment.
         label: Label of the scorer.
 
     Raises:
-        CheckpointError: They are not there, or damaged.
+        CheckpointError: The curves are missing or damaged.
     """
     return load_sensitivity(sensitivity_path(experiment, label).parent) if experiment.recipe.prune.is_auto else None

@@ -92,7 +92,7 @@ def measure_tuned(experiment: Experiment, model: nn.Module, label: str) -> Outco
 def count_tunings(experiment: Experiment) -> int:
     """Return how often a pruned network is fine-tuned: once, or after each round in which it loses units.
 
-    With `ratio: auto` and a round for each group, where scorers differ in the groups that lose units, it is the number
+    With `ratio: auto` and a round for each group, scorers differ in the groups that lose units. Then it is the number
     of all groups that can lose some.
     """
     recipe = experiment.recipe

@@ -55,8 +55,9 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
     Args:
         model: A network that returns tensors.
         example: Inputs of the network.
-        linear: Names of the linear layers and gates whose units may be removed with scores of their own.
-        engine: What finds the groups.
+        linear: Names of the linear layers and gates whose units may be removed. Those of other linear layers and gates
+            are removed only where they are tied to units of other layers.
+        engine: What finds the groups: prune_fe's own trace, or torch-pruning.
 
     Raises:
         InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
@@ -147,7 +148,7 @@ def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> _Found:
     """Follow a network in evaluation and as in training."""
     # One run finds the layers and the graph.
     with tracer.tracing(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "left out: ", UserWarning)  # what has no scores is named by the steps
+        warnings.filterwarnings("ignore", "left out: ", UserWarning)  # the steps name the layers without scores
         layers = find_layers_with_units(model, inputs, linear=True)
     has_branches = follow_training(tracer, inputs)
     keep_unreached(tracer, inputs)
@@ -177,7 +178,7 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
 
 
 def _find_possible_ties(graph: DependencyGraph, groups: Sequence[Group]) -> list[BalanceConstraint]:
-    """Return the constraints that are not certain, and without which a trial of a group may have failed."""
+    """Return the possible constraints whose absence may be the reason why the trial of a group failed."""
     failed = [group.sets for group in groups if group.reason and graph.fixed_sets.keys().isdisjoint(group.sets)]
     sets = [set_id for own in failed for set_id in own]
     return [entry for entry in graph.possible_constraints if np.isin(np.concatenate(entry[0]), sets).any()]
@@ -213,7 +214,7 @@ def _without_needless_sizes(verifier: Verifier, cutter: Cutter, removed: Sequenc
 def _without_wrong_sizes(
     verifier: Verifier, cutter: Cutter, sets_of: Mapping[GroupId, Sequence[SetId]], failing: dict[GroupId, str]
 ) -> tuple[Cutter, dict[GroupId, str]]:
-    """Try whether groups fail because attributes change that have the size of something by chance.
+    """Try whether groups fail because the cutter changes attributes that equal a number of channels by chance.
 
     Args:
         verifier: Checks removals.

@@ -33,7 +33,7 @@ Constraint = tuple[Blocks, str]
 class Group:
     """Coupled sets that occur in the same layers, and are therefore ranked against each other.
 
-    A coupled set is a unit of one convolution, or the units of several that a residual sum, a gate or a depthwise
+    A coupled set is a unit of one layer, or the units of several layers that a residual sum, a gate or a depthwise
     convolution ties together. An index into the tuples below is called a position of the group.
 
     Attributes:
@@ -73,7 +73,7 @@ class Group:
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """The numbers of units that the blocks lose in one step, the smallest in which all lose the same share."""
+        """The number of units of each block that are removed in one step: the smallest in which all lose one share."""
         sizes = [size for _, size in sorted(Counter(self.block_ids).items())]
         steps = math.gcd(*sizes)
         return tuple(size // steps for size in sizes)
@@ -88,24 +88,25 @@ class Group:
         return min(len(block) // share for block, share in zip(order, self.shares, strict=True))
 
     def take_steps(self, order: Sequence[Sequence[int]], start: int, stop: int) -> list[list[int]]:
-        """Return for each block the positions that are removed from one step to another.
+        """Return for each block the positions that some steps remove.
 
         Args:
             order: From `removal_order`.
-            start: The number of steps before.
-            stop: The number of steps afterwards.
+            start: The first step, from 0.
+            stop: The step after the last.
         """
         return [list(block[start * share : stop * share]) for block, share in zip(order, self.shares, strict=True)]
 
     def multiples(self, divisor: int) -> tuple[tuple[int, int], ...]:
-        """Return what the numbers of remaining units have to be multiples of, so that widths are multiples of a number.
+        """Return which numbers of remaining units make the widths of all layers multiples of a number.
 
         Args:
             divisor: The number.
 
         Returns:
-            (number of units, divisor) for all units together, or for each block where their sizes differ. A unit that
-            is several channels of every layer, such as a head of attention, needs a smaller divisor.
+            (number of units, what the remaining ones must be a multiple of) for all units together, or for each block
+            where the blocks have different sizes. For a unit that is several channels of every layer, such as a head of
+            attention, this is smaller than `divisor`.
         """
         widths: dict[int, int] = {}
         is_even = len(set(self.shares)) == 1
@@ -167,7 +168,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
         if side in ("out", "both")
     }
     traced = [layer for layer in layers if layer in outputs]
-    # A layer inside a module that is handled as a whole, such as a norm, is no layer of its own.
+    # A layer inside a module that is handled as a whole, such as a norm, has no group of its own.
     own_code = [layer for layer in layers if layer not in outputs and not has_module_rule(modules[layer])]
     opaque = [_opaque_group(modules[layer], layer) for layer in own_code]
     # A residual sum ties units of several layers, so that a set may be listed by any of them.

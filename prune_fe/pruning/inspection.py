@@ -191,7 +191,7 @@ class _Rows:
         if self.analysis is None:
             return self.fault
         is_output = _computes_outputs(self.analysis.cutter.graph, name)
-        return OUTPUT if is_output else "its outputs are not those of a layer: images, units and positions"
+        return OUTPUT if is_output else "its output has no dimensions of images and units"
 
 
 def _computes_outputs(graph: DependencyGraph, name: str) -> bool:

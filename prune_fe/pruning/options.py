@@ -25,7 +25,7 @@ from prune_fe.options import (
 )
 
 AMOUNTS = ("ratio", "target_macs", "target_params")
-"""The options that say how much is removed; at most one of them is given."""
+"""The options that say how much is removed; at most one of them is given, or the ratio "auto" and one target."""
 
 DEFAULT_RATIO = 0.5
 """The share of the units that is removed where no option says how much."""
@@ -58,6 +58,7 @@ the ratio "auto"."""
 
 
 def _require_ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the ratios, after checking that each is larger than the one before."""
     if list(ratios) != sorted(set(ratios)):
         raise InputError(f"{', '.join(map(str, ratios))}: write each ratio once, the smallest first")
     return ratios
@@ -85,7 +86,7 @@ def _parse_shares(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
 
 @options
 class SensitivityOptions:
-    """At which ratios each group of layers is measured alone."""
+    """At which ratios each group of layers is measured alone, and how its units are ranked."""
 
     ratios: Annotated[
         tuple[Annotated[StrictFloat, Field(gt=0, lt=1)], ...],
@@ -155,7 +156,8 @@ class PruneOptions:
         """Check the rules that concern several options.
 
         Raises:
-            InputError: More than one option says how much is removed, or a global ranking has a ratio for each layer.
+            InputError: More than one option says how much is removed, a global ranking has a ratio for each layer, or
+                the ratio "auto" has no target, a global ranking or another engine than "trace".
         """
         given = [name for name in AMOUNTS if getattr(self, name) not in (None, AUTO)]
         if self.is_auto and not given:

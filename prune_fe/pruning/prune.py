@@ -63,9 +63,11 @@ def prune(
 
     Units that a residual sum, a gate, a depthwise convolution or shared weights tie together are removed together.
     Units with equal scores are removed in the order of their numbers. Layers without scores keep all units, and so do
-    those that compute the network's outputs. Every removal is verified against the masked network first; a group that
-    fails this keeps its units, and its step gives the reason. Feature maps and other tensors that the network keeps
-    from its last run are not copied, unless its outputs depend on them.
+    those that compute the network's outputs. (Where the network's code reads the weights of a layer without calling it,
+    as `nn.MultiheadAttention` does, no scorer sees its units: they are ranked by their weights, and a note says so.)
+    Every removal is verified against the masked network first; a group that fails this keeps its units, and its step
+    gives the reason. Feature maps and other tensors that the network keeps from its last run are not copied, unless its
+    outputs depend on them.
 
     Args:
         model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile

@@ -24,8 +24,8 @@ class Division:
     """Which layers are scored by which scorer.
 
     Attributes:
-        own: The scorer, with the layers that it scores itself; none where it can score no layer.
-        rest: The linear scorer, with those that it scores in the scorer's place; None where there are none.
+        own: The scorer, with the layers that it scores itself, which may be none.
+        rest: The linear scorer, with the layers that it scores in place of the scorer; None where there are none.
         left_out: Name of each layer that neither can score -> why.
     """
 

@@ -44,12 +44,14 @@ def score_into(
         progress: Called with (measured images, all images or 0 when unknown).
 
     Raises:
-        InputError: A label names no folder, a scorer cannot score a layer, or the folder holds other scores.
+        InputError: A label cannot name a folder, a scorer cannot score a layer, or the folder holds other scores.
         CheckpointError: Scores in the folder are damaged.
     """
     for label in scorers:
         if not (isinstance(label, str) and re.fullmatch(LABEL, label)):
-            raise InputError(f"label {label!r}: it names a folder; allowed are letters, digits, '_', '.' and '-'")
+            raise InputError(
+                f"label {label!r}: it becomes the name of a folder; allowed are letters, digits, '_', '.' and '-'"
+            )
     finished = _load_finished(folder, {label: inputs.provenance(scorer)["key"] for label, scorer in scorers.items()})
     pending = {label: scorer for label, scorer in scorers.items() if label not in finished}
     scores = finished | score_pending(inputs, pending, classes, batch_size, folder, progress)
@@ -64,7 +66,7 @@ def score_pending(
     folder: Path | None,
     progress: Progress | None,
 ) -> dict[str, Scores]:
-    """Score in one pass, and store the scores of every scorer in `folder` before the error of another is raised.
+    """Score with all scorers in one pass, and store finished scores in `folder` before any error is raised.
 
     Args:
         inputs: As in `score_into`.
@@ -73,6 +75,12 @@ def score_pending(
         batch_size: As in `score_into`.
         folder: As in `score_into`; None stores nothing.
         progress: As in `score_into`.
+
+    Returns:
+        Label -> scores.
+
+    Raises:
+        InputError: A scorer cannot score a layer.
     """
     divisions = {label: inputs.divide(scorer) for label, scorer in scorers.items()}
     parts, names_of = _name_parts(divisions)
@@ -147,7 +155,7 @@ def _score_part(inputs: ScoringInputs, part: Part, sums: Mapping[str, Sums], cla
     """Return the scores of a part from the sums of its layers.
 
     Raises:
-        InputError: There are none.
+        InputError: The scorer cannot compute scores from the sums.
     """
     with meter.measuring(), explain_faults(part.scorer):
         results = part.scorer.score(inputs.model, part.layers, sums, inputs.example)

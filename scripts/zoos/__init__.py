@@ -1,1 +1,1 @@
-"""What scripts/zoo.py is made of."""
+"""The parts of scripts/zoo.py: the networks, torch-pruning's cut of them, and the report."""

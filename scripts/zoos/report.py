@@ -28,12 +28,12 @@ RIVAL = (
     "torch-pruning: the pruner of torch-pruning {version} with MagnitudeImportance and the same ratio, on the same "
     "network in float64; the layers that compute the outputs, and the numbers of heads, are given to it. left and "
     'seconds are those of its cut. its cut: "right" if its network computes what the original computes with the same '
-    "channels masked (at most {double:g} apart): which channels are left is read from the tensors, every weight of "
-    'which is found in the original, and masked is what this project calls masked, for both. "WRONG" says by how '
-    "much the outputs differ, as a share of the largest. (nn.MultiheadAttention takes another scale when heads lose "
-    "channels, which is a difference too; timm's attention is run with the scale that it had.)"
+    "channels masked (at most {double:g} apart). Which channels are left is found by looking up its weights in the "
+    'original, and masking is defined as for prune_fe. "WRONG" says by how much the outputs differ, as a share of the '
+    "largest. (Where heads lose channels, nn.MultiheadAttention scales by another number, which counts as a difference "
+    "too; timm's attention is run with the scale that it had.)"
 )
-"""Explanation of the columns of torch-pruning."""
+"""Explanation of the columns about torch-pruning."""
 
 MARGIN = 0.02
 """torch-pruning is said to cut more where it leaves less by more than this share of the parameters."""

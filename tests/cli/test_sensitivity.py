@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(trained, capsys):
     prune = ["prune", "--model", trained, "--scores", "none"]
     auto = [*prune, "--ratio", "auto", "--target-macs", "0.5"]
     assert refused(capsys, 2, *auto) == "--ratio auto needs --sensitivity FOLDER, which prune-fe sensitivity writes"
-    assert refused(capsys, 2, *prune, "--sensitivity", "x") == "--sensitivity is for --ratio auto"
+    assert "--sensitivity has no effect without --ratio auto;" in refused(capsys, 2, *prune, "--sensitivity", "x")
     assert "ratio: auto needs a target" in refused(capsys, 2, *prune, "--ratio", "auto")
     assert refused(capsys, 4, *words(trained)) == "scores/scores.npz: no such file; Scores.save writes one"
     Path("mine").mkdir()

@@ -59,7 +59,7 @@ def test_only_what_is_not_finished_is_measured(net: Net, images: Counting, tmp_p
 
 @pytest.mark.parametrize("label", ["../evil", "", "a/b", ".hidden", 1])
 def test_a_label_that_is_no_name_of_a_folder_is_refused(net: Net, images: Counting, tmp_path: Path, label: Any) -> None:
-    with pytest.raises(InputError, match="it names a folder"):
+    with pytest.raises(InputError, match="it becomes the name of a folder"):
         scored(net, images, tmp_path / "here", {label: "apoz"})
     assert list(tmp_path.iterdir()) == []
 
