@@ -28,7 +28,7 @@ def sensitivity(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Measure accuracy and loss with one group of layers pruned and all others whole, for each group and ratio.
+    """Measure accuracy and loss with one group of layers pruned and all others whole, for each group and each ratio.
 
     The images are those that are held out from train/; the test images decide nothing. Writes OUTPUT/sensitivity.json
     (read by prune_fe.load_sensitivity, and by `prune-fe prune --ratio auto --sensitivity OUTPUT`), sensitivity.csv and
@@ -62,7 +62,7 @@ def sensitivity(
     if recalibrate is not None and recalibrate > len(image_labels(train)):
         raise DataError(f"--recalibrate {recalibrate}: there are {len(image_labels(train))} training images")
     if recalibrate is None and has_batch_norms(loaded.network):
-        reporter.say(f"{RAW_CURVES}; --recalibrate 500 does it")
+        reporter.say(f"{RAW_CURVES}; --recalibrate 500 recalibrates on 500 training images")
     if output.exists():
         reporter.say(f"{output} exists already; it is used again if nothing has changed")
     with reporter.showing():

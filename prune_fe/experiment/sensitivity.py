@@ -37,7 +37,7 @@ def measure_sensitivity(experiment: Experiment, label: str) -> Sensitivity:
     if (samples := recipe.prune.recalibrate) is not None:
         recovery = recalibrating(train, samples, experiment.seed, recipe.workers)
     elif has_batch_norms(experiment.network):
-        experiment.reporter.say(f"{RAW_CURVES}; prune.recalibrate sets the number of images for it")
+        experiment.reporter.say(f"{RAW_CURVES}; prune.recalibrate sets the number of images to recalibrate on")
     found = sensitivity(
         experiment.network,
         experiment.scores[label],

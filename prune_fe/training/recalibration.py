@@ -23,9 +23,10 @@ from prune_fe.tracing.weights import require_module, require_trainable
 
 RAW_CURVES = (
     "note: the network has batch norms, and the groups are measured without recalibration: such curves show mostly "
-    "damage that recalibration or fine-tuning repairs, and were worse than equal ratios where it was measured"
+    "damage that recalibration or fine-tuning repairs, and in our measurements they led to worse networks than equal "
+    "ratios"
 )
-"""What to say before a network with batch norms is measured without recalibration."""
+"""What the user is told before a network with batch norms is measured without recalibration."""
 
 
 def has_batch_norms(model: nn.Module) -> bool:
@@ -34,7 +35,7 @@ def has_batch_norms(model: nn.Module) -> bool:
 
 
 def recalibrating(data: Dataset[Any], samples: int, seed: int = 0, workers: int = 0) -> Recovery:
-    """Return a recalibration as what `prune_fe.sensitivity` does to each network before it is measured.
+    """Return a recalibration in the form that `prune_fe.sensitivity` applies to each network before it measures it.
 
     Args:
         data: Training images.
