@@ -49,11 +49,11 @@ BATCH = 100
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--network", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scorers", nargs="+", default=["l1-filter"])
+    parser.add_argument("recipe", help="the recipe that the network was trained with")
+    parser.add_argument("--data", required=True, help="folder or archive of the images, or digits")
+    parser.add_argument("--network", required=True, help="folder of the trained network")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--scorers", nargs="+", default=["l1-filter"], help="names of scorers")
     parser.add_argument("--samples", type=int, default=20, help="training images of each class for scoring")
     parser.add_argument("--held-out", type=int, default=1000, help="held-out images for the curves, about this number")
     parser.add_argument("--test", type=int, help="test images, about this number; default: all")

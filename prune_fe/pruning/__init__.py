@@ -1,1 +1,1 @@
-"""Remove units from a network: groups, budget, plan, cut, and the proof that the cut is right."""
+"""Remove units from a network: groups, budget, plan, cut, and the verification of each cut."""

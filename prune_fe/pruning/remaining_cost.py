@@ -18,7 +18,8 @@ Resource = Literal["macs", "parameters"]
 class RemainingCost:
     """The multiply-adds and the parameters of a network as functions of the coupled sets that are removed.
 
-    Multiply-adds are those of convolutions and linear layers; matrix products in the network's code are not counted.
+    Multiply-adds are those of convolutions, linear layers and the projections of `nn.MultiheadAttention`; other matrix
+    products, such as those of queries and keys, are not counted.
     """
 
     def __init__(self, model: nn.Module, cutter: Cutter) -> None:

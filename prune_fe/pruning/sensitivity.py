@@ -205,7 +205,14 @@ class _Measurement:
     def measure_group(
         self, number: GroupId, state: GroupState, ratios: Sequence[float], counter: _Counter
     ) -> LossCurve:
-        """Return the curve of one group; it ends before the first ratio whose cut fails its verification."""
+        """Return the curve of one group; it ends before the first ratio whose cut fails its verification.
+
+        Args:
+            number: The group.
+            state: The group's units and their scores.
+            ratios: The shares of the units that are removed, ascending.
+            counter: Counts the measured networks.
+        """
         units, step = len(state.group.sets), state.group.step
         most = state.capacity(1).feasible_counts[-1]
         points: dict[int, CurvePoint] = {}

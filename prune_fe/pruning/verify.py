@@ -197,9 +197,9 @@ def _try_removal(trial: Trial, cutter: Cutter, sets: frozenset[SetId]) -> tuple[
 def _describe_difference(trial: Trial, difference: float, scale: float) -> str:
     """Return the reason why outputs that differ by so much forbid a removal."""
     if math.isnan(difference):
-        return "with random weights the network's outputs are NaN, so no cut can be proved"
+        return "with random weights the network's outputs are NaN, so no cut can be verified"
     if _draws_numbers(trial, evaluating):
-        return "the network draws other random numbers for fewer units, so no cut can be proved"
+        return "the network draws other random numbers for fewer units, so no cut can be verified"
     share = f"the outputs differ by {difference:.2g} of {scale:.2g}"
     return f"removing its units is not masking them ({share}): {UNKNOWN_MIXING}"
 

@@ -350,7 +350,14 @@ class _GradientGroupScorer(_ReducedScorer):
 
     @abstractmethod
     def add_gradients(self, importance: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
-        """Compute the gradients of the parameters, as torch-pruning's examples do."""
+        """Compute the gradients of the parameters, as torch-pruning's examples do.
+
+        Args:
+            importance: torch-pruning's importance, which may store the gradients.
+            model: The copy of the network, whose parameters get the gradients.
+            images: The images, (images, channels, height, width).
+            labels: The class of each image, (images,) int64.
+        """
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of the images' cross-entropies."""

@@ -25,7 +25,12 @@ Labels = Sequence[Hashable]
 
 
 def follow_matrix_product(builder: GraphBuilder, call: Call) -> None:
-    """Follow the channels through `matmul` and its relatives."""
+    """Follow the channels through `matmul` and its relatives.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: The call.
+    """
     left, right = [*call.args, *call.kwargs.values()][:2]
     if call.name == "rmatmul":
         left, right = right, left
@@ -152,6 +157,10 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
     """Follow the channels through `scaled_dot_product_attention`.
 
     Its scale depends on the number of channels inside a head, unless it is given as an argument.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: The call.
     """
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given: dict[str, Any] = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def convolve(builder: GraphBuilder, call: Call) -> None:
-    """Follow a depthwise convolution that is called as a function; fix the channels of any other."""
+    """Follow a depthwise convolution that is called as a function; fix the channels of any other convolution.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: The call.
+    """
     value, weight = (*call.args, *call.kwargs.values())[:2]
     ids, groups, dim = builder.ids.get(value), weight.shape[0], call.output.ndim - 1 - (weight.ndim - 2)
     if ids is None or weight.shape[1] != 1 or not ids.shape[dim] == groups == call.output.shape[dim]:
@@ -28,7 +33,12 @@ def convolve(builder: GraphBuilder, call: Call) -> None:
 
 
 def gate_halves(builder: GraphBuilder, call: Call) -> None:
-    """Couple the channels of the first half to those of the second half, which gate them."""
+    """Couple the channels of the first half to those of the second half, which gate them.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: A call of `glu`.
+    """
     arguments = dict(zip(("input", "dim"), call.args, strict=False)) | call.kwargs
     first, second = builder.ids[arguments["input"]].chunk(2, arguments.get("dim", -1))
     dims = sorted({*varying_dims(first), *varying_dims(second)})
@@ -37,7 +47,12 @@ def gate_halves(builder: GraphBuilder, call: Call) -> None:
 
 
 def pool_regions(builder: GraphBuilder, call: Call) -> None:
-    """Give the pooled regions, (regions, channels, height, width), the channels of the maps that they are read from."""
+    """Give the pooled regions, (regions, channels, height, width), the channels of the maps that they are read from.
+
+    Args:
+        builder: Collects the dependency graph.
+        call: A call of a function of torchvision such as `roi_align`.
+    """
     maps = call.kwargs["input"] if "input" in call.kwargs else call.args[0]
     for value in call.inputs:
         if value is not maps or varying_dims(builder.ids[value]) != [1]:

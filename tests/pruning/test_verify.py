@@ -162,8 +162,8 @@ def test_random_weights_leave_no_channel_without_effect() -> None:
 @pytest.mark.parametrize(
     ("noise", "reason"),
     [
-        (torch.randn_like, "the network draws other random numbers for fewer units, so no cut can be proved"),
-        (lambda x: x * float("nan"), "with random weights the network's outputs are NaN, so no cut can be proved"),
+        (torch.randn_like, "the network draws other random numbers for fewer units, so no cut can be verified"),
+        (lambda x: x * float("nan"), "with random weights the network's outputs are NaN, so no cut can be verified"),
     ],
 )
 def test_outputs_that_cannot_be_compared_are_named(noise: Any, reason: str) -> None:
@@ -192,4 +192,4 @@ def test_outputs_of_random_shapes_are_named() -> None:
             return self.last(x + torch.randn_like(x)).flatten()[:count]
 
     (group,) = [group for group in analyse(Dropping().eval(), X).groups if group.layers == ("first",)]
-    assert group.reason == "the network draws other random numbers for fewer units, so no cut can be proved"
+    assert group.reason == "the network draws other random numbers for fewer units, so no cut can be verified"
