@@ -92,8 +92,8 @@ def score(
     listed = read_image_list(images) if images is not None else None
     checkpoints = list_checkpoints(from_checkpoints) if from_checkpoints is not None else {}
     scorers = {name: resolve_scorer(name, settings[name]) for name in scorer}
-    everyone = scorers if linear_scorer is None else scorers | {linear_scorer: resolve_scorer(linear_scorer)}
-    if data.data is None and (readers := [name for name, each in everyone.items() if each.needs_data]):
+    all_scorers = scorers if linear_scorer is None else scorers | {linear_scorer: resolve_scorer(linear_scorer)}
+    if data.data is None and (readers := [name for name, each in all_scorers.items() if each.needs_data]):
         raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
     loaded = load(_with_first_checkpoint(model, checkpoints), data, device, seed)
     network, example = loaded.network, loaded.example

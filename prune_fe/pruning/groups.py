@@ -169,8 +169,8 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     }
     traced = [layer for layer in layers if layer in outputs]
     # A layer inside a module that is handled as a whole, such as a norm, has no group of its own.
-    own_code = [layer for layer in layers if layer not in outputs and not has_module_rule(modules[layer])]
-    opaque = [_opaque_group(modules[layer], layer) for layer in own_code]
+    not_followed = [layer for layer in layers if layer not in outputs and not has_module_rule(modules[layer])]
+    opaque = [_opaque_group(modules[layer], layer) for layer in not_followed]
     # A residual sum ties units of several layers, so that a set may be listed by any of them.
     listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
     # Layers without scores, such as gates, lose outputs too.

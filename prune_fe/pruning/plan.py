@@ -246,8 +246,8 @@ def start_plan(
         others: As in `group_scores`.
 
     Raises:
-        InputError: A name or pattern in the options matches no layer, names of layers that can only be pruned together
-            have different ratios, or the scores belong to another model.
+        InputError: A name or pattern in the options matches no layer, equally specific ones give different values to
+            layers that can only be pruned together, or the scores belong to another model.
     """
     protected = match_layers(options.protect, list(widths))
     ratios = choose_values(groups, options.ratio_or_default, "ratio")

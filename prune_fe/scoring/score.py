@@ -171,8 +171,8 @@ def score_all(
     if example is not None:
         require_example(example)
     linear_scorer = None if choice.linear_scorer is None else resolve_scorer(choice.linear_scorer, seed=seed)
-    everyone = resolved if linear_scorer is None else resolved | {str(choice.linear_scorer): linear_scorer}
-    readers = [label for label, scorer in everyone.items() if scorer.needs_data]
+    all_scorers = resolved if linear_scorer is None else resolved | {str(choice.linear_scorer): linear_scorer}
+    readers = [label for label, scorer in all_scorers.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")
     if readers and folder is not None and not isinstance(data, Dataset):
@@ -186,7 +186,7 @@ def score_all(
         if isinstance(data, Dataset) and (has_labels(data) or is_needed):
             chosen = ImageList.from_data(data, choose_images(data, *sample))
     if example is None:
-        example = _find_example(everyone, data, read)
+        example = _find_example(all_scorers, data, read)
     with restoring_state(model):
         inputs = ScoringInputs.prepare(model, example, choice, read, chosen, logits, linear_scorer)
         divisions = {label: inputs.divide(scorer) for label, scorer in resolved.items()}
