@@ -37,8 +37,8 @@ def sensitivity(
     Args:
         scores: A folder that `prune-fe score` wrote.
         recalibrate: Recompute the statistics of batch norms on this many training images before each network is
-            measured, as `prune-fe prune --recalibrate` does; without it, the curves show mostly the damage that it
-            repairs.
+            measured, as `prune-fe prune --recalibrate` does. Otherwise, if the network has batch norms, the curves show
+            mostly damage that a recalibration repairs.
         output: A new folder, or one to continue.
         seed: Seed with which the held-out images are drawn; take the one of `finetune`, so that the network was not
             trained on them.

@@ -113,7 +113,8 @@ class PruneOptions:
     with more characters that are no wildcards. Layers that nothing matches keep all units. A layer of n units keeps
     floor((1 - ratio) n), at least one. The default is 0.5. "auto", beside a target, chooses a ratio for each group of
     layers by its measured sensitivity, so that the loss is predicted to rise least. That assumes that the increases
-    of the loss that single groups cause add up. With batch norms, measure after recalibration."""
+    of the loss that single groups cause add up. If the network has batch norms, let the sensitivity be measured after
+    recalibration (`recalibrate`)."""
 
     target_macs: ShareLeft | None = None
     """Instead of a ratio, or with the ratio "auto": share of the multiply-adds to leave, in (0, 1]. It is met within

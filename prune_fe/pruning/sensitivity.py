@@ -102,7 +102,7 @@ def sensitivity(
         batch_size: Images of one forward pass.
         workers: Processes that read images.
         recovery: What is done to each network, also to the whole one, before it is measured. With batch norms, take a
-            recalibration on training images: without it, the curves show mostly the damage that it repairs.
+            recalibration on training images: without it, the curves show mostly damage that a recalibration repairs.
         settings: Fields of SensitivityOptions by name, such as `ratios=(0.25, 0.5)`; they replace those of `options`.
 
     Returns:
