@@ -302,7 +302,7 @@ def _counts_for_target(
     """Return the counts of the open groups whose cost comes closest to the target at some point of the schedule."""
     assert options.target is not None
     resource, target = options.target
-    # A number of units is taken from the blocks of a group in turn, so that every prefix is balanced.
+    # Units are taken from all blocks of a group step by step, so that every count is balanced.
     orders = []
     for group in plan.open_groups:
         own, order = plan.states[group].group, plan.states[group].removal_order()
