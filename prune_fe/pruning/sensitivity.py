@@ -115,6 +115,11 @@ def sensitivity(
         CheckpointError: A file in the folder is damaged.
     """
     checked = validate_options(SensitivityOptions, options, "sensitivity()", **settings)
+    for name, function in {"logits": logits, "progress": progress}.items():
+        if function is not None and not callable(function):
+            raise InputError(f"{name} is a {type(function).__name__}; it must be a function")
+    if recovery is not None and not isinstance(recovery, Recovery):
+        raise InputError(f"recovery is a {type(recovery).__name__}; it must be a Recovery(description, apply)")
     # One loader for all networks: its worker processes start once.
     batches = select_batches(data, batch_size=batch_size, workers=workers)
     if example is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from prune_fe.errors import InputError, first_line
+from prune_fe.errors import InputError, describe_error, first_line
 from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.channel_ids import to_tensor
@@ -26,7 +26,7 @@ from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
-from prune_fe.tracing.shared_tensors import named_tensors, set_tensor
+from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name, named_tensors, set_tensor
 from prune_fe.tracing.watching import Watch, evaluating
 
 Indices = NDArray[np.int64]
@@ -94,6 +94,9 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
         name: cutter.select(name, tensor.detach(), before, after) for name, tensor in named_tensors(model).items()
     }
     old = dict(named_tensors(model))
+    # torch-pruning gives each of the layers that share a parameter one of its own, under the further names.
+    shared = find_shared_tensors(model)
+    first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
     groups, now = _Groups(model, example), dict(before)
     for name, side in groups.roots():
@@ -105,14 +108,19 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
             if part is not None:
                 now[part] = np.delete(now[part], channels[channels < len(now[part])])
     for name, tensor in named_tensors(model).items():
-        if tensor.shape != wanted[name].shape or not torch.equal(tensor, wanted[name]):
+        expected = wanted[first_names.get(name, name)]
+        if tensor.shape != expected.shape or not torch.equal(tensor, expected):
             module = name.rpartition(".")[0]
             raise InputError(
                 f"engine torch-pruning: it cuts {name!r} of layer {module!r} to {tuple(tensor.shape)} in another way "
                 f"than was verified; {ADVICE}"
             )
-        if tensor.shape != old[name].shape:
+        if name in old and tensor.shape != old[name].shape:
             _keep_form(model, name, tensor, old[name], flags)
+    for first, *others in shared:
+        tensor = getattr(model.get_submodule(first[0]), first[1])
+        for module, attribute in others:
+            set_tensor(model.get_submodule(module), attribute, tensor)
 
 
 def _keep_form(model: nn.Module, name: str, tensor: Tensor, old: Tensor, flags: Mapping[str, bool]) -> None:
@@ -277,7 +285,12 @@ class _Groups:
     def _group(self, name: str, units: Iterable[int]) -> Any:
         module = self.modules[name]
         function = self._graph.get_pruner_of_module(module).prune_out_channels
-        return self._graph.get_pruning_group(module, function, list(map(int, units)))
+        try:
+            return self._graph.get_pruning_group(module, function, list(map(int, units)))
+        except Exception as error:  # it follows channels through a recurrent layer, for example, and loses count
+            raise InputError(
+                f"engine torch-pruning: it cannot find the group of layer {name!r} ({describe_error(error)}); {ADVICE}"
+            ) from error
 
     def _key(self, dependency: Any) -> AxisKey | None:
         """Return the axis that a dependency removes channels of; None for an operation without channels of its own."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from prune_fe.errors import InputError
+from prune_fe.errors import InputError, describe_error
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
 from prune_fe.tracing.feature_maps import follow
 from prune_fe.tracing.layers import Layer, find_response
@@ -212,7 +212,13 @@ def propagate_scores(
         # The network is linear now, so its input does not matter.
         inputs = map_tensors(zeros_like, example)
         with suppress(_ResponsesReached), _AbsoluteWeights(), follow(model, [*layers, response], shift_maps):
-            run(model, inputs)
+            try:
+                run(model, inputs)
+            except (ValueError, TypeError) as error:  # the network's own code refuses float64, as a GRU does
+                raise InputError(
+                    f"nisp cannot propagate scores: {type(model).__name__} does not run in float64 "
+                    f"({describe_error(error)})"
+                ) from error
         total = (responses[0] * final.to(responses[0]).clone()).sum()
         if not total.requires_grad:
             raise InputError("nisp cannot propagate scores: the maps of no layer reach the final responses")

@@ -101,7 +101,7 @@ class GroupScorer(Scorer):
             graph = self._build_graph(tp, twin, example)
             self.prepare(importance, twin, sums)
             names = {module: name for name, module in twin.named_modules()}
-            for group in graph.get_all_groups(root_module_types=_root_types(tp)):
+            for group in self._groups(tp, graph, model):
                 parts = list(_outputs_in(graph, group, names))
                 try:
                     values = importance(group)
@@ -121,6 +121,21 @@ class GroupScorer(Scorer):
                 f"{self.label}: {describe_faults(missing)}; leave out what it cannot score (option layers)"
             )
         return {layer.name: LayerScore(to_float64(scores[layer.name])) for layer in layers}
+
+    def _groups(self, tp: Any, graph: Any, model: nn.Module) -> Iterator[Any]:
+        """Yield the groups of torch-pruning's graph of a network."""
+        groups = graph.get_all_groups(root_module_types=_root_types(tp))
+        while True:
+            try:
+                group = next(groups, None)
+            except Exception as error:  # it follows channels through a recurrent layer, for example, and loses count
+                raise InputError(
+                    f"{self.label}: torch-pruning cannot group the layers of {type(model).__name__}: "
+                    f"{describe_error(error)}"
+                ) from error
+            if group is None:
+                return
+            yield group
 
     def _build_graph(self, tp: Any, model: nn.Module, example: Inputs) -> Any:
         """Return torch-pruning's graph of a network."""

@@ -215,6 +215,9 @@ def test_a_cut_that_is_not_sound_ends_the_curve(
         ({"ratios": [0.5, 1.0]}, r"ratios.1: input should be less than 1"),
         ({"ratio": 0.5}, "ratio: unknown key; did you mean 'ratios'"),
         ({"scores": 3}, "scores is a int; sensitivity.. needs what prune_fe.score returns"),
+        ({"recovery": 3}, r"recovery is a int; it must be a Recovery\(description, apply\)"),
+        ({"progress": 3}, "progress is a int; it must be a function"),
+        ({"logits": 3}, "logits is a int; it must be a function"),
     ],
 )
 def test_wrong_arguments_are_refused(net: Net, images: TensorDataset, given: dict[str, Any], message: str) -> None:

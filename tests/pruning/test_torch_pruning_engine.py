@@ -160,3 +160,37 @@ def test_groups_that_are_not_closed_are_refused_by_name(kind: type[nn.Module]) -
         InputError, match=r"its group of layer '\w+' names channels that do not exist: .* for the \d+ of"
     ):
         prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
+
+
+def test_layers_that_share_a_weight_share_it_after_the_cut() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).relu() * self.second(x.flip(1)).relu())  # type: ignore[no-any-return]
+
+    model, example = Tied(), torch.randn(2, 6)
+    scores = score(model, scorer="l2-filter", example=example, linear=True)
+    ours, theirs = (prune(model, scores, example=example, engine=engine) for engine in ("trace", "torch-pruning"))
+    assert_same(ours, theirs)
+    assert theirs.model.second.weight is theirs.model.first.weight
+    assert theirs.model.first.weight.shape == (4, 6)
+
+
+def test_a_group_that_it_cannot_find_is_refused_by_name() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gru, self.last = nn.Conv2d(3, 12, 3), nn.GRU(12, 10, batch_first=True), nn.Linear(10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.conv(x).mean(2).transpose(1, 2)
+            return self.last(self.gru(tokens)[0][:, -1])  # type: ignore[no-any-return]
+
+    model, example = Recurrent(), torch.randn(1, 3, 16, 16)
+    scores = score(model, scorer="l2-filter", example=example)
+    with pytest.raises(InputError, match="it cannot find the group of layer 'conv' .IndexError: list index.*trace"):
+        prune(model, scores, example=example, engine="torch-pruning")

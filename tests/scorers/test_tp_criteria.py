@@ -205,6 +205,17 @@ def test_what_torch_pruning_cannot_do_names_the_layer(data: TensorDataset) -> No
     with pytest.raises(InputError, match="tp-magnitude: torch-pruning cannot follow Broken: AttributeError: "):
         score(Broken(), scorer="tp-magnitude", example=data.tensors[0])
 
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gru = nn.Conv2d(3, 12, 3), nn.GRU(12, 10, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1]  # type: ignore[no-any-return]
+
+    with pytest.raises(InputError, match="tp-magnitude: torch-pruning cannot group the layers of Recurrent: IndexErr"):
+        score(Recurrent(), scorer="tp-magnitude", example=data.tensors[0])
+
 
 def test_too_many_images_are_an_error_before_any_is_read(net: Net, data: TensorDataset) -> None:
     criterion = resolve_scorer("tp-taylor", {"rows": 5})
