@@ -165,7 +165,7 @@ def _recording(model: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, li
         for name in layers:
             outputs[name] = []
             hook = model.get_submodule(name).register_forward_hook(
-                lambda _, inputs, output, name=name: outputs[name].append(output.clone())
+                lambda _, inputs, output, name=name: outputs[name].extend(each.clone() for each in tensors_in(output))
             )
             stack.callback(hook.remove)
         yield outputs

@@ -214,6 +214,8 @@ def propagate_scores(
         with suppress(_ResponsesReached), _AbsoluteWeights(), follow(model, [*layers, response], shift_maps):
             try:
                 run(model, inputs)
+            except InputError:
+                raise
             except (ValueError, TypeError) as error:  # the network's own code refuses float64, as a GRU does
                 raise InputError(
                     f"nisp cannot propagate scores: {type(model).__name__} does not run in float64 "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prune_fe import prune, score
 from prune_fe.errors import InputError
 from prune_fe.pruning.analysis import Analysis, analyse
 from prune_fe.pruning.cut import KeptChannels
@@ -145,3 +146,20 @@ def test_a_network_that_shows_nothing_is_refused() -> None:
 class Nothing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:0]
+
+
+def test_layers_that_return_tuples_are_compared_where_the_outputs_show_little() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.hidden, self.last = nn.Linear(8, 12), nn.Linear(12, 3)
+            nn.init.zeros_(self.last.weight)  # as the heads of torchvision's vision transformers
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.hidden(self.attention(x, x, x)[0]).relu().mean(1))  # type: ignore[no-any-return]
+
+    model, x = Attention(), torch.randn(2, 5, 8)
+    pruned = prune(model, score(model, scorer="l1-filter", linear=True, example=x), {"hidden": 0.5}, x)
+    difference, largest = pruned.difference(model, x)
+    assert difference < 1e-5 < largest

@@ -453,7 +453,7 @@ DATA = [(torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), to
     ],
 )
 def test_what_has_no_reading_is_refused_by_name_before_images_are_read(middle: Any, what: str) -> None:
-    with pytest.raises(InputError, match=f"nisp cannot propagate scores through {what}"):
+    with pytest.raises(InputError, match=f"^nisp cannot propagate scores through {what}"):
         score(head_after(middle), Unreadable(), "nisp", layers=["conv"], example=DATA[0][0][:1])
 
 
@@ -467,7 +467,7 @@ def test_modules_that_refuse_float64_are_an_error_with_the_reason() -> None:
             return self.last(self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
 
     images = TensorDataset(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(InputError, match="nisp cannot propagate scores: Recurrent does not run in float64 .ValueErr"):
+    with pytest.raises(InputError, match="^nisp cannot propagate scores: Recurrent does not run in float64 .ValueErr"):
         score(Recurrent(), images, "nisp", example=images.tensors[0][:1])
 
 
