@@ -1,8 +1,9 @@
 """Class selectivity (Morcos et al. 2018, "On the importance of single directions for generalization")."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -27,16 +28,25 @@ class ClassSelectivity(MapScorer):
         form: "index", or "difference" for μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao &
             Zhang 2022).
         of: Number of a class whose μ_c replaces μ_max, for the study of this class.
+        eps: A small number that is added to the divisor of the index. The authors' program adds 1e-7. With 0, the
+            formula of the paper, a unit whose activations are rounding errors, near 1e-14, can have the index 1 and be
+            the best of its layer.
     """
 
     form: Form = "index"
     of: int | None = None
+    eps: float = 0.0
     compares_classes: ClassVar[bool] = True
+    later_settings: ClassVar[Mapping[str, Any]] = {"eps": 0.0}
 
     def __post_init__(self) -> None:
         check_choice("class-selectivity", "form", self.form, get_args(Form))
         if self.of is not None and (type(self.of) is not int or self.of < 0):
             raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
+        if type(self.eps) not in (int, float) or not 0 <= self.eps < math.inf:
+            raise InputError(f"class-selectivity: eps is {self.eps!r}, allowed are numbers from 0")
+        if self.eps and self.form == "difference":
+            raise InputError("class-selectivity: form: difference divides by nothing; leave out eps")
 
     def for_class(self, label: int) -> Self:
         """Return the scorer for the study of this class."""
@@ -75,6 +85,6 @@ class ClassSelectivity(MapScorer):
         rest = (mean * others).sum(dim=0) / (len(mean) - 1)
         selectivity = top - rest
         if self.form == "index":
-            size = top.abs() + rest.abs()
+            size = top.abs() + rest.abs() + self.eps
             selectivity = torch.where(size > 0, selectivity / size.where(size > 0, 1), 0)
         return LayerScore(selectivity, {"class_selectivity": selectivity, "class_mean_activation": mean})

@@ -122,3 +122,27 @@ def test_wrong_settings_say_what_is_allowed() -> None:
     for of in (-1, 1.0, True, "cat"):
         with pytest.raises(InputError, match=f"class-selectivity: of is {of!r}, allowed are numbers of classes from 0"):
             ClassSelectivity(of=of)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("eps", [1e-7, 0.5])
+def test_eps_is_added_to_the_divisor(eps: float) -> None:
+    maps = torch.randn(12, 5, 3, 3, dtype=torch.float64).relu()
+    maps[:, 3] = 0
+    maps[:, 4] = 1e-14 * torch.tensor([1.0] + [0.0] * 11)[:, None, None]  # rounding errors in one image of class 0
+    labels = torch.arange(12) % 3
+    scorer = ClassSelectivity(eps=eps)
+    keep = scorer.score_layer(scorer.measure(maps, labels, 3)).keep  # type: ignore[arg-type]
+    for unit in range(5):
+        means = sorted(maps[labels == c, unit].mean().item() for c in range(3))
+        rest = (means[0] + means[1]) / 2
+        assert keep[unit].item() == pytest.approx((means[2] - rest) / (means[2] + rest + eps), rel=1e-12)
+    assert keep[4] < 1e-6 < keep[:3].min()
+    assert scored(maps, labels, 3).keep[4] == 1  # without it, the rounding errors make the best unit of the layer
+
+
+def test_eps_that_cannot_be_used_is_refused() -> None:
+    for eps in (-1e-7, float("inf"), float("nan"), True, "small"):
+        with pytest.raises(InputError, match=f"class-selectivity: eps is {eps!r}, allowed are numbers from 0"):
+            ClassSelectivity(eps=eps)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="form: difference divides by nothing; leave out eps"):
+        ClassSelectivity("difference", eps=1e-7)
