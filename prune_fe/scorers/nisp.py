@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import scipy.stats
 import torch
@@ -18,13 +18,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError, describe_error
-from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums
+from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice
 from prune_fe.tracing.feature_maps import follow
 from prune_fe.tracing.layers import Layer, find_response
 from prune_fe.tracing.nested import Inputs, map_tensors, run
 from prune_fe.tracing.ops import Trait, functions, functions_named
 from prune_fe.tracing.survey import ACTIVATIONS, IDENTITIES
 from prune_fe.tracing.watching import evaluating
+
+Sigma = Literal["raw", "minmax"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class NISP(Scorer):
         alpha: α, the weight of the standard deviations against the correlations.
         r: Weight of a path's length; None for 0.9 / ρ(A), which makes the scores the same for A and for c·A. Only a
             fixed r lets the scores follow the scale of the responses, as in table 9 of Zhao & Zhang 2022.
+        sigma: The deviations in A: "raw", as the formula of the paper has them, or "minmax", scaled so that the
+            smallest is 0 and the largest 1, as in all published programs of Inf-FS's authors. A correlation is at most
+            1, so that the raw deviations of small responses count for almost nothing beside the correlations.
         rows: The largest number of images. Inf-FS needs the ranks of all responses, so each image leaves a row.
         features: The largest number of features of the classifier. Inf-FS holds some six float64 matrices of
             features × features.
@@ -57,6 +62,8 @@ class NISP(Scorer):
     r: float | None = None
     rows: int = 10_000
     features: int = 8192
+    sigma: Sigma = "raw"
+    later_settings: ClassVar[Mapping[str, Any]] = {"sigma": "raw"}
 
     def __post_init__(self) -> None:
         if type(self.alpha) not in (int, float) or not 0 <= self.alpha <= 1:
@@ -67,6 +74,7 @@ class NISP(Scorer):
             value = getattr(self, name)
             if type(value) is not int or value < 2:
                 raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
+        check_choice("nisp", "sigma", self.sigma, get_args(Sigma))
 
     def why_unfit(self, layer: Layer) -> str | None:
         """Return None: scores are propagated back to every layer, with or without maps."""
@@ -114,19 +122,22 @@ class NISP(Scorer):
         assert isinstance(rows, Rows)
         if len(rows.values) < 2:
             raise InputError("nisp compares the responses to several images, there was 1")
-        final = infinite_feature_selection(rows.values, self.alpha, self.r)
+        final = infinite_feature_selection(rows.values, self.alpha, self.r, self.sigma)
         response = Layer(name, len(final), (1, 1), at_input=True)
         scores = propagate_scores(model, layers, response, final, example)
         return {layer.name: LayerScore(scores[layer.name], {"nisp_score": scores[layer.name]}) for layer in layers}
 
 
-def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None = None) -> Tensor:
+def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None = None, sigma: Sigma = "raw") -> Tensor:
     """Return the Inf-FS score of each feature, 0 throughout where A is 0.
+
+    Features with the same responses have the same score, to the bit, and so have all that never vary.
 
     Args:
         responses: (images, features).
         alpha: α, see `NISP`.
         r: See `NISP`.
+        sigma: See `NISP`.
 
     Returns:
         (features,) float64.
@@ -136,6 +147,10 @@ def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None 
     """
     varies = responses.amax(dim=0) > responses.amin(dim=0)
     deviation = torch.where(varies, responses.double().std(dim=0), 0)  # rounding may give equal values a deviation
+    if sigma == "minmax":
+        # The same as to scale the matrix of max(σ_i, σ_j), whose smallest and largest entries are those of σ.
+        deviation = deviation - deviation.min()
+        deviation = deviation / deviation.max().where(deviation.max() > 0, 1)
     correlation = torch.where(varies[:, None] & varies, spearman(responses), 1).abs()
     A = alpha * torch.maximum(deviation[:, None], deviation) + (1 - alpha) * (1 - correlation)
     radius = float(torch.linalg.eigvalsh(A).abs().max())
@@ -147,7 +162,23 @@ def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None 
         raise InputError(f"nisp: r is {r}; the sum over all paths only exists below 1 / ρ(A) = {1 / radius:.6g}")
     # The row sums of (I − rA)⁻¹ − I, without the inverse.
     identity, ones = torch.eye(len(A), dtype=torch.float64), torch.ones(len(A), dtype=torch.float64)
-    return torch.linalg.solve(identity - r * A, ones) - 1
+    return _equal_where_equal(torch.linalg.solve(identity - r * A, ones) - 1, responses.where(varies, 0))
+
+
+def _equal_where_equal(scores: Tensor, responses: Tensor) -> Tensor:
+    """Return the scores with the mean score of all features that have the same responses.
+
+    The solver's rounding errors differ between equal rows of A, and would decide which of equal units is pruned.
+
+    Args:
+        scores: (features,).
+        responses: (images, features).
+    """
+    _, numbers, copies = torch.unique(responses, dim=1, return_inverse=True, return_counts=True)
+    if len(copies) == len(scores):
+        return scores
+    totals = torch.zeros(len(copies), dtype=scores.dtype).index_add_(0, numbers, scores)
+    return torch.where(copies[numbers] > 1, (totals / copies)[numbers], scores)
 
 
 def spearman(values: Tensor) -> Tensor:

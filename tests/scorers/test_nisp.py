@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.nisp import NISP, infinite_feature_selection, spearman
+from prune_fe.scorers.nisp import NISP, Sigma, infinite_feature_selection, spearman
 from prune_fe.scoring.score import score
 
 Array = NDArray[Any]
@@ -107,6 +107,7 @@ def test_dead_responses_gain_nothing() -> None:
     responses = torch.randn(20, 4)
     responses[:, [0, 2]] = torch.tensor([0, 0.1])
     found = infinite_feature_selection(responses, 0.5)
+    assert found[0] == found[2]
     assert max(found[0], found[2]) < min(found[1], found[3])
 
 
@@ -123,6 +124,58 @@ def test_responses_in_the_same_or_the_opposite_order_differ_by_nothing_but_their
         alike = torch.stack([response, response.exp(), -response], dim=1)
         assert spearman(alike).abs().eq(1).all()
         assert infinite_feature_selection(alike, alpha=0).tolist() == [0, 0, 0]
+
+
+def scaled_inf_fs(responses: Array, alpha: float) -> Array:
+    """Inf-FS as its authors' programs have it: the matrix of the larger deviations is scaled to [0, 1]."""
+    features = responses.shape[1]
+    spread, rest = np.zeros((features, features)), np.zeros((features, features))
+    for i in range(features):
+        for j in range(features):
+            spread[i, j] = entry(responses[:, i], responses[:, j], 1.0)
+            rest[i, j] = entry(responses[:, i], responses[:, j], 0.0)
+    spread -= spread.min()
+    A = alpha * (spread / spread.max() if spread.max() > 0 else spread) + (1 - alpha) * rest
+    radius = max(abs(np.linalg.eigvals(A)))
+    if radius == 0:
+        return np.zeros(features)
+    return (np.linalg.inv(np.eye(features) - 0.9 / radius * A) - np.eye(features)).sum(axis=1)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_sigma_minmax_scales_the_deviations_to_0_and_1(seed: int, alpha: float) -> None:
+    responses = awkward_responses(seed)
+    found = infinite_feature_selection(torch.from_numpy(responses), alpha, sigma="minmax")
+    np.testing.assert_allclose(found, scaled_inf_fs(responses, alpha), rtol=1e-7, atol=1e-9)
+
+
+def test_only_scaled_deviations_count_where_responses_are_small() -> None:
+    responses = torch.from_numpy(np.random.default_rng(3).standard_normal((20, 5)))
+    one, small = (infinite_feature_selection(responses * scale, 0.5, sigma="minmax") for scale in (1, 1e-6))
+    assert torch.allclose(one, small)
+    alone = infinite_feature_selection(responses, 0.0)
+    assert torch.allclose(infinite_feature_selection(responses * 1e-6, 0.5), alone, rtol=1e-4)
+    assert not torch.allclose(small, alone, rtol=1e-2)
+
+
+def test_sigma_is_a_setting_of_the_scorer() -> None:
+    net = head_after(lambda net, x: x)
+    with torch.no_grad():
+        responses = torch.relu(net.conv(DATA[0][0])).mean((2, 3)).double().numpy()
+    keep = score(net, DATA, NISP(sigma="minmax"), layers=["conv"]).keep["conv"]
+    np.testing.assert_allclose(keep, scaled_inf_fs(responses, 0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", ["raw", "minmax"])
+def test_features_with_the_same_responses_have_the_same_score(sigma: Sigma) -> None:
+    for features in (3, 20, 60):
+        responses = torch.from_numpy(np.random.default_rng(features).standard_normal((30, features)))
+        numbers = torch.arange(features).repeat(3)[torch.randperm(3 * features)]
+        found = infinite_feature_selection(responses[:, numbers], 0.5, sigma=sigma)
+        for feature in range(features):
+            assert len(set(found[numbers == feature].tolist())) == 1
+        assert len(set(found.tolist())) == features
 
 
 def test_only_a_given_r_lets_the_scores_follow_the_scale() -> None:
@@ -606,6 +659,7 @@ def wrong_settings() -> Iterator[tuple[dict[str, Any], str]]:
         yield {"r": r}, f"nisp: r is {r!r}, allowed are positive numbers, or none"
     for r in (float("inf"), True):
         yield {"r": r}, f"nisp: r is {r!r}, allowed are positive numbers"
+    yield {"sigma": "scaled"}, "nisp: sigma is 'scaled', allowed are raw, minmax"
     yield {"alpha": True}, "nisp: alpha is True, allowed are numbers from 0 to 1"
     for rows in (1, 2.5, None, True):
         yield {"rows": rows}, f"nisp: rows is {rows!r}, allowed are whole numbers from 2"
