@@ -201,6 +201,56 @@ def test_a_network_without_logits_for_every_label_is_refused() -> None:
         score(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten()), three, "taylor")
 
 
+@pytest.mark.parametrize("size", [1, 4, 10, 50])
+def test_batch_is_the_mean_of_each_batchs_square(net: Gated, batch: Any, size: int) -> None:
+    images, labels = batch
+    parts = list(zip(images.split(size), labels.split(size), strict=True))
+    squares = [by_gates(net, *part) for part in parts]  # the authors' program: the gradient of the batch's mean loss
+    # What goes through the network together makes no difference.
+    cut = list(zip(images.split([3, 1, 6]), labels.split([3, 1, 6]), strict=True))
+    for data in (cut, [batch]):
+        keep = score(net, data, Taylor("batch", batch=size, shuffle=False)).keep
+        for name in UNITS:
+            expected = sum(gradient[name].square() for gradient in squares) / len(parts)
+            np.testing.assert_allclose(keep[name], expected, rtol=1e-9, atol=1e-18)
+
+
+def test_batches_of_one_image_and_of_all_are_the_other_squares(net: Gated, batch: Any) -> None:
+    for size, square in ((1, "image"), (10, "total")):
+        found, expected = score(net, [batch], Taylor("batch", size)), score(net, [batch], Taylor(square))  # type: ignore[arg-type]
+        for name in UNITS:
+            np.testing.assert_allclose(found.keep[name], expected.keep[name], rtol=1e-9, atol=1e-18)
+
+
+def test_shuffled_batches_are_of_several_classes_and_the_same_in_each_run(net: Gated, batch: Any) -> None:
+    images, labels = batch
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    one, again = (score(net, [batch], Taylor("batch", 4)).keep for _ in range(2))
+    by_hand = score(net, [(images[order], labels[order])], Taylor("batch", 4, shuffle=False)).keep
+    in_order = score(net, [batch], Taylor("batch", 4, shuffle=False)).keep
+    for name in UNITS:
+        np.testing.assert_array_equal(one[name], again[name])
+        np.testing.assert_allclose(one[name], by_hand[name], rtol=1e-9, atol=1e-20)
+    assert not np.allclose(one["inner"], in_order["inner"])
+
+
+def test_more_images_than_rows_are_refused_before_any_is_read() -> None:
+    Taylor("batch").check((), 10_000)
+    Taylor("image").check((), 10_001)
+    with pytest.raises(InputError, match="keeps a row for each image, at most 10000, and there are 10001"):
+        Taylor("batch").check((), 10_001)
+
+
 def test_wrong_settings_say_what_is_allowed() -> None:
-    with pytest.raises(InputError, match="taylor: square is 'batch', allowed are total, image"):
-        Taylor(square="batch")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="taylor: square is 'unit', allowed are total, image, batch"):
+        Taylor(square="unit")  # type: ignore[arg-type]
+    for size in (0, 2.0, True):
+        with pytest.raises(InputError, match=f"taylor: batch is {size!r}, allowed are whole numbers from 1"):
+            Taylor("batch", batch=size)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="taylor: shuffle is 1, allowed are true and false"):
+        Taylor("batch", shuffle=1)  # type: ignore[arg-type]
+    for settings in ({"batch": 8}, {"shuffle": False}):
+        with pytest.raises(
+            InputError, match="batch and shuffle are of square: batch; leave them out for square: image"
+        ):
+            Taylor("image", **settings)
