@@ -14,6 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from prune_fe.pruning.options import Rounding
+
 REFINEMENTS = 20
 """At most this many changes of a single group bring the cost closer to a target."""
 
@@ -29,8 +31,8 @@ class Capacity:
         units: Number of units of the group.
         feasible_counts: How many of them can be removed, ascending, from 0.
         removed: How many are removed already; it is one of the feasible counts.
-        weakest: (feasible_counts[-1] or more,) normalised scores of the units in the order in which they are removed;
-            needed for a ranking over all groups only.
+        weakest: (feasible_counts[-1] or more,) scores of the units in the order in which they are removed, comparable
+            between the groups; needed for a ranking over all groups only.
     """
 
     units: int
@@ -56,15 +58,27 @@ def feasible_counts(units: int, blocks: int, divisor: int) -> tuple[int, ...]:
     return (0, *(k * blocks for k in range(1, size) if (size - k) * blocks % divisor == 0))
 
 
-def kept_count(units: int, ratio: float, blocks: int = 1) -> int:
-    """Return how many of `units` a ratio leaves: floor((1 - ratio) · size) of each block, at least one.
+def kept_count(units: int, ratio: float, blocks: int = 1, rounding: Rounding = "floor_kept") -> int:
+    """Return how many of `units` a ratio leaves, at least one of each block.
 
     The ratio is the decimal that it is written as: 0.9 of 10 leaves 1, although (1 - 0.9) · 10 < 1 in binary.
 
+    Args:
+        units: Number of units of all blocks together.
+        ratio: Share to remove.
+        blocks: Number of blocks.
+        rounding: Keep floor((1 - ratio) · size) of each block ("floor_kept"), or remove floor(ratio · size)
+            ("floor_removed").
+
     >>> kept_count(64, 0.4), kept_count(10, 0.9), kept_count(3, 0.99), kept_count(8, 0)
     (38, 1, 1, 8)
+    >>> kept_count(64, 0.4, rounding="floor_removed"), kept_count(3, 0.99, rounding="floor_removed")
+    (39, 1)
     """
-    return blocks * max(math.floor((1 - Fraction(str(ratio))) * (units // blocks)), 1)
+    size = units // blocks
+    if rounding == "floor_removed":
+        return units - largest_count(units, ratio, blocks)
+    return blocks * max(math.floor((1 - Fraction(str(ratio))) * size), 1)
 
 
 def largest_count(units: int, max_ratio: float, blocks: int = 1) -> int:
@@ -85,7 +99,7 @@ def counts_for_ratio(capacities: Sequence[Capacity], asked: Sequence[int]) -> li
 
 
 def counts_for_ranking(capacities: Sequence[Capacity], total: int) -> list[int]:
-    """Return the counts that remove the lowest normalised scores of all groups.
+    """Return the counts that remove the lowest scores of all groups.
 
     Args:
         capacities: One for each group.
@@ -111,7 +125,7 @@ def counts_for_target(
         capacities: One for each group.
         share_left: Function from one count a group to the share of the cost that is left. It falls with every unit.
         target: The share to reach.
-        ranked: Remove the lowest normalised scores of all groups first; otherwise the same share of every group.
+        ranked: Remove the lowest scores of all groups first; otherwise the same share of every group.
     """
     # Later prefixes of this list cost less, which allows a binary search.
     removals = sorted(_removals(capacities, ranked))

@@ -32,6 +32,8 @@ DEFAULT_RATIO = 0.5
 
 Engine = Literal["trace", "torch-pruning"]
 Ranking = Literal["layer", "global"]
+Normalise = Literal["group", "none"]
+Rounding = Literal["floor_kept", "floor_removed"]
 Scope = Literal["all", "inner"]
 Reduction = Literal["mean", "max", "min"]
 Shares = Annotated[
@@ -53,8 +55,8 @@ Rounds = Annotated[Annotated[Repeats, Number] | Annotated[Literal["layers"], Wor
 
 
 DEFAULT_MAX_RATIO = 0.9
-"""The largest share of a group that is removed where `max_ratio` is not given: by a ranking over all groups, and by
-the ratio "auto"."""
+"""The largest share of a group that is removed where `max_ratio` is not given: by a ranking of normalised scores over
+all groups, and by the ratio "auto"."""
 
 
 def _require_ascending(ratios: tuple[float, ...]) -> tuple[float, ...]:
@@ -111,10 +113,10 @@ class PruneOptions:
     """Share of the units to remove from every layer, in [0, 1), or a share for each layer name or pattern. Of several
     that match a layer, or layers that go together, the most specific decides: a name before a pattern, and the pattern
     with more characters that are no wildcards. Layers that nothing matches keep all units. A layer of n units keeps
-    floor((1 - ratio) n), at least one. The default is 0.5. "auto", beside a target, chooses a ratio for each group of
-    layers by its measured sensitivity, so that the loss is predicted to rise least. That assumes that the increases
-    of the loss that single groups cause add up. If the network has batch norms, let the sensitivity be measured after
-    recalibration (`recalibrate`)."""
+    floor((1 - ratio) n), at least one (see `rounding`). The default is 0.5. "auto", beside a target, chooses a ratio
+    for each group of layers by its measured sensitivity, so that the loss is predicted to rise least. That assumes that
+    the increases of the loss that single groups cause add up. If the network has batch norms, let the sensitivity be
+    measured after recalibration (`recalibrate`)."""
 
     target_macs: ShareLeft | None = None
     """Instead of a ratio, or with the ratio "auto": share of the multiply-adds to leave, in (0, 1]. It is met within
@@ -125,11 +127,23 @@ class PruneOptions:
 
     ranking: Ranking = "layer"
     """Remove the same share of every layer ("layer"), or the lowest scores of all layers ("global"): scores are first
-    brought to mean 0 and standard deviation 1 in each group, and no group loses more than `max_ratio`."""
+    brought to mean 0 and standard deviation 1 in each group (see `normalise`), and no group loses more than
+    `max_ratio`."""
+
+    normalise: Normalise = "group"
+    """With `ranking: global`, bring the scores of each group to mean 0 and standard deviation 1 ("group"), or compare
+    the scores of all groups as they are ("none"), as network slimming (Liu et al. 2017) and Molchanov et al. (2019) do.
+    That is for scores that are of one scale in all layers, such as those of bn-scale and taylor."""
+
+    rounding: Rounding = "floor_kept"
+    """What a ratio r leaves of a layer of n units where r n is no whole number: floor((1 - r) n), at least one
+    ("floor_kept", the rule of table 12 of Zhao & Zhang 2022), or n - floor(r n) ("floor_removed", as the programs of
+    HRank and FPGM, which keep one unit more)."""
 
     max_ratio: Annotated[Shares | None, Parameter(converter=_parse_shares, n_tokens=-1, consume_multiple=True)] = None
     """Largest share of the units that a layer may lose, in [0, 1), or a share for each layer name or pattern, as for
-    `ratio`. By default 0.9 with `ranking: global` and with `ratio: auto`, and otherwise all units but one."""
+    `ratio`. By default 0.9 with `ratio: auto` and with `ranking: global`, except where it has `normalise: none`, and
+    otherwise all units but one."""
 
     scope: Scope = "all"
     """Prune all layers ("all"), or only those that no residual sum ties together ("inner")."""
@@ -158,7 +172,8 @@ class PruneOptions:
 
         Raises:
             InputError: More than one option says how much is removed, a global ranking has a ratio for each layer, or
-                the ratio "auto" has no target, a global ranking or another engine than "trace".
+                the ratio "auto" has no target, a global ranking or another engine than "trace", or an option has no
+                effect beside the others.
         """
         given = [name for name in AMOUNTS if getattr(self, name) not in (None, AUTO)]
         if self.is_auto and not given:
@@ -171,6 +186,11 @@ class PruneOptions:
             raise InputError(f"{' and '.join(given)} were given; a network is pruned by one of them")
         if isinstance(self.ratio, dict) and self.ranking == "global":
             raise InputError("ranking: global takes one ratio for all layers, not one for each")
+        if self.normalise != "group" and self.ranking != "global":
+            raise InputError(f"normalise: {self.normalise} is for ranking: global; ranking: layer compares no layers")
+        if self.rounding != "floor_kept" and not self.has_ratio_per_layer:
+            what = "a target" if self.target is not None else "ranking: global"
+            raise InputError(f"rounding: {self.rounding} is for a ratio of each layer; {what} has none")
 
     @property
     def is_auto(self) -> bool:
@@ -191,7 +211,8 @@ class PruneOptions:
     @property
     def default_max_ratio(self) -> float | None:
         """The largest share that a layer may lose where `max_ratio` says none; None for all units but one."""
-        return DEFAULT_MAX_RATIO if self.ranking == "global" or self.is_auto else None
+        is_normalised = self.ranking == "global" and self.normalise == "group"
+        return DEFAULT_MAX_RATIO if is_normalised or self.is_auto else None
 
     @property
     def target(self) -> tuple[Literal["macs", "parameters"], float] | None:

@@ -22,8 +22,8 @@ from prune_fe.pruning.budget import (
 )
 from prune_fe.pruning.by_name import choose_values, match_layers
 from prune_fe.pruning.groups import Group, GroupId, list_demands
-from prune_fe.pruning.options import PruneOptions
-from prune_fe.pruning.ranking import Array, group_scores, normalise_scores
+from prune_fe.pruning.options import Normalise, PruneOptions
+from prune_fe.pruning.ranking import Array, comparable_scores, group_scores
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.tracing.dependency_graph import SetId
 
@@ -80,14 +80,19 @@ class GroupState:
         """Return for each block its positions in the order in which they are removed."""
         return self.group.removal_order(self.scores, self.removed)
 
-    def capacity(self, round_to: int) -> Capacity:
-        """Return how many units the group can lose when a multiple of `round_to` is left."""
+    def capacity(self, round_to: int, normalise: Normalise = "group") -> Capacity:
+        """Return how many units the group can lose.
+
+        Args:
+            round_to: Number that the remaining units have to be a multiple of.
+            normalise: How the scores become comparable with those of other groups.
+        """
         step, order = self.group.step, self.removal_order()
         free = self.group.count_steps(order)
-        normalised = normalise_scores(self.scores, self.existing)
+        comparable = comparable_scores(self.scores, self.existing, normalise)
         shares = zip(order, self.group.shares, strict=True)
         # One row for each unit of a step, one column for each step.
-        scores = np.concatenate([normalised[block[: free * share]].reshape(free, share).T for block, share in shares])
+        scores = np.concatenate([comparable[block[: free * share]].reshape(free, share).T for block, share in shares])
         weakest = np.repeat(np.mean(scores, axis=0), step)
         return Capacity(
             units=len(self.group.sets),
@@ -132,7 +137,7 @@ class GroupState:
         if not options.has_ratio_per_layer:
             return self.quota.asked
         units = len(self.group.sets)
-        return units - kept_count(units, self.ratio, self.group.step)
+        return units - kept_count(units, self.ratio, self.group.step, options.rounding)
 
     def explain(self, options: PruneOptions, asked: int) -> str | None:
         """Return why fewer units than asked for, or none, are removed; None where nothing needs a reason."""
@@ -156,7 +161,7 @@ class GroupState:
         units, blocks = len(self.group.sets), self.group.block_count
         if not options.has_ratio_per_layer or blocks == 1 or not self.removed:
             return None
-        usual = units - kept_count(units, self.ratio)
+        usual = units - kept_count(units, self.ratio, rounding=options.rounding)
         if len(self.removed) == usual or len(self.removed) != self.total_asked(options):
             return None  # The blocks change nothing, or explain() gives the reason.
         what = f"{self.group.layers[0]!r} {len(self.removed)} of {units} instead of {usual}"
@@ -283,7 +288,7 @@ def plan_quotas(
     """
     open_groups = plan.open_groups
     states = [plan.states[group] for group in open_groups]
-    capacities = [state.capacity(options.round_to) for state in states]
+    capacities = [state.capacity(options.round_to, options.normalise) for state in states]
     if options.target is not None:
         counts = _counts_for_target(plan, capacities, options, progress, cost_share)
     elif options.ranking == "global":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.groups import Group
-from prune_fe.pruning.options import Reduction
+from prune_fe.pruning.options import Normalise, Reduction
 
 Array = NDArray[np.float64]
 
@@ -66,6 +66,20 @@ def _position_scores(scores: Array, units_of: Sequence[Sequence[int]]) -> Array:
     if all(len(units) == 1 for units in units_of):  # by far the most frequent, and one operation for all positions
         return scores[[unit for (unit,) in units_of]]
     return np.array([np.mean(scores[list(units)]) if units else np.nan for units in units_of])
+
+
+def comparable_scores(scores: Array, existing: NDArray[np.bool_], normalise: Normalise) -> Array:
+    """Return the scores of a group for a ranking over all groups.
+
+    Args:
+        scores: (positions,) scores of the group.
+        existing: As in `normalise_scores`.
+        normalise: "group" for `normalise_scores`, "none" for the scores as they are.
+
+    Returns:
+        (positions,) scores, -inf for positions that do not exist.
+    """
+    return normalise_scores(scores, existing) if normalise == "group" else np.where(existing, scores, -np.inf)
 
 
 def normalise_scores(scores: Array, existing: NDArray[np.bool_]) -> Array:

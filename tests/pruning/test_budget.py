@@ -49,6 +49,14 @@ def test_the_kept_count_is_the_floor_of_the_decimal(units: int, percent: int) ->
 
 
 @given(st.integers(1, 3000), st.integers(1, 6), st.integers(0, 99))
+def test_floor_removed_removes_the_floor_of_the_decimal_of_each_block(size: int, blocks: int, percent: int) -> None:
+    # HRank and FPGM: int(rate · n) filters go.
+    kept = kept_count(size * blocks, percent / 100, blocks, "floor_removed")
+    assert kept == (size - percent * size // 100) * blocks > 0
+    assert 0 <= kept - kept_count(size * blocks, percent / 100, blocks) <= blocks
+
+
+@given(st.integers(1, 3000), st.integers(1, 6), st.integers(0, 99))
 def test_the_largest_count_is_the_floor_of_the_decimal_in_each_block(size: int, blocks: int, percent: int) -> None:
     assert largest_count(size * blocks, percent / 100, blocks) == percent * size // 100 * blocks
 

@@ -26,6 +26,29 @@ def test_the_default_is_half_of_every_layer() -> None:
 def test_only_a_ranking_over_all_layers_has_a_limit_by_itself() -> None:
     assert PruneOptions().default_max_ratio is PruneOptions(target_macs=0.5).default_max_ratio is None
     assert PruneOptions(ranking="global").default_max_ratio == 0.9
+    assert PruneOptions(ranking="global", normalise="none").default_max_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"normalise": "none"}, "normalise: none is for ranking: global; ranking: layer compares no layers"),
+        (
+            {"rounding": "floor_removed", "target_macs": 0.5},
+            "rounding: floor_removed is for a ratio of each layer; a target has none",
+        ),
+        (
+            {"rounding": "floor_removed", "ranking": "global"},
+            "rounding: floor_removed is for a ratio of each layer; ranking: global has none",
+        ),
+        ({"normalise": "layer"}, "normalise: input should be 'group' or 'none' (got 'layer')"),
+        ({"rounding": "up"}, "rounding: input should be 'floor_kept' or 'floor_removed' (got 'up')"),
+    ],
+)
+def test_options_without_an_effect_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validate_options(PruneOptions, None, "", **given)
+    assert str(caught.value).removeprefix("options: ") == message
 
 
 @pytest.mark.parametrize(

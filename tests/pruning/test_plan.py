@@ -254,6 +254,41 @@ def test_a_ranking_over_all_layers_leaves_a_tenth_also_for_a_target_out_of_reach
     assert state.explain(options, count) == "max_ratio 0.9 allows no more"
 
 
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8, 0.99])
+def test_a_raw_ranking_removes_the_lowest_scores_of_all_layers_but_the_last_unit_of_each(ratio: float) -> None:
+    # As network slimming has it: one threshold for all scores.
+    options = PruneOptions(ratio=ratio, ranking="global", normalise="none")
+    rng = np.random.default_rng(2)
+    groups, widths = (group("a", 10, 0), group("b", 30, 10)), {"a": 10, "b": 30}
+    scores = {"a": rng.uniform(0, 0.2, 10), "b": rng.uniform(0, 1, 30)}  # a is the weaker layer
+    plan = start_plan(groups, widths, scores, options)
+    states = plan.with_quotas(plan_quotas(plan, options, Fraction(1), share_of_units)).filling_quotas([0, 1]).states  # type: ignore[list-item]
+    spared = {("a", int(scores["a"].argmax())), ("b", int(scores["b"].argmax()))}
+    everything = [(score, name, unit) for name in "ab" for unit, score in enumerate(scores[name])]
+    weakest = [(name, unit) for _, name, unit in sorted(everything) if (name, unit) not in spared]
+    removed = {(state.group.layers[0], unit) for state in states for unit in state.removed}
+    assert removed == set(weakest[: int(round(ratio * 40, 9))])
+    assert min(len(state.kept) for state in states) == 1 if ratio >= 0.5 else len(states[0].kept) > 1
+
+
+def test_a_raw_ranking_keeps_to_a_max_ratio_that_is_given() -> None:
+    options = PruneOptions(ratio=0.5, ranking="global", normalise="none", max_ratio={"a": 0.5})
+    low = {"a": np.zeros(4), "b": np.ones(6), "c": np.full(10, 2.0)}
+    plan = start_plan(GROUPS, WIDTHS, low, options)
+    plan = plan.with_quotas(plan_quotas(plan, options, Fraction(1), share_of_units)).filling_quotas(plan.open_groups)
+    assert [len(state.removed) for state in plan.states] == [2, 4, 4]
+    assert plan.states[0].explain(options, 2) == "max_ratio 0.5 allows no more"
+
+
+def test_floor_removed_keeps_the_unit_that_a_ratio_cuts_in_two() -> None:
+    for ratio, usual, fewer in ((0.5, [2, 4, 5], [2, 2, 5]), (0.35, [2, 4, 4], [1, 2, 3])):
+        for rounding, counts in (("floor_kept", usual), ("floor_removed", fewer)):
+            options = PruneOptions(ratio=ratio, rounding=rounding)  # type: ignore[arg-type]
+            states = planned(options).states
+            assert [len(state.removed) for state in states] == counts  # b loses the same of each of its two blocks
+            assert [state.total_asked(options) for state in states] == counts
+
+
 def test_a_limit_that_asks_nothing_is_not_said() -> None:
     options = PruneOptions(ratio=0.5, max_ratio=0.5)
     (state,) = planned(options, groups=(GROUPS[2],)).states

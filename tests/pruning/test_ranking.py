@@ -6,7 +6,7 @@ import pytest
 from prune_fe.errors import InputError
 from prune_fe.pruning.groups import Group
 from prune_fe.pruning.options import Reduction
-from prune_fe.pruning.ranking import group_scores, normalise_scores, with_removed_units
+from prune_fe.pruning.ranking import comparable_scores, group_scores, normalise_scores, with_removed_units
 from prune_fe.tracing.dependency_graph import SetId
 
 # The second layer has two units of the first set, and none of the last.
@@ -51,6 +51,12 @@ def test_scores_are_normalised_over_the_units_that_were_scored() -> None:
     assert normalise_scores(scores, existing).tolist() == [-np.inf, -1, 1]
     every = normalise_scores(scores, np.ones(3, bool))
     assert (every.mean().round(12), every.std().round(12)) == (0, 1)
+
+
+def test_scores_that_are_not_normalised_stay_as_they_are() -> None:
+    scores, existing = np.array([0.0, 4, 6]), np.array([False, True, True])
+    assert comparable_scores(scores, existing, "none").tolist() == [-np.inf, 4, 6]
+    assert comparable_scores(scores, existing, "group").tolist() == normalise_scores(scores, existing).tolist()
 
 
 def test_equal_scores_are_all_average() -> None:
