@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ from prune_fe.tracing.layers import Layer
 Normalise = Literal["births", "samples"]
 By = Literal["entropy_per_rate", "entropy", "rate"]
 Rectangular = Literal["refuse", "pad"]
+Variant = Literal["paper", "program"]
+
+LAST_STEP = 50
+"""The last step at which the authors' program looks for a birth."""
+LOWEST_RATIO = 0.1
+"""Below this H/ε, a unit is among the worst for the authors' program."""
+WORST_RATIO = 100 * math.log(100)
+"""H/ε of such a unit: 100 images without any two alike would have ln 100."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,14 @@ class FeatureEntropy(MapScorer):
     the map's own elements. (For the maximum and the integral of the Betti curve, it counts as elements of the smallest
     value.)
 
+    With `variant="program"`, the scores are those of the program that the authors published
+    (github.com/liyueqiao/feature-entropy), to redo numbers that were made with it. There a birth is the number of
+    different edge weights above it (`rank="edges"` less 1), and there is none at the first edge weight, where this
+    number is 0, after step 50, or after 80 % of the possible edges. H is the entropy at every selective rate (p = 0).
+    For each class, a unit with H/ε < 0.1, or without any birth, has H/ε = 100 ln 100, which puts it at the bottom (for
+    up to 1,250 images of a class): there the paper's most effective units, with all births at one time, are the least.
+    (The program's own "selective rate" is 1 − ε.)
+
     Attributes:
         rank: How a birth is numbered: by the elements above it (eqs. 3, 7) or by distinct edge weights.
         normalise: What divides the counts to give P: the number of births, or, as eq. 9 is printed, that of samples.
@@ -58,6 +75,8 @@ class FeatureEntropy(MapScorer):
         complex: Of the cliques in the map's graph, or of its pixels (appendix A.2).
         rectangular: What becomes of maps that are not square: "refuse" raises an error, "pad" fills them up to a
             square. A cubical complex takes them as they are.
+        variant: "paper" for the formulas of the paper, "program" for the authors' program, see above, which has no
+            other setting than `by`.
     """
 
     rank: Rank = "elements"
@@ -68,11 +87,12 @@ class FeatureEntropy(MapScorer):
     dimension: int = 1
     complex: Complex = "clique"
     rectangular: Rectangular = "refuse"
-    later_settings: ClassVar[Mapping[str, Any]] = {"rectangular": "refuse"}
+    variant: Variant = "paper"
+    later_settings: ClassVar[Mapping[str, Any]] = {"rectangular": "refuse", "variant": "paper"}
 
     def __post_init__(self) -> None:
         choices = {"rank": Rank, "normalise": Normalise, "by": By, "characterise": Characteristic, "complex": Complex}
-        choices["rectangular"] = Rectangular
+        choices |= {"rectangular": Rectangular, "variant": Variant}
         for name, allowed in choices.items():
             check_choice("feature-entropy", name, getattr(self, name), get_args(allowed))
         if not (isinstance(self.p, int | float) and 0 <= self.p <= 1):
@@ -85,6 +105,21 @@ class FeatureEntropy(MapScorer):
             raise InputError(
                 "feature-entropy: a cubical complex takes maps that are not square as they are; leave out rectangular"
             )
+        if self.is_program:
+            given = [
+                entry.name
+                for entry in dataclasses.fields(self)
+                if entry.name not in ("by", "variant") and getattr(self, entry.name) != entry.default
+            ]
+            if given:
+                raise InputError(
+                    f"feature-entropy: variant: program has no {', '.join(given)}; leave out what it fixes"
+                )
+
+    @property
+    def is_program(self) -> bool:
+        """Whether the scores are those of the authors' program."""
+        return self.variant == "program"
 
     @property
     def pads(self) -> bool:
@@ -183,6 +218,8 @@ class FeatureEntropy(MapScorer):
 
     def _characteristic(self, maps: Tensor) -> Tensor:
         """Return the birth time or other characteristic of each map, (images, units)."""
+        if self.is_program:
+            return program_births(maps)
         if self.uses_birth_times:
             return birth_times(maps, rank=self.rank)
         return persistence.characterise(maps, self.characterise, self.dimension, self.complex, self.rank)
@@ -190,9 +227,13 @@ class FeatureEntropy(MapScorer):
     def score_layer(self, sums: Mapping[str, Counts]) -> LayerScore:
         """Return the feature entropy of each unit."""
         births = sums["births"].of_classes_with_images()
-        entropy, rate = entropy_and_rate(births, p=self.p, normalise=self.normalise)
+        entropy, rate = entropy_and_rate(births, p=0 if self.is_program else self.p, normalise=self.normalise)
         ratio = entropy / rate
-        ratio[rate == 0] = math.inf  # also where H = ln N = 0, of a single image: 0/0
+        without_birth = rate == 0  # also where H = ln N = 0, of a single image: 0/0
+        if self.is_program:
+            ratio[without_birth | (ratio < LOWEST_RATIO)] = WORST_RATIO
+        else:
+            ratio[without_birth] = math.inf
         keep = {
             "entropy_per_rate": -mean_with_infinite(ratio, int(births.images.max())),
             "entropy": -entropy.mean(dim=0),
@@ -202,9 +243,26 @@ class FeatureEntropy(MapScorer):
             "feature_entropy_nats": entropy,
             "selective_rate": rate,
             "entropy_per_rate_nats": ratio,
-            "classes_without_birth": ratio.isinf().sum(dim=0).double(),
+            "classes_without_birth": without_birth.sum(dim=0).double(),
         }
         return LayerScore(keep[self.by], raw)
+
+
+def program_births(maps: Tensor) -> Tensor:
+    """Return the birth of each map as the authors' program writes it, 0 for none.
+
+    It is the number of different edge weights above that of the birth, if this number is from 1 to 50. The program adds
+    no edges after the first ceil(0.8 · m (m − 1) / 2) different weights.
+
+    Args:
+        maps: (images, units, m, m).
+
+    Returns:
+        (images, units).
+    """
+    births = birth_times(maps, rank="edges")
+    most = math.ceil(math.comb(maps.shape[-1], 2) * 0.8)  # in binary numbers, as the program computes it
+    return torch.where(births <= min(most, LAST_STEP + 1), births - 1, 0).clamp(min=0)
 
 
 def mean_with_infinite(ratio: Tensor, largest: int) -> Tensor:

@@ -41,13 +41,17 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     max(U[i, j], U[j, i]) ≥ t, and all cliques are filled in. The first hole is born at the largest t = t* at which the
     first Betti number is not zero.
 
+    The authors' program (github.com/liyueqiao/feature-entropy) loses some of these births. It writes one less than
+    "edges", and 0 for no birth, so that a birth at the largest edge weight, as maps of few values have it (saturated or
+    quantised units), counts as none. So does one that comes after 51 different edge weights, or after 80 % of as many
+    as the graph could have. `FeatureEntropy(variant="program")` has its numbers.
+
     Args:
         maps: (..., m, m), float16, bfloat16, float32 or float64, all finite; they are not changed. On the CPU,
             contiguous maps and PyTorch's channels-last format are read where they lie; maps with other strides are
             copied.
         rank: How t* becomes a number. "elements": 1 + the number of U's m² elements > t* (Feature Entropy, ICLR 2022,
-            eqs. 3 and 7). "edges": the number of different edge weights ≥ t* (one more than the authors' program
-            writes).
+            eqs. 3 and 7). "edges": the number of different edge weights ≥ t*.
         threads: The largest number of threads for maps on the CPU; by default that of torch.
 
     Returns:

@@ -1,8 +1,10 @@
 """H, ε and H/ε against the paper's formulas, written out slowly."""
 
+import itertools
 import math
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.scorers.counts import Counts
-from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate
+from prune_fe.scorers.feature_entropy import FeatureEntropy, Rank, entropy_and_rate, program_births
 from prune_fe.scoring.sums import add_sums
 from prune_fe.topology import birth_times, characterise
 from prune_fe.topology.persistence import Characteristic, Complex
@@ -311,6 +313,151 @@ def test_a_missing_library_is_named_before_any_image_is_read(monkeypatch: pytest
         FeatureEntropy(characterise="maximum").check(layers)
     with pytest.raises(EnvironmentFault, match=r"needs gudhi: pip install 'prune-fe\[topology\]'"):
         FeatureEntropy(complex="cubical").check(layers)
+
+
+def rank_over_gf2(rows: list[int]) -> int:
+    pivots: dict[int, int] = {}
+    for row in rows:
+        rest = row
+        while rest and (high := rest.bit_length()) in pivots:
+            rest ^= pivots[high]
+        if rest:
+            pivots[high] = rest
+    return len(pivots)
+
+
+def first_betti_number(graph: np.ndarray) -> int:
+    """Of the clique complex: the dimensions of cycles less that of boundaries, over GF(2)."""
+    vertices = range(len(graph))
+    edges = [pair for pair in itertools.combinations(vertices, 2) if graph[pair]]
+    number = {pair: index for index, pair in enumerate(edges)}
+    triangles = [
+        sum(1 << number[side] for side in itertools.combinations(three, 2))
+        for three in itertools.combinations(vertices, 3)
+        if all(side in number for side in itertools.combinations(three, 2))
+    ]
+    return len(edges) - rank_over_gf2([1 << i | 1 << j for i, j in edges]) - rank_over_gf2(triangles)
+
+
+def birth_by_the_program(values: np.ndarray) -> int:
+    """The steps of the authors' program for one map: order of the edges, Betti curve, its first step that is not 0."""
+    weights = np.maximum(values, values.T).astype(float)
+    np.fill_diagonal(weights, np.inf)
+    last = math.ceil(math.comb(len(values), 2) * 0.8)
+    order = np.zeros(weights.shape)
+    for step, weight in enumerate(np.unique(weights)[::-1]):
+        order[weights == weight] = step if step <= last else np.inf
+    for step in range(1, last + 1):
+        if step - 1 > 50:
+            return 0
+        if first_betti_number(order <= step):
+            return step - 1  # the first step, of the largest edges, is written as 0 like no birth
+    return 0
+
+
+def filled(edges: list[tuple[int, int]], rows: int) -> np.ndarray:
+    """A map whose edges enter one by one, in the order of the list, and then all others."""
+    values = np.zeros((rows, rows), np.float32)
+    for number, pair in enumerate(edges):
+        values[pair] = len(edges) - number
+    return values
+
+
+def late_hole(clique: int, spokes: int) -> list[tuple[int, int]]:
+    """A clique, whose edges close no hole, with spokes to two more vertices, and a fourth that closes a ring."""
+    edges = [(i, j) for j in range(clique) for i in range(j)]
+    x, y, z = clique, clique + 1, clique + 2
+    return edges + [(i, x) for i in range(spokes)] + [(i, y) for i in range(spokes)] + [(x, z), (y, z)]
+
+
+PROGRAM_MAPS: list[tuple[np.ndarray, int]] = [
+    (filled(late_hole(6, 6), 9), 28),  # step 29 of the 29 that are 80 % of 36
+    (filled(late_hole(7, 7), 10), 0),  # step 37 of 36
+    (filled([*late_hole(10, 1), (0, 14)], 15), 48),
+    (filled([(0, 13), (0, 14), *late_hole(10, 1)], 15), 50),
+    (filled([(0, 13), (0, 14), (13, 14), *late_hole(10, 1)], 15), 0),  # step 52
+    (np.roll(np.eye(5, dtype=np.float32), 1, axis=1), 0),  # a ring at the first step
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), PROGRAM_MAPS)
+def test_births_that_the_program_keeps_and_loses(values: np.ndarray, expected: int) -> None:
+    assert birth_times(values[None], rank="edges") > 0
+    assert program_births(torch.from_numpy(values)[None, None]).item() == birth_by_the_program(values) == expected
+
+
+@pytest.mark.parametrize("levels", [2, 4, 1000])
+def test_births_of_the_program_are_those_of_its_steps(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    for rows in (4, 5, 7):
+        maps = rng.integers(0, levels, (12, rows, rows)).clip(levels // 4).astype(np.float32)
+        found = program_births(torch.from_numpy(maps)[:, None])[:, 0].tolist()
+        assert found == [birth_by_the_program(values) for values in maps]
+
+
+RECORDED = Path(__file__).resolve().parents[2].parent / "shared/data/birth_times.npz"
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="needs the recorded births")
+def test_births_of_the_program_are_what_it_printed() -> None:
+    recorded = np.load(RECORDED)
+    compared = 0
+    for name in (name.removesuffix("_authors") for name in recorded.files if name.endswith("_authors")):
+        printed, maps = recorded[f"{name}_authors"], recorded[f"{name}_maps"]
+        if (was_run := printed >= 0).any():
+            found = program_births(torch.from_numpy(maps[was_run])[:, None])[:, 0]
+            assert found.tolist() == printed[was_run].tolist(), name
+            compared += len(found)
+    assert compared > 50
+
+
+def ineffectiveness_by_the_program(births: list[int]) -> float:
+    """H/ε of one unit and one class with what the authors' ranking does to it; 0 = no birth."""
+    zeros = births.count(0) / len(births)
+    shares = [count / len([b for b in births if b]) for b, count in Counter(births).items() if b]
+    entropy = -sum(share * math.log(share) for share in shares)
+    ratio = entropy / (1 - zeros) if zeros != 1 else entropy
+    return 100 * math.log(100) if abs(ratio) < 0.1 else ratio
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 5]))
+@settings(max_examples=60, deadline=None)
+def test_scores_of_the_program_are_its_ranking(seed: int, top: int) -> None:
+    rng = np.random.default_rng(seed)
+    births = rng.integers(0, top, (40, 6)) * (rng.random((40, 6)) < rng.random(6))
+    births[:, 0] = 0
+    births[:39, 1] = 3  # nearly always the same: H/ε < 0.1 in one class
+    labels = np.arange(40) % 2
+    scored = FeatureEntropy(variant="program").score_layer(sums_of(births, labels, 2))
+    for unit in range(6):
+        ratios = [ineffectiveness_by_the_program(births[labels == c, unit].tolist()) for c in range(2)]
+        assert scored.raw["entropy_per_rate_nats"][:, unit].tolist() == pytest.approx(ratios, rel=1e-12)
+        assert scored.keep[unit].item() == pytest.approx(-sum(ratios) / 2, rel=1e-12)
+    assert scored.keep[0] == scored.keep.min()
+    assert scored.raw["classes_without_birth"][0] == 2
+
+
+def test_the_program_is_measured_as_it_is_scored() -> None:
+    maps, labels = torch.rand(30, 3, 6, 6), torch.arange(30) % 2
+    scorer = FeatureEntropy(variant="program")
+    births = np.array([[birth_by_the_program(values) for values in image] for image in maps.double().numpy()])
+    assert (
+        table(measured(scorer, maps, labels, 2)["births"]) == table(sums_of(births, labels.numpy(), 2, 37)["births"])
+    ).all()
+
+
+def test_the_program_has_no_settings_of_its_own_but_by() -> None:
+    assert FeatureEntropy(variant="program", by="rate").variant == "program"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"p": 0.2}, "p"),
+        ({"rank": "edges", "normalise": "samples"}, "rank, normalise"),
+        ({"rectangular": "pad"}, "rectangular"),
+    ]
+    for given_settings, names in wrong:
+        with pytest.raises(InputError, match=f"variant: program has no {names}; leave out what it fixes"):
+            FeatureEntropy(variant="program", **given_settings)
+    with pytest.raises(InputError, match="feature-entropy: variant is 'code', allowed are paper, program"):
+        FeatureEntropy(variant="code")  # type: ignore[arg-type]
 
 
 def test_wrong_settings_say_what_is_allowed() -> None:
