@@ -14,7 +14,12 @@ from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import InputError
+from prune_fe.scorers.base import Scorer
+from prune_fe.scorers.class_selectivity import ClassSelectivity
 from prune_fe.scorers.feature_entropy import FeatureEntropy
+from prune_fe.scorers.fpgm import FPGM
+from prune_fe.scorers.nisp import NISP
+from prune_fe.scorers.taylor import Taylor
 from prune_fe.scoring.score import score, score_all
 from prune_fe.scoring.scores import load_scores
 from prune_fe.topology import birth_times
@@ -139,16 +144,33 @@ def test_scores_know_where_they_come_from(net: Net, images: Counting, tmp_path: 
     assert score(twin, scorer="l1-filter").provenance["model_sha256"] != about["model_sha256"]
 
 
-def test_a_setting_that_came_later_changes_the_key_only_where_it_changes_the_scores(net: Net, images: Counting) -> None:
-    found = scored(net, images, None, {"default": FeatureEntropy(), "pad": FeatureEntropy(rectangular="pad")})
+LATER: list[tuple[str, Scorer, dict[str, Any]]] = [
+    ("feature-entropy", FeatureEntropy(rectangular="pad"), {"rectangular": "refuse", "variant": "paper"}),
+    ("feature-entropy", FeatureEntropy(variant="program"), {"rectangular": "refuse", "variant": "paper"}),
+    ("class-selectivity", ClassSelectivity(eps=1e-7), {"eps": 0.0}),
+    ("nisp", NISP(sigma="minmax"), {"sigma": "raw"}),
+    ("taylor", Taylor("batch", batch=8), {"batch": 32, "shuffle": True}),
+    ("fpgm", FPGM(norm_share=0.5), {"norm_share": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "later"), LATER)
+def test_a_setting_that_came_later_changes_the_key_only_where_it_changes_the_scores(
+    net: Net, images: Counting, name: str, changed: Scorer, later: dict[str, Any]
+) -> None:
+    default = type(changed)()
+    found = scored(net, images, None, {"default": default, "changed": changed})
     about = found["default"].provenance
-    names = ("version", "model", "model_sha256", "architecture_sha256", "images", "example_sha256")
-    source, settings = {name: about[name] for name in names}, dict(found["default"].settings)
-    assert settings.pop("rectangular") == "refuse"
-    content = json.dumps([source, about["layers"], "feature-entropy", settings], sort_keys=True)
+    names = ["version", "model", "model_sha256", "architecture_sha256"]
+    names += ["images", "example_sha256"] if default.needs_data else []
+    source, settings = {entry: about[entry] for entry in names}, dict(found["default"].settings)
+    for setting, value in later.items():
+        assert settings.pop(setting) == value
+    layers = about["layers"] if default.needs_data else list(about["layers"])
+    content = json.dumps([source, layers, name, settings], sort_keys=True)
     assert about["key"] == hashlib.sha256(content.encode()).hexdigest()
-    assert found["pad"].provenance["key"] != about["key"]
-    assert found["pad"].settings["rectangular"] == "pad"
+    assert found["changed"].provenance["key"] != about["key"]
+    assert found["changed"].settings == changed.settings
 
 
 def test_rectangular_images_are_scored_where_their_maps_are_padded(net: Net) -> None:
