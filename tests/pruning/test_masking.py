@@ -157,7 +157,7 @@ def test_layers_that_return_tuples_are_compared_where_the_outputs_show_little() 
             nn.init.zeros_(self.last.weight)  # as the heads of torchvision's vision transformers
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.hidden(self.attention(x, x, x)[0]).relu().mean(1))  # type: ignore[no-any-return]
+            return self.last(self.hidden(self.attention(x, x, x)[0]).relu().mean(1))
 
     model, x = Attention(), torch.randn(2, 5, 8)
     pruned = prune(model, score(model, scorer="l1-filter", linear=True, example=x), {"hidden": 0.5}, x)

@@ -517,7 +517,7 @@ def test_modules_that_refuse_float64_are_an_error_with_the_reason() -> None:
             self.conv, self.gru, self.last = nn.Conv2d(3, 4, 3), nn.GRU(4, 6, batch_first=True), nn.Linear(6, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
+            return self.last(self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1])
 
     images = TensorDataset(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(InputError, match="^nisp cannot propagate scores: Recurrent does not run in float64 .ValueErr"):

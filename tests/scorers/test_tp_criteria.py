@@ -211,7 +211,7 @@ def test_what_torch_pruning_cannot_do_names_the_layer(data: TensorDataset) -> No
             self.conv, self.gru = nn.Conv2d(3, 12, 3), nn.GRU(12, 10, batch_first=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1]  # type: ignore[no-any-return]
+            return self.gru(self.conv(x).mean(2).transpose(1, 2))[0][:, -1]
 
     with pytest.raises(InputError, match="tp-magnitude: torch-pruning cannot group the layers of Recurrent: IndexErr"):
         score(Recurrent(), scorer="tp-magnitude", example=data.tensors[0])
