@@ -212,7 +212,7 @@ class _Signature:
 
 
 class _TupleOfTensors(nn.Module):
-    """Returns the tensors that a network returns, in a tuple."""
+    """Collect the tensors that a network returns in a tuple."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -97,8 +97,8 @@ def _with_unseen_layers(names: Sequence[str], graph: DependencyGraph) -> tuple[s
     for name in dict.fromkeys(name for (name, side), axis in graph.axes.items() if axis.in_weights and side == "out"):
         if name not in every:
             later = set(order[order.index(name) :])
-            place = next((place for place, other in enumerate(every) if other in later), len(every))
-            every.insert(place, name)
+            index = next((index for index, other in enumerate(every) if other in later), len(every))
+            every.insert(index, name)
     return tuple(every)
 
 

@@ -7,7 +7,6 @@ torch-pruning removes the wrong inputs of some grouped convolutions, for example
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,21 +15,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
-from prune_fe.errors import InputError, describe_error, first_line
+from prune_fe.errors import InputError, describe_error
 from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
 from prune_fe.tracing.memory_format import keep_memory_format
+from prune_fe.tracing.module_rules import count_positions
 from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
 from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name, named_tensors, set_tensor
 from prune_fe.tracing.watching import Watch, evaluating
 
 Indices = NDArray[np.int64]
 """Numbers of channels."""
+
+Part = tuple[AxisKey | None, Indices, Indices]
+"""An axis, the channels of it that are removed, and the unit that each of them is removed with. The axis is None for
+the network's output."""
 
 ADVICE = 'the engine "trace" may be able to cut it'
 """What the errors of this engine recommend."""
@@ -60,7 +64,7 @@ def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
         builder.apply_at(name, positions)
     for name, side in groups.roots():
         root = groups.add_axis(builder, name, side)
-        for key, channels, root_channels in groups.parts(name, range(len(root.channels))):
+        for key, channels, root_channels in groups.parts(groups.find_group(name, range(len(root.channels)))):
             if key is None:
                 builder.fix(to_tensor(root.channels[root_channels]), OUTPUT)
                 continue
@@ -90,10 +94,8 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
     Raises:
         InputError: torch-pruning cuts a tensor in another way than was verified.
     """
-    wanted = {
-        name: cutter.select(name, tensor.detach(), before, after) for name, tensor in named_tensors(model).items()
-    }
-    old = dict(named_tensors(model))
+    old = named_tensors(model)
+    wanted = {name: cutter.select(name, tensor.detach(), before, after) for name, tensor in old.items()}
     # torch-pruning gives each of the layers that share a parameter one of its own, under the further names.
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
@@ -101,10 +103,10 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
     groups, now = _Groups(model, example), dict(before)
     for name, side in groups.roots():
         key = (name, side)
-        gone = np.flatnonzero(~np.isin(now[key], after[key]))
-        if not gone.size:
+        removed = np.flatnonzero(~np.isin(now[key], after[key]))
+        if not removed.size:
             continue
-        for part, channels, _ in groups.prune(name, gone):
+        for part, channels, _ in groups.prune(name, removed):
             if part is not None:
                 now[part] = np.delete(now[part], channels[channels < len(now[part])])
     for name, tensor in named_tensors(model).items():
@@ -150,11 +152,8 @@ class _Shapes(Watch):
             return
         self.outputs[name] = output.shape
         module = self.modules[name]
-        if isinstance(module, _ConvNd):
-            positions = inputs[0] if isinstance(module, _ConvTransposeNd) else output
-            self.positions[name] = self.positions.get(name, 0) + math.prod(positions.shape[2:])
-        elif isinstance(module, nn.Linear):
-            self.positions[name] = self.positions.get(name, 0) + output[..., 0].numel()
+        if isinstance(module, _ConvNd | nn.Linear):
+            self.positions[name] = self.positions.get(name, 0) + count_positions(module, inputs[0], output)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
@@ -193,7 +192,7 @@ class _Groups:
         except Exception as error:  # any of its rules may fail on a network that it does not know
             raise InputError(
                 f"engine torch-pruning: it cannot build the graph of {type(model).__name__} "
-                f"({type(error).__name__}: {first_line(error)}); {ADVICE}"
+                f"({describe_error(error)}); {ADVICE}"
             ) from error
         finally:
             for parameter, flag in flags.items():
@@ -225,7 +224,7 @@ class _Groups:
         return ("both",) if pruner.prune_in_channels == pruner.prune_out_channels else ("in", "out")
 
     def add_axis(self, builder: GraphBuilder, name: str, side: str, shape: Sequence[int] = ()) -> Axis:
-        """Return an axis of a module or parameter in a graph; the first call for it creates it.
+        """Return an axis of a module in a graph; the first call for it creates it.
 
         Args:
             builder: The graph.
@@ -251,18 +250,13 @@ class _Groups:
         """Return whether nothing in the network reads the outputs of a layer."""
         return not self._graph.module2node[self.modules[name]].outputs
 
-    def parts(self, name: str, units: Iterable[int]) -> Iterator[tuple[AxisKey | None, Indices, Indices]]:
-        """Yield the channels that are removed together with units of a layer.
+    def parts(self, group: Any) -> Iterator[Part]:
+        """Yield the channels that are removed with one of torch-pruning's groups.
 
         Args:
-            name: The layer.
-            units: The numbers of the units, as the network has them now.
-
-        Yields:
-            An axis, the channels of it that are removed, and the unit that each of them is removed with. The axis is
-            None for the network's output.
+            group: From `find_group`.
         """
-        for item in self._group(name, units):
+        for item in group:
             target = item.dep.target
             channels, roots = np.array(item.idxs, int), np.array(item.root_idxs, int)
             if target.type == self._library.ops.OPTYPE.OUTPUT:
@@ -270,19 +264,20 @@ class _Groups:
             elif (key := self._key(item.dep)) is not None:
                 yield key, channels, roots
 
-    def prune(self, name: str, units: Iterable[int]) -> list[tuple[AxisKey | None, Indices, Indices]]:
+    def prune(self, name: str, units: Iterable[int]) -> list[Part]:
         """Remove units of a layer and the channels that are removed with them, and return what `parts` yields."""
-        removed = list(self.parts(name, units))
+        group = self.find_group(name, units)
+        removed = list(self.parts(group))
         try:
-            self._group(name, units).prune()
+            group.prune()
         except Exception as error:
             raise InputError(
-                f"engine torch-pruning: it cannot cut layer {name!r} ({type(error).__name__}: {first_line(error)}); "
-                f"{ADVICE}"
+                f"engine torch-pruning: it cannot cut layer {name!r} ({describe_error(error)}); {ADVICE}"
             ) from error
         return removed
 
-    def _group(self, name: str, units: Iterable[int]) -> Any:
+    def find_group(self, name: str, units: Iterable[int]) -> Any:
+        """Return torch-pruning's group of units of a layer, by their numbers in the network as it is now."""
         module = self.modules[name]
         function = self._graph.get_pruner_of_module(module).prune_out_channels
         try:

@@ -395,3 +395,9 @@ def check_choice(scorer: str, setting: str, value: Any, allowed: Sequence[Any]) 
     """Raise InputError unless the value of a setting is one of those allowed."""
     if value not in allowed:
         raise InputError(f"{scorer}: {setting} is {value!r}, allowed are {', '.join(map(str, allowed))}")
+
+
+def check_count(scorer: str, setting: str, value: Any, least: int) -> None:
+    """Raise InputError unless the value of a setting is a whole number, and at least `least`."""
+    if type(value) is not int or value < least:
+        raise InputError(f"{scorer}: {setting} is {value!r}, allowed are whole numbers from {least}")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError, describe_error
-from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice
+from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, check_count
 from prune_fe.tracing.feature_maps import follow
 from prune_fe.tracing.layers import Layer, find_response
 from prune_fe.tracing.nested import Inputs, map_tensors, run
@@ -71,9 +71,7 @@ class NISP(Scorer):
         if self.r is not None and (type(self.r) not in (int, float) or not 0 < self.r < math.inf):
             raise InputError(f"nisp: r is {self.r!r}, allowed are positive numbers, or none for 0.9 / ρ(A)")
         for name in ("rows", "features"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 2:
-                raise InputError(f"nisp: {name} is {value!r}, allowed are whole numbers from 2")
+            check_count("nisp", name, getattr(self, name), least=2)
         check_choice("nisp", "sigma", self.sigma, get_args(Sigma))
 
     def why_unfit(self, layer: Layer) -> str | None:

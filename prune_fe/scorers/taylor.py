@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import GradientScorer, LayerScore, Rows, Sums, check_choice, to_float64
+from prune_fe.scorers.base import GradientScorer, LayerScore, Rows, Sums, check_choice, check_count, to_float64
 from prune_fe.tracing.layers import Layer
 
 Square = Literal["total", "image", "batch"]
@@ -47,8 +47,7 @@ class Taylor(GradientScorer):
 
     def __post_init__(self) -> None:
         check_choice("taylor", "square", self.square, get_args(Square))
-        if type(self.batch) is not int or self.batch < 1:
-            raise InputError(f"taylor: batch is {self.batch!r}, allowed are whole numbers from 1")
+        check_count("taylor", "batch", self.batch, least=1)
         if type(self.shuffle) is not bool:
             raise InputError(f"taylor: shuffle is {self.shuffle!r}, allowed are true and false")
         if self.square != "batch" and (self.batch != BATCH or not self.shuffle):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_fe.errors import EnvironmentFault, InputError, describe_error
-from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, to_float64
+from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, check_count, to_float64
 from prune_fe.tracing.copying import copy_sharing_weights
 from prune_fe.tracing.layers import Layer, describe_faults
 from prune_fe.tracing.nested import Inputs, run, take_logits
@@ -325,8 +325,7 @@ class _GradientGroupScorer(_ReducedScorer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.rows) is not int or self.rows < 1:
-            raise InputError(f"{self.label}: rows is {self.rows!r}, allowed are whole numbers from 1")
+        check_count(self.label, "rows", self.rows, least=1)
 
     def check(self, layers: Sequence[Layer], images: int = 0, labels: Collection[int] = ()) -> None:
         """Raise InputError if there are more images than `rows`."""
@@ -410,8 +409,7 @@ class TPTaylor(_GradientGroupScorer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise InputError(f"tp-taylor: batch_size is {self.batch_size!r}, allowed are whole numbers from 1")
+        check_count(self.label, "batch_size", self.batch_size, least=1)
 
     def importance(self, tp: Any) -> Any:
         """Return GroupTaylorImportance."""

@@ -98,11 +98,11 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
     """
     require_network(model)
     watched = _modules_with_units(model) if names is None else _named_modules(model, names)
-    found = survey(model, example, watched)
-    layers = [replace(layer, rows=1) for layer in _layers_of(found, watched) if layer.has_map and layer.runs == 1]
+    surveyed = survey(model, example, watched)
+    layers = [replace(layer, rows=1) for layer in _layers_of(surveyed, watched) if layer.has_map and layer.runs == 1]
     # No map is expected of a gate.
-    expected = watched.keys() - {layer.name for layer in layers} - (found.gates if names is None else set())
-    _report_faults({name: _find_fault(name, found, needs_map=True) for name in watched if name in expected}, names)
+    expected = watched.keys() - {layer.name for layer in layers} - (surveyed.gates if names is None else set())
+    _report_faults({name: _find_fault(name, surveyed, needs_map=True) for name in watched if name in expected}, names)
     return tuple(layers)
 
 
@@ -127,13 +127,13 @@ def find_layers_with_units(
     """
     require_network(model)
     watched = _modules_with_units(model, linear=linear) if names is None else _named_modules(model, names)
-    found = survey(model, example, watched)
-    layers = _with_rows(_layers_of(found, watched), model, example, watched)
+    surveyed = survey(model, example, watched)
+    layers = _with_rows(_layers_of(surveyed, watched), model, example, watched)
     unfit = watched.keys() - {layer.name for layer in layers}
     if names is None:
         # The network's code passes the weights of these to functions. They are cut although they do not run.
-        unfit -= {name for name in unfit if name not in found.runs and id(watched[name].weight) in found.read}
-    _report_faults({name: _find_fault(name, found, needs_map=False) for name in watched if name in unfit}, names)
+        unfit -= {name for name in unfit if name not in surveyed.runs and id(watched[name].weight) in surveyed.read}
+    _report_faults({name: _find_fault(name, surveyed, needs_map=False) for name in watched if name in unfit}, names)
     return tuple(layer for layer in layers if names is not None or linear or not layer.is_linear)
 
 
@@ -180,15 +180,15 @@ def _with_rows(
     # Only with other images is it clear whether the rows are images, or windows of images.
     more = survey(model, take_rows(example, 2 * images), watched)
     doubled = {layer.name: layer for layer in _layers_of(more, watched)}
-    found = []
+    with_rows = []
     for layer in layers:
         twice, positions = doubled.get(layer.name), math.prod(layer.map_size)
         rows = layer.rows // images if twice is not None and twice.rows == 2 * layer.rows else 0
         if layer.rows == images:
-            found.append(replace(layer, rows=1))
+            with_rows.append(replace(layer, rows=1))
         else:
-            found.append(replace(layer, rows=rows, has_map=False, map_size=(max(rows, 1) * positions, 1)))
-    return tuple(found)
+            with_rows.append(replace(layer, rows=rows, has_map=False, map_size=(max(rows, 1) * positions, 1)))
+    return tuple(with_rows)
 
 
 def find_response(model: nn.Module, example: Inputs) -> Layer:
@@ -266,25 +266,25 @@ def suggest_names(name: str, known: Iterable[str]) -> str:
 def _modules_with_units(model: nn.Module, *, linear: bool = False) -> dict[str, nn.Module]:
     """Return the convolutions by name, and the linear layers too if `linear` is true."""
     kinds = (_ConvNd, nn.Linear) if linear else (_ConvNd,)
-    found: dict[str, nn.Module] = {n: module for n, module in model.named_modules() if isinstance(module, kinds)}
-    if not found:
+    modules: dict[str, nn.Module] = {n: module for n, module in model.named_modules() if isinstance(module, kinds)}
+    if not modules:
         what = "no convolution and no nn.Linear" if linear else "no convolution (linear=True takes linear layers)"
         raise InputError(f"{type(model).__name__} has {what}: there are no units to score or to prune")
-    return found
+    return modules
 
 
-def _layers_of(found: Survey, watched: Mapping[str, nn.Module]) -> list[Layer]:
+def _layers_of(surveyed: Survey, watched: Mapping[str, nn.Module]) -> list[Layer]:
     """Return the modules that have units, in the order in which they ran.
 
     Their `rows` is the size of the first dimension of their outputs, or 0 if that of their runs differs.
     """
-    layers = (_make_layer(name, watched[name], found) for name in found.runs)
+    layers = (_make_layer(name, watched[name], surveyed) for name in surveyed.runs)
     return [layer for layer in layers if layer is not None]
 
 
-def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
+def _make_layer(name: str, module: nn.Module, surveyed: Survey) -> Layer | None:
     """Return a module as a layer; None if it has no units or its runs give unlike outputs."""
-    runs = found.runs[name]
+    runs = surveyed.runs[name]
     dim = _channel_dim(module, runs[0].shapes)
     if dim is None or any(_channel_dim(module, each.shapes) != dim for each in runs):
         return None
@@ -294,15 +294,15 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
         steps -= 1
     shape, between = runs[0].shapes[steps], runs[0].functions[:steps]
     # A batch norm normalises dimension 1, which is that of the tokens in the output of a linear layer on tokens.
-    has_norm = not NORMS.isdisjoint(between) and dim == 1 and name not in found.several_norms
-    is_linear = name in found.gates or isinstance(module, nn.Linear)
+    has_norm = not NORMS.isdisjoint(between) and dim == 1 and name not in surveyed.several_norms
+    is_linear = name in surveyed.gates or isinstance(module, nn.Linear)
     has_map = len(shape) == 4 and not is_linear
     return Layer(
         name,
         units=shape[dim],
         map_size=(shape[2], shape[3]) if has_map else (math.prod(shape) // shape[0] // shape[dim], 1),
         steps=steps,
-        norm=found.norm_of.get(name) if has_norm else None,
+        norm=surveyed.norm_of.get(name) if has_norm else None,
         is_activated=not ACTIVATIONS.isdisjoint(between),
         has_map=has_map,
         is_linear=is_linear,
@@ -312,9 +312,9 @@ def _make_layer(name: str, module: nn.Module, found: Survey) -> Layer | None:
     )
 
 
-def _find_fault(name: str, found: Survey, *, needs_map: bool) -> str:
+def _find_fault(name: str, surveyed: Survey, *, needs_map: bool) -> str:
     """Return why a module is no layer: it does not run, has no units or, where a map is needed, no single map."""
-    runs = len(found.runs.get(name, ()))
+    runs = len(surveyed.runs.get(name, ()))
     if not runs:
         return "it does not run in a forward pass"
     if not needs_map:

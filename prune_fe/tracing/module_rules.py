@@ -85,14 +85,30 @@ def _describe_computed(name: str, module: nn.Module) -> str:
     return f"layer {name!r}: its weights are computed before each use (by {names}); make them plain weights first"
 
 
+def count_positions(layer: _ConvNd | nn.Linear, value: Tensor, output: Tensor) -> int:
+    """Return the number of positions at which a layer multiplies its weights.
+
+    Args:
+        layer: The layer.
+        value: Its input.
+        output: Its output.
+
+    Returns:
+        For a convolution the positions of one image, for a linear layer those of all images.
+    """
+    if isinstance(layer, nn.Linear):
+        return output[..., 0].numel()
+    # A transposed convolution multiplies its weights at every position of its input.
+    positions = value if isinstance(layer, _ConvTransposeNd) else output
+    return math.prod(positions.shape[-len(layer.kernel_size) :])
+
+
 def _follow_convolution(
     builder: GraphBuilder, name: str, conv: _ConvNd, value: Tensor, output: Tensor
 ) -> tuple[Axis, Axis]:
     # Counted from the end, because an input without a batch dimension is allowed too.
     dim = output.ndim - 1 - len(conv.kernel_size)
-    # A transposed convolution multiplies its weights at every position of its input.
-    positions = value if isinstance(conv, _ConvTransposeNd) else output
-    builder.apply_at(name, math.prod(positions.shape[dim + 1 :]))
+    builder.apply_at(name, count_positions(conv, value, output))
     ids = builder.ids.get(value)
     first, last = convolution_axes(builder, name, conv, dim - output.ndim)
     if ids is not None:
@@ -125,7 +141,7 @@ def convolution_axes(builder: GraphBuilder, name: str, conv: _ConvNd, dim_from_e
 def _follow_linear(
     builder: GraphBuilder, name: str, linear: nn.Linear, value: Tensor, output: Tensor
 ) -> tuple[Axis, Axis]:
-    builder.apply_at(name, output[..., 0].numel())
+    builder.apply_at(name, count_positions(linear, value, output))
     ids, dim = builder.ids.get(value), output.ndim - 1
     first = builder.axis(name, "in", linear.in_features, dim=-1)
     last = builder.axis(name, "out", linear.out_features, dim=-1)
