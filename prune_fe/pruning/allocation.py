@@ -125,21 +125,14 @@ class Allocation:
             most = max(curve.most_removed, capacity.removed)
             capacity = replace(capacity, feasible_counts=tuple(n for n in capacity.feasible_counts if n <= most))
             counts = tuple(count for count in capacity.feasible_counts if count >= capacity.removed)
-            # Units are taken from all blocks of a group step by step, so that every count is balanced.
-            own, by_block = state.group, state.removal_order()
-            steps = [own.take_steps(by_block, step, step + 1) for step in range(own.count_steps(by_block))]
-            order = [own.sets[position] for step in steps for block in step for position in block]
             capacities.append(capacity)
-            groups.append(Choices(counts, curve.predict_increases(self.unpruned_loss, counts), order))
-        # A group that was stopped in a later round has lost units already, which count towards the target.
-        closed = [
-            state.group.sets[position]
-            for state in plan.states
-            if state.reason is not None
-            for position in state.removed
-        ]
+            increases = curve.predict_increases(self.unpruned_loss, counts)
+            groups.append(Choices(counts, increases, state.sets_by_step()))
         budget = Budget(
-            groups, self.cost.count_channels, lambda channels: self.cost.shares_without(resource, channels), closed
+            groups,
+            self.cost.count_channels,
+            lambda channels: self.cost.shares_without(resource, channels),
+            plan.sets_of_stopped_groups,
         )
         chosen = choose_counts(budget, capacities, 1 - (1 - target) * float(progress))
         return {group: Quota(count, count) for group, count in zip(plan.open_groups, chosen, strict=True)}
@@ -179,10 +172,10 @@ def choose_counts(budget: Budget, capacities: Sequence[Capacity], target: float)
         target: The share of the cost to leave.
     """
     search = _Search(budget, target)
-    same_share = search.nearest(counts_for_target(capacities, budget.share_left, target, ranked=False))
-    starts = [*search.choices_around(), same_share]
+    same_share = counts_for_target(capacities, budget.share_left, target, ranked=False)
+    starts = [*search.choices_around(), search.nearest(same_share)]
     met = [_meet(budget, search.counts_of(search.trade(start)), target) for start in starts]
-    met.append(_meet(budget, counts_for_target(capacities, budget.share_left, target, ranked=False), target))
+    met.append(_meet(budget, same_share, target))
 
     def rank(counts: Counts) -> tuple[float, float]:
         error = abs(budget.share_left(counts) - target)

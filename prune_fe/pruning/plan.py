@@ -80,6 +80,15 @@ class GroupState:
         """Return for each block its positions in the order in which they are removed."""
         return self.group.removal_order(self.scores, self.removed)
 
+    def sets_by_step(self) -> list[SetId]:
+        """Return the group's coupled sets in the order in which they are removed, so that every count is balanced.
+
+        Units are taken from all blocks of the group step by step.
+        """
+        order = self.removal_order()
+        steps = [self.group.take_steps(order, step, step + 1) for step in range(self.group.count_steps(order))]
+        return [self.group.sets[position] for step in steps for block in step for position in block]
+
     def capacity(self, round_to: int, normalise: Normalise = "group") -> Capacity:
         """Return how many units the group can lose.
 
@@ -183,6 +192,12 @@ class PruningPlan:
     def removed_sets(self) -> list[SetId]:
         """The coupled sets that are removed."""
         return [state.group.sets[position] for state in self.states for position in state.removed]
+
+    @property
+    def sets_of_stopped_groups(self) -> list[SetId]:
+        """The coupled sets that were removed from groups that lose no more units; they count towards a target too."""
+        stopped = [state for state in self.states if state.reason is not None]
+        return [state.group.sets[position] for state in stopped for position in state.removed]
 
     def with_quotas(self, quotas: Mapping[GroupId, Quota]) -> PruningPlan:
         """Return the plan with these quotas."""
@@ -307,20 +322,12 @@ def _counts_for_target(
     """Return the counts of the open groups whose cost comes closest to the target at some point of the schedule."""
     assert options.target is not None
     resource, target = options.target
-    # Units are taken from all blocks of a group step by step, so that every count is balanced.
-    orders = []
-    for group in plan.open_groups:
-        own, order = plan.states[group].group, plan.states[group].removal_order()
-        steps = [own.take_steps(order, number, number + 1) for number in range(own.count_steps(order))]
-        orders.append([own.sets[position] for step in steps for block in step for position in block])
-    # A group that was stopped in a later round has lost units already, which count towards the target.
-    closed = [
-        state.group.sets[position] for state in plan.states if state.reason is not None for position in state.removed
-    ]
+    orders = [plan.states[group].sets_by_step() for group in plan.open_groups]
+    lost = plan.sets_of_stopped_groups
 
     def share_left(counts: Sequence[int]) -> float:
         removed = [set_id for sets, count in zip(orders, counts, strict=True) for set_id in sets[:count]]
-        return cost_share(resource, closed + removed)
+        return cost_share(resource, lost + removed)
 
     target_now = 1 - (1 - target) * float(progress)
     return counts_for_target(capacities, share_left, target_now, ranked=options.ranking == "global")
