@@ -28,6 +28,7 @@ RESAMPLES = 2_000
 """Bootstrap samples of the test images for each difference."""
 
 CONTROL, FILTER_NORM = CONTROLS
+FEATURE_ENTROPY = "feature-entropy"
 
 COLUMNS = ["network", "goal", "point", *(entry.name for entry in dataclasses.fields(Row)), "seconds", "commit"]
 """Columns of cells.csv."""
@@ -164,7 +165,7 @@ class Findings:
         return [result for result in results if result is not None]
 
     def control(self, name: str) -> str | None:
-        """Return the label of a control among the scorers, if it is there.
+        """Return the label of a scorer, such as a control, if it is among those of the recipe.
 
         Args:
             name: Name of the scorer, which the recipe may have given another label.

@@ -39,6 +39,7 @@ class PageTable:
         note: A remark below the table.
         highlight: Numbers of the rows, from 0, that are emphasised.
         shades: For each row the shade of each cell behind the heading, from -1 to 1, or None; empty: no cell has one.
+        is_prose: Whether the cells hold words, which are wrapped, rather than numbers.
     """
 
     kind: ClassVar[str] = "table"
@@ -48,6 +49,7 @@ class PageTable:
     note: str = ""
     highlight: Sequence[int] = ()
     shades: Sequence[Sequence[float | None]] = ()
+    is_prose: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -104,7 +106,49 @@ class Checklist:
         return not self.entries
 
 
-Block = Text | PageTable | Charts | Checklist
+@dataclass(frozen=True)
+class Figures:
+    """A few numbers that are read first, large.
+
+    Attributes:
+        title: What the numbers are about.
+        figures: (number with its unit, what it is).
+    """
+
+    kind: ClassVar[str] = "figures"
+    note: ClassVar[str] = ""
+    is_empty: ClassVar[bool] = False
+    title: str
+    figures: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are hidden until the reader opens them.
+
+    Attributes:
+        title: What is inside.
+        blocks: The content.
+    """
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: Sequence[Text | PageTable | Charts]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Blocks side by side, where the page is wide enough.
+
+    Attributes:
+        blocks: The content.
+    """
+
+    kind: ClassVar[str] = "row"
+    blocks: Sequence[Charts]
+
+
+Block = Text | PageTable | Charts | Checklist | Figures | Fold | Row
 
 
 @dataclass(frozen=True)
@@ -152,6 +196,9 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 def _content(block: Block, specifications: list[dict[str, Any]]) -> Any:
     """Return a block as the template takes it; the specifications of its charts are appended to the list."""
+    if isinstance(block, Fold | Row):
+        contents = [_content(each, specifications) for each in block.blocks]
+        return {"kind": block.kind, "title": getattr(block, "title", ""), "blocks": contents}
     if not isinstance(block, Charts):
         return block
     charts = []

@@ -15,7 +15,7 @@ from prune_fe.io import write_json, write_text
 from prune_fe.measure.statistics import kendall, spearman
 from prune_fe.report.findings import COLUMNS, Findings, load_findings
 from prune_fe.report.numbers import counted
-from prune_fe.report.page import Charts, Checklist, Section, Text, render_page
+from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, Row, Section, Text, render_page
 from prune_fe.report.sections import report_sections
 from prune_fe.report.tables import escape_markdown, markdown_table, write_frame
 
@@ -127,16 +127,24 @@ def report_markdown(title: str, subtitle: str, sections: Sequence[Section]) -> s
     for section in sections:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
-            if isinstance(block, Text):
-                lines += [escape_markdown(block.text), ""]
-            elif isinstance(block, Checklist):
-                lines += [*map(_checklist_line, block.entries), ""]
-            else:
-                table = block.numbers if isinstance(block, Charts) else block
-                columns, *rows = ([escape_markdown(cell) for cell in row] for row in (table.columns, *table.rows))
-                lines += [f"### {escape_markdown(table.title)}", "", markdown_table(columns, rows), ""]
-                lines += [escape_markdown(table.note), ""] if table.note else []
+            lines += _block_lines(block)
     return "\n".join(lines)
+
+
+def _block_lines(block: Block) -> list[str]:
+    if isinstance(block, Text):
+        return [escape_markdown(block.text), ""]
+    if isinstance(block, Checklist):
+        return [*map(_checklist_line, block.entries), ""]
+    if isinstance(block, Figures):
+        figures = [f"- **{escape_markdown(number)}** {escape_markdown(what)}" for number, what in block.figures]
+        return [f"### {escape_markdown(block.title)}", "", *figures, ""]
+    if isinstance(block, Fold | Row):
+        return [line for inner in block.blocks for line in _block_lines(inner)]
+    table = block.numbers if isinstance(block, Charts) else block
+    columns, *rows = ([escape_markdown(cell) for cell in row] for row in (table.columns, *table.rows))
+    lines = [f"### {escape_markdown(table.title)}", "", markdown_table(columns, rows), ""]
+    return [*lines, escape_markdown(table.note), ""] if table.note else lines
 
 
 def _checklist_line(entry: tuple[str, bool | None, str]) -> str:

@@ -3,106 +3,89 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from prune_fe.experiment.results import TUNED, UNPRUNED, Result
-from prune_fe.measure.statistics import kendall, spearman
-from prune_fe.report.charts import criterion_bars, histogram, layer_profile, trade_off
+from prune_fe.experiment.results import TUNED, UNPRUNED
+from prune_fe.measure.statistics import spearman
+from prune_fe.report.charts import criterion_bars, histogram, layer_profile
 from prune_fe.report.checklist import comparison_checklist
-from prune_fe.report.findings import CONTROL, Findings
+from prune_fe.report.class_names import readable_class_names
+from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
+from prune_fe.report.headline import Headline, headline
 from prune_fe.report.numbers import format_count, format_number
-from prune_fe.report.page import Block, Charts, PageTable, Section, Text
-from prune_fe.report.verdicts import verdicts
+from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
+from prune_fe.report.trade_offs import trade_offs
+from prune_fe.report.verdicts import INTERVALS, verdict_table
 from prune_fe.report.wording import (
     POINT_NAMES,
     controls_of,
     describe_accuracy,
     describe_difference,
-    describe_missing_seeds,
     describe_point,
     describe_scorer,
 )
 from prune_fe.scoring.scores import Scores
 
-FEATURE_ENTROPY = "feature-entropy"
 SHOWN_CLASSES = 20
 MOST_BINS = 24
-COSTS: Mapping[str, tuple[str, Callable[[Result], float]]] = {
-    "multiply-adds": ("multiply-adds of an image", lambda result: result.row.macs),
-    "parameters": ("parameters", lambda result: result.row.parameters),
-    "measured time": ("milliseconds an image", lambda result: 1000 / result.row.images_per_second),
-}
-"""Name of a cost -> (title of its axis, its value for a result)."""
-
 QUANTITIES = {"feature_entropy_nats": "H, nats", "selective_rate": "ε", "entropy_per_rate_nats": "H/ε, nats"}
 
 
 def report_sections(findings: Findings) -> Iterator[Section]:
     """Yield the whole report."""
-    yield Section("What came out", [Text(text) for text in verdicts(findings)])
+    yield Section("What came out", list(_outcome(findings)))
     for network in findings.networks:
         suffix = f": {network}" if len(findings.networks) > 1 else ""
         at_points = [_point_table(findings, network, point) for point in findings.points]
-        yield Section(f"Trade-off{suffix}", [_trade_off(findings, network, cost) for cost in COSTS])
-        yield Section(f"Accuracy{suffix}", [_accuracy_table(findings, network), *at_points])
+        yield Section(f"Trade-off{suffix}", list(trade_offs(findings, network)))
+        by_point = [_accuracy_table(findings, network)] if len(findings.points) != 1 else []
+        yield Section(f"Accuracy{suffix}", [*by_point, *at_points])
         yield Section(f"Which classes pay{suffix}", _classes(findings, network))
         yield Section(f"Layers{suffix}", _layers(findings, network))
         yield Section(f"Scores{suffix}", [_score_histograms(findings, network)])
         yield Section(f"Agreement{suffix}", _agreement(findings, network))
         yield Section(f"Cost of each criterion{suffix}", [_scoring_cost(findings, network)])
     yield Section("What a comparison must report", [comparison_checklist(findings)])
-    yield Section("Settings and environment", [_settings(findings), _environment(findings)])
+    settings = [_settings(findings), _environment(findings)]
+    yield Section("Settings and environment", [Fold("Every key of the recipe, and the machine", settings)])
 
 
-def _trade_off(findings: Findings, network: str, cost: str) -> Block:
-    """Return the accuracy against a cost; each criterion's line begins at the unpruned network."""
-    axis, cost_of = COSTS[cost]
-    rows: list[dict[str, Any]] = []
-    for scorer in [*findings.scorers, *findings.scratch, *findings.tuned]:
-        points = [None, *findings.points] if scorer in findings.scorers else findings.points
-        for point in [None] if scorer == TUNED else points:
-            results = findings.select(network, UNPRUNED if point is None and scorer != TUNED else scorer, point)
-            if results:
-                accuracies = [result.row.accuracy for result in results]
-                detail = "unpruned" if point is None else describe_point(findings, point)
-                rows.append(
-                    {
-                        "criterion": describe_scorer(scorer),
-                        "x": statistics.mean(cost_of(result) for result in results),
-                        "accuracy": statistics.mean(accuracies),
-                        "low": min(accuracies),
-                        "high": max(accuracies),
-                        "detail": detail + describe_missing_seeds(findings, len(results)),
-                    }
-                )
-    title = f"Accuracy against {cost}"
-    timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
-    notes = {
-        "multiply-adds": "Points are means over the seeds; the intervals reach from the lowest to the highest seed.",
-        "measured time": f"Medians; {timed_with}. Timings vary on a machine that does other work too.",
-    }
-    numbers = PageTable(
-        title,
-        ["criterion", axis, "test accuracy", "lowest", "highest", "network"],
-        [
-            [
-                row["criterion"],
-                format_number(row["x"]),
-                *(format_number(row[name], percent=True) for name in ("accuracy", "low", "high")),
-                row["detail"],
-            ]
-            for row in rows
-        ],
-        notes.get(cost, ""),
-    )
-    controls = [describe_scorer(name) for name in controls_of(findings)]
-    if not rows:
-        return Charts(numbers)
-    return Charts(numbers, {"": trade_off(pd.DataFrame(rows), axis, title, controls, findings.scorers)})
+def _outcome(findings: Findings) -> Iterator[Block]:
+    """Yield the numbers that are read first, and what the intervals say."""
+    for network in findings.networks:
+        if (best := headline(findings, network)) is not None:
+            yield _figures(findings, best)
+    table = verdict_table(findings)
+    if table.is_empty:
+        yield Text("No network has been pruned yet.")
+        return
+    yield table
+    yield Fold("How the intervals are made", [Text(INTERVALS)])
+
+
+def _figures(findings: Findings, best: Headline) -> Figures:
+    """Return cost, measured time and accuracy of the best criterion's network."""
+    timed_with = ", ".join(dict.fromkeys(each.row.timed_with for each in findings.select(best.network, best.scorer)))
+    timed_with = timed_with or ", ".join(dict.fromkeys(findings.frame["timed_with"]))
+    of = f", the best of {len(findings.scorers)} criteria" if len(findings.scorers) > 1 else ""
+    title = f"{best.network}, {describe_point(findings, best.point)}: {best.scorer}{of}"
+    macs, parameters = (f"{format_count(a)} to {format_count(b)}" for a, b in (best.macs, best.parameters))
+    images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
+    seeds = f", {len(findings.seeds)} seeds" if len(findings.seeds) > 1 else ""
+    before, after = (f"{100 * value:.1f}" for value in best.accuracy)
+    figures = [
+        (f"{best.macs[1] / best.macs[0]:.0%}", f"of the multiply-adds left ({macs}; parameters {parameters})"),
+        (f"{best.speed_up:.2f}×", f"as fast, measured ({images} images/s; {timed_with})"),
+        (
+            f"{before} → {after} %",
+            f"test accuracy: {best.change_text} points (95 % over {best.change.n:,} test images{seeds})",
+        ),
+    ]
+    return Figures(title, figures)
 
 
 def _accuracy_table(findings: Findings, network: str) -> PageTable:
@@ -119,23 +102,26 @@ def _accuracy_table(findings: Findings, network: str) -> PageTable:
             for point in findings.points
         ]
         rows.append([describe_scorer(scorer), *signed])
-    note = (
-        f"Test accuracy: mean ± standard deviation over the seeds. ▲ better, ▼ worse than {CONTROL} by the interval. "
-        f"{_about_tuned(findings)}{_about_scratch(findings)}"
-    )
+    note = _about_accuracies(findings, any(differences.values())) + _about_tuned(findings) + _about_scratch(findings)
     columns = ["criterion", *(f"{point:g}" for point in findings.points)]
     highlight = [number for number, name in enumerate([*unpruned, *names]) if name in controls_of(findings)]
-    return PageTable(f"Accuracy by {POINT_NAMES[findings.goal]}", columns, rows, note, highlight)
+    return PageTable(f"Accuracy by {POINT_NAMES[findings.goal]}", columns, rows, note.strip(), highlight)
+
+
+def _about_accuracies(findings: Findings, has_control: bool) -> str:
+    spread = ": mean ± standard deviation over the seeds" if len(findings.seeds) > 1 else ""
+    signs = f" ▲ better, ▼ worse than {CONTROL} by the interval." if has_control else ""
+    return f"Test accuracy{spread}.{signs} "
 
 
 def _about_tuned(findings: Findings) -> str:
-    if not findings.tuned:
+    if not any(findings.select(network, TUNED) for network in findings.networks):
         return ""
     return f"{TUNED}: the unpruned network, fine-tuned in the same way and for as many epochs as the pruned ones. "
 
 
 def _about_scratch(findings: Findings) -> str:
-    if not findings.scratch:
+    if not set(findings.scratch) & set(findings.frame["scorer"]):
         return ""
     text = (
         "From scratch: a new network with the pruned architecture, trained for as many epochs as the pruned networks "
@@ -159,15 +145,16 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
         where = None if scorer == TUNED else point
         results = findings.select(network, scorer, where)
         if not results:
-            rows.append([describe_scorer(scorer), "missing", *[""] * 8])
+            rows.append([describe_scorer(scorer), "missing", *[""] * (8 if len(findings.seeds) > 1 else 7)])
             continue
+        accuracies = findings.accuracies(network, scorer, where)
         pruned = [each.row.accuracy_pruned for each in results if each.row.accuracy_pruned is not None]
         drop = findings.drop(network, scorer, where)
         rows.append(
             [
                 describe_scorer(scorer),
                 describe_accuracy(findings, network, scorer, where),
-                " ".join(f"{100 * value:.2f}" for value in findings.accuracies(network, scorer, where)),
+                *([" ".join(f"{100 * value:.2f}" for value in accuracies)] if len(findings.seeds) > 1 else []),
                 "" if drop is None else f"{100 * drop:+.2f}",
                 f"{100 * statistics.mean(pruned):.2f}" if pruned else "",
                 format_count(results[0].row.parameters),
@@ -180,7 +167,7 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
     columns = [
         "criterion",
         "accuracy",
-        "each seed",
+        *(["each seed"] if len(findings.seeds) > 1 else []),
         "drop, points",
         "right after pruning",
         "parameters",
@@ -193,6 +180,8 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
         "Accuracies in percent. The last two columns are differences in points, paired over the test images, with "
         "intervals of 95 % that hold for all pairs at once."
     )
+    if len(findings.points) == 1:
+        note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()
     highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]
     return PageTable(f"At {describe_point(findings, point)}", columns, rows, note, highlight)
 
@@ -233,9 +222,10 @@ def _class_table(findings: Findings, changes: pd.DataFrame, before: pd.Series, p
     order = mean.dropna().sort_values(kind="stable").index.tolist()
     half = SHOWN_CLASSES // 2
     shown = order if len(order) <= SHOWN_CLASSES else [*order[:half], *order[-half:]]
+    names = readable_class_names(findings.classes)
     rows = [
         [
-            findings.classes[number],
+            names[number],
             f"{before[number]:.0f}",
             f"{mean[number]:+.1f}",
             *(f"{change:+.1f}" for change in changes.loc[number]),
@@ -259,11 +249,14 @@ def _layers(findings: Findings, network: str) -> list[Block]:
         for label, by_seed in findings.scores_of(network).items()
         if all("selective_rate" in scores.raw for scores in by_seed.values())
     }
+    profiles = []
     for quantity, name in QUANTITIES.items():
         rows = [row for label, scores in entropies.items() for row in _profile(label, scores, quantity)]
         if rows:
-            note = "Means over the units, classes and seeds; the intervals reach from the lowest to the highest seed."
-            blocks.append(_profile_chart(findings, pd.DataFrame(rows), f"{name} by depth", name, note))
+            profiles.append(_profile_chart(findings, pd.DataFrame(rows), f"{name} by depth", name))
+    if profiles:
+        ends = "; the intervals reach from the lowest to the highest seed" if len(findings.seeds) > 1 else ""
+        blocks += [Row(profiles), Text(f"Means over the units, classes and seeds{ends}.")]
     if not entropies:
         has_scores = bool(findings.scores_of(network))
         reason = f"{FEATURE_ENTROPY} is not among the criteria" if has_scores else "the folder holds no scores"
@@ -271,7 +264,11 @@ def _layers(findings: Findings, network: str) -> list[Block]:
     for point in findings.points[len(findings.points) // 2 :][:1]:
         removed = [row for scorer in findings.scorers for row in _removed_shares(findings, network, scorer, point)]
         title = f"Removed share of each layer at {describe_point(findings, point)}"
-        blocks.append(_profile_chart(findings, pd.DataFrame(removed), title, "share of the units", percent=True))
+        shares = {row["value"] for row in removed}
+        if len(shares) == 1:
+            blocks.append(Text(f"Every criterion removes {shares.pop():.0%} of the units of each layer."))
+        else:
+            blocks.append(_profile_chart(findings, pd.DataFrame(removed), title, "share of the units", percent=True))
     reasons = sorted({f"{layers}: {why}" for result in findings.results for layers, why in result.left.items()})
     if reasons:
         blocks.append(Text("Fewer units were removed than requested: " + "; ".join(reasons)))
@@ -310,12 +307,10 @@ def _removed_shares(findings: Findings, network: str, scorer: str, point: float)
         }
 
 
-def _profile_chart(
-    findings: Findings, points: pd.DataFrame, title: str, y_title: str, note: str = "", percent: bool = False
-) -> Block:
+def _profile_chart(findings: Findings, points: pd.DataFrame, title: str, y_title: str, percent: bool = False) -> Charts:
     """Return a chart by layer with its numbers."""
     if points.empty:
-        return Charts(PageTable(title, [], [], note))
+        return Charts(PageTable(title, [], []))
     ends = ["value", "low", "high"] if (points["low"] < points["high"]).any() else ["value"]
     rows = [
         [row["criterion"], str(row["depth"]), row["layer"], *(format_number(row[end], percent) for end in ends)]
@@ -324,7 +319,7 @@ def _profile_chart(
     columns = ["criterion", "depth", "layer", *(y_title if end == "value" else f"{end}est seed" for end in ends)]
     form = ".2%" if percent else ".4~g"
     chart = layer_profile(points, y_title, title, controls_of(findings), findings.scorers, form)
-    return Charts(PageTable(title, columns, rows, note), {"": chart})
+    return Charts(PageTable(title, columns, rows), {"": chart})
 
 
 def _score_histograms(findings: Findings, network: str) -> Block:
@@ -362,42 +357,29 @@ def _standardised(scores: Scores) -> np.ndarray:
 def _agreement(findings: Findings, network: str) -> list[Block]:
     """Return the agreement of each pair of criteria, and of one with all others by layer.
 
-    Every pair by layer is in agreement.csv.
+    Every pair by layer is in agreement.csv, with other coefficients.
     """
     names = list(findings.scores_of(network))
-    if len(names) < 2 or not findings.points:
+    if len(names) < 2:
         return [Text("There are no two criteria whose agreement could be measured.")]
-    middle = findings.points[len(findings.points) // 2]
     reference = FEATURE_ENTROPY if FEATURE_ENTROPY in names else names[0]
-    overlap_note = " Units that both criteria remove, divided by the units that at least one of them removes."
-    measures: dict[str, tuple[str, Callable[[str, str], Mapping[str, float]]]] = {
-        "Spearman's ρ of the scores": ("", lambda one, other: findings.agreement(network, one, other, spearman)),
-        "Kendall's τ of the scores": ("", lambda one, other: findings.agreement(network, one, other, kendall)),
-        f"Jaccard index of the removed units at {describe_point(findings, middle)}": (
-            overlap_note,
-            lambda one, other: findings.overlap(network, middle, one, other),
-        ),
-    }
-    blocks: list[Block] = []
-    for title, (note, by_layer) in measures.items():
-        blocks.append(_heatmap(title, findings.matrix(names, by_layer), f"Mean over the layers and seeds.{note}"))
-        rows = [
-            {
-                "criterion": other,
-                "depth": depth,
-                "layer": layer,
-                "value": value,
-                "low": value,
-                "high": value,
-            }
-            for other in names
-            if other != reference
-            for depth, (layer, value) in enumerate(by_layer(reference, other).items(), 1)
-        ]
-        measure = title.partition(" of")[0]
-        by_layer_title = f"{title}: {reference} and others, by layer"
-        blocks.append(_profile_chart(findings, pd.DataFrame(rows), by_layer_title, measure))
-    return blocks
+
+    def by_layer(one: str, other: str) -> dict[str, float]:
+        return findings.agreement(network, one, other, spearman)
+
+    title = "Spearman's ρ of the scores"
+    rows = [
+        {"criterion": other, "depth": depth, "layer": layer, "value": value, "low": value, "high": value}
+        for other in names
+        if other != reference
+        for depth, (layer, value) in enumerate(by_layer(reference, other).items(), 1)
+    ]
+    note = "Mean over the layers and seeds. Other coefficients are in agreement.csv."
+    by_layer_title = f"{title}: {reference} and others, by layer"
+    return [
+        _heatmap(title, findings.matrix(names, by_layer), note),
+        _profile_chart(findings, pd.DataFrame(rows), by_layer_title, "Spearman's ρ"),
+    ]
 
 
 def _heatmap(title: str, values: pd.DataFrame, note: str) -> PageTable:

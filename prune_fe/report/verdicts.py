@@ -1,15 +1,17 @@
-"""The conclusions of a comparison in words: a criterion is called better only if the interval excludes zero."""
+"""The conclusions of a comparison: a criterion is called better only if the interval excludes zero."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import BY_LAYER, UNPRUNED
 from prune_fe.report.findings import CONTROL, Findings
+from prune_fe.report.page import PageTable
 from prune_fe.report.wording import (
+    POINT_NAMES,
     describe_accuracy,
     describe_missing_seeds,
-    describe_point,
     describe_scorer,
     join_or_none,
 )
@@ -22,71 +24,62 @@ INTERVALS = (
 )
 
 
-def verdicts(findings: Findings) -> Iterator[str]:
-    """Yield a paragraph for each network and operating point, and then one that explains the intervals."""
-    texts = [
-        _verdict(findings, network, point, best)
+def verdict_table(findings: Findings) -> PageTable:
+    """Return what the intervals say: a row for each network and operating point with a result."""
+    rows = [
+        ([network] if len(findings.networks) > 1 else []) + _verdict(findings, network, point, best)
         for network in findings.networks
         for point in findings.points
         if (best := findings.best(network, point)) is not None
     ]
-    if not texts:
-        yield "No network has been pruned yet."
-        return
-    yield from texts
-    yield INTERVALS
+    columns = ["network"] if len(findings.networks) > 1 else []
+    columns += [POINT_NAMES[findings.goal], "highest accuracy", "not told apart from it"]
+    columns += [f"better than {CONTROL}", f"worse than {CONTROL}"]
+    columns += [describe_scorer(name) for name in [*findings.scratch, *findings.tuned]]
+    return _without_empty_columns(PageTable("What the intervals say", columns, rows, is_prose=True))
 
 
-def _verdict(findings: Findings, network: str, point: float, best: str) -> str:
+def _verdict(findings: Findings, network: str, point: float, best: str) -> list[str]:
+    """Return the cells of a row, from the operating point on."""
     seeds, comparable = findings.comparable(network, point)
-    with_seeds = describe_missing_seeds(findings, len(seeds))
-    sentences = [
-        f"{network}, {describe_point(findings, point)}{with_seeds}: {_about_best(findings, network, point, best)}",
-        *_about_random(findings, network, point),
-    ]
-    measured = [s for s in findings.scorers if findings.select(network, s, point)]
-    if excluded := [scorer for scorer in measured if scorer not in comparable]:
-        sentences.append(f"Not compared, because seeds are missing: {', '.join(excluded)}")
-    sentences += [*_about_scratch(findings, network, point, best), *_about_tuned(findings, network)]
-    return ". ".join(sentences) + "."
-
-
-def _about_best(findings: Findings, network: str, point: float, best: str) -> str:
-    accuracy = describe_accuracy(findings, network, best, point)
-    others = {s: each for s, each in findings.differences_to_best(network, point).items() if s in findings.scorers}
-    if not others:
-        return f"{best} has {accuracy}, and there is no other criterion to compare it with"
+    to_best, to_random = (f(network, point) for f in (findings.differences_to_best, findings.differences_to_random))
+    measured = [scorer for scorer in findings.scorers if findings.select(network, scorer, point)]
+    excluded = [scorer for scorer in measured if scorer not in comparable]
+    where = f"{'' if findings.goal == BY_LAYER else f'{point:g}'}{describe_missing_seeds(findings, len(seeds))}".strip()
+    if excluded:
+        where += f" (not compared, because seeds are missing: {', '.join(excluded)})"
+    others = {scorer: each for scorer, each in to_best.items() if scorer in findings.scorers}
     even = [scorer for scorer, each in others.items() if each.verdict == "not told apart"]
-    told_apart = f"not told apart from {', '.join(even)}" if even else "told apart from all others"
-    return f"{best} has the highest mean accuracy ({accuracy}), {told_apart}"
-
-
-def _about_random(findings: Findings, network: str, point: float) -> Iterator[str]:
-    differences = findings.differences_to_random(network, point)
-    if not differences:
-        yield f"There is no {CONTROL} to compare with"
-        return
-    verdict_of = {scorer: each.verdict for scorer, each in differences.items() if scorer in findings.scorers}
+    verdict_of = {scorer: each.verdict for scorer, each in to_random.items() if scorer in findings.scorers}
     better, worse = ([s for s, verdict in verdict_of.items() if verdict == name] for name in ("better", "worse"))
-    yield f"Better than {CONTROL}: {join_or_none(better)}"
-    if worse:
-        yield f"Worse than {CONTROL}: {', '.join(worse)}"
+    apart = join_or_none(even) if others else "no other criterion"
+    cells = [where or "each layer's own", f"{best}, {describe_accuracy(findings, network, best, point)}", apart]
+    cells += [join_or_none(better), join_or_none(worse)] if to_random else ["", ""]
+    return [*cells, *_controls(findings, network, point, best)]
 
 
-def _about_tuned(findings: Findings, network: str) -> Iterator[str]:
+def _controls(findings: Findings, network: str, point: float, best: str) -> Iterator[str]:
+    """Yield what became of each network from scratch, and of the unpruned network with the same fine-tuning."""
+    differences = findings.differences_to_best(network, point)
+    for scorer in findings.scratch:
+        if not findings.select(network, scorer, point):
+            yield ""
+            continue
+        verdict = "not compared, because seeds are missing"
+        if scorer in differences:
+            verdict = differences[scorer].verdict
+            verdict += f" from {best}" if verdict == "not told apart" else f" than {best}"
+        yield f"{describe_accuracy(findings, network, scorer, point)}, {verdict}"
     for label in findings.tuned:
         if findings.select(network, label):
             before, after = (describe_accuracy(findings, network, name, None) for name in (UNPRUNED, label))
-            yield f"The unpruned network: {before}, and {after} with the same fine-tuning"
+            yield f"{before} before, {after} after"
+        else:
+            yield ""
 
 
-def _about_scratch(findings: Findings, network: str, point: float, best: str) -> Iterator[str]:
-    differences = findings.differences_to_best(network, point)
-    for scorer in findings.scratch:
-        if findings.select(network, scorer, point):
-            verdict = "not compared, because seeds are missing"
-            if scorer in differences:
-                verdict = differences[scorer].verdict
-                verdict += f" from {best}" if verdict == "not told apart" else f" than {best}"
-            accuracy = describe_accuracy(findings, network, scorer, point)
-            yield f"{describe_scorer(scorer).capitalize()}: {accuracy}, {verdict}"
+def _without_empty_columns(table: PageTable) -> PageTable:
+    """Return a table without the columns that are empty in every row: a page does not speak of what was not run."""
+    kept = [number for number, _ in enumerate(table.columns) if any(row[number] for row in table.rows)]
+    columns = [table.columns[number] for number in kept]
+    return dataclasses.replace(table, columns=columns, rows=[[row[number] for number in kept] for row in table.rows])

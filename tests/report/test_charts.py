@@ -14,6 +14,7 @@ import pytest
 from prune_fe.report.charts import (
     ablation_curves,
     accuracy_against,
+    accuracy_bars,
     birth_times,
     criterion_bars,
     histogram,
@@ -27,7 +28,7 @@ from prune_fe.report.charts import (
     specification,
     trade_off,
 )
-from prune_fe.report.charts.theme import COLOURS, SERIES, SHAPES, SeriesStyle
+from prune_fe.report.charts.theme import COLOURS, SERIES, SHAPES, SeriesStyle, spread_labels
 
 SCORERS = ["feature-entropy", "l1-filter", "hrank", "random"]
 
@@ -96,6 +97,13 @@ CHARTS: dict[str, Callable[[], Any]] = {
         log_x=True,
     ),
     "trade_off": lambda: trade_off(points(), "multiply-adds", "Trade-off", ["random"], SCORERS),
+    "accuracy_bars": lambda: accuracy_bars(
+        pd.DataFrame(
+            [("a", 0.5, 0.4, 0.6, 0.1, ""), ("b", 0.75, 0.75, 0.75, np.nan, "")],
+            columns=["criterion", "accuracy", "low", "high", "pruned", "detail"],
+        ),
+        "Accuracy",
+    ),
     "layer_profile": lambda: layer_profile(layers(), "H, nats", "H by depth", ["random"]),
     "rank_correlation": lambda: rank_correlation(
         pd.DataFrame(
@@ -222,16 +230,48 @@ def test_the_unpruned_accuracy_is_marked(tmp_path):
 
 def test_few_lines_have_bands_and_many_whiskers():
     def intervals(frame: pd.DataFrame) -> set[str]:
-        layers = trade_off(frame, "x", "t").to_dict()["layer"]
+        layers = layer_profile(frame, "x", "t").to_dict()["layer"]
         return {layer["mark"]["type"] for layer in layers} & {"area", "rule"}
 
-    many = pd.concat([points(criterion=str(number)) for number in range(5)])
-    assert (intervals(points()), intervals(many)) == ({"area"}, {"rule"})
+    wide = layers().assign(low=0, high=1)
+    many = pd.concat([wide.assign(criterion=str(number)) for number in range(5)])
+    assert (intervals(wide), intervals(many)) == ({"area"}, {"rule"})
+
+
+def test_lines_are_named_at_their_ends_and_the_others_are_pale(tmp_path):
+    frame = pd.concat([points(criterion=name) for name in ("a", "b", "c", "random")])
+    chart = trade_off(frame, "x", "t", ["random"], named=["b"])
+    save_chart(chart, tmp_path / "a.svg")
+    written = re.findall(r">([a-z]+)</text>", (tmp_path / "a.svg").read_text())
+    assert [name for name in written if name in ("a", "b", "c", "random")] == ["b", "random"]
+    style = SeriesStyle("criterion", ["a", "b", "c", "random"], ["random"], named=["b", "random"])
+    assert style.colours == ["var(--control)", "var(--c1)", "var(--control)", "var(--control)"]
+    assert style.opacity()["condition"][0]["test"]["oneOf"] == ["a", "c"]
+
+
+def test_names_beside_lines_do_not_overlap():
+    places = spread_labels([0.99, 0.2, 1.0, 0.98], (0, 1), 140)
+    gaps = np.diff(sorted(places))
+    assert gaps.min() >= 0.1 - 1e-12
+    assert max(places) <= 1
+    assert np.argsort(places).tolist() == np.argsort([0.99, 0.2, 1.0, 0.98]).tolist()
+
+
+def test_the_layers_of_a_profile_are_named():
+    chart = layer_profile(layers(), "x", "t").to_dict()["layer"][0]
+    assert chart["encoding"]["x"]["sort"] == list(dict.fromkeys(layers()["layer"]))
+
+
+def test_bars_are_ordered_by_accuracy(tmp_path):
+    chart = CHARTS["accuracy_bars"]().to_dict()
+    assert chart["layer"][0]["encoding"]["y"]["sort"] == ["b", "a"]
+    save_chart(CHARTS["accuracy_bars"](), tmp_path / "a.svg")
+    assert "75.0%" in (tmp_path / "a.svg").read_text()
 
 
 def test_the_measured_time_has_no_prefix():
     def axis(frame: pd.DataFrame) -> str:
-        return trade_off(frame, "x", "t").to_dict()["layer"][0]["encoding"]["x"]["axis"]["format"]
+        return trade_off(frame, "x", "t").to_dict()["layer"][1]["encoding"]["x"]["axis"]["format"]
 
     assert (axis(points()), axis(points(x=0.02))) == ("~s", "~g")
 

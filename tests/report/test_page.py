@@ -16,7 +16,7 @@ import pytest
 
 from prune_fe.report.charts import criterion_bars, histogram, layer_profile, trade_off
 from prune_fe.report.charts.theme import COLOURS
-from prune_fe.report.page import Block, Charts, Checklist, PageTable, Section, Text, render_page
+from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, PageTable, Row, Section, Text, render_page
 
 HOSTILE = "</script><script>alert(1)</script>"
 QUOTED = '" onload="alert(2)" \' & <b>'
@@ -81,8 +81,8 @@ def sections(name: str) -> list[Section]:
     table = PageTable(name, [name, "number"], [[name, name], ["other", "1.5"]], name, (0,))
     bars = pd.DataFrame({"criterion": [name, name], "quantity": [name, "b"], "value": [1.0, -2.0]})
     bins = pd.DataFrame({"start": [0.0, 1.0], "end": [1.0, 2.0], "count": [3, 4]})
-    layers = pd.DataFrame({"criterion": [name], "depth": [1], "layer": [name], "value": [0.5], "low": [0.5],
-                           "high": [0.5]})  # fmt: skip
+    layers = pd.DataFrame({"criterion": [name, "b"], "depth": [1, 1], "layer": [name, name], "value": [0.5, 0.25],
+                           "low": [0.5, 0.25], "high": [0.5, 0.25]})  # fmt: skip
     return [
         Section(name, [Text(name), table]),
         Section(name, [Charts(table, {"": trade_off(frame(name), name, name, ["other"])})]),
@@ -202,6 +202,22 @@ def test_cells_are_shaded_by_their_value():
                       "--share:0%;--end:var(--more)"]  # fmt: skip
 
 
+def test_a_fold_and_a_row_hold_blocks():
+    chart = Charts(PageTable("A chart", ["x"], [["1"]]), {"": trade_off(frame("a"), "x", "t")})
+    document = read(Fold("More", [Text("hidden"), chart]), Row([chart, chart]))
+    assert [each["class"] for each in document.all("details") if "class" in each] == ["fold"]
+    assert len(document.specifications) == 3
+    assert "More" in document.text
+    assert "hidden" in document.text
+    assert len(document.all("div", **{"class": "row"})) == 1
+
+
+def test_figures_are_terms_with_their_meaning():
+    document = read(Figures("A network", [("25 %", "of the multiply-adds"), ("2×", "as fast")]))
+    assert len(document.all("dt")) == len(document.all("dd")) == 2
+    assert "25 %of the multiply-adds" in document.text
+
+
 def test_a_checklist_says_each_state_in_words():
     text = read(Checklist("t", [("a", True, "x"), ("b", False, ""), ("c", None, "")])).text
     assert re.search(r"1 of\s+2 reported", text)
@@ -223,7 +239,8 @@ PROBE = """
 addEventListener("load", () => setTimeout(() => {
   const chart = document.querySelector(".chart");
   const key = (element, name) => element.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
-  const visible = () => [...chart.querySelectorAll(".role-mark > path[aria-label]")]
+  const interactive = document.querySelectorAll(".chart")[4];
+  const visible = () => [...interactive.querySelectorAll(".role-mark > path[aria-label]")]
     .filter((mark) => Number(mark.getAttribute("opacity") ?? 1) > 0.5).length;
   chart.focus();
   key(chart, "ArrowRight");
@@ -233,8 +250,8 @@ addEventListener("load", () => setTimeout(() => {
   setTimeout(() => {
     const told = document.getElementById("vg-tooltip-element").textContent;
     const before = visible();
-    const label = chart.querySelector(".role-legend-label text");
-    const buttons = chart.querySelectorAll("[role=button]").length;
+    const label = interactive.querySelector(".role-legend-label text");
+    const buttons = interactive.querySelectorAll("[role=button]").length;
     key(label, "Enter");
     setTimeout(() => {
       const wide = document.documentElement.scrollWidth;
@@ -283,5 +300,5 @@ def test_in_a_browser(tmp_path):
     assert "a criterion: 100;" in second
     assert "network: a criterion" in second
     assert "25.00%" in told
-    assert (buttons, before, after, drawn, fits.strip()) == ("2", "3", "2", "5", "true")
+    assert (buttons, before, after, drawn, fits.strip()) == ("2", "2", "1", "5", "true")
     assert "|5|390|true" in browse(tmp_path, "phone.html")

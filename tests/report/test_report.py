@@ -10,7 +10,7 @@ import pytest
 from prune_fe.errors import InputError
 from prune_fe.report import report
 from prune_fe.report.findings import COLUMNS, Findings
-from prune_fe.report.page import Block, Charts, Checklist, PageTable, Section, Text
+from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, PageTable, Row, Section, Text
 
 FILES = {"report.html", "report.md", "report.json", "cells.csv", "classes.csv", "agreement.csv"}
 
@@ -88,11 +88,12 @@ def test_the_page_and_the_text_say_the_same(reported: Path, findings: Findings) 
 def test_blocks_as_markdown() -> None:
     table = PageTable("A|title", ["a", "b"], [["x", "1"]], "A *note*.")
     checklist = Checklist("c", [("met", True, "why"), ("not met", False, ""), ("n/a", None, "")])
-    blocks: list[Block] = [Text("a_b"), table, Charts(table), checklist]
+    figures = Figures("A network", [("25%", "of *all*")])
+    blocks: list[Block] = [Text("a_b"), Fold("f", [table]), Row([Charts(table)]), checklist, figures]
     text = report.report_markdown("T", "s", [Section("S", blocks)])
     rows = "### A\\|title\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n\nA \\*note\\*.\n\n"
     lines = "- yes: met (why)\n- **missing**: not met\n- does not apply: n/a\n"
-    assert text == f"# T\n\ns\n\n## S\n\na\\_b\n\n{rows}{rows}{lines}"
+    assert text == f"# T\n\ns\n\n## S\n\na\\_b\n\n{rows}{rows}{lines}\n### A network\n\n- **25%** of \\*all\\*\n"
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import sections
 from prune_fe.report.findings import Findings
-from prune_fe.report.page import Block, Charts, PageTable, Section, Text
+from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.sections import report_sections
 from prune_fe.report.wording import describe_accuracy
 
@@ -20,7 +20,8 @@ def whole(findings: Findings) -> list[Section]:
 
 
 def blocks_of(sections: Iterable[Section], title: str) -> list[Block]:
-    return list(next(section.blocks for section in sections if section.title == title))
+    blocks = next(section.blocks for section in sections if section.title == title)
+    return [inner for block in blocks for inner in (block.blocks if isinstance(block, Fold | Row) else [block])]
 
 
 def table(sections: Iterable[Section], section: str, title: str) -> PageTable:
@@ -40,15 +41,17 @@ def test_the_sections_come_in_order(whole: list[Section]) -> None:
     ]  # fmt: skip
 
 
-def test_each_line_of_the_trade_off_begins_at_the_unpruned_network(whole: list[Section], findings: Findings) -> None:
-    numbers = table(whole, "Trade-off: one", "Accuracy against parameters")
-    rows = [row for row in numbers.rows if row[0] == "zeros"]
-    assert [row[-1] for row in rows] == ["unpruned", "share removed 0.25", "share removed 0.75"]
-    assert [row[1] for row in rows] == ["50000", "37500", "12500"]
-    accuracies = findings.accuracies("one", "zeros", 0.25)
-    assert rows[1][2:5] == [f"{100 * f(accuracies):.2f} %" for f in (np.mean, min, max)]
-    scratch = [row[-1] for row in numbers.rows if row[0] == "from scratch, 1× budget"]
-    assert scratch == ["share removed 0.25", "share removed 0.75"]
+def test_three_numbers_of_each_network_come_first(whole: list[Section], findings: Findings) -> None:
+    one, two = (block for block in blocks_of(whole, "What came out") if isinstance(block, Figures))
+    best = findings.best("two", 0.75)
+    assert two.title == f"two, share removed 0.75: {best}, the best of 4 criteria"
+    cost, speed, accuracy = two.figures
+    assert cost == ("25%", "of the multiply-adds left (4.00M to 1.00M; parameters 50.00k to 12.50k)")
+    assert speed == ("2.00×", "as fast, measured (667 to 1,333 images/s; batch 64, cpu)")
+    unpruned, pruned = (100 * np.mean(findings.accuracies("two", *key)) for key in ((UNPRUNED,), (best, 0.75)))
+    assert accuracy[0] == f"{unpruned:.1f} → {pruned:.1f} %"
+    assert accuracy[1].endswith("(95 % over 80 test images, 2 seeds)")
+    assert one.title.startswith("one, ")
 
 
 def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
@@ -124,8 +127,18 @@ def test_profiles_are_those_of_the_layers(whole: list[Section], findings: Findin
     assert [float(text) for text in known.rows[1][3:]] == pytest.approx(
         [np.mean(means), min(means), max(means)], rel=1e-5
     )
-    shares = table(whole, "Layers: one", "Removed share of each layer at share removed 0.75")
-    assert shares.rows[0] == ["feature-entropy", "1", "features.0", "75.00 %"]
+
+
+def test_the_removed_shares_are_a_chart_only_where_they_differ(whole: list[Section], findings: Findings) -> None:
+    texts = [block.text for block in blocks_of(whole, "Layers: one") if isinstance(block, Text)]
+    assert "Every criterion removes 75% of the units of each layer." in texts
+    first, *others = [each for each in findings.results if each.point == 0.75]
+    fewer = dataclasses.replace(first, removed={**first.removed, "features.0": [0]})
+    part = dataclasses.replace(findings, results=[fewer, *others])
+    shares = table(report_sections(part), "Layers: one", "Removed share of each layer at share removed 0.75")
+    share = {(row[0], row[2]): row[3] for row in shares.rows}
+    assert share[first.row.scorer, "features.0"] == f"{100 * np.mean([1, 6]) / 8:.2f} %"
+    assert share[first.row.scorer, "features.4"] == "75.00 %"
 
 
 def test_histograms_count_every_unit(whole: list[Section], findings: Findings) -> None:
@@ -169,7 +182,7 @@ def test_why_fewer_units_were_removed_is_said(findings: Findings) -> None:
     first, *others = findings.results
     part = dataclasses.replace(findings, results=[dataclasses.replace(first, left={"features.0": "a reason"}), *others])
     texts = [block.text for block in blocks_of(report_sections(part), "Layers: one") if isinstance(block, Text)]
-    assert texts == ["Fewer units were removed than requested: features.0: a reason"]
+    assert texts[-1] == "Fewer units were removed than requested: features.0: a reason"
 
 
 def test_settings_and_environment_have_every_key(whole: list[Section]) -> None:

@@ -2,6 +2,7 @@
 
 from prune_fe.report.charts.ablation_curves import ablation_curves
 from prune_fe.report.charts.accuracy_against import accuracy_against
+from prune_fe.report.charts.accuracy_bars import accuracy_bars
 from prune_fe.report.charts.birth_times import birth_times
 from prune_fe.report.charts.criterion_bars import criterion_bars
 from prune_fe.report.charts.histogram import histogram
@@ -17,6 +18,7 @@ from prune_fe.report.charts.trade_off import trade_off
 __all__ = [
     "ablation_curves",
     "accuracy_against",
+    "accuracy_bars",
     "birth_times",
     "criterion_bars",
     "histogram",

@@ -34,12 +34,9 @@ def layer_profile(
         The chart. A click on the legend brings out a criterion.
     """
     style = SeriesStyle("criterion", list(dict.fromkeys(points["criterion"])), controls, palette=palette)
-    x = alt.X(
-        "depth:Q",
-        title="layer, shallow to deep",
-        scale=alt.Scale(zero=False, nice=False, padding=10),
-        axis=alt.Axis(format="d", tickMinStep=1),
-    )
+    layers = points.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()
+    axis = alt.Axis(labelAngle=-45, labelOverlap="greedy", labelLimit=110, labelFontSize=11)
+    x = alt.X("layer:N", title="layer, shallow to deep", sort=layers, scale=alt.Scale(type="point"), axis=axis)
     y: dict[str, Any] = {"title": y_title, "scale": alt.Scale(zero=False), "axis": alt.Axis(format=_axis_format(form))}
     tooltip = [
         alt.Tooltip("criterion:N"),
@@ -50,7 +47,7 @@ def layer_profile(
     intervals: Any = "none" if not spread else "band" if len(style.names) <= MOST_BANDS else "whiskers"
     if spread:
         tooltip += [alt.Tooltip(f"{end}:Q", title=f"{end}est seed", format=form) for end in ("low", "high")]
-    chart = series_lines(points, style, x, y, tooltip, intervals=intervals, interactive=True)
+    chart = series_lines(points, style, x, y, tooltip, intervals=intervals, order="depth", interactive=True)
     return chart.properties(width="container", height=HEIGHT, description=title)
 
 

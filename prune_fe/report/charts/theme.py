@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -105,6 +106,9 @@ MOST_BANDS = 4
 WIDTH, HEIGHT = 420, 280
 """Size in pixels of a chart, or of one of its panels, in a file."""
 
+LABEL_GAP = 14
+"""Smallest distance in pixels between two names that are written beside their lines."""
+
 LEGEND_COLUMN = 190
 """Pixels for one column of a legend."""
 
@@ -173,6 +177,7 @@ class SeriesStyle:
         columns: Columns of the legend; None: as many as fit below the chart.
         palette: Names in the order of the colours and markers, where other charts show other ones of them; the series
             by default.
+        named: Those that have a colour; the others are thin and pale, in the background. None: all.
     """
 
     field: str
@@ -182,6 +187,7 @@ class SeriesStyle:
     title: str | None = None
     columns: int | None = None
     palette: Sequence[str] = ()
+    named: Collection[str] | None = None
 
     @property
     def _numbers(self) -> dict[str, int]:
@@ -192,7 +198,7 @@ class SeriesStyle:
     def colours(self) -> list[str]:
         """One colour a series. A control does not use up one of the palette."""
         free = [name for name in self._numbers if name not in self.controls]
-        numbers = {name: number % len(SHAPES) for number, name in enumerate(free)}
+        numbers = {name: number % len(SHAPES) for number, name in enumerate(free) if self._is_named(name)}
         return [f"var(--c{numbers[name]})" if name in numbers else "var(--control)" for name in self.names]
 
     @property
@@ -201,15 +207,21 @@ class SeriesStyle:
         fitting = alt.ExprRef(f"max(1, floor(width / {LEGEND_COLUMN}))")
         return alt.Legend(title=self.title, columns=fitting if self.columns is None else self.columns)
 
-    def color(self) -> alt.Color:
-        """The channel of the colours."""
+    def color(self, legend: bool = True) -> alt.Color:
+        """The channel of the colours, with or without the legend."""
         scale = alt.Scale(domain=list(self.names), range=self.colours)
-        return alt.Color(f"{self.field}:N", scale=scale, legend=self.legend)
+        return alt.Color(f"{self.field}:N", scale=scale, legend=self.legend if legend else None)
 
-    def shape(self) -> alt.Shape:
-        """The channel of the markers."""
+    def shape(self, legend: bool = True) -> alt.Shape:
+        """The channel of the markers, with or without the legend."""
         shapes = [SHAPES[self._numbers[name] % len(SHAPES)] for name in self.names]
-        return alt.Shape(f"{self.field}:N", scale=alt.Scale(domain=list(self.names), range=shapes), legend=self.legend)
+        scale = alt.Scale(domain=list(self.names), range=shapes)
+        return alt.Shape(f"{self.field}:N", scale=scale, legend=self.legend if legend else None)
+
+    def opacity(self) -> Any:
+        """The channel of the opacity: lower for the series in the background."""
+        background = [name for name in self.names if not self._is_named(name) and name not in self.controls]
+        return alt.when(self._one_of(background)).then(alt.value(0.45)).otherwise(alt.value(1))
 
     def dash(self) -> Any:
         """The channel of the dashes: controls, and what comes after the last colour."""
@@ -220,6 +232,9 @@ class SeriesStyle:
     def width(self) -> Any:
         """The channel of the lines' widths."""
         return alt.when(self._one_of(self.highlight)).then(alt.value(3)).otherwise(alt.value(1.6))
+
+    def _is_named(self, name: str) -> bool:
+        return self.named is None or name in self.named
 
     def _one_of(self, names: Collection[str]) -> alt.FieldOneOfPredicate:
         return alt.FieldOneOfPredicate(field=self.field, oneOf=list(names))
@@ -272,6 +287,34 @@ def series_lines(
         # Without a name of its own, a view is numbered, and the same chart is not the same text twice.
         layers[-1] = layers[-1].properties(name="markers").add_params(_chosen(style))
     return alt.layer(*layers)
+
+
+def spread_labels(values: Sequence[float] | pd.Series, domain: Sequence[float], height: float) -> list[float]:
+    """Return where to write the names of values along a vertical axis, so that they do not overlap.
+
+    Args:
+        values: Finite numbers inside the domain.
+        domain: Lower and upper end of the axis.
+        height: Height of the axis in pixels.
+
+    Returns:
+        A place for each value, in the unit of the axis, in the order of the values: as near as possible, at least
+        `LABEL_GAP` pixels apart, and in the domain if there is room for all.
+
+    >>> spread_labels([0.5, 0.5, 0.9], (0, 1), 140)
+    [0.5, 0.6, 0.9]
+    """
+    gap = LABEL_GAP * (domain[1] - domain[0]) / height
+    order = sorted(range(len(values)), key=lambda number: list(values)[number])
+    places = [float(value) for value in values]
+    for lower, upper in itertools.pairwise(order):
+        places[upper] = max(places[upper], places[lower] + gap)
+    # What was pushed over the upper end pushes back.
+    ceiling = domain[1]
+    for number in reversed(order):
+        places[number] = min(places[number], ceiling)
+        ceiling = places[number] - gap
+    return places
 
 
 def faded(style: SeriesStyle, opacity: float, interactive: bool) -> Any:

@@ -39,11 +39,18 @@ function makeButtons(chart) {
   }
 }
 
-for (const chart of document.querySelectorAll(".chart")) {
+function draw(chart) {
   const specification = specifications[chart.dataset.chart];
   vegaEmbed(chart, specification, options).then(
     () => { if (specification.params) makeButtons(chart); },
     (error) => { chart.textContent = `This chart cannot be drawn: ${error.message}`; },
   );
   chart.addEventListener("keydown", moveFocus);
+}
+
+// A chart takes its width from the page, so that one in a fold is drawn when the fold is opened.
+for (const chart of document.querySelectorAll(".chart")) {
+  const fold = chart.closest("details:not([open])");
+  if (fold) fold.addEventListener("toggle", () => draw(chart), { once: true });
+  else draw(chart);
 }

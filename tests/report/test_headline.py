@@ -1,0 +1,54 @@
+"""The three numbers of a pruned network."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from prune_fe.experiment.results import UNPRUNED
+from prune_fe.report.findings import Findings
+from prune_fe.report.headline import headline
+
+
+def test_the_numbers_are_those_of_the_best_criterion(findings: Findings) -> None:
+    known = headline(findings, "one")
+    assert known is not None
+    assert (known.scorer, known.point) == (findings.best("one", 0.75), 0.75)
+    assert known.macs == (4e6, 1e6)
+    assert known.parameters == (50_000, 12_500)
+    assert known.speed_up == pytest.approx((1000 / 0.75) / (1000 / 1.5))
+    before, after = (np.mean(findings.accuracies("one", *key)) for key in ((UNPRUNED,), (known.scorer, 0.75)))
+    assert known.accuracy == pytest.approx((before, after))
+    assert known.change.mean == pytest.approx(after - before)
+    assert known.change.low < known.change.mean < known.change.high
+    assert known.change.n == len(findings.labels)
+    assert known.change_text.startswith("−")
+    assert " ± " in known.change_text
+
+
+def test_one_slow_timing_does_not_change_the_speed(findings: Findings) -> None:
+    known = headline(findings, "one")
+    assert known is not None
+    slow = [
+        dataclasses.replace(result, row=dataclasses.replace(result.row, images_per_second=1.0))
+        if (result.network, result.point, result.row.scorer) == ("one", 0.75, known.scorer)
+        else result
+        for result in findings.results
+    ]
+    other = headline(dataclasses.replace(findings, results=slow), "one")
+    assert other is not None
+    assert other.speed_up == known.speed_up
+
+
+def test_only_seeds_with_both_networks_count(findings: Findings) -> None:
+    part = [r for r in findings.results if not (r.row.scorer == UNPRUNED and r.row.seed == 3)]
+    known = headline(dataclasses.replace(findings, results=part), "one")
+    assert known is not None
+    assert known.accuracy[0] == findings.accuracies("one", UNPRUNED)[0]
+
+
+def test_there_is_none_without_a_pruned_or_an_unpruned_network(findings: Findings) -> None:
+    unpruned = [result for result in findings.results if result.point is None]
+    pruned = [result for result in findings.results if result.point is not None]
+    for part in (unpruned, pruned):
+        assert headline(dataclasses.replace(findings, results=part), "one") is None
