@@ -124,8 +124,8 @@ def _train(
 ) -> Epoch:
     """Train the network in place, write its checkpoints and print its epochs, and return the best one."""
     from prune_fe.models.checkpoints import save_weights
-    from prune_fe.training.loop import best_epoch
     from prune_fe.training.loop import finetune as train
+    from prune_fe.training.loop import kept_epoch
 
     network, splits = loaded.network, loaded.splits
     assert splits is not None
@@ -157,7 +157,7 @@ def _train(
             teacher=taught_by,
             unfinished=unfinished,
         )
-    return best_epoch(history)
+    return kept_epoch(history, options)
 
 
 def _load_teacher(teacher: str, splits: Splits) -> nn.Module:

@@ -13,7 +13,13 @@ from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, S
 from prune_fe.cli.run_folders import open_run, using
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
-from prune_fe.studies.options import ExplanationOptions, LayersOptions, SubjectOptions
+from prune_fe.studies.options import (
+    ExplanationOptions,
+    GeneralisationStudyOptions,
+    LayersOptions,
+    SubjectOptions,
+    TrainingStudyOptions,
+)
 
 study = App(name="study", help="Print the tables of one of the paper's studies, for the network that a recipe trains.")
 
@@ -101,6 +107,28 @@ def layers(
 ) -> None:
     """Compare H and ε of each layer of the trained network with random-initialised networks (figures 5A and 9)."""
     _print_study("layers", recipe, flags, options=options)
+
+
+@study.command
+def training(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    options: Annotated[TrainingStudyOptions, Parameter(name="*")] = TrainingStudyOptions(),
+) -> None:
+    """Measure H and ε of a layer after each epoch of training, beside loss and accuracy (figures 5B and 10)."""
+    _print_study("training", recipe, flags, options=options)
+
+
+@study.command
+def generalisation(
+    recipe: RecipePath,
+    *,
+    flags: RecipeFlags = RecipeFlags(),
+    options: Annotated[GeneralisationStudyOptions, Parameter(name="*")] = GeneralisationStudyOptions(),
+) -> None:
+    """Compare H and ε of networks that differ in their training only (figures 6 and 11, tables 3, 4 and 8)."""
+    _print_study("generalisation", recipe, flags, options=options)
 
 
 @study.command

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from prune_fe.errors import DataError
+from prune_fe.errors import DataError, InputError
+from prune_fe.io import nearest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """How the names of files end that are read as images; they are torchvision's."""
@@ -69,7 +70,12 @@ class ImageFiles(Dataset[Any]):
         )
 
 
-def find_image_files(root: Path, loader: Callable[[str], Any], transform: Callable[[Any], Any]) -> ImageFiles:
+def find_image_files(
+    root: Path,
+    loader: Callable[[str], Any],
+    transform: Callable[[Any], Any],
+    classes: int | Sequence[str] | None = None,
+) -> ImageFiles:
     """Find the images of the folders root/<class>/*.
 
     Links to folders are followed, except upwards.
@@ -78,19 +84,22 @@ def find_image_files(root: Path, loader: Callable[[str], Any], transform: Callab
         root: The folder of the class folders.
         loader: Function that reads an image file.
         transform: Function from what `loader` returns to the network's input.
+        classes: Read only the folders of these classes; see `choose_classes`.
 
     Raises:
+        InputError: There are fewer classes, or none of a name.
         DataError: There is no class folder, a class folder or an image has a name that is not UTF-8, an image is no
             regular file, or a link leads to a folder above it.
     """
-    classes = tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
-    if not classes:
+    names = tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
+    if not names:
         raise DataError(f"{root}: Couldn't find any class folder")
-    files = ImageFiles(root, classes, [], loader, transform)
+    names = choose_classes(root, names, classes)
+    files = ImageFiles(root, names, [], loader, transform)
     beside = [entry.name for entry in _entries(root) if not entry.is_dir() and _is_image(entry.name)]
     files.left_out += sorted(_readable(root / name).name for name in beside)
     above = {_identity(folder) for folder in (root, *root.resolve().parents)}
-    for label, name in enumerate(classes):
+    for label, name in enumerate(names):
         # The order of torchvision's ImageFolder: folder by folder, each sorted by name.
         listed = sorted(_walk(_readable(root / name), above), key=lambda file: (os.path.dirname(file[0]), file[0]))
         for path, status in listed:
@@ -103,6 +112,32 @@ def find_image_files(root: Path, loader: Callable[[str], Any], transform: Callab
             files.sizes.append(status.st_size)
             files.identities.append((status.st_dev, status.st_ino))
     return files
+
+
+def choose_classes(root: Path, names: Sequence[str], wanted: int | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the classes that are read, sorted.
+
+    Args:
+        root: The folder of the class folders, for errors.
+        names: The names of all classes, sorted.
+        wanted: How many, which are taken at equal distances; or their names; None means all.
+
+    Raises:
+        InputError: There are fewer classes, or none of a name.
+
+    >>> choose_classes(Path("train"), ["ant", "bee", "cat", "dog", "eel"], 2)
+    ('ant', 'cat')
+    """
+    if wanted is None:
+        return tuple(names)
+    if isinstance(wanted, int):
+        if wanted > len(names):
+            raise InputError(f"classes={wanted}: {root} has {len(names)} classes")
+        return tuple(names[number * len(names) // wanted] for number in range(wanted))
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"classes: {root} has no class {name!r}; {nearest(name, names[:20])}")
+    return tuple(sorted(set(wanted)))
 
 
 def refuse_repeated_files(*parts: ImageFiles) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,16 @@ from prune_fe.options import Natural, NonNegative, Size, validate_value
 def load(options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
     """Read the images for `prune_fe.data.registry.load_data`."""
     assert options.path is not None
-    limit = options.images_per_class
     return folder(
-        options.path, options.size, options.validation, seed, options.memory_gib, progress, limit, options.skip_bad
+        options.path,
+        options.size,
+        options.validation,
+        seed,
+        options.memory_gib,
+        progress,
+        options.images_per_class,
+        options.skip_bad,
+        options.classes,
     )
 
 
@@ -42,6 +50,7 @@ def folder(
     progress: Progress | None = None,
     images_per_class: int | None = None,
     skip_bad: int = 0,
+    classes: int | Sequence[str] | None = None,
 ) -> Splits:
     """Return the images of path/train/<class>/* and path/val/<class>/*, as RGB, upright, resized to size×size.
 
@@ -60,9 +69,11 @@ def folder(
             decoded.
         skip_bad: At most this many images that cannot be read are left out, and listed in `Splits.skipped`. All images
             are decoded once more to find them.
+        classes: Read only so many classes, taken at equal distances from the sorted names, or those of these names;
+            None means all.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A number is out of range, or there is no such class.
         DataError: A folder, a class or an image is missing or cannot be read; a file is there twice; a test image has
             the content of a training image.
     """
@@ -70,7 +81,7 @@ def folder(
     memory_gib = validate_value(NonNegative, memory_gib, "memory_gib")
     check_split(validation, seed, images_per_class)
     root = unpack(require_path(path))
-    train, test = _image_files(root / "train", size), _image_files(root / "val", size)
+    train, test = (_image_files(root / part, size, classes) for part in ("train", "val"))
     refuse_repeated_files(train, test)
     if left_out := [f"{part.root.name}/{name}" for part in (train, test) for name in part.left_out]:
         warnings.warn(f"{root}: {len(left_out)} files are no images: {describe_left_out(left_out)}", stacklevel=2)
@@ -98,13 +109,14 @@ def folder(
     return hold_out(splits, validation, seed, images_per_class, count_decoded)
 
 
-def _image_files(root: Path, size: int) -> ImageFiles:
-    """Return the image files of `root`."""
+def _image_files(root: Path, size: int, classes: int | Sequence[str] | None) -> ImageFiles:
+    """Return the image files of `root`, of all classes or of some."""
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder; expected {root.parent}/train/<class>/* and {root.parent}/val/<class>/*"
         )
-    return find_image_files(root, read_image, Steps((ResizeToPixels(size), Normalise(IMAGENET_MEAN, IMAGENET_STD))))
+    transform = Steps((ResizeToPixels(size), Normalise(IMAGENET_MEAN, IMAGENET_STD)))
+    return find_image_files(root, read_image, transform, classes)
 
 
 def _require_images(files: ImageFiles) -> None:

@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from prune_fe.data.registry import PATH_SOURCE, find_source
-from prune_fe.options import Natural, NonNegative, Size, options
+from prune_fe.options import (
+    SINGLE_OR_SEVERAL,
+    Count,
+    Natural,
+    NonNegative,
+    Several,
+    Single,
+    Size,
+    options,
+)
 
 VALIDATION = 0.1
 """The share of the training images that is held out for validation unless the user says otherwise."""
@@ -45,6 +54,15 @@ class DataOptions:
     """Use at most this many training images of each class, drawn with the seed before validation images are held out
     of them; a class with fewer keeps all of its images. By default all. Test images are never limited."""
 
+    classes: (
+        Annotated[
+            Annotated[Count, Single] | Annotated[tuple[str, ...], Field(min_length=1), Several], SINGLE_OR_SEVERAL
+        ]
+        | None
+    ) = None
+    """Read only so many classes, taken at equal distances from the sorted names, or the classes of these names. By
+    default all. Only for folders of images."""
+
     skip_bad: Natural = 0
     """Leave out at most this many image files that cannot be read, and list them in the results; with more the run
     stops. All images are decoded once more to find them. Only for folders of images."""
@@ -54,5 +72,7 @@ class DataOptions:
             raise ValueError(
                 f"source {self.source} needs no path, but path is {self.path!r}; source: {PATH_SOURCE} reads a path"
             )
+        if self.classes is not None and self.source != PATH_SOURCE:
+            raise ValueError(f"classes: source {self.source} is read whole; source: {PATH_SOURCE} reads some classes")
         if self.skip_bad and self.source != PATH_SOURCE:
             raise ValueError(f"skip_bad: source {self.source} reads no image files; source: {PATH_SOURCE} does")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ from prune_fe.scoring.scores import Scores
 from prune_fe.scoring.snapshot import PREFIX
 from prune_fe.tracing.layers import find_layers_with_units
 from prune_fe.training.features import is_constant
-from prune_fe.training.loop import Epoch, best_epoch, finetune
+from prune_fe.training.loop import Epoch, finetune, kept_epoch
 from prune_fe.training.options import TrainOptions
 from prune_fe.training.part import check_part
 
@@ -306,8 +306,9 @@ def fit(
     momentum_buffers: dict[str, Tensor] | None = None,
     teacher: nn.Module | Tensor | None = None,
     unfinished: Path | None = None,
+    after_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train a network in place on the training images and keep the epoch that is best on the validation images.
+    """Train a network in place on the training images and keep the best epoch on the validation images, or the last.
 
     Args:
         experiment: The experiment whose images, seed and reporter are used.
@@ -318,11 +319,18 @@ def fit(
         teacher: What the network learns from beside the labels; see `prune_fe.training.loop.finetune`.
         unfinished: File from which an interrupted training goes on; by default one of the task that is worked on, which
             is removed with the task's end.
+        after_epoch: Called after each epoch, while the network has that epoch's weights.
 
     Returns:
         The epochs; the first describes the network before training.
     """
     splits, progress = experiment.splits, experiment.reporter.progress(description)
+
+    def report(epoch: Epoch | None, done: int, total: int) -> None:
+        progress(done, total)
+        if epoch is not None and after_epoch is not None:
+            after_epoch(epoch)
+
     unfinished = unfinished or experiment.folder.next_unfinished("training")
     history = finetune(
         model,
@@ -334,13 +342,15 @@ def fit(
         momentum_buffers=momentum_buffers,
         teacher=teacher,
         unfinished=unfinished,
-        progress=lambda epoch, done, total: progress(done, total),
+        progress=report,
     )
-    best = best_epoch(history)
-    experiment.reporter.say(
-        f"{description}: {len(history) - 1} epochs, epoch {best.number} is best on the validation images "
-        f"({best.validation_accuracy:.2%})"
-    )
+    kept = kept_epoch(history, options)
+    if options.keep == "last":
+        what = f"the last one is kept; accuracy {kept.train_accuracy:.2%} on the training images as it was trained, "
+        what += f"{kept.validation_accuracy:.2%} on the validation images"
+    else:
+        what = f"epoch {kept.number} is best on the validation images ({kept.validation_accuracy:.2%})"
+    experiment.reporter.say(f"{description}: {len(history) - 1} epochs, {what}")
     return history
 
 
@@ -449,7 +459,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
 
 def _load_or_train(experiment: Experiment) -> nn.Module:
     """Return the network from the experiment's folder, or train it and save it there."""
-    path, model, seed = experiment.seed_folder / TRAINED, experiment.recipe.model, experiment.seed
+    path, seed = experiment.seed_folder / TRAINED, experiment.seed
     if from_rank_0(path.exists):
         try:
             # Without a factory in the manifest, load() needs a network, which the recipe's arguments can build.
@@ -458,6 +468,18 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; delete {path}, and the next run makes it again") from error
         return to_device(network, experiment.device)
+    network, origin = initialise(experiment)
+    unfinished = path.with_name(f"{TRAINED}.unfinished")
+    if experiment.recipe.train is not None:
+        for epoch in fit(experiment, network, experiment.recipe.train, "training", unfinished=unfinished):
+            experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
+    save_trained(experiment, network, origin)
+    return network
+
+
+def initialise(experiment: Experiment) -> tuple[nn.Module, dict[str, str]]:
+    """Return the network before training, on its device and checked, and where its weights come from."""
+    model, seed = experiment.recipe.model, experiment.seed
     torch.manual_seed(seed)  # it decides the first weights
     network, renewed = _initial_network(experiment)
     origin = {}
@@ -473,16 +495,23 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         experiment.log("new_classifier", seed=seed, keys=renewed)
     network = to_device(network, experiment.device)
     check(experiment, network)
-    unfinished = path.with_name(f"{TRAINED}.unfinished")
-    if experiment.recipe.train is not None:
-        for epoch in fit(experiment, network, experiment.recipe.train, "training", unfinished=unfinished):
-            experiment.log("epoch", phase="training", seed=seed, **dataclasses.asdict(epoch))
+    return network, origin
+
+
+def save_trained(experiment: Experiment, network: nn.Module, origin: Mapping[str, str]) -> None:
+    """Save the trained network in the experiment's folder, where every command looks for it.
+
+    Args:
+        experiment: The experiment.
+        network: Its network.
+        origin: Where its first weights came from, as `initialise` returned it.
+    """
+    path = experiment.seed_folder / TRAINED
     if rank() == 0:
-        about = {"recipe": experiment.recipe.name, "seed": seed} | origin | experiment.splits.about
+        about = {"recipe": experiment.recipe.name, "seed": experiment.seed, **origin} | experiment.splits.about
         save(network, path, about, overwrite=True)
-        unfinished.unlink(missing_ok=True)
+        path.with_name(f"{TRAINED}.unfinished").unlink(missing_ok=True)
     all_gather(None)  # a barrier: no process looks for the network before it is saved
-    return network
 
 
 def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:

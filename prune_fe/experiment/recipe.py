@@ -29,6 +29,7 @@ from prune_fe.options import (
     explain_errors,
     option_names,
     options,
+    validate_options,
 )
 from prune_fe.pruning.options import AMOUNTS, AUTO, PruneOptions
 from prune_fe.scorers import SCORERS
@@ -174,6 +175,17 @@ class CompareOptions:
         return AMOUNTS[0], list(DEFAULT_RATIOS)
 
 
+@options
+class GeneralisationOptions:
+    """Networks that differ in their training only: the section `generalisation`, for the study of that name."""
+
+    sets: dict[Label, Annotated[dict[Label, dict[str, Any]], Field(min_length=2)]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Name of a set -> label of each of its networks -> options of training in place of those of `train`, such as
+    {momentum: 0.0, augment: false} or {label_noise: 0.4}. Networks with the same options are trained once."""
+
+
 class ScorerEntry(BaseModel):
     """One scorer with its settings: an entry of the list `scorers` of a recipe. A name alone is an entry as well.
 
@@ -219,6 +231,7 @@ class Recipe(BaseModel):
         finetune: How pruned networks are fine-tuned; None leaves them as they are.
         ablate: How units are masked by `prune-fe ablate`.
         compare: What `prune-fe compare` compares.
+        generalisation: Which networks `prune-fe study generalisation` trains and compares.
         seeds: A network is trained for each of them.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         threads: Number of CPU threads; None takes what torch chooses.
@@ -236,6 +249,7 @@ class Recipe(BaseModel):
     finetune: FinetuneSection | None = None
     ablate: AblateOptions = AblateOptions()
     compare: CompareOptions = CompareOptions()
+    generalisation: GeneralisationOptions = GeneralisationOptions()
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     threads: Threads | None = None
@@ -265,6 +279,16 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_sets(self) -> Recipe:
+        for name, networks in self.generalisation.sets.items():
+            for label, changes in networks.items():
+                try:
+                    self.with_training(changes)
+                except InputError as error:
+                    raise ValueError(f"generalisation.sets.{name}.{label}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _check_labels(self) -> Recipe:
         repeated = [label for label, count in Counter(scorer.label for scorer in self.scorers).items() if count > 1]
         if repeated:
@@ -283,6 +307,21 @@ class Recipe(BaseModel):
             changes: Options of the section and their values.
         """
         return self.model_copy(update={section: dataclasses.replace(getattr(self, section), **changes)})
+
+    def with_training(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with other values for some options of `train`, checked.
+
+        Args:
+            changes: Options of training and their values.
+
+        Raises:
+            InputError: The recipe does not train, or an option is unknown or out of range.
+        """
+        if self.train is None:
+            raise InputError("the recipe has no section train, whose options this would change")
+        if changes.get("distill") is not None:
+            raise InputError("distill: nothing teaches the unpruned network")
+        return self.model_copy(update={"train": validate_options(type(self.train), self.train, **changes)})
 
     def first_entry(self, name: str) -> ScorerEntry:
         """Return the first of the recipe's scorers with a name; without any, the scorer with its default settings.

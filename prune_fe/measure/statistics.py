@@ -128,6 +128,40 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     return 0.0 if (a == a[0]).all() or (b == b[0]).all() else float(spearmanr(a, b).statistic)
 
 
+def spearman_over_groups(a: NDArray[Any], b: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Return Spearman's ρ of the means of columns, with the interval that comes from drawing the rows.
+
+    An example: how well a quantity ranks networks by their accuracy, where both are known for each class. The rows are
+    drawn for both arrays together.
+
+    Args:
+        a: Finite numbers, shape (n, columns).
+        b: Finite numbers of the same shape.
+        resamples: How many samples of n rows are drawn with replacement.
+        seed: Seed of the drawing.
+
+    Returns:
+        ρ of the means of all rows as the mean, and the interval.
+    """
+    from scipy.stats import rankdata
+
+    n, generator = len(a), np.random.default_rng(seed)
+    weights = generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+
+    def correlations(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        """Return ρ of each pair of rows, 0 where one of them is constant."""
+        ranks = [rankdata(each, axis=1) - (each.shape[1] + 1) / 2 for each in (one, other)]
+        sizes = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
+        products: NDArray[Any] = (ranks[0] * ranks[1]).sum(axis=1)
+        return np.divide(products, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+
+    # Sums in another order would break ties between equal columns, so the drawn means are rounded.
+    drawn = correlations(*(np.round(weights @ each, 12) for each in (a, b)))
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    whole = correlations(*(np.round(each.mean(axis=0, keepdims=True), 12) for each in (a, b)))
+    return Estimate(float(whole[0]), low, high, n)
+
+
 def partial_spearman(a: NDArray[Any], b: NDArray[Any], given: NDArray[Any]) -> float:
     """Return the partial rank correlation of two arrays given a third, all of shape (n,).
 

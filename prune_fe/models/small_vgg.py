@@ -11,12 +11,15 @@ SMALL_VGG = "vgg-small"
 
 
 class SmallVGG(nn.Module):
-    """VGG (Simonyan & Zisserman 2014) in small: 3×3 convolutions with batch norm, then one linear layer.
+    """VGG (Simonyan & Zisserman 2014) in small: 3×3 convolutions with batch norm, then linear layers.
 
     Args:
         classes: Number of outputs.
         channels: Number of channels of the images.
         stages: The number of units of each convolution of each stage; a pooling between stages halves the map.
+        hidden: Widths of hidden linear layers in front of the last one, each with a ReLU and dropout, as VGG has two.
+        dropout: Rate of the dropout behind each hidden layer.
+        pool: Height and width to which the last maps are averaged in front of the linear layers; VGG has 7.
 
     Attributes:
         arguments: The arguments it was built with, as JSON can express them.
@@ -27,9 +30,16 @@ class SmallVGG(nn.Module):
         classes: int = 10,
         channels: int = 3,
         stages: Sequence[Sequence[int]] = ((16, 16), (32, 32), (64, 64)),
+        hidden: Sequence[int] = (),
+        dropout: float = 0.5,
+        pool: int = 1,
     ) -> None:
         super().__init__()
         self.arguments = {"classes": classes, "channels": channels, "stages": [list(stage) for stage in stages]}
+        if hidden:  # manifests of networks without it stay as they were
+            self.arguments |= {"hidden": list(hidden), "dropout": dropout}
+        if pool > 1:
+            self.arguments["pool"] = pool
         features: list[nn.Module] = []
         for number, stage in enumerate(stages):
             features += [nn.MaxPool2d(2)] if number else []
@@ -41,8 +51,14 @@ class SmallVGG(nn.Module):
                 ]
                 channels = width
         self.features = nn.Sequential(*features)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(channels, classes)
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+        channels *= pool**2
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(channels, width), nn.ReLU(), nn.Dropout(dropout)]
+            channels = width
+        last = nn.Linear(channels, classes)
+        self.classifier = nn.Sequential(*layers, last) if layers else last
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

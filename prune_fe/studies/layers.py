@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
-from prune_fe.data.labels import image_labels
-from prune_fe.data.sampling import choose_images
-from prune_fe.errors import CheckpointError, DataError, InputError
+from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
-from prune_fe.io import nearest, safe_file_name
+from prune_fe.io import safe_file_name
 from prune_fe.report.charts import layer_status
 from prune_fe.report.tables import Table
-from prune_fe.scorers import resolve_scorer
-from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring.scores import FILE_NAME, Scores, load_scores
 from prune_fe.studies.cumulative_ablation import layers_name
+from prune_fe.studies.layer_choice import (
+    ENTROPY,
+    choose_class,
+    choose_scored_images,
+    describe_maps,
+    find_scorable_layers,
+)
 from prune_fe.studies.layer_tables import RANDOM, LayerComparison
 from prune_fe.studies.options import LayersOptions
 from prune_fe.studies.output import write_study
 from prune_fe.studies.subject import initialise_network
-from prune_fe.tracing.layers import Layer, find_layers, list_layers
-
-ENTROPY = "feature-entropy"
 
 
 def layers_study(
@@ -61,12 +59,12 @@ def layers_study(
     options = options or LayersOptions()
     entry = recipe.first_entry(ENTROPY)
     experiment = begin(recipe, folder, reporter, options.seed)
-    class_names, samples = _choose_images(experiment, options)
-    class_name = _choose_class(class_names, options.class_name)
+    class_names, samples = choose_scored_images(experiment, options.samples)
+    class_name = choose_class(class_names, options.class_name)
     random_classes = _choose_random_classes(class_names, class_name, options.random_classes)
     untrained = initialise_network(experiment, experiment.seed)
-    layers, unfit = _find_layers(experiment, untrained, options.layers or recipe.score.layers, entry)
-    readings = {layer.name: _describe_maps(untrained, layer) for layer in layers}
+    layers, unfit = find_scorable_layers(experiment, untrained, options.layers or recipe.score.layers, entry)
+    readings = {layer.name: describe_maps(untrained, layer) for layer in layers}
     notes = _describe_choice(experiment, samples, unfit, set_zero_scales_to_one(untrained))
     for note in notes:
         reporter.say(note)
@@ -171,35 +169,6 @@ def set_zero_scales_to_one(network: nn.Module) -> list[str]:
     return names
 
 
-def _choose_images(experiment: Experiment, options: LayersOptions) -> tuple[list[str], int]:
-    """Return the names of the scored classes, and how many images of each of them are read.
-
-    Raises:
-        DataError: A class has fewer.
-    """
-    splits, score = experiment.splits, experiment.recipe.score
-    labels = image_labels(splits.train)
-    counts = Counter(labels[index] for index in choose_images(splits.train, score.classes, None, experiment.seed))
-    available = min(counts.values())
-    samples = options.samples or score.samples or available
-    if samples > available:
-        raise DataError(f"{samples} samples asked for, the smallest class has {available} training images")
-    return [splits.classes[label] for label in sorted(counts)], samples
-
-
-def _choose_class(names: Sequence[str], wanted: str | None) -> str:
-    """Return the class that is shown by itself.
-
-    Raises:
-        InputError: It is none of those that are scored.
-    """
-    if wanted is None:
-        return names[0]
-    if wanted not in names:
-        raise InputError(f"class {wanted!r}: not among the {len(names)} scored classes; {nearest(wanted, names[:20])}")
-    return wanted
-
-
 def _choose_random_classes(names: Sequence[str], class_name: str, count: int | None) -> list[str]:
     """Return the classes that random-initialised networks are scored on: the one class and the first of the others.
 
@@ -209,43 +178,6 @@ def _choose_random_classes(names: Sequence[str], class_name: str, count: int | N
     if count is not None and count > len(names):
         raise InputError(f"random_classes={count}: allowed are numbers from 1 to {len(names)}, the scored classes")
     return [class_name, *(name for name in names if name != class_name)][: count or len(names)]
-
-
-def _find_layers(
-    experiment: Experiment, network: nn.Module, names: Sequence[str] | None, entry: ScorerEntry
-) -> tuple[list[Layer], list[str]]:
-    """Return the layers that feature entropy can score, and texts that name all others with the reason why not.
-
-    Raises:
-        InputError: There is no such layer, or feature entropy can score none.
-    """
-    scorer = resolve_scorer(ENTROPY, entry.settings)
-    assert isinstance(scorer, FeatureEntropy)
-    layers = find_layers(network, experiment.example.to(experiment.device), names)
-    fit, unfit = [], dict[str, list[str]]()
-    if names is None:
-        with_maps = {layer.name for layer in layers}
-        mapless = [layer.name for layer in list_layers(network) if layer.name not in with_maps]
-        unfit |= {"no feature map: behind a global pooling, or not run exactly once": mapless} if mapless else {}
-    for layer in layers:
-        try:
-            scorer.check([layer])
-        except InputError as error:
-            reason = str(error).removeprefix(f"{ENTROPY}: ").removeprefix(f"layer {layer.name!r}: ")
-            unfit.setdefault(reason.partition(";")[0], []).append(layer.name)
-        else:
-            fit.append(layer)
-    reasons = [f"{', '.join(map(repr, names))} ({reason})" for reason, names in unfit.items()]
-    if not fit:
-        raise InputError(f"{ENTROPY} can score none of the layers: {'; '.join(reasons)}")
-    return fit, reasons
-
-
-def _describe_maps(network: nn.Module, layer: Layer) -> str:
-    """Return what the maps of a layer are: a convolution's with or without an activation, or a module's output."""
-    if not isinstance(network.get_submodule(layer.name), _ConvNd):
-        return "output"
-    return "activated" if layer.is_activated else "not activated"
 
 
 def _describe_choice(

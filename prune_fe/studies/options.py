@@ -79,3 +79,43 @@ class ExplanationOptions:
 
     seed: Seed | None = None
     """Seed of the network that is studied, one of the recipe's. By default the first."""
+
+
+@options
+class GeneralisationStudyOptions:
+    """Which sets of networks and layers are compared, on which images; the string under an option is its help text."""
+
+    sets: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--set-name", consume_multiple=True)
+    ] = None
+    """Names of sets in the recipe's section generalisation. By default all."""
+
+    layers: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--layer", consume_multiple=True)
+    ] = None
+    """One or more convolutions, or other modules with feature maps such as residual blocks. The last one is compared by
+    class. By default the recipe's layers, or every convolution."""
+
+    class_name: Annotated[str | None, Parameter(name="--class")] = None
+    """Name of the class that is shown beside the mean over all classes. By default the first."""
+
+    samples: Count | None = None
+    """Training images of a class. By default the recipe's number, or as many as the smallest class has."""
+
+
+@options
+class TrainingStudyOptions:
+    """Which layer is scored after each epoch, on which images; the string under an option is its help text."""
+
+    layer: str | None = None
+    """A convolution, or any other module with feature maps, such as a residual block. By default the last
+    convolution."""
+
+    class_name: Annotated[str | None, Parameter(name="--class")] = None
+    """Name of the class that is shown beside the mean over all classes. By default the first."""
+
+    samples: Count | None = None
+    """Training images of a class. By default the recipe's number, or as many as the smallest class has."""
+
+    seed: Seed | None = None
+    """Seed of the network that is trained, one of the recipe's. By default the first."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from prune_fe.data.batches import Loader, check_labels, is_whole, make_loader
+from prune_fe.data.relabelled import corrupt_labels
 from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.measure.evaluate import evaluate
@@ -28,6 +29,7 @@ from prune_fe.tracing.watching import explain_run
 from prune_fe.tracing.weights import find_layout_fault, require_sound_weights, require_trainable
 from prune_fe.training.augmentation import flip_and_shift
 from prune_fe.training.distillation import Teaching, make_teaching, teacher_logits
+from prune_fe.training.dropout import dropout_rates
 from prune_fe.training.features import TrainingInput, is_constant, prepare_input
 from prune_fe.training.options import DistillOptions, TrainOptions
 from prune_fe.training.part import TrainedPart, rate_factors, select_part
@@ -54,6 +56,8 @@ class Epoch:
         validation_accuracy: Share of the validation images that are classified correctly.
         validation_loss: Mean cross-entropy of a validation image, in nats.
         seconds: Duration of training, without validation.
+        train_accuracy: Share of the training images that were classified correctly during the epoch, each by the
+            network of its step and by the label that it was trained with; NaN for the network before training.
     """
 
     number: int
@@ -62,6 +66,7 @@ class Epoch:
     validation_accuracy: float
     validation_loss: float
     seconds: float
+    train_accuracy: float = math.nan
 
 
 def finetune(
@@ -78,7 +83,7 @@ def finetune(
     unfinished: str | Path | None = None,
     **settings: Any,
 ) -> list[Epoch]:
-    """Train `model` in place, and set it to the weights of its best epoch on the validation images.
+    """Train `model` in place, and set it to the weights of its best epoch on the validation images (see `keep`).
 
     The network before training counts as epoch 0: it stays unchanged if no epoch is better. After an error or an
     interruption it has the weights of the best epoch so far, and its mode and gradients are as before. The order of the
@@ -126,10 +131,13 @@ def finetune(
     if chosen.distill is not None and teacher is None:
         raise InputError("distill needs a teacher: finetune(..., teacher=network)")
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)
+    if chosen.label_noise:
+        train = corrupt_labels(train, chosen.label_noise, seed)
     n_steps = len(epoch_rates(chosen)) * len(_make_batches(train, order, chosen.batch_size))
     steps = _StepCounter(progress, n_steps)
     with ExitStack() as stack:
         stack.enter_context(_restoring_after_error(model))
+        stack.enter_context(dropout_rates(model, chosen.dropout))
         part = stack.enter_context(select_part(model, chosen.only))
         if chosen.amp:
             warn_without_bfloat16(next(iter(part.weights.values())).device)
@@ -246,17 +254,20 @@ class _Training:
             self.steps.n_done += (len(history) - 1) * len(batches)
         try:
             for number, rate in rates[len(history) - 1 :]:
+                if has_learnt(history, self.options):
+                    break
                 start = time.perf_counter()
-                loss = self._train_epoch(number, batches, rate)
+                loss, train_accuracy = self._train_epoch(number, batches, rate)
                 seconds = time.perf_counter() - start
                 result = evaluate(source.evaluated, source.validation, workers=source.workers)
                 last_rate = rate((len(batches) - 1) / len(batches))
-                history.append(Epoch(number, last_rate, loss, result.accuracy, result.loss, seconds))
-                if best_epoch(history) is history[-1]:
+                history.append(Epoch(number, last_rate, loss, result.accuracy, result.loss, seconds, train_accuracy))
+                if kept_epoch(history, self.options) is history[-1]:
                     best_state = copy.deepcopy(model.state_dict())
                     self.best_momentum.update(_copy_momentum(self.optimizer, self.part.weights))
                 self.steps.report(history[-1])
-                if self.file.is_due(is_last=number == len(rates)):
+                is_last = number == len(rates) or has_learnt(history, self.options)
+                if self.file.is_due(is_last=is_last):
                     self._keep(history, best_state)
         finally:
             model.load_state_dict(best_state)
@@ -266,7 +277,9 @@ class _Training:
     def _keep(self, history: Sequence[Epoch], best_state: Mapping[str, Tensor]) -> None:
         """Write the state after an epoch to the file."""
         weights = trained_tensors(self.part.model, self.part.weights)
-        best = None if best_epoch(history) is history[-1] else {name: best_state[name] for name in weights}
+        best = (
+            None if kept_epoch(history, self.options) is history[-1] else {name: best_state[name] for name in weights}
+        )
         momentum = _copy_momentum(self.optimizer, self.part.weights)
         epochs = [list(dataclasses.astuple(epoch)) for epoch in history]
         self.file.write(TrainingState(epochs, weights, momentum, best, self.best_momentum))
@@ -282,41 +295,49 @@ class _Training:
         self.best_momentum.update({name: value.to(self._device) for name, value in state.best_momentum.items()})
         return best
 
-    def _train_epoch(self, number: int, batches: Loader, rate: Rate) -> float:
-        """Train for one epoch, and return the mean loss of an image over all processes."""
+    def _train_epoch(self, number: int, batches: Loader, rate: Rate) -> tuple[float, float]:
+        """Train for one epoch, and return the mean loss of an image and the accuracy over all processes."""
         self.order.epoch = number
         self.part.begin_training()
         # The epoch has its own seed, and the random numbers of the caller are not changed.
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(self.order.seed * SEED_STRIDE + number + RANK_STRIDE * rank())
-            loss_sum, n_images = self._run_batches(batches, rate)
+            loss_sum, n_correct, n_images = self._run_batches(batches, rate)
         # Each process has computed the statistics of batch norms from its own share of the images.
         all_reduce_mean(self.part.model.buffers())
-        shares = all_gather((loss_sum, n_images))
-        loss = sum(loss_sum for loss_sum, _ in shares) / sum(count for _, count in shares)
+        shares = all_gather((loss_sum, n_correct, n_images))
+        loss_sum, n_correct, n_images = (sum(share) for share in zip(*shares, strict=True))
+        loss = loss_sum / n_images
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss} in epoch {number}: lower lr (it is {self.options.lr:g})")
-        return loss
+        return loss, n_correct / n_images
 
-    def _run_batches(self, batches: Loader, rate: Rate) -> tuple[float, int]:
-        """Take a step for each batch, and return the sum of the images' losses and the number of images."""
-        losses, n_images = list[Tensor](), 0
+    def _run_batches(self, batches: Loader, rate: Rate) -> tuple[float, int, int]:
+        """Take a step for each batch; return the sum of the images' losses, how many were right, and their number."""
+        losses, right, n_images = list[Tensor](), list[Tensor](), 0
         for step, batch in enumerate(batches.on(self._device)):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(step / len(batches)) * group["lr_factor"]
-            loss = self._loss(*_require_batch(batch))
+            loss, n_right = self._loss(*_require_batch(batch))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             # Equal shares of the batch: the mean of the processes' mean gradients is that of the whole batch.
             all_reduce_mean(weight.grad for weight in self.part.weights.values() if weight.grad is not None)
             self.optimizer.step()
             losses.append(loss.detach() * len(batch[1]))  # Not .item(), which would wait for the GPU in every step.
+            right.append(n_right)
             n_images += len(batch[1])
             self.steps.count_step()
-        return torch.stack(losses).cpu().double().sum().item(), n_images
+        return torch.stack(losses).cpu().double().sum().item(), int(torch.stack(right).sum()), n_images
 
-    def _loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Return the mean loss of a batch; `kept` are the teacher's logits of its images."""
+    def _loss(self, images: Tensor, labels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch and how many of its images are classified correctly.
+
+        Args:
+            images: The images.
+            labels: Their labels.
+            kept: The teacher's logits of the images.
+        """
         inputs, targets = (value.to(self._device, non_blocking=True) for value in (images, labels.long()))
         if self.options.augment:
             inputs = flip_and_shift(inputs, torch.default_generator)
@@ -325,9 +346,10 @@ class _Training:
                 outputs = self.source.network(inputs)
             logits = _require_tensor(self.source.network, outputs)
             check_labels(labels, logits.shape[1])
+            n_right = (logits.detach().argmax(dim=1) == targets).sum()
             if self.teaching is None:
-                return F.cross_entropy(logits, targets)
-            return self.teaching.loss(logits, targets, inputs, kept)
+                return F.cross_entropy(logits, targets), n_right
+            return self.teaching.loss(logits, targets, inputs, kept), n_right
 
     @property
     def _device(self) -> torch.device:
@@ -337,6 +359,16 @@ class _Training:
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """Return the epoch with the highest validation accuracy; among equal ones the lowest loss decides, then order."""
     return max(history, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
+
+
+def kept_epoch(history: Sequence[Epoch], options: TrainOptions) -> Epoch:
+    """Return the epoch whose weights are kept: the best one or the last one, as the option `keep` says."""
+    return history[-1] if options.keep == "last" else best_epoch(history)
+
+
+def has_learnt(history: Sequence[Epoch], options: TrainOptions) -> bool:
+    """Return whether the last epoch has the training accuracy at which training stops, if the options name one."""
+    return options.until_accuracy is not None and history[-1].train_accuracy >= options.until_accuracy
 
 
 def _count_images(train: Dataset[Any], batch_size: int) -> int:

@@ -96,6 +96,25 @@ class TrainOptions:
     for each training and validation image. Features that need more are kept in a temporary file, if it takes at most
     half of the free space of its disk; otherwise, and with 0, they are computed again in each epoch."""
 
+    dropout: Annotated[dict[str, Share], Parameter(converter=_parse_factors, n_tokens=-1, consume_multiple=True)] = (
+        dataclasses.field(default_factory=dict)
+    )
+    """Rates of dropout layers while the network is trained, in [0, 1), by name or pattern, such as 0.3 for
+    "classifier.2"; a later one wins. By default the network's own."""
+
+    label_noise: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.0
+    """Share of the training images whose label is replaced by a random one of all classes (Zhang et al. 2017). The seed
+    decides which; those of a smaller share are among those of a larger one, with the same random labels. All that is
+    measured or scored uses the true labels."""
+
+    keep: Literal["best", "last"] = "best"
+    """best: keep the weights of the epoch with the highest validation accuracy. last: keep those of the last epoch,
+    such as to study networks that have learnt their training images by heart."""
+
+    until_accuracy: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    """Stop after the first epoch in whose steps at least this share of the training images was classified correctly,
+    by the labels that are trained on. By default train all epochs."""
+
     distill: DistillOptions | None = None
     """Learn from a teacher beside the labels; by default from the labels alone."""
 

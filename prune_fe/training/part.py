@@ -11,6 +11,7 @@ from torch import nn
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.by_name import match_layers
+from prune_fe.training.dropout import dropout_rates
 from prune_fe.training.options import TrainOptions
 
 
@@ -81,7 +82,7 @@ def check_part(model: nn.Module, options: TrainOptions) -> None:
     Raises:
         InputError: One of them matches nothing, or nothing that is trained.
     """
-    with select_part(model, options.only) as part:
+    with select_part(model, options.only) as part, dropout_rates(model, options.dropout):
         rate_factors(part, options.lr_by_layer)
 
 

@@ -26,6 +26,9 @@ from prune_fe.training.options import TrainOptions
 WRITING_SHARE = 0.05
 """Share of the time of training that writing the file may take; a network of gigabytes is not written each epoch."""
 
+LATER_OPTIONS: Mapping[str, Any] = {"dropout": {}, "label_noise": 0.0, "keep": "best", "until_accuracy": None}
+"""Options that came after the first version of the file, with what they were before."""
+
 Tensors = dict[str, Tensor]
 
 
@@ -139,7 +142,10 @@ def identify_training(
     if isinstance(teacher, nn.Module):
         taught_by = hash_weights(teacher)
     network = [hash_weights(model), hash_architecture(model), hash_tensors(momentum_buffers)]
-    return json.dumps([dataclasses.asdict(options), seed, world_size(), network, hash_images(images), first, taught_by])
+    chosen = dataclasses.asdict(options)
+    # Files of versions without these options are still those of the same training.
+    chosen = {name: value for name, value in chosen.items() if LATER_OPTIONS.get(name, ...) != value}
+    return json.dumps([chosen, seed, world_size(), network, hash_images(images), first, taught_by])
 
 
 def trained_tensors(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> Tensors:

@@ -14,7 +14,7 @@ MANY_PANELS = 3
 """From this number of panels side by side, a panel is narrower."""
 
 
-def layer_status(points: pd.DataFrame, title: str, control: str) -> alt.VConcatChart:
+def layer_status(points: pd.DataFrame, title: str, control: str | None) -> alt.VConcatChart:
     """Return feature entropy and selective rate by layer: a row of panels a quantity, a column each panel's title.
 
     Args:
@@ -22,14 +22,15 @@ def layer_status(points: pd.DataFrame, title: str, control: str) -> alt.VConcatC
             columns panel, quantity, network and layer (its label in the panel), from the first layer to the last.
             value: the point on the line; low, high: ends of the band, equal to the value where there is none.
         title: Title of the whole.
-        control: The network that is drawn in grey with dashes.
+        control: The network that is drawn in grey with dashes; None if there is none.
 
     Returns:
         The chart. The panels of a row share their vertical axis.
     """
     networks = list(dict.fromkeys(points["network"]))
     highlight = [name for name in networks if name != control]
-    style = SeriesStyle("network", networks, [control], highlight, columns=2)
+    controls = [] if control is None else [control]
+    style = SeriesStyle("network", networks, controls, highlight, columns=2 if len(networks) < MANY_PANELS else 5)
     panels = list(dict.fromkeys(points["panel"]))
     rows = [
         alt.hconcat(
