@@ -17,9 +17,9 @@ ALLOWED = frozenset(
     aa_layer act_layer attention_dropout attn_drop_rate aux_logits avg_down base_width block_config
     block_reduce_first bn_eps bn_momentum bn_size cardinality channel_multiplier channels depth depth_multiplier
     depths dims down_kernel_size drop_block_rate drop_path_rate drop_rate dropout embed_dim embed_dims fix_stem
-    global_pool groups growth_rate head_hidden_size head_init_scale img_size init_values init_weights
+    global_pool groups growth_rate head_hidden_size head_init_scale hidden img_size init_values init_weights
     inverted_residual_setting kernel_size kernel_sizes layers memory_efficient mlp_dim mlp_ratio mlp_ratios norm_eps
-    norm_layer num_features num_heads num_init_features output_stride pad_type patch_size pos_drop_rate
+    norm_layer num_features num_heads num_init_features output_stride pad_type patch_size pool pos_drop_rate
     proj_drop_rate qkv_bias replace_stem_pool replace_stride_with_dilation round_nearest se_ratio stages
     stages_out_channels stages_repeats stem_chs stem_size stem_stride stem_type stem_width stochastic_depth_prob
     strides transform_input width_mult width_per_group widths window_size zero_init_last zero_init_residual

@@ -23,7 +23,8 @@ def test_rates_hold_inside_the_context_only():
 
 def test_what_names_no_dropout_layer_is_refused_and_changes_nothing():
     net = network()
-    with pytest.raises(InputError, match=r"dropout: no dropout layer is called '1'"), dropout_rates(net, {"0": 0.9, "1": 0.0}):  # fmt: skip
+    match = "dropout: no dropout layer is called '1'"
+    with pytest.raises(InputError, match=match), dropout_rates(net, {"0": 0.9, "1": 0.0}):
         pass
     assert net[0].p == 0.5
     with pytest.raises(InputError, match="the network has none"), dropout_rates(nn.ReLU(), {"*": 0.0}):
