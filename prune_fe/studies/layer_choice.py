@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -82,6 +82,32 @@ def find_scorable_layers(
     if not fit:
         raise InputError(f"{ENTROPY} can score none of the layers: {'; '.join(reasons)}")
     return fit, reasons
+
+
+def layers_of_blocks(network: nn.Module, blocks: Sequence[str]) -> list[str]:
+    """Return the names of the convolutions inside each of some blocks, and of the blocks, whose output is a map too.
+
+    Args:
+        network: The network.
+        blocks: Names of modules, such as "layer4.1".
+
+    Raises:
+        InputError: There is no such module, or no convolution is inside it.
+    """
+    modules = dict(network.named_modules())
+    holding = [name for name in modules if name and _convolutions_inside(modules, name)]
+    names = []
+    for block in blocks:
+        if block not in holding:
+            what = "has no convolution inside it" if block in modules else "there is no such module"
+            raise InputError(f"block {block!r}: {what}; {nearest(block, holding)}")
+        names += [*_convolutions_inside(modules, block), block]
+    return names
+
+
+def _convolutions_inside(modules: Mapping[str, nn.Module], block: str) -> list[str]:
+    """Return the names of the convolutions inside a module."""
+    return [name for name, module in modules.items() if name.startswith(f"{block}.") and isinstance(module, _ConvNd)]
 
 
 def describe_maps(network: nn.Module, layer: Layer) -> str:

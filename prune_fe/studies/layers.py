@@ -27,6 +27,7 @@ from prune_fe.studies.layer_choice import (
     choose_scored_images,
     describe_maps,
     find_scorable_layers,
+    layers_of_blocks,
 )
 from prune_fe.studies.layer_tables import RANDOM, LayerComparison
 from prune_fe.studies.options import LayersOptions
@@ -63,7 +64,10 @@ def layers_study(
     class_name = choose_class(class_names, options.class_name)
     random_classes = _choose_random_classes(class_names, class_name, options.random_classes)
     untrained = initialise_network(experiment, experiment.seed)
-    layers, unfit = find_scorable_layers(experiment, untrained, options.layers or recipe.score.layers, entry)
+    named = options.layers or recipe.score.layers
+    if options.blocks is not None:
+        named = layers_of_blocks(untrained, options.blocks)
+    layers, unfit = find_scorable_layers(experiment, untrained, named, entry)
     readings = {layer.name: describe_maps(untrained, layer) for layer in layers}
     notes = _describe_choice(experiment, samples, unfit, set_zero_scales_to_one(untrained))
     for note in notes:

@@ -43,9 +43,15 @@ class LayersOptions:
     layers: Annotated[
         Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--layer", consume_multiple=True)
     ] = None
-    """One or more convolutions, or other modules with feature maps. A residual block with its convolutions, such as
-    layer4.1.conv1 layer4.1.conv2 layer4.1 of a ResNet, gets a panel of the chart of its own (figure 9B). By default
-    the recipe's layers, or every convolution."""
+    """One or more convolutions, or other modules with feature maps, such as the residual blocks of a ResNet (figure
+    9A). A block with modules inside it gets a panel of the chart of its own. By default the recipe's layers, or every
+    convolution."""
+
+    blocks: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, Parameter(name="--block", consume_multiple=True)
+    ] = None
+    """Instead of layers: one or more residual blocks, such as layer4.1 of a ResNet. The convolutions inside each block
+    and its output are compared, in a panel a block (figure 9B)."""
 
     class_name: Annotated[str | None, Parameter(name="--class")] = None
     """Name of the class that is shown beside the mean over all classes. By default the first."""
@@ -61,6 +67,10 @@ class LayersOptions:
 
     seed: Seed | None = None
     """Seed of the network that is studied, one of the recipe's. By default the first."""
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and self.blocks is not None:
+            raise ValueError("--layer and --block were given; a block brings its own layers")
 
 
 @options

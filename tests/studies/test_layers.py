@@ -22,7 +22,6 @@ from prune_fe.studies.subject import initialise_network
 
 LAYERS = ["features.0", "features.4"]
 RESNET = {"name": "timm/resnet18", "arguments": {"channels": [4, 4, 8, 8], "output_stride": 8}}
-BLOCK = ("layer1.0", "layer1.0.conv1", "layer1.0.conv2")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_norms_that_begin_with_zero_do_not_kill_random_units(
     changed = [key for key in before if not torch.equal(before[key], after[key])]
     assert changed
     assert all(re.fullmatch(r"layer\d\.\d\.bn2\.weight", key) for key in changed)
-    options = LayersOptions(layers=BLOCK, random_seeds=1, random_classes=2, class_name="7")
+    options = LayersOptions(blocks=("layer1.0",), random_seeds=1, random_classes=2, class_name="7")
     tables, said = run_study(layers_study, tmp_path, recipe, options=options)
     norms = "8 norms (layer1.0.bn2, layer1.1.bn2, layer2.0.bn2, …)"
     assert any(norms in text for text in said)
