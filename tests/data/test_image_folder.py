@@ -271,3 +271,15 @@ def test_a_class_whose_images_were_all_skipped_is_named(tmp_path):
 def test_a_wrong_argument_is_named(tmp_path, arguments, text):
     with pytest.raises(InputError, match=text):
         folder(**{"path": tmp_path, "size": 8} | arguments)
+
+
+def test_some_classes_are_read_and_the_images_of_each_are_the_same(tmp_path):
+    photos(tmp_path, ("ant", "bee", "cat", "dog"), train=6, val=2)
+    every, some = folder(tmp_path, 8, images_per_class=4), folder(tmp_path, 8, images_per_class=4, classes=2)
+    assert some.classes == ("ant", "cat")
+    assert (len(some.train), len(some.validation), len(some.test)) == (6, 2, 4)
+    names = {name for name in image_names(every.train, range(len(every.train))) if name.split("/")[-2] in some.classes}
+    drawn = set(image_names(some.train, range(6)) + image_names(some.validation, range(2)))
+    # Which images are drawn does not depend on the other classes; which of them are held out does.
+    assert names <= drawn
+    assert set(image_labels(some.test)) == {0, 1}

@@ -37,6 +37,8 @@ def test_a_wrong_option_is_named(given: dict[str, Any], message: str) -> None:
     ("given", "text"),
     [
         ({"source": "digits", "size": 100_000}, "size: input should be less than or equal to 8192"),
+        ({"source": "digits", "size": 8, "classes": 2}, "classes: source digits is read whole"),
+        ({"source": "folder", "path": "x", "size": 8, "classes": ()}, "classes: .*at least 1 item"),
         ({"source": "digits", "size": 8, "skip_bad": 1}, "skip_bad: source digits reads no image files"),
         ({"source": "folder", "path": "x", "size": 8, "skip_bad": -1}, "skip_bad: input should be greater than or"),
     ],

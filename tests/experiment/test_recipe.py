@@ -356,3 +356,39 @@ def test_the_first_entry_of_a_scorer_is_the_recipes_or_the_default(tmp_path):
     recipe = load_recipe(write(tmp_path, replaced("scorers", scorers)))
     assert recipe.first_entry("taylor").label == "one"
     assert recipe.first_entry("apoz").model_dump() == {"name": "apoz", "label": "apoz"}
+
+
+def test_the_networks_of_a_set_have_their_own_options_of_training(tmp_path):
+    sets = {"A": {"AA": {}, "AB": {"momentum": 0.0, "dropout": {"classifier.*": 0.3}}}}
+    content = yaml.safe_load(MINIMAL) | {"train": {"lr": 0.1}, "generalisation": {"sets": sets}}
+    recipe = load_recipe(write(tmp_path, yaml.safe_dump(content)))
+    changed = recipe.with_training(recipe.generalisation.sets["A"]["AB"]).train
+    assert (changed.lr, changed.momentum, changed.dropout) == (0.1, 0.0, {"classifier.*": 0.3})
+    assert recipe.train.momentum == 0.9
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    assert load_recipe(write(tmp_path, text)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("sets", "match"),
+    [
+        (
+            {"A": {"AA": {}, "AB": {"momentun": 0.0}}},
+            r"generalisation\.sets\.A\.AB: momentun: unknown key; did you mean",
+        ),
+        ({"A": {"AA": {}, "AB": {"label_noise": 1.5}}}, r"A\.AB: label_noise: input should be less than or equal to 1"),
+        ({"A": {"AA": {}, "AB": {"distill": {"weight": 0.5}}}}, "distill: nothing teaches the unpruned network"),
+        ({"A": {"AA": {}}}, r"generalisation\.sets\.A: .*at least 2 items"),
+        ({"A": {"a/b": {}, "AB": {}}}, "string should match pattern"),
+    ],
+)
+def test_a_wrong_network_of_a_set_is_named(tmp_path, sets, match):
+    content = yaml.safe_load(MINIMAL) | {"train": {}, "generalisation": {"sets": sets}}
+    with pytest.raises(InputError, match=match):
+        load_recipe(write(tmp_path, yaml.safe_dump(content)))
+
+
+def test_a_set_needs_a_recipe_that_trains(tmp_path):
+    content = yaml.safe_load(MINIMAL) | {"generalisation": {"sets": {"A": {"AA": {}, "AB": {}}}}}
+    with pytest.raises(InputError, match="AA: the recipe has no section train, whose options this would change"):
+        load_recipe(write(tmp_path, yaml.safe_dump(content)))

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from prune_fe.measure.statistics import Estimate, bootstrap, kendall, partial_spearman, simultaneous, spearman
+from prune_fe.measure.statistics import (
+    Estimate,
+    bootstrap,
+    kendall,
+    partial_spearman,
+    simultaneous,
+    spearman,
+    spearman_over_groups,
+)
 
 
 def test_an_interval_is_that_of_the_mean() -> None:
@@ -97,3 +105,18 @@ def test_partial_correlation_is_that_of_the_residuals_of_ranks() -> None:
     assert partial_spearman(a, b, np.ones(200)) == pytest.approx(spearman(a, b))
     for alike in (a, -a, np.exp(a), b):
         assert partial_spearman(a, b, alike) == 0
+
+
+def test_the_rank_correlation_over_groups_is_that_of_the_means_and_its_interval_that_of_drawn_groups():
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=(12, 5)) + np.arange(5)
+    b = generator.normal(size=(12, 5)) - np.arange(5)
+    found = spearman_over_groups(a, b, resamples=500, seed=1)
+    assert found.mean == pytest.approx(spearman(a.mean(axis=0), b.mean(axis=0)))
+    drawn = []
+    for counts in np.random.default_rng(1).multinomial(12, np.full(12, 1 / 12), size=500):
+        rows = np.repeat(np.arange(12), counts)
+        drawn.append(spearman(a[rows].mean(axis=0), b[rows].mean(axis=0)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))
+    assert found.n == 12
+    assert spearman_over_groups(a, np.ones((12, 5))).mean == 0

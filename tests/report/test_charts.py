@@ -16,6 +16,7 @@ from prune_fe.report.charts import (
     accuracy_against,
     accuracy_bars,
     birth_times,
+    class_scatter,
     criterion_bars,
     histogram,
     layer_profile,
@@ -27,6 +28,7 @@ from prune_fe.report.charts import (
     sensitivity_map,
     specification,
     trade_off,
+    training_course,
 )
 from prune_fe.report.charts.theme import COLOURS, SERIES, SHAPES, SeriesStyle, spread_labels
 
@@ -113,6 +115,20 @@ CHARTS: dict[str, Callable[[], Any]] = {
         "Scores and the loss",
     ),
     "layer_status": lambda: layer_status(statuses(), "Layers of a network", "random"),
+    "class_scatter": lambda: class_scatter(
+        pd.DataFrame({"panel": ["seed 0", "seed 0", "seed 1"], "network": ["AA", "AB", "AA"], "class": ["cat"] * 3,
+                      "entropy": [2.0, 3.0, 2.5], "rate": [0.9, 0.1, 0.5]}),
+        "Set A",
+    ),
+    "training_course": lambda: training_course(
+        pd.DataFrame(
+            [(panel, series, epoch, value, value, value + 0.1 * (panel == "rate"))
+             for panel, series in (("loss", "train"), ("accuracy", "train"), ("entropy", "cat"), ("rate", "cat"))
+             for epoch, value in ((0, 0.5), (1, 0.25))],
+            columns=["panel", "series", "epoch", "value", "low", "high"],
+        ),
+        "Training",
+    ),
     "criterion_bars": lambda: criterion_bars(
         pd.DataFrame({"criterion": ["a", "a", "b"], "quantity": ["x", "y", "x"], "value": [1.0, -2.0, 0.0]}),
         "points",

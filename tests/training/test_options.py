@@ -59,6 +59,10 @@ def test_the_defaults_are_the_papers() -> None:
         "amp": False,
         "only": (),
         "cache_gib": 4.0,
+        "dropout": {},
+        "label_noise": 0.0,
+        "keep": "best",
+        "until_accuracy": None,
         "distill": None,
     }
 
