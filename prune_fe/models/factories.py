@@ -23,7 +23,7 @@ from prune_fe.tracing.shared_tensors import TensorName, all_tensor_names
 ALLOCATIONS = functions(Kind.ALLOCATION)
 
 ALLOWED_ARGUMENTS: Mapping[str, frozenset[str]] = {
-    "prune_fe": frozenset({"classes", "channels", "stages"}),
+    "prune_fe": frozenset({"classes", "channels", "stages", "hidden", "dropout", "pool"}),
     "torchvision": frozenset({"aux_logits"}),
 }
 """The arguments that a manifest may give to a library's constructor; others could fetch or run something."""
