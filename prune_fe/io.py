@@ -309,6 +309,13 @@ def _lock(name: Path, what: Path) -> TextIO:
         # A process that has just locked the folder may not have written its number yet.
         process = f" (process {owner})" if owner else ""
         raise EnvironmentFault(f"{what} is in use by another run{process}") from None
+    except OSError as error:
+        lock.close()
+        reason = error.strerror or error
+        raise EnvironmentFault(
+            f"{what}: the file system cannot lock files ({reason}); choose another folder, or mount it with locks "
+            "(Lustre: flock, NFS: without nolock)"
+        ) from error
     lock.truncate(0)
     with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's number
         # Not through the buffer, which close() would try to write once more.

@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from prune_fe.cli.output import print_tables, reporter
-from prune_fe.cli.parameters import RecipeFlags, RecipePath, Seeds, Several
+from prune_fe.cli.parameters import ExecutorFlags, RecipeFlags, RecipePath, Seeds, Several
 from prune_fe.cli.run_folders import open_run, using
+from prune_fe.experiment.options import ExecutorOptions
 
 
 def ablate(
@@ -18,6 +19,7 @@ def ablate(
     layer: Annotated[list[str] | None, Several] = None,
     class_: Annotated[list[str] | None, Several, Parameter(name="--class")] = None,
     seed: Seeds = None,
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Mask the units of a layer one after the other, ordered by every scorer of a recipe, and measure test accuracy.
 
@@ -32,8 +34,9 @@ def ablate(
         class_: Names of one or more classes; default: all.
     """
     checked, folder = open_run(recipe, flags, seed)
+    from prune_fe.experiment.executors import open_executor
     from prune_fe.studies.cumulative_ablation import ablation_study
 
-    with using(folder, flags.resume):
-        tables = ablation_study(checked, folder, reporter, layer, class_)
+    with using(folder, flags.resume), open_executor(executor, checked, folder, reporter) as chosen:
+        tables = ablation_study(checked, folder, reporter, layer, class_, chosen)
     print_tables(tables)

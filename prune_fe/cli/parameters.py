@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, validators
 
 from prune_fe.data.options import VALIDATION
+from prune_fe.experiment.options import ExecutorOptions
 
 DATA_HELP = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
 
@@ -41,6 +42,7 @@ Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
 RecipePath = Annotated[
     Path, Parameter(name=["recipe", "--config", "-c"], help="A YAML file, such as recipes/quickstart.yaml.")
 ]
+ExecutorFlags = Annotated[ExecutorOptions, Parameter(name="*")]
 Seeds = Annotated[list[int] | None, Several, Parameter(help="One or more seeds, instead of the recipe's.")]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_run(
-    path: Path, flags: RecipeFlags, seeds: list[int] | None = None, shared: bool = False
+    path: Path, flags: RecipeFlags, seeds: list[int] | None = None, comparison: bool = False
 ) -> tuple[Recipe, RunFolder]:
     """Read and check a recipe, and create its run folder or open the one to resume.
 
@@ -27,10 +27,39 @@ def open_run(
         path: The recipe.
         flags: Flags of the command, which replace keys of the recipe.
         seeds: Seeds that replace the recipe's.
-        shared: Whether several processes use the folder (that of a comparison).
+        comparison: Whether it is the folder of a comparison.
     """
-    from prune_fe.experiment.recipe import load_recipe
     from prune_fe.experiment.run_folder import RunFolder
+
+    recipe = _read_recipe(path, flags, seeds)
+    content = recipe.model_dump(mode="json")
+    if flags.resume is None:
+        folder = RunFolder.create(flags.output, recipe.name, content, comparison)
+    else:
+        latest = flags.resume == "auto"
+        folder = RunFolder.resume(
+            latest_run(flags.output, recipe.name, comparison) if latest else Path(flags.resume), content, comparison
+        )
+    reporter.say(f"run folder: {folder.path}")
+    return recipe, folder
+
+
+def join_run(path: Path, flags: RecipeFlags, seeds: list[int] | None = None) -> tuple[Recipe, RunFolder]:
+    """Read a recipe, and open the run folder that another rank has opened.
+
+    Args:
+        path: The recipe.
+        flags: Flags of the command; `resume` is the folder.
+        seeds: Seeds that replace the recipe's.
+    """
+    from prune_fe.experiment.run_folder import RunFolder
+
+    return _read_recipe(path, flags, seeds), RunFolder.join(Path(str(flags.resume)))
+
+
+def _read_recipe(path: Path, flags: RecipeFlags, seeds: list[int] | None) -> Recipe:
+    """Read a recipe, replace keys by flags, and check it."""
+    from prune_fe.experiment.recipe import load_recipe
 
     replaced = {
         "data.path": flags.data,
@@ -46,16 +75,7 @@ def open_run(
         raise InputError(f"{path} reads a folder of images: pass --data PATH")
     if recipe.data.source == PATH_SOURCE:
         require_data(recipe.data.path)
-    content = recipe.model_dump(mode="json")
-    if flags.resume is None:
-        folder = RunFolder.create(flags.output, recipe.name, content, shared)
-    else:
-        latest = flags.resume == "auto"
-        folder = RunFolder.resume(
-            latest_run(flags.output, recipe.name, shared) if latest else Path(flags.resume), content, shared
-        )
-    reporter.say(f"run folder: {folder.path}")
-    return recipe, folder
+    return recipe
 
 
 def latest_run(output: Path, name: str, comparison: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,10 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter, validators
 
 from prune_fe.cli.output import print_tables, reporter
-from prune_fe.cli.parameters import AtLeastOne, RecipeFlags, RecipePath, Seed, Several
+from prune_fe.cli.parameters import AtLeastOne, ExecutorFlags, RecipeFlags, RecipePath, Seed, Several
 from prune_fe.cli.run_folders import open_run, using
 from prune_fe.errors import InputError
+from prune_fe.experiment.options import ExecutorOptions
 from prune_fe.io import nearest
 from prune_fe.studies.options import (
     ExplanationOptions,
@@ -47,20 +49,27 @@ UnitFlags = Annotated[SubjectOptions, Parameter(name="*")]
 Share = validators.Number(gte=0, lt=1)
 
 
-def _print_study(name: str, recipe: Path, flags: RecipeFlags, **arguments: Any) -> None:
+def _print_study(
+    name: str, recipe: Path, flags: RecipeFlags, executor: ExecutorOptions | None = None, **arguments: Any
+) -> None:
     """Run a study, and print its tables.
 
     Args:
         name: Name of the study; the module `prune_fe.studies.NAME` has a function `NAME_study`.
         recipe: The recipe's file.
         flags: The flags that change the recipe.
+        executor: What runs the study's tasks; None for a study without tasks.
         arguments: Further arguments of the function; None takes its default.
     """
     checked, folder = open_run(recipe, flags)
     # The module loads torch, which takes a second, so it is imported when the recipe has been checked.
     run_study = getattr(importlib.import_module(f"prune_fe.studies.{name}"), f"{name}_study")
     given = {key: value for key, value in arguments.items() if value is not None}
-    with using(folder, flags.resume):
+    with using(folder, flags.resume), contextlib.ExitStack() as stack:
+        if executor is not None:
+            from prune_fe.experiment.executors import open_executor
+
+            given["executor"] = stack.enter_context(open_executor(executor, checked, folder, reporter))
         tables = run_study(checked, folder, reporter, **given)
     print_tables(tables)
 
@@ -93,9 +102,10 @@ def explanation(
     *,
     flags: RecipeFlags = RecipeFlags(),
     options: Annotated[ExplanationOptions, Parameter(name="*")] = ExplanationOptions(),
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Measure how well H/ε predicts the damage without each unit, and how much of that ε alone explains."""
-    _print_study("explanation", recipe, flags, options=options)
+    _print_study("explanation", recipe, flags, executor, options=options)
 
 
 @study.command
@@ -104,9 +114,10 @@ def layers(
     *,
     flags: RecipeFlags = RecipeFlags(),
     options: Annotated[LayersOptions, Parameter(name="*")] = LayersOptions(),
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Compare H and ε of each layer of the trained network with random-initialised networks (figures 5A and 9)."""
-    _print_study("layers", recipe, flags, options=options)
+    _print_study("layers", recipe, flags, executor, options=options)
 
 
 @study.command
@@ -126,9 +137,10 @@ def generalisation(
     *,
     flags: RecipeFlags = RecipeFlags(),
     options: Annotated[GeneralisationStudyOptions, Parameter(name="*")] = GeneralisationStudyOptions(),
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Compare H and ε of networks that differ in their training only (figures 6 and 11, tables 3, 4 and 8)."""
-    _print_study("generalisation", recipe, flags, options=options)
+    _print_study("generalisation", recipe, flags, executor, options=options)
 
 
 @study.command
@@ -158,6 +170,7 @@ def classes(
     counts: Annotated[list[int] | None, Several, Parameter(validator=AtLeastOne)] = None,
     ratio: Annotated[float | None, Parameter(validator=Share)] = None,
     seed: StudySeed = None,
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Measure accuracy after pruning against the number of classes that units are scored on (figure 13 A).
 
@@ -165,7 +178,7 @@ def classes(
         counts: Numbers of classes; default: 1, 2, 5, 10, … and all.
         ratio: Share of the units that is removed; default: the recipe's.
     """
-    _print_study("classes", recipe, flags, seed=seed, counts=counts, ratio=ratio)
+    _print_study("classes", recipe, flags, executor, seed=seed, counts=counts, ratio=ratio)
 
 
 @study.command
@@ -175,10 +188,11 @@ def ratio(
     flags: RecipeFlags = RecipeFlags(),
     ratio: Annotated[list[float] | None, Several, Parameter(validator=Share)] = None,
     seed: StudySeed = None,
+    executor: ExecutorFlags = ExecutorOptions(),
 ) -> None:
     """Measure accuracy after pruning by each scorer of the recipe against the pruning ratio (figure 13 B).
 
     Args:
         ratio: Shares of the units that are removed; default: 0.1, 0.2, … 0.9.
     """
-    _print_study("ratio", recipe, flags, seed=seed, ratios=ratio or None)
+    _print_study("ratio", recipe, flags, executor, seed=seed, ratios=ratio or None)

@@ -1,7 +1,6 @@
 """The command `prune-fe compare`: measure every scorer at every operating point, for every network and seed.
 
-Random units, filter L1 and the pruned architectures trained from scratch are part of every comparison. Processes that
-are given the same run folder, also on other machines, share its tasks.
+Random units, filter L1 and the pruned architectures trained from scratch are part of every comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, load_result, save_test_labels
 from prune_fe.experiment.run import compress
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import (
     count_tunings,
     explain_missing_control,
@@ -42,13 +41,14 @@ SEED_OFFSET = 1_000_003
 """Added to a network's seed for the network that is trained from scratch, which has other first weights."""
 
 
-def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
-    """Measure everything that a recipe compares, together with other processes that are given the same folder.
+def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter, executor: Executor | None = None) -> None:
+    """Measure everything that a recipe compares.
 
     Args:
         recipe: What to compare.
         folder: Where results go; results that exist there are not computed again.
         reporter: Where messages and progress go.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Raises:
         InputError: A setting is wrong, or a task failed.
@@ -73,7 +73,19 @@ def compare(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> None:
     if rank() == 0:
         save_test_labels(comparison.experiment.splits, folder)
     tasks = list(comparison.tasks())
-    raise_failures(tasks, LocalExecutor(folder, reporter).execute(tasks))
+    executor = executor or LocalExecutor(folder, reporter)
+    raise_failures(tasks, executor.execute(tasks, Grid(comparison_tasks, recipe)))
+
+
+def comparison_tasks(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Task]:
+    """Return the tasks of a comparison.
+
+    Args:
+        recipe: What to compare, with the controls.
+        folder: Where results go.
+        reporter: Where messages and progress go.
+    """
+    return list(Comparison(begin(recipe, folder, reporter)).tasks())
 
 
 class Comparison:
@@ -161,7 +173,9 @@ class Comparison:
     def _train(self, network: str, seed: int, path: Path) -> None:
         """Train a network and measure it."""
         began, experiment = time.perf_counter(), self.select(network, seed)
-        self._finish(experiment, measure(experiment, experiment.network, UNPRUNED), path, began)
+        outcome = measure(experiment, experiment.network, UNPRUNED)
+        _ = experiment.teacher  # saved here, so that no two later tasks compute it
+        self._finish(experiment, outcome, path, began)
 
     def _tune_unpruned(self, network: str, seed: int, path: Path) -> None:
         """Fine-tune a network without pruning it, and measure it."""

@@ -30,7 +30,7 @@ from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import TUNED, UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.sensitivity import measure_sensitivity, saved_sensitivity, sensitivity_path
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import (
     count_tunings,
     explain_missing_control,
@@ -40,22 +40,26 @@ from prune_fe.experiment.tuning import (
 )
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.models.saved import save
-from prune_fe.pruning.loss_curves import FILE_NAME as CURVES
 from prune_fe.pruning.loss_curves import Sensitivity
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.records import Step
+from prune_fe.scoring.scores import FILE_NAME as SCORES
 from prune_fe.scoring.scores import Scores
 from prune_fe.training.loop import Epoch
 from prune_fe.training.recalibration import recalibrate
 
+MEASURED = "cells."
+"""Prefix of the name of a task whose result is a measured network."""
 
-def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
+
+def run(recipe: Recipe, folder: RunFolder, reporter: Reporter, executor: Executor | None = None) -> list[Row]:
     """Train, score, prune, fine-tune and measure as a recipe says, for each of its seeds and scorers.
 
     Args:
         recipe: What to do.
         folder: Where results go; results that exist there are not computed again.
         reporter: Where messages and progress go.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         The rows of the table: for each seed the unpruned network, the same with fine-tuning, and one pruned network for
@@ -71,10 +75,9 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     explain_missing_control(recipe, experiment)
     experiment.log_environment()
     save_test_labels(experiment.splits, folder)
-    # The cache holds one experiment, so that only the last seed's network and scores stay in memory.
-    tasks = list(run_tasks(experiment, functools.lru_cache(maxsize=1)(experiment.with_seed)))
-    failures = LocalExecutor(folder, reporter).execute(tasks)
-    measured = [task.result for task in tasks if task.is_finished and task.result.name != CURVES]
+    tasks = list(run_tasks(experiment))
+    failures = (executor or LocalExecutor(folder, reporter)).execute(tasks, Grid(_begin_tasks, recipe))
+    measured = [task.result for task in tasks if task.is_finished and task.name.startswith(MEASURED)]
     rows = [load_result(path).row for path in measured]
     if rows:
         folder.write_table("summary.csv", map(dataclasses.asdict, rows))
@@ -82,28 +85,36 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Row]:
     return rows
 
 
-def run_tasks(experiment: Experiment, with_seed: Callable[[int], Experiment]) -> Iterator[Task]:
-    """Yield the tasks of a run: for each seed a network to train, and copies of it to fine-tune and to prune.
+def _begin_tasks(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Task]:
+    return list(run_tasks(begin(recipe, folder, reporter)))
+
+
+def run_tasks(experiment: Experiment) -> Iterator[Task]:
+    """Yield the tasks of a run: for each seed a network to train and to score, and copies to fine-tune and to prune.
 
     Args:
         experiment: The experiment of any seed.
-        with_seed: Function from a seed to its experiment, called when a task begins.
     """
+    # The cache holds one experiment, so that only the last seed's network and scores stay in memory.
+    with_seed = functools.lru_cache(maxsize=1)(experiment.with_seed)
     for seed in experiment.recipe.seeds:
         of_seed = dataclasses.replace(experiment, seed=seed)
         unpruned = of_seed.result_path(UNPRUNED)
-        yield Task(f"cells.{unpruned.stem}", unpruned, (), functools.partial(_train, with_seed, seed))
+        yield Task(f"{MEASURED}{unpruned.stem}", unpruned, (), functools.partial(_train, with_seed, seed))
         if has_tuned_control(experiment.recipe):
             path = of_seed.result_path(TUNED)
-            yield Task(f"cells.{path.stem}", path, (unpruned,), functools.partial(_tune_unpruned, with_seed, seed))
+            yield Task(f"{MEASURED}{path.stem}", path, (unpruned,), functools.partial(_tune_unpruned, with_seed, seed))
+        # The scores of a pass are saved in the order of their labels.
+        scores = of_seed.seed_folder / experiment.recipe.scorers[-1].label / SCORES
+        yield Task(f"seed-{seed}.scores", scores, (unpruned,), functools.partial(_score, with_seed, seed))
         for entry in experiment.recipe.scorers:
-            path, needs = of_seed.result_path(entry.label), [unpruned]
+            path, needs = of_seed.result_path(entry.label), [unpruned, scores]
             if experiment.recipe.prune.is_auto:
                 curves = sensitivity_path(of_seed, entry.label)
                 work = functools.partial(_measure_sensitivity, with_seed, seed, entry.label)
-                yield Task(f"cells.{path.stem}.sensitivity", curves, needs, work)
-                needs = [unpruned, curves]
-            yield Task(f"cells.{path.stem}", path, needs, functools.partial(_prune, with_seed, seed, entry))
+                yield Task(f"seed-{seed}.{entry.label}.sensitivity", curves, needs, work)
+                needs = [*needs, curves]
+            yield Task(f"{MEASURED}{path.stem}", path, needs, functools.partial(_prune, with_seed, seed, entry))
 
 
 def _train(with_seed: Callable[[int], Experiment], seed: int) -> None:
@@ -113,6 +124,7 @@ def _train(with_seed: Callable[[int], Experiment], seed: int) -> None:
     experiment.reporter.say(
         f"seed {seed}: the unpruned network is right on {outcome.row.accuracy:.2%} of the test images"
     )
+    _ = experiment.teacher  # saved here, so that no two later tasks compute it
     _finish(experiment, outcome, began)
 
 
@@ -120,6 +132,11 @@ def _tune_unpruned(with_seed: Callable[[int], Experiment], seed: int) -> None:
     """Fine-tune a copy of the trained network without pruning it, and measure it."""
     began, experiment = time.perf_counter(), with_seed(seed)
     _finish(experiment, tune_unpruned(experiment, count_tunings(experiment)), began)
+
+
+def _score(with_seed: Callable[[int], Experiment], seed: int) -> None:
+    """Score the trained network with all scorers, in one pass over the images."""
+    _ = with_seed(seed).scores  # saved
 
 
 def _measure_sensitivity(with_seed: Callable[[int], Experiment], seed: int, label: str) -> None:

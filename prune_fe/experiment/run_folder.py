@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -39,13 +39,13 @@ PACKAGES = (
 """The packages whose versions are recorded."""
 
 MACHINE_KEYS = ("device", "threads", "workers")
-"""Keys of a recipe that, like the path of the images, may differ between the processes that share a comparison."""
+"""Keys of a recipe that, like the path of the images, may change when a comparison goes on, maybe elsewhere."""
 
 NETWORKS = "networks"
 """The folder of a comparison's networks inside its run folder; other run folders do not have it."""
 
-CLAIMS, FAILED, UNFINISHED = "claims", "failed", "unfinished"
-"""Folders inside a run folder: of the claims on tasks, the errors of failed tasks, and the files of unfinished ones."""
+FAILED, UNFINISHED = "failed", "unfinished"
+"""Folders inside a run folder: of the errors of failed tasks, and of the files of unfinished ones."""
 
 
 def is_comparison(folder: Path) -> bool:
@@ -55,51 +55,66 @@ def is_comparison(folder: Path) -> bool:
 
 def has_results(folder: Path) -> bool:
     """Return whether a run folder holds anything that would be computed again without it."""
-    folders = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name not in (CLAIMS, FAILED)]
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name != FAILED]
     return any(any(entry.iterdir()) for entry in folders)
 
 
 class RunFolder:
     """The folder of one run, with its recipe and a log of every step.
 
-    Each event is one line of `log.jsonl`, which is on the disk before the next step begins. The log is for people, and
-    no command reads it; what is read back has a digest, see `prune_fe.records`.
+    The folder is locked until `close`, so that no second command works on the same run. The processes that work for the
+    one that holds the lock, ranks of torchrun or workers of Ray, open the folder by `join`.
+
+    Each event is one line of `log.jsonl`, which is on the disk before the next step begins; a process that has joined
+    writes `log-ID.jsonl`. The log is for people, and no command reads it; what is read back has a digest, see
+    `prune_fe.records`.
 
     Args:
         path: The folder, which must exist.
         recipe: The recipe as it is saved in the folder.
-        shared: Whether several processes may use the folder at a time, each with its own log (a comparison);
-            otherwise the folder is locked until `close`.
+        comparison: Whether it is the folder of a comparison.
 
     Raises:
-        InputError: The folder was begun with another recipe, or it is a comparison's and `shared` is False, or the
+        InputError: The folder was begun with another recipe, or it is a comparison's and `comparison` is False, or the
             other way round.
         EnvironmentFault: Another process uses the folder.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> None:
-        self.path = path
-        self.log_name = f"log-{uuid.uuid4().hex[:8]}.jsonl" if shared else "log.jsonl"
-        self._task: str | None = None
-        self._n_unfinished = 0
-        self._lock = None if shared else lock_folder(path)
+    def __init__(self, path: Path, recipe: Mapping[str, Any], comparison: bool = False) -> None:
+        self._open(path, "log.jsonl", lock_folder(path))
         try:
-            self._begin(recipe)
+            self._begin(recipe, comparison)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, recipe: Mapping[str, Any]) -> None:
+    @classmethod
+    def join(cls, path: Path) -> RunFolder:
+        """Open the folder of a run whose lock another process holds, to work for that process.
+
+        Args:
+            path: The folder.
+        """
+        folder = cls.__new__(cls)
+        folder._open(path, f"log-{uuid.uuid4().hex[:8]}.jsonl", None)
+        return folder
+
+    def _open(self, path: Path, log_name: str, lock: TextIO | None) -> None:
+        self.path, self.log_name, self._lock = path, log_name, lock
+        self._task: str | None = None
+        self._n_unfinished = 0
+
+    def _begin(self, recipe: Mapping[str, Any], comparison: bool) -> None:
         """Write the recipe to a new folder; check that an old one has the same recipe."""
         known, log = self.path / "recipe.yaml", self.path / self.log_name
-        if known.exists() and is_comparison(self.path) != (self._lock is None):
-            what = "the folder of a comparison" if self._lock else "not the folder of a comparison"
+        if known.exists() and is_comparison(self.path) != comparison:
+            what = "not the folder of a comparison" if comparison else "the folder of a comparison"
             raise InputError(f"{self.path} is {what}: choose another one")
-        if self._lock is None:
+        if comparison:
             (self.path / NETWORKS).mkdir(exist_ok=True)
         if not known.exists():
             write_yaml(known, yaml.safe_dump(dict(recipe), sort_keys=False))
-        elif differing := _differing_keys(known, recipe, MACHINE_KEYS if self._lock is None else ()):
+        elif differing := _differing_keys(known, recipe, MACHINE_KEYS if comparison else ()):
             raise InputError(
                 f"{self.path} was begun with another recipe (different: {', '.join(differing)}); resume with that "
                 "recipe or start a new run"
@@ -110,14 +125,14 @@ class RunFolder:
                 file.write("\n")
 
     @classmethod
-    def create(cls, parent: Path, name: str, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
+    def create(cls, parent: Path, name: str, recipe: Mapping[str, Any], comparison: bool = False) -> RunFolder:
         """Create the folder `parent`/`name`-N with the next free number N.
 
         Args:
             parent: Where run folders are; made if it does not exist.
             name: Name of the recipe.
             recipe: The recipe as it is saved in the folder.
-            shared: Whether several processes may use the folder at a time.
+            comparison: Whether it is the folder of a comparison.
 
         Raises:
             EnvironmentFault: The folder cannot be made.
@@ -135,20 +150,20 @@ class RunFolder:
                     (parent / f"{name}-{number}").mkdir()
                     break
             try:
-                return cls(parent / f"{name}-{number}", recipe, shared)
+                return cls(parent / f"{name}-{number}", recipe, comparison)
             except BaseException:
                 # The disk may be full. A folder without a recipe would stand before those that can be resumed.
                 shutil.rmtree(parent / f"{name}-{number}", ignore_errors=True)
                 raise
 
     @classmethod
-    def resume(cls, path: Path, recipe: Mapping[str, Any], shared: bool = False) -> RunFolder:
+    def resume(cls, path: Path, recipe: Mapping[str, Any], comparison: bool = False) -> RunFolder:
         """Open the folder of an earlier run.
 
         Args:
             path: The folder.
             recipe: The recipe, which must be the one that the run was begun with.
-            shared: Whether several processes may use the folder at a time.
+            comparison: Whether it is the folder of a comparison.
 
         Raises:
             InputError: There is no run, or it has another recipe.
@@ -156,17 +171,12 @@ class RunFolder:
         """
         if not (path / "recipe.yaml").is_file():
             raise InputError(f"{path}: there is no run to resume")
-        return cls(path, recipe, shared)
+        return cls(path, recipe, comparison)
 
     @property
     def saved_recipe(self) -> dict[str, Any]:
         """The content of recipe.yaml, as the version that began the run wrote it."""
         return read_yaml(self.path / "recipe.yaml")
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several processes may use the folder at a time."""
-        return self._lock is None
 
     def log(self, event: str, **values: Any) -> None:
         """Append an event and the time to the log; it is on the disk when this returns.

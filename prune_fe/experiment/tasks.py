@@ -7,23 +7,18 @@ logged, and stops only the tasks that need its result.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from prune_fe.distributed import from_rank_0, world_size
-from prune_fe.errors import DataError, InputError
-from prune_fe.experiment.claims import Claims
-from prune_fe.experiment.experiment import Reporter
-from prune_fe.experiment.run_folder import CLAIMS, RunFolder
+from prune_fe.errors import DataError, InputError, PruneFEError
+from prune_fe.experiment.experiment import Experiment, Reporter
+from prune_fe.experiment.recipe import TRAINED, Recipe
+from prune_fe.experiment.run_folder import RunFolder
 
-POLL_SECONDS = 5.0
-"""Interval at which a process without work looks whether other processes have finished theirs."""
-
-Failures = Mapping[str, InputError | DataError]
+Failures = Mapping[str, PruneFEError]
 """The error of each failed task, by the task's name, in the order in which they failed."""
 
 
@@ -48,20 +43,37 @@ class Task:
         """Whether the result is on the disk."""
         return self.result.exists()
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether all results that the task needs are on the disk."""
-        return all(path.exists() for path in self.needs)
+
+@dataclass(frozen=True)
+class Grid:
+    """Tasks that any process can make again: the function that makes them with its arguments, all of which are small.
+
+    A task itself holds images and networks, which no process sends to another one.
+
+    Attributes:
+        make: Function of a module, called with the recipe, the run folder, a reporter and `arguments`.
+        recipe: The recipe.
+        arguments: Further arguments of the function; they can be pickled.
+    """
+
+    make: Callable[..., Sequence[Task]]
+    recipe: Recipe
+    arguments: tuple[Any, ...] = ()
+
+    def tasks(self, folder: RunFolder, reporter: Reporter) -> Sequence[Task]:
+        """Make the tasks."""
+        return self.make(self.recipe, folder, reporter, *self.arguments)
 
 
 class Executor(Protocol):
     """Runs tasks, in this process or elsewhere."""
 
-    def execute(self, tasks: Sequence[Task]) -> Failures:
+    def execute(self, tasks: Sequence[Task], grid: Grid) -> Failures:
         """Finish all tasks that can be finished.
 
         Args:
             tasks: The tasks; each comes after those whose results it needs.
+            grid: How another process makes the same tasks.
 
         Returns:
             The errors of the tasks that failed.
@@ -71,8 +83,7 @@ class Executor(Protocol):
 class LocalExecutor:
     """Runs tasks one after the other in this process.
 
-    Processes that share a run folder share its tasks: each claims a task before it begins. The processes of
-    torch.distributed work on every task together, and rank 0 chooses it.
+    The processes of torch.distributed work on every task together, and rank 0 chooses it.
 
     Args:
         folder: The run folder with the results; failed tasks are logged there.
@@ -81,56 +92,32 @@ class LocalExecutor:
 
     def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
         self.folder, self.reporter = folder, reporter
-        self._claims = Claims(folder.path / CLAIMS) if folder.is_shared else None
 
-    def execute(self, tasks: Sequence[Task]) -> Failures:
-        """Finish all tasks that can be finished, in their order; wait for those that other processes work on.
+    def execute(self, tasks: Sequence[Task], grid: Grid | None = None) -> Failures:
+        """Finish all tasks that can be finished, in their order.
 
         Args:
             tasks: The tasks; each comes after those whose results it needs.
+            grid: Not used: this process has the tasks.
 
         Returns:
-            The errors of the tasks that failed in this process.
+            The errors of the tasks that failed.
         """
-        _check_order(tasks)
-        failures: dict[str, InputError | DataError] = {}
-        progress, is_waiting = self.reporter.progress("tasks"), False
-        while True:
-            with ExitStack() as claim:
-                # Other ranks may see another state of the folder, and all have to work on the same task.
-                number, n_open = from_rank_0(lambda: self._claim_next(tasks, failures, claim))
-                progress(len(tasks) - n_open, len(tasks))
-                if number is not None:
-                    self._work_on(tasks[number], failures)
-            if n_open == 0:
-                return failures
-            if number is None:
-                if not is_waiting:
-                    self.reporter.say(f"waiting for {n_open} tasks that other processes work on")
-                time.sleep(POLL_SECONDS)
-            is_waiting = number is None
+        check_order(tasks)
+        failures: dict[str, PruneFEError] = {}
+        progress = self.reporter.progress("tasks")
+        for number, task in enumerate(tasks):
+            progress(number, len(tasks))
+            if self._is_open(task, lost_results(tasks, failures)):
+                self._work_on(task, failures)
+        progress(len(tasks), len(tasks))
+        return failures
 
-    def _claim_next(self, tasks: Sequence[Task], failures: Failures, claim: ExitStack) -> tuple[int | None, int]:
-        """Return the number of a task that is claimed until `claim` closes, and how many tasks are open.
+    def _is_open(self, task: Task, lost: set[Path]) -> bool:
+        """Return whether a task is not finished but can be, as rank 0 sees it: all ranks work on the same task."""
+        return from_rank_0(lambda: task.result not in lost and not task.is_finished)
 
-        The number is None where no task can begin now. A task is open if it is not finished but still can be.
-        """
-        lost = lost_results(tasks, failures)
-        numbers = [n for n, task in enumerate(tasks) if task.result not in lost and not task.is_finished]
-        for number in numbers:
-            task = tasks[number]
-            if task.is_ready:
-                is_claimed = claim.enter_context(self._claimed(task))
-                if is_claimed and not task.is_finished:  # another process may have finished it in between
-                    return number, len(numbers)
-                # Keep no claim on a task that this process does not work on.
-                claim.close()
-        return None, len(numbers)
-
-    def _claimed(self, task: Task) -> AbstractContextManager[bool]:
-        return nullcontext(True) if self._claims is None else self._claims.claimed(task.name)
-
-    def _work_on(self, task: Task, failures: dict[str, InputError | DataError]) -> None:
+    def _work_on(self, task: Task, failures: dict[str, PruneFEError]) -> None:
         """Do the task's work, and record an error that does not concern all tasks."""
         try:
             with self.folder.working_on(task.name):
@@ -139,9 +126,36 @@ class LocalExecutor:
             # The error may be that of one rank only, and the other ranks would wait for it forever.
             if world_size() > 1:
                 raise type(error)(f"{task.name}: {error}") from error
+            record_failure(task, error, self.folder, self.reporter)
             failures[task.name] = error
-            self.folder.record_failure(task.name, task.result, error)
-            self.reporter.say(f"{task.name}: failed ({error})")
+
+
+def record_failure(task: Task, error: PruneFEError, folder: RunFolder, reporter: Reporter) -> None:
+    """Write down that a task failed, and say so.
+
+    Args:
+        task: The task.
+        error: Why it failed.
+        folder: The run folder.
+        reporter: Where the message goes.
+    """
+    folder.record_failure(task.name, task.result, error)
+    reporter.say(f"{task.name}: failed ({error})")
+
+
+def network_task(experiment: Experiment, teacher: bool = False) -> Task:
+    """Return the task that trains the network of an experiment, for tasks that all need it.
+
+    Args:
+        experiment: The experiment; the network stays in its memory.
+        teacher: Whether the tasks need the teacher of its fine-tuning too.
+    """
+    result = experiment.seed_folder / TRAINED
+
+    def train() -> None:
+        _ = experiment.network, experiment.teacher if teacher else None  # trained and saved
+
+    return Task(f"seed-{experiment.seed}.network", result, (), train)
 
 
 def lost_results(tasks: Sequence[Task], failures: Failures) -> set[Path]:
@@ -167,8 +181,7 @@ def raise_failures(tasks: Sequence[Task], failures: Failures) -> None:
         failures: The errors of those that failed.
 
     Raises:
-        InputError: The first failed task raised one.
-        DataError: The first failed task raised one.
+        PruneFEError: The error of the first failed task, of its class.
     """
     if failures:
         first = next(task for task in tasks if task.name in failures)
@@ -179,8 +192,12 @@ def raise_failures(tasks: Sequence[Task], failures: Failures) -> None:
         raise type(error)(f"{count} failed{waiting}; the first is {first.name}: {error}")
 
 
-def _check_order(tasks: Sequence[Task]) -> None:
-    """Raise ValueError where two tasks share a name, or one needs a result that only a later task makes."""
+def check_order(tasks: Sequence[Task]) -> None:
+    """Check that no two tasks share a name, and that each comes after those whose results it needs.
+
+    Raises:
+        ValueError: It is not so.
+    """
     names: set[str] = set()
     later = [task.result for task in tasks]
     for number, task in enumerate(tasks):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from prune_fe.ablation.trial import Run, Trial
 from prune_fe.data.datasets import Rescaled
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment
-from prune_fe.experiment.tasks import Task
+from prune_fe.experiment.tasks import Task, network_task
 from prune_fe.scoring.scores import Array, weakest
 from prune_fe.studies.ablation_files import finished_classes, load_ablations, load_unit_ablations, save_ablations
 from prune_fe.studies.ablation_scores import ClassScores
@@ -194,3 +195,25 @@ class NetworkAblation:
         """Return the finished ablation of all classes."""
         known = self._load(path, orders)
         return join([known[name] for name in self.class_names])
+
+
+def seed_tasks(ablation_of: Callable[[int], NetworkAblation], seeds: Sequence[int]) -> list[Task]:
+    """Return the tasks of several networks: to train each of them, to score it and to mask its units.
+
+    Args:
+        ablation_of: Function from a seed to the ablation of its network, called again when a task begins.
+        seeds: The seeds.
+    """
+    tasks: list[Task] = []
+    for seed in seeds:
+        ablation = ablation_of(seed)
+        network = network_task(ablation.experiment)
+        for task in (network, *ablation.tasks()):
+            needs = () if task is network else (network.result, *task.needs)
+            tasks.append(dataclasses.replace(task, needs=needs, work=partial(_work_on, ablation_of, seed, task.name)))
+    return tasks
+
+
+def _work_on(ablation_of: Callable[[int], NetworkAblation], seed: int, name: str) -> None:
+    ablation = ablation_of(seed)
+    next(task for task in (network_task(ablation.experiment), *ablation.tasks()) if task.name == name).work()

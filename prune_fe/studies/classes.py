@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from prune_fe.errors import InputError
-from prune_fe.experiment.experiment import Reporter, begin
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task
 from prune_fe.pruning.options import AMOUNTS, DEFAULT_RATIO
 from prune_fe.report.charts import accuracy_against
 from prune_fe.report.tables import Table
@@ -23,6 +24,9 @@ from prune_fe.studies.points import (
     accuracy_frame,
     describe_accuracy,
     finish_points,
+    network_tasks,
+    point_tasks,
+    train_network,
     unpruned_point,
     with_ratio,
     with_scorers,
@@ -39,6 +43,7 @@ def classes_study(
     seed: int | None = None,
     counts: Sequence[int] | None = None,
     ratio: float | None = None,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Prune by feature entropy on different numbers of classes and measure the accuracy (figure 13 A).
 
@@ -52,6 +57,7 @@ def classes_study(
         seed: Which of the recipe's networks; default that of its first seed.
         counts: Numbers of classes, drawn with the seed; default 1, 2, 5, 10, … and all.
         ratio: Share of the units to remove, in [0, 1); default what the recipe removes.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         One table for each of the recipe's settings of feature entropy.
@@ -69,24 +75,16 @@ def classes_study(
     if counts is not None and (not counts or min(counts) < 1 or max(counts) > n_classes):
         allowed = f"the data has {n_classes} classes, allowed are numbers from 1 to {n_classes}"
         raise InputError(f"counts={tuple(counts)}: {allowed}")
-    control = ScorerEntry.model_validate(CONTROL)
-    variants = {
-        k: recipe.with_options("score", classes=k) for k in (sorted(set(counts)) if counts else ladder(n_classes))
-    }
+    numbers = tuple(sorted(set(counts)) if counts else ladder(n_classes))
     experiment.log_environment()
-    # The largest number of classes has the most demands on the images: it is the one that is checked before training.
-    experiment = experiment.with_recipe(with_scorers(variants[max(variants)], [*entries, control]))
-    _ = experiment.network  # trained here, so that the groups share it
+    experiment = _with_most_classes(experiment, numbers)
+    executor = executor or LocalExecutor(folder, reporter)
+    train_network(experiment, Grid(_begin_network, recipe, (seed, numbers)), executor)
     unpruned = unpruned_point(experiment)
-    points_folder = experiment.seed_folder / f"study-classes-{'recipe' if ratio is None else repr(float(ratio))}"
-    control_group = PointGroup(
-        experiment.with_recipe(with_scorers(recipe, [control])), points_folder, points_folder / "scores"
-    )
-    groups = {}
-    for k, variant in variants.items():
-        of_count, path = experiment.with_recipe(with_scorers(variant, entries)), points_folder / f"classes-{k}"
-        groups[k] = PointGroup(of_count, path, path / "scores")
-    finish_points(experiment, [control_group, *groups.values()])
+    folder_name = f"study-classes-{'recipe' if ratio is None else repr(float(ratio))}"
+    control_group, groups = _point_groups(experiment, recipe, numbers, folder_name)
+    grid = Grid(_begin_points, recipe, (seed, numbers, folder_name))
+    finish_points([control_group, *groups.values()], grid, executor)
     random = control_group.points()[CONTROL]
     points = {k: group.points() for k, group in groups.items()}
     by_scorer = {entry.label: {k: points[k][entry.label] for k in points} for entry in entries}
@@ -104,12 +102,59 @@ def classes_study(
     every = [unpruned, random, *(point for by_count in by_scorer.values() for point in by_count.values())]
     name = f"study-classes-seed-{experiment.seed}" + ("" if ratio is None else f"-ratio-{float(ratio)!r}")
     experiment.log("study", name=name)
-    frame = accuracy_frame(by_scorer | {CONTROL: dict.fromkeys(variants, random)})
+    frame = accuracy_frame(by_scorer | {CONTROL: dict.fromkeys(numbers, random)})
     x_title = "number of classes K"
     chart = accuracy_against(frame, experiment.unpruned.accuracy, x_title, f"Accuracy and {x_title}", log_x=True)
     heading = f"classes: seed {experiment.seed}, {amount}"
     write_study(experiment, name, heading, tables, map(asdict, every), chart)
     return tables
+
+
+def _begin_network(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None, numbers: Sequence[int]
+) -> list[Task]:
+    return network_tasks(_with_most_classes(begin(recipe, folder, reporter, seed), numbers))
+
+
+def _begin_points(
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    seed: int | None,
+    numbers: Sequence[int],
+    folder_name: str,
+) -> list[Task]:
+    experiment = _with_most_classes(begin(recipe, folder, reporter, seed), numbers)
+    _ = experiment.network, experiment.teacher  # loaded here, so that the groups share them
+    control_group, groups = _point_groups(experiment, recipe, numbers, folder_name)
+    return point_tasks([control_group, *groups.values()])
+
+
+def _with_most_classes(experiment: Experiment, numbers: Sequence[int]) -> Experiment:
+    """Return the experiment with the largest number of classes, which has the most demands on the images.
+
+    Its recipe is the one that is checked before training.
+    """
+    recipe = experiment.recipe.with_options("score", classes=max(numbers))
+    return experiment.with_recipe(with_scorers(recipe, [*_entropy_entries(recipe), _control()]))
+
+
+def _point_groups(
+    experiment: Experiment, recipe: Recipe, numbers: Sequence[int], folder_name: str
+) -> tuple[PointGroup, dict[int, PointGroup]]:
+    """Return the control, and number of classes -> the points of feature entropy."""
+    place = experiment.seed_folder / folder_name
+    control = PointGroup(experiment.with_recipe(with_scorers(recipe, [_control()])), place, place / "scores")
+    groups = {}
+    for number in numbers:
+        variant = with_scorers(recipe.with_options("score", classes=number), _entropy_entries(recipe))
+        path = place / f"classes-{number}"
+        groups[number] = PointGroup(experiment.with_recipe(variant), path, path / "scores")
+    return control, groups
+
+
+def _control() -> ScorerEntry:
+    return ScorerEntry.model_validate(CONTROL)
 
 
 def _entropy_entries(recipe: Recipe) -> list[ScorerEntry]:

@@ -7,10 +7,11 @@ curves are kept in the run folder.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from prune_fe.experiment.device import to_device
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.experiment.tasks import LocalExecutor, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.report.charts import ablation_curves, save_chart
 from prune_fe.report.tables import Table
@@ -39,7 +40,7 @@ from prune_fe.studies.ablation_tables import (
     curve_title,
     describe,
 )
-from prune_fe.studies.ablation_tasks import NetworkAblation
+from prune_fe.studies.ablation_tasks import NetworkAblation, seed_tasks
 from prune_fe.tracing.layers import Layer, find_layers
 
 
@@ -49,6 +50,7 @@ def ablation_study(
     reporter: Reporter,
     layers: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Mask the units of a layer one after the other, in the order of each of the recipe's scorers (figure 12).
 
@@ -63,6 +65,7 @@ def ablation_study(
         reporter: Where messages and progress go.
         layers: Names of modules, or patterns for convolutions such as "layer4.*"; default the last convolution.
         classes: Names of classes; default all.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         Summaries of the curves in each order, table 11, and for one layer the agreement with single units.
@@ -77,25 +80,45 @@ def ablation_study(
     untrained = to_device(experiment.build_network(), experiment.device)
     targets = find_targets(experiment, untrained, layers)
     recipe = _without_unable(experiment, untrained, targets)
-    names = [layer.name for layer in targets]
+    names = tuple(layer.name for layer in targets)
+    del untrained  # large networks would otherwise be in memory twice
     experiment.log_environment()
-    networks = []
-    for seed in recipe.seeds:
-        # Only these layers are scored, so the check before training leaves the others out.
-        of_seed = experiment.with_seed(seed).with_recipe(recipe.with_options("score", layers=tuple(names)))
-        networks.append(_ablate_network(of_seed, names, numbers))
+    ablation_of, tasks = _ablations(experiment, recipe, names, numbers)
+    executor = executor or LocalExecutor(folder, reporter)
+    raise_failures(tasks, executor.execute(tasks, Grid(_begin_tasks, recipe, (names, numbers))))
+    networks = [ablation_of(seed).load() for seed in recipe.seeds]
     return _write(experiment, networks, f"ablation-{layers_name(names)}")
 
 
-def _ablate_network(experiment: Experiment, layers: Sequence[str], classes: Sequence[int]) -> AblatedNetwork:
-    """Make the curves of one network that are not on the disk yet, and return all of them."""
-    targets = find_layers(experiment.network, experiment.example.to(experiment.device), layers)
-    folder = experiment.seed_folder / "ablation" / layers_name(layers)
-    ablation = NetworkAblation(experiment, targets, tuple(classes), folder)
-    tasks = list(ablation.tasks())
-    failures = LocalExecutor(experiment.folder, experiment.reporter).execute(tasks)
-    raise_failures(tasks, failures)
-    return ablation.load()
+def _begin_tasks(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, names: Sequence[str], classes: Sequence[int]
+) -> list[Task]:
+    return _ablations(begin(recipe, folder, reporter), recipe, names, classes)[1]
+
+
+def _ablations(
+    experiment: Experiment, recipe: Recipe, names: Sequence[str], classes: Sequence[int]
+) -> tuple[Callable[[int], NetworkAblation], list[Task]]:
+    """Return a function from a seed to the ablation of its network, and the tasks of all seeds.
+
+    Args:
+        experiment: The experiment of any seed.
+        recipe: The recipe, with the scorers that can score the layers.
+        names: Names of the layers.
+        classes: Numbers of the classes.
+    """
+    untrained = to_device(experiment.build_network(), experiment.device)
+    layers = find_layers(untrained, experiment.example.to(experiment.device), names)
+    # Only these layers are scored, so the check before training leaves the others out.
+    of_layers = recipe.with_options("score", layers=tuple(names))
+
+    # The cache holds one ablation, so that only the last seed's network and images stay in memory.
+    @functools.lru_cache(maxsize=1)
+    def ablation_of(seed: int) -> NetworkAblation:
+        of_seed = experiment.with_seed(seed).with_recipe(of_layers)
+        return NetworkAblation(of_seed, layers, tuple(classes), of_seed.seed_folder / "ablation" / layers_name(names))
+
+    return ablation_of, seed_tasks(ablation_of, recipe.seeds)
 
 
 def _write(experiment: Experiment, networks: Sequence[AblatedNetwork], name: str) -> list[Table]:

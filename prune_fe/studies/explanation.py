@@ -8,6 +8,7 @@ enough to count holes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from prune_fe.experiment.device import to_device
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, network_task, raise_failures
 from prune_fe.io import safe_file_name
 from prune_fe.report.charts import rank_correlation
 from prune_fe.report.tables import Table
@@ -58,7 +59,11 @@ COMPARED = {MEAN: "mean-activation", "L1 of the filter": "l1-filter"}
 
 
 def explanation_study(
-    recipe: Recipe, folder: RunFolder, reporter: Reporter, options: ExplanationOptions | None = None
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    options: ExplanationOptions | None = None,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Measure how much of the agreement of H/ε with the damage that units do is explained by ε alone.
 
@@ -74,6 +79,7 @@ def explanation_study(
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which layers, on which images; the defaults where it is None.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         A table of the correlations, and one of the partial correlations.
@@ -84,24 +90,59 @@ def explanation_study(
     """
     options = options or ExplanationOptions()
     experiment = begin(recipe, folder, reporter, options.seed)
-    images = _choose_images(experiment, options.images_per_class)
+    _ = _choose_images(experiment, options.images_per_class)  # refuses too few before anything is trained
     untrained = to_device(experiment.build_network(), experiment.device)
     layers = find_targets(experiment, untrained, options.layers)
-    entries = _able_entries(experiment, untrained, layers)
+    recipe = recipe.with_scorers(_able_entries(experiment, untrained, layers))
     del untrained  # large networks would otherwise be in memory twice
     experiment.log_environment()
+    names = tuple(layer.name for layer in layers)
+    scores, ablations = _subjects(experiment, recipe, names, options.images_per_class)
+    tasks = _tasks(scores, ablations)
+    grid = Grid(_begin_tasks, recipe, (options.seed, names, options.images_per_class))
+    raise_failures(tasks, (executor or LocalExecutor(folder, reporter)).execute(tasks, grid))
+    damages = [ablation.damage(scores) for ablation in ablations]
+    return _write(scores.experiment, damages, f"study-explanation-seed-{experiment.seed}-{layers_name(names)}")
+
+
+def _begin_tasks(
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    seed: int | None,
+    names: Sequence[str],
+    images_per_class: int | None,
+) -> list[Task]:
+    return _tasks(*_subjects(begin(recipe, folder, reporter, seed), recipe, names, images_per_class))
+
+
+def _subjects(
+    experiment: Experiment, recipe: Recipe, names: Sequence[str], images_per_class: int | None
+) -> tuple[ClassScores, list[LayerAblation]]:
+    """Return the scores of the layers, and the ablation of each.
+
+    Args:
+        experiment: The experiment.
+        recipe: The recipe, with the scorers.
+        names: Names of the layers.
+        images_per_class: Test images of each class; None for all.
+    """
     # Only these layers are scored, by these scorers, so the check before training leaves all others out.
-    names = [layer.name for layer in layers]
-    experiment = experiment.with_recipe(recipe.with_options("score", layers=tuple(names)).with_scorers(entries))
+    experiment = experiment.with_recipe(recipe.with_options("score", layers=tuple(names)))
+    untrained = to_device(experiment.build_network(), experiment.device)
+    layers = find_targets(experiment, untrained, names)
+    images = _choose_images(experiment, images_per_class)
     results = experiment.seed_folder / "study-explanation"
     classes = range(len(experiment.splits.classes))
     scores = ClassScores(experiment, layers, classes, results / f"scores-{layers_name(names)}")
-    number = "all" if options.images_per_class is None else options.images_per_class
-    ablations = [LayerAblation(experiment, layer, images, results / f"images-{number}") for layer in layers]
-    tasks = [*scores.tasks(), *(ablation.task() for ablation in ablations)]
-    raise_failures(tasks, LocalExecutor(folder, reporter).execute(tasks))
-    damages = [ablation.damage(scores) for ablation in ablations]
-    return _write(experiment, damages, f"study-explanation-seed-{experiment.seed}-{layers_name(names)}")
+    number = "all" if images_per_class is None else images_per_class
+    return scores, [LayerAblation(experiment, layer, images, results / f"images-{number}") for layer in layers]
+
+
+def _tasks(scores: ClassScores, ablations: Sequence[LayerAblation]) -> list[Task]:
+    network = network_task(scores.experiment)
+    others = [*scores.tasks(), *(ablation.task() for ablation in ablations)]
+    return [network, *(dataclasses.replace(task, needs=(network.result, *task.needs)) for task in others)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin, check, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.records import read_record, write_record
@@ -37,7 +37,11 @@ ACTIVATION = ScorerEntry.model_validate({"name": "class-selectivity", "label": "
 
 
 def generalisation_study(
-    recipe: Recipe, folder: RunFolder, reporter: Reporter, options: GeneralisationStudyOptions | None = None
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    options: GeneralisationStudyOptions | None = None,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Compare H and ε of networks that differ in their training, and thereby in their test accuracy.
 
@@ -50,6 +54,7 @@ def generalisation_study(
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which sets and layers, on which images; the defaults where it is None.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         The tables of all sets.
@@ -80,8 +85,9 @@ def generalisation_study(
         check(network.experiment, untrained)  # so that no name is found wrong after hours of training
     del untrained
     experiment.log_environment()
-    tasks = [network.task() for network in dict.fromkeys(networks.values())]
-    raise_failures(tasks, LocalExecutor(folder, reporter).execute(tasks))
+    tasks = _tasks(networks)
+    grid = Grid(_begin_tasks, scoring, (sets,))
+    raise_failures(tasks, (executor or LocalExecutor(folder, reporter)).execute(tasks, grid))
     tables = []
     for name, labels in sets.items():
         statuses = [
@@ -90,6 +96,16 @@ def generalisation_study(
         comparison = SetComparison(name, layers, statuses, class_name)
         tables += _write(experiment, comparison, [f"{samples} training images of each class, by their true labels."])
     return tables
+
+
+def _begin_tasks(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, sets: Mapping[str, Sequence[str]]
+) -> list[Task]:
+    return _tasks(_make_networks(begin(recipe, folder, reporter), sets))
+
+
+def _tasks(networks: Mapping[tuple[str, int], TrainedNetwork]) -> list[Task]:
+    return [network.task() for network in dict.fromkeys(networks.values())]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import safe_file_name
 from prune_fe.report.charts import layer_status
 from prune_fe.report.tables import Table
@@ -36,7 +36,11 @@ from prune_fe.studies.subject import initialise_network
 
 
 def layers_study(
-    recipe: Recipe, folder: RunFolder, reporter: Reporter, options: LayersOptions | None = None
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    options: LayersOptions | None = None,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Compare H and ε of each layer between the trained network and random-initialised ones (figures 5A and 9).
 
@@ -49,6 +53,7 @@ def layers_study(
         folder: The run folder.
         reporter: Where messages and progress go.
         options: Which layers and networks, on which images; the defaults where it is None.
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         A table of one class, and one of the mean of all classes.
@@ -77,14 +82,32 @@ def layers_study(
     # Only these layers are scored, by this scorer, so the check before training leaves all others out.
     names = [layer.name for layer in layers]
     scoring = recipe.with_options("score", layers=tuple(names), samples=samples).with_scorers([entry])
+    classes = [class_names, *[random_classes] * options.random_seeds]
     experiment = experiment.with_recipe(scoring)
-    networks = [ScoredNetwork(experiment, None, class_names)]
-    networks += [ScoredNetwork(experiment, seed, random_classes) for seed in range(options.random_seeds)]
+    networks = _scored_networks(experiment, classes)
     tasks = [network.task() for network in networks]
-    raise_failures(tasks, LocalExecutor(folder, reporter).execute(tasks))
+    grid = Grid(_begin_tasks, scoring, (experiment.seed, classes))
+    raise_failures(tasks, (executor or LocalExecutor(folder, reporter)).execute(tasks, grid))
     trained, *random = (network.load() for network in networks)
     comparison = LayerComparison(layers, readings, trained, random, class_name)
     return _write(experiment, comparison, notes, f"{layers_name(names)}-class-{class_name}-samples-{samples}")
+
+
+def _begin_tasks(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int, classes: Sequence[Sequence[str]]
+) -> list[Task]:
+    return [network.task() for network in _scored_networks(begin(recipe, folder, reporter, seed), classes)]
+
+
+def _scored_networks(experiment: Experiment, classes: Sequence[Sequence[str]]) -> list[ScoredNetwork]:
+    """Return the experiment's own network and random-initialised ones.
+
+    Args:
+        experiment: The experiment.
+        classes: For each network the names of the classes that it is scored on; the first is the experiment's own.
+    """
+    seeds: list[int | None] = [None, *range(len(classes) - 1)]
+    return [ScoredNetwork(experiment, seed, names) for seed, names in zip(seeds, classes, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,9 @@ from prune_fe.experiment.experiment import Experiment, score_units
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import ADVICE, UNPRUNED
 from prune_fe.experiment.run import compress
-from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.tasks import Executor, Grid, Task, network_task, raise_failures
 from prune_fe.records import damaged, read_record, write_record
+from prune_fe.scoring.scores import FILE_NAME as SCORES
 from prune_fe.scoring.scores import Scores
 
 if TYPE_CHECKING:
@@ -131,11 +132,20 @@ class PointGroup:
         return {entry.label: load_point(self.path(entry.label)) for entry in self.entries}
 
     def tasks(self) -> Iterator[Task]:
-        """Yield one task for each point."""
+        """Yield one task for the scores, and one for each point."""
         # Groups of one call differ in their folders, which therefore make the names of tasks unique.
-        name = self.folder.relative_to(self.experiment.place).as_posix().replace("/", ".")
+        name = self._task_name(self.folder)
+        # The scores of a pass are saved in the order of their labels.
+        scores = self.scores_folder / self.entries[-1].label / SCORES
+        yield Task(f"{self._task_name(self.scores_folder)}.scores", scores, (), self._score)
         for entry in self.entries:
-            yield Task(f"{name}.{entry.label}", self.path(entry.label), (), partial(self._make_point, entry))
+            yield Task(f"{name}.{entry.label}", self.path(entry.label), (scores,), partial(self._make_point, entry))
+
+    def _task_name(self, folder: Path) -> str:
+        return folder.relative_to(self.experiment.place).as_posix().replace("/", ".")
+
+    def _score(self) -> None:
+        _ = self.scores  # saved
 
     def _make_point(self, entry: ScorerEntry) -> None:
         """Prune a copy of the network by one scorer, fine-tune it and save its point."""
@@ -158,16 +168,46 @@ class PointGroup:
         write_record(self.path(entry.label), asdict(point))
 
 
-def finish_points(experiment: Experiment, groups: Sequence[PointGroup]) -> None:
+def finish_points(groups: Sequence[PointGroup], grid: Grid, executor: Executor) -> None:
     """Make the points that are not on the disk yet.
+
+    Args:
+        groups: The points.
+        grid: How another process makes the same tasks; its function returns what `point_tasks` does.
+        executor: What runs the tasks.
 
     Raises:
         InputError: Points failed; it counts them and names the first.
         DataError: The same, where the first lacked images.
     """
-    tasks = [task for group in groups for task in group.tasks()]
-    failures = LocalExecutor(experiment.folder, experiment.reporter).execute(tasks)
-    raise_failures(tasks, failures)
+    tasks = point_tasks(groups)
+    raise_failures(tasks, executor.execute(tasks, grid))
+
+
+def point_tasks(groups: Sequence[PointGroup]) -> list[Task]:
+    """Return the tasks of groups of points, some of which may share their scores."""
+    return list({task.name: task for group in groups for task in group.tasks()}.values())
+
+
+def train_network(experiment: Experiment, grid: Grid, executor: Executor) -> None:
+    """Train the network of an experiment, if it is not on the disk yet, and load it.
+
+    Args:
+        experiment: The experiment, which holds the network afterwards.
+        grid: How another process makes the same task; its function returns what `network_tasks` does.
+        executor: What runs the task.
+
+    Raises:
+        InputError: The network cannot be trained.
+    """
+    tasks = network_tasks(experiment)
+    raise_failures(tasks, executor.execute(tasks, grid))
+    _ = experiment.network, experiment.teacher
+
+
+def network_tasks(experiment: Experiment) -> list[Task]:
+    """Return the task that trains the network of all points, in a list."""
+    return [network_task(experiment, teacher=True)]
 
 
 def with_ratio(recipe: Recipe, ratio: float) -> Recipe:

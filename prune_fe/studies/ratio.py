@@ -10,6 +10,7 @@ from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task
 from prune_fe.report.charts import accuracy_against
 from prune_fe.report.tables import Table
 from prune_fe.studies.output import write_study
@@ -19,6 +20,9 @@ from prune_fe.studies.points import (
     accuracy_frame,
     describe_accuracy,
     finish_points,
+    network_tasks,
+    point_tasks,
+    train_network,
     unpruned_point,
     with_ratio,
 )
@@ -35,6 +39,7 @@ def ratio_study(
     *,
     seed: int | None = None,
     ratios: Sequence[float] = RATIOS,
+    executor: Executor | None = None,
 ) -> list[Table]:
     """Prune by each of the recipe's scorers at different ratios and measure the accuracy (figure 13 B).
 
@@ -47,6 +52,7 @@ def ratio_study(
         reporter: Where messages and progress go.
         seed: Which of the recipe's networks; default that of its first seed.
         ratios: Shares of the units to remove, in [0, 1).
+        executor: What runs the tasks; by default this process, one after the other.
 
     Returns:
         One table for each scorer.
@@ -60,10 +66,11 @@ def ratio_study(
         with_ratio(recipe, ratio)
     experiment = begin(recipe, folder, reporter, seed)
     experiment.log_environment()
-    _ = experiment.network  # trained here, so that the groups share it
+    executor = executor or LocalExecutor(folder, reporter)
+    train_network(experiment, Grid(_begin_network, recipe, (seed,)), executor)
     unpruned = unpruned_point(experiment)
     groups = {ratio: _point_group(experiment, ratio) for ratio in sorted({*map(float, ratios), *_known(experiment)})}
-    finish_points(experiment, list(groups.values()))
+    finish_points(list(groups.values()), Grid(_begin_points, recipe, (seed, tuple(groups))), executor)
     points = {ratio: group.points() for ratio, group in groups.items()}
     by_scorer = {entry.label: {ratio: points[ratio][entry.label] for ratio in points} for entry in recipe.scorers}
     tables = [
@@ -83,6 +90,18 @@ def ratio_study(
     chart = accuracy_against(frame, experiment.unpruned.accuracy, x_title, f"Accuracy and {x_title}")
     write_study(experiment, name, f"ratio: seed {experiment.seed}", tables, map(asdict, every), chart)
     return tables
+
+
+def _begin_network(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None) -> list[Task]:
+    return network_tasks(begin(recipe, folder, reporter, seed))
+
+
+def _begin_points(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None, ratios: Sequence[float]
+) -> list[Task]:
+    experiment = begin(recipe, folder, reporter, seed)
+    _ = experiment.network, experiment.teacher  # loaded here, so that the groups share them
+    return point_tasks([_point_group(experiment, ratio) for ratio in ratios])
 
 
 def _point_group(experiment: Experiment, ratio: float) -> PointGroup:

@@ -1,5 +1,6 @@
 """A small comparison and a silent reporter, for the tests of experiments."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +48,8 @@ class Silent:
 def fill(folder: Path, recipe: Recipe = RECIPE) -> list[str]:
     folder.mkdir(exist_ok=True)
     silent = Silent()
-    where = RunFolder(folder, recipe.model_dump(mode="json"), shared=True)
-    compare.compare(recipe, where, silent)
-    where.close()
+    with contextlib.closing(RunFolder(folder, recipe.model_dump(mode="json"), comparison=True)) as where:
+        compare.compare(recipe, where, silent)
     return silent.said
 
 

@@ -17,9 +17,8 @@ import yaml
 import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.data.splits import hold_out
-from prune_fe.errors import CheckpointError, InputError
+from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
 from prune_fe.experiment import compare, experiment, tasks, teacher, tuning
-from prune_fe.experiment.claims import Claims
 from prune_fe.experiment.recipe import Recipe, with_controls
 from prune_fe.experiment.results import TUNED, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
@@ -38,7 +37,6 @@ def test_every_cell_of_the_grid_is_there_with_its_controls(filled: Path, found: 
     assert found.scratch == ["scratch#1", "scratch#2"]
     assert (found.goal, found.points, found.seeds, found.missing) == ("ratio", [0.25, 0.75], [0, 3], [])
     assert found.same_cost()
-    assert not list((filled / "claims").iterdir())
 
 
 def test_pruned_networks_start_from_one_network_and_scratch_has_the_whole_budget(found: Findings) -> None:
@@ -91,7 +89,6 @@ def test_a_killed_comparison_loses_its_current_cell_and_no_more(
     monkeypatch.setattr(compare, "compress", killed)
     with pytest.raises(KeyboardInterrupt):
         fill(folder)
-    assert not list((folder / "claims").iterdir())
     monkeypatch.setattr(compare, "compress", real)
     assert [text.split(":")[0] for text in fill(folder) if "of the test images" in text] == [n[:-5] for n in gone]
     for name in gone:
@@ -100,18 +97,17 @@ def test_a_killed_comparison_loses_its_current_cell_and_no_more(
         np.testing.assert_array_equal(old.correct, new.correct)
 
 
-def test_cells_that_others_are_at_are_waited_for(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_that_another_command_works_on_is_refused(filled: Path, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     shutil.copytree(filled, folder)
-    cell = folder / "cells" / "one.seed-0.zeros.ratio-0.25.json"
-    content = cell.read_bytes()
-    cell.unlink()
-    monkeypatch.setattr(tasks.time, "sleep", lambda _: cell.write_bytes(content))
-    monkeypatch.setattr(compare, "compress", lambda *_, **__: pytest.fail("done by two"))
-    other = Claims(folder / "claims")
-    with other.claimed(f"cells.{cell.stem}") as mine:
-        assert mine
-        assert "waiting for 1 tasks that other processes work on" in fill(folder)
+    (cell := folder / "cells" / "one.seed-0.zeros.ratio-0.25.json").unlink()
+    other = RunFolder(folder, RECIPE.model_dump(mode="json"), comparison=True)
+    with pytest.raises(EnvironmentFault, match=rf"c is in use by another run .process {os.getpid()}."):
+        fill(folder)
+    other.close()
+    assert not cell.exists()
+    fill(folder)
+    assert cell.exists()
 
 
 def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +161,7 @@ def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
 def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: Findings, tmp_path: Path) -> None:
     """Its first weights are as its constructor draws them, and not those that the trained network began with."""
     recipe = with_controls(RECIPE)
-    folder = RunFolder(filled, RECIPE.model_dump(mode="json"), shared=True)
+    folder = RunFolder(filled, RECIPE.model_dump(mode="json"), comparison=True)
     comparison = compare.Comparison(experiment.begin(recipe, folder, Silent()))
     drawn: list[torch.nn.Module] = []
 
@@ -252,17 +248,17 @@ def test_what_cannot_be_pruned_is_said_before_anything_is_trained(
 
 def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = RECIPE.model_dump(mode="json")
-    compared = RunFolder.create(tmp_path, "t", content, shared=True)
+    compared = RunFolder.create(tmp_path, "t", content, comparison=True)
     alone = RunFolder.create(tmp_path, "t", content)
     for folder in (compared, alone):
         folder.close()
     with pytest.raises(InputError, match="t-1 is the folder of a comparison: choose another one"):
         RunFolder.resume(compared.path, content)
     with pytest.raises(InputError, match="t-2 is not the folder of a comparison: choose another one"):
-        RunFolder.resume(alone.path, content, shared=True)
+        RunFolder.resume(alone.path, content, comparison=True)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(CONTENT | {"name": "other"}))
-    RunFolder.create(tmp_path, "other", content, shared=True).close()
+    RunFolder.create(tmp_path, "other", content, comparison=True).close()
     assert main(["run", str(recipe), "--output", str(tmp_path), "--resume", "auto"]) == 2
     assert "no run of 'other' to resume" in capsys.readouterr().err
 
@@ -362,7 +358,7 @@ def test_a_budget_that_the_steps_do_not_fill_is_a_cosine(
     assert "Its learning rate follows a cosine" not in whole
 
 
-def test_those_who_share_a_comparison_may_have_other_machines_but_no_other_images(
+def test_a_comparison_may_go_on_elsewhere_but_not_with_other_images(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "c"

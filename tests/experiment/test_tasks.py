@@ -1,6 +1,7 @@
-"""Tasks: finished, failed and waiting ones, in one process and in several."""
+"""Tasks: finished, failed and lost ones, and those that another process can make."""
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment import tasks as module
+from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder, failed_tasks
-from prune_fe.experiment.tasks import LocalExecutor, Task, lost_results, raise_failures
-from tests.experiment.helpers import logged
+from prune_fe.experiment.tasks import Grid, LocalExecutor, Task, lost_results, raise_failures
+from tests.experiment.helpers import RECIPE, logged
 
 
 class Silent:
@@ -33,8 +35,8 @@ def open_folder(tmp_path: Path) -> Iterator[Opener]:
     """A function that opens the run folder; all are closed after the test."""
     with contextlib.ExitStack() as folders:
 
-        def opened(shared: bool = False) -> RunFolder:
-            return folders.enter_context(contextlib.closing(RunFolder(tmp_path, {"name": "t"}, shared)))
+        def opened() -> RunFolder:
+            return folders.enter_context(contextlib.closing(RunFolder(tmp_path, {"name": "t"})))
 
         yield opened
 
@@ -67,7 +69,6 @@ def test_tasks_are_done_once_in_their_order(tmp_path: Path, open_folder: Opener)
     assert reporter.bar[-1] == (5, 5)
     assert executor.execute(chain.tasks) == {}
     assert chain.order == ["0", "2", "3", "4"]
-    assert not (tmp_path / "claims").exists()
 
 
 @pytest.mark.parametrize("error", [InputError("no"), DataError("no")])
@@ -113,40 +114,20 @@ def test_with_several_ranks_a_failure_ends_all(
     assert chain.order == ["0"]
 
 
-def test_a_task_that_another_process_works_on_is_waited_for(
-    tmp_path: Path, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain, reporter = Chain(tmp_path), Silent()
-    ours, theirs = (LocalExecutor(open_folder(shared=True), reporter) for _ in range(2))
-    naps: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) == 2:
-            claim.close()
-
-    monkeypatch.setattr(module.time, "sleep", sleep)
-    claim = contextlib.ExitStack()
-    assert claim.enter_context(theirs._claimed(chain.tasks[0]))
-    ours.execute(chain.tasks)
-    assert chain.order == ["4", "0", "1", "2", "3"]
-    assert reporter.said == ["waiting for 4 tasks that other processes work on"]
-    assert not list((tmp_path / "claims").iterdir())
+def test_what_failed_tasks_make_impossible_is_lost(tmp_path: Path) -> None:
+    tasks = Chain(tmp_path).tasks
+    assert lost_results(tasks, {"task-1": InputError("x")}) == {task.result for task in tasks[1:4]}
 
 
-def test_a_task_is_claimed_by_one_process_at_a_time(tmp_path: Path, open_folder: Opener) -> None:
-    chain = Chain(tmp_path)
-    tasks = chain.tasks[:4]
-    ours, theirs = (LocalExecutor(open_folder(shared=True), Silent()) for _ in range(2))
-    with contextlib.ExitStack() as claim:
-        assert ours._claim_next(tasks, {}, claim) == (0, 4)
-        assert theirs._claim_next(tasks, {}, contextlib.ExitStack()) == (None, 4)
-    tasks[0].result.touch()
-    with contextlib.ExitStack() as claim:
-        assert ours._claim_next(tasks, {}, claim) == (1, 3)
-    failures = {"task-1": InputError("x")}
-    assert ours._claim_next(tasks, failures, contextlib.ExitStack()) == (None, 0)
-    assert lost_results(tasks, failures) == {task.result for task in tasks[1:]}
+def test_a_grid_makes_tasks_from_a_recipe_and_its_arguments(tmp_path: Path, open_folder: Opener) -> None:
+    grid = pickle.loads(pickle.dumps(Grid(make_tasks, RECIPE, (2, "x"))))
+    folder, reporter = open_folder(), Silent()
+    assert [task.name for task in grid.tasks(folder, reporter)] == ["t-x-0", "t-x-1"]
+
+
+def make_tasks(recipe: Recipe, folder: RunFolder, reporter: Silent, count: int, suffix: str) -> list[Task]:
+    names = [f"{recipe.name}-{suffix}-{number}" for number in range(count)]
+    return [Task(name, folder.path / name, (), (folder.path / name).touch) for name in names]
 
 
 def test_tasks_have_names_of_their_own_and_stand_behind_what_they_need(tmp_path: Path, open_folder: Opener) -> None:

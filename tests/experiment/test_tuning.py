@@ -17,7 +17,7 @@ from tests.experiment.helpers import CONTENT, Silent
 def make(folder: Path, **changes: Any) -> Experiment:
     recipe = Recipe.model_validate(CONTENT | {"scorers": ["random"], "seeds": [0]} | changes)
     folder.mkdir(exist_ok=True)
-    return begin(recipe, RunFolder(folder, recipe.model_dump(mode="json"), shared=True), Silent())
+    return begin(recipe, RunFolder(folder, recipe.model_dump(mode="json"), comparison=True), Silent())
 
 
 EACH_ROUND = CONTENT["finetune"] | {"when": "each_round"}
