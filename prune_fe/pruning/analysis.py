@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import Cutter, find_code_sizes
@@ -19,6 +20,7 @@ from prune_fe.pruning.remaining_cost import RemainingCost
 from prune_fe.pruning.torch_pruning_engine import ADVICE, build_graph
 from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
 from prune_fe.tracing.branches import follow_training, keep_unreached
+from prune_fe.tracing.channel_ids import NO_CHANNEL, IdArray
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import BalanceConstraint, DependencyGraph, SetId
@@ -39,6 +41,8 @@ class Analysis:
         cutter: The index mapping of the tensors.
         cost: The multiply-adds and parameters that remain without some coupled sets.
         verifier: Checks removals on a copy of the network.
+        outputs: Module that is no layer, such as a residual block -> the coupled set of each channel of its output, for
+            the modules with scores whose channels could be followed.
     """
 
     layers: tuple[str, ...]
@@ -47,9 +51,21 @@ class Analysis:
     cutter: Cutter
     cost: RemainingCost
     verifier: Verifier
+    outputs: Mapping[str, IdArray] = field(default_factory=dict)
+
+    @property
+    def all_widths(self) -> dict[str, int]:
+        """Layer, or module of `outputs` -> number of its units."""
+        return {**self.widths, **{name: len(sets) for name, sets in self.outputs.items()}}
 
 
-def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), engine: Engine = "trace") -> Analysis:
+def analyse(
+    model: nn.Module,
+    example: Inputs,
+    linear: Collection[str] = (),
+    engine: Engine = "trace",
+    scored: Collection[str] = (),
+) -> Analysis:
     """Find the groups of a network, and test on a copy which of them can be pruned.
 
     Args:
@@ -58,17 +74,20 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
         linear: Names of the linear layers and gates whose units may be removed. Those of other linear layers and gates
             are removed only where they are tied to units of other layers.
         engine: What finds the groups: prune_fe's own trace, or torch-pruning.
+        scored: Names of the layers and other modules, such as residual blocks, that have scores.
 
     Raises:
         InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
     """
     require_example(example)
-    traced, found, graph, verifier = _trace_quickly(model, example) or _trace_verification_copy(model, example)
+    modules = dict(model.named_modules())
+    blocks = [name for name in scored if name in modules and not isinstance(modules[name], _ConvNd | nn.Linear)]
+    tracing = _trace_quickly(model, example, blocks) or _trace_verification_copy(model, example, blocks)
+    traced, found, graph, verifier = tracing
     if engine == "torch-pruning":
-        graph = build_graph(model, example)
+        graph = _with_outputs(build_graph(model, example), graph)
     if not graph.axes:
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
-    modules = dict(model.named_modules())
     cutter = Cutter(traced, graph)
     names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
     if any(layer.is_linear for layer in found.layers if layer.name in linear):
@@ -87,7 +106,28 @@ def analyse(model: nn.Module, example: Inputs, linear: Collection[str] = (), eng
             for group, before in pairs
         )
     widths = {layer: len(cutter.axis_sets.get((layer, "out"), ())) or count_units(modules[layer]) for layer in names}
-    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier)
+    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier, graph.outputs)
+
+
+def _with_outputs(graph: DependencyGraph, traced: DependencyGraph) -> DependencyGraph:
+    """Return torch-pruning's graph with the outputs of the modules that prune_fe's own trace followed.
+
+    Args:
+        graph: torch-pruning's graph, which has layers only.
+        traced: prune_fe's graph of the same network.
+    """
+    channel_of: dict[int, int] = {}  # coupled set of `traced` -> a channel of `graph`
+    for key, axis in traced.axes.items():
+        if key[1] in ("out", "both") and key in graph.axes:
+            pairs = zip(traced.coupled_set[axis.channels].tolist(), graph.axes[key].channels.tolist(), strict=True)
+            channel_of = dict(pairs) | channel_of
+    return replace(
+        graph,
+        outputs={
+            name: graph.coupled_set[[channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()]]
+            for name, sets in traced.outputs.items()
+        },
+    )
 
 
 def _with_unseen_layers(names: Sequence[str], graph: DependencyGraph) -> tuple[str, ...]:
@@ -119,13 +159,13 @@ _Trace = tuple[nn.Module, _Found, DependencyGraph, Verifier]
 """A copy of a network that has run, what the runs showed, the dependency graph, and the verifier."""
 
 
-def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
+def _trace_quickly(model: nn.Module, example: Inputs, outputs: Sequence[str]) -> _Trace | None:
     """Trace a copy that has the network's own weights, and return None if it does not run on random inputs."""
     traced = copy_sharing_weights(model)
     try:
         weights = convert(traced, "cpu").parameters()
         dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
-        inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced)
+        inputs, tracer = move(draw_inputs(example), dtype=dtype), ChannelTracer(traced, outputs)
         with restoring_weights(traced):
             found = _follow(traced, inputs, tracer)
         verifier = make_verifier(model, example, traced, tracer, found.has_branches)
@@ -134,10 +174,10 @@ def _trace_quickly(model: nn.Module, example: Inputs) -> _Trace | None:
     return traced, found, tracer.build_graph(count_rows(inputs)), verifier
 
 
-def _trace_verification_copy(model: nn.Module, example: Inputs) -> _Trace:
+def _trace_verification_copy(model: nn.Module, example: Inputs, outputs: Sequence[str]) -> _Trace:
     """Trace the copy that removals are verified on."""
     twin, inputs = verification_copy(model, example)
-    tracer = ChannelTracer(twin)
+    tracer = ChannelTracer(twin, outputs)
     found = _follow(twin, inputs, tracer)
     randomise(twin)
     verifier = Verifier(Trial(twin, inputs, has_branches=found.has_branches))

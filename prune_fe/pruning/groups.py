@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType
 
 import numpy as np
@@ -50,6 +50,7 @@ class Group:
         keep_one_of: Tuples of positions of which one has to stay: they are the whole input of some module, or one
             piece of a split.
         demands: The causes of the blocks, such as "GroupNorm 'norm' with 4 groups".
+        outputs: Module that is no layer, such as a residual block -> for each position, the channels of its output.
     """
 
     layer_units: Mapping[str, tuple[tuple[int, ...], ...]]
@@ -60,6 +61,7 @@ class Group:
     other_modules: tuple[str, ...] = ()
     keep_one_of: tuple[tuple[int, ...], ...] = ()
     demands: tuple[str, ...] = ()
+    outputs: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -177,6 +179,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     weighted = [name for name in outputs if isinstance(modules[name], _ConvNd | nn.Linear)]
     names = [*traced, *(name for name in weighted if name not in traced)]
     units_of = {name: _units_by_set(outputs[name], listed) for name in names}
+    channels_of = {name: _units_by_set(sets, listed) for name, sets in graph.outputs.items()}
 
     # Sets that occur equally often in the same layers are ranked against each other.
     places: dict[SetId, Any] = {set_id: graph.fixed_sets.get(set_id) for set_id in sorted(listed)}
@@ -193,7 +196,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
         for sets in _merge_constrained(list(alike.values()), constraints)
     ]
     groups = [
-        replace(group, keep_one_of=positions)
+        replace(group, keep_one_of=positions, outputs=_outputs_of(group.sets, channels_of))
         for group, positions in zip(groups, _indispensable(groups, graph), strict=True)
     ]
     order = list(layers)
@@ -212,6 +215,14 @@ def _units_by_set(outputs: NDArray[np.int64], listed: Container[SetId]) -> dict[
         if set_id in listed:
             units[set_id] = (*units.get(set_id, ()), unit)
     return units
+
+
+def _outputs_of(
+    sets: Sequence[SetId], channels_of: Mapping[str, Mapping[SetId, tuple[int, ...]]]
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Return the modules whose outputs have channels of some coupled sets -> the channels of each set."""
+    found = {name: tuple(channels.get(set_id, ()) for set_id in sets) for name, channels in channels_of.items()}
+    return {name: positions for name, positions in found.items() if any(positions)}
 
 
 def _opaque_group(module: nn.Module, layer: str) -> Group:

@@ -23,7 +23,7 @@ from prune_fe.pruning.budget import (
 from prune_fe.pruning.by_name import choose_values, match_layers
 from prune_fe.pruning.groups import Group, GroupId, list_demands
 from prune_fe.pruning.options import Normalise, PruneOptions
-from prune_fe.pruning.ranking import Array, comparable_scores, group_scores
+from prune_fe.pruning.ranking import Array, comparable_scores, group_scores, units_with_scores
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.tracing.dependency_graph import SetId
 
@@ -260,8 +260,9 @@ def start_plan(
 
     Args:
         groups: The groups of the network.
-        widths: Layer -> number of its units, for all scored layers in the order in which they run.
-        layer_scores: Layer -> (units,) scores, higher = keep.
+        widths: Layer, or other module with scores -> number of its units, for all layers in the order in which they
+            run.
+        layer_scores: Layer, or other module -> (units,) scores, higher = keep.
         options: The options of pruning.
         others: As in `group_scores`.
 
@@ -269,7 +270,8 @@ def start_plan(
         InputError: A name or pattern in the options matches no layer, equally specific ones give different values to
             layers that can only be pruned together, or the scores belong to another model.
     """
-    protected = match_layers(options.protect, list(widths))
+    blocks = {module for group in groups for module in group.outputs}
+    protected = match_layers(options.protect, [name for name in widths if name not in blocks])
     ratios = choose_values(groups, options.ratio_or_default, "ratio")
     limits = choose_values(groups, options.max_ratio, "max_ratio")
     states = []
@@ -350,4 +352,4 @@ def _reason_to_keep_all(
         return "protected"
     if options.scope == "inner" and group.is_residual:
         return "coupled by a residual sum"
-    return None if any(layer in layer_scores for layer in group.layers) else "not scored"
+    return None if units_with_scores(group, layer_scores) else "not scored"

@@ -10,21 +10,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError
+from prune_fe.io import shorten
 from prune_fe.options import validate_options
 from prune_fe.pruning import torch_pruning_engine
 from prune_fe.pruning.allocation import Allocation
 from prune_fe.pruning.analysis import Analysis, analyse
 from prune_fe.pruning.arguments import linear_layers, require_scored
 from prune_fe.pruning.by_name import match_layers
-from prune_fe.pruning.cut import AxisKey, refuse_unlike_weights
+from prune_fe.pruning.cut import refuse_unlike_weights
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.loss_curves import Sensitivity, check_sensitivity
 from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import plan_quotas, start_plan
-from prune_fe.pruning.ranking import Array, with_removed_units
+from prune_fe.pruning.ranking import Array, units_with_scores, with_removed_units
 from prune_fe.pruning.records import Pruned, Step, make_step
 from prune_fe.pruning.remaining_cost import Resource
 from prune_fe.pruning.weight_scores import find_other_layers, find_unseen_layers, score_by_weights
@@ -63,11 +67,12 @@ def prune(
 
     Units that a residual sum, a gate, a depthwise convolution or shared weights tie together are removed together.
     Units with equal scores are removed in the order of their numbers. Layers without scores keep all units, and so do
-    those that compute the network's outputs. (Where the network's code reads the weights of a layer without calling it,
-    as `nn.MultiheadAttention` does, no scorer sees its units: they are ranked by their weights, and a note says so.)
-    Every removal is verified against the masked network first; a group that fails this keeps its units, and its step
-    gives the reason. Feature maps and other tensors that the network keeps from its last run are not copied, unless its
-    outputs depend on them.
+    those that compute the network's outputs. Scores of a module that is no layer, such as a residual block, rank the
+    units that its output is made of, where no layer of their group has scores. (Where the network's code reads the
+    weights of a layer without calling it, as `nn.MultiheadAttention` does, no scorer sees its units: they are ranked by
+    their weights, and a note says so.) Every removal is verified against the masked network first; a group that fails
+    this keeps its units, and its step gives the reason. Feature maps and other tensors that the network keeps from its
+    last run are not copied, unless its outputs depend on them.
 
     Args:
         model: The network; it is not changed. One in a wrapper, such as DistributedDataParallel or what torch.compile
@@ -107,7 +112,7 @@ def prune(
     carried = dict(carry)
     try:
         source = copy_without_last_run(model, example)
-        analysis = analyse(source, example, linear_layers(source, scores), checked.engine)
+        analysis = analyse(source, example, linear_layers(source, scores), checked.engine, scores.keep)
         pruning = _Pruning(source, analysis, scores, checked, carry, example)
         if sensitivity is not None:
             pruning.allocation = Allocation(sensitivity.curves_of(analysis.groups), sensitivity.loss, analysis.cost)
@@ -140,7 +145,7 @@ class _Pruning:
         known = {**scores.keep, **self._score_unseen()}
         self.plan = start_plan(
             analysis.groups,
-            analysis.widths,
+            analysis.all_widths,
             known,
             options,
             find_other_layers(self.analysis.groups, scores, self.unseen),
@@ -221,7 +226,7 @@ class _Pruning:
         """Call `rescore` for the layers of some groups, and plan with the new scores."""
         own_weights(self.model, self.original)  # `rescore` may change them
         states = [self.plan.states[group] for group in groups]
-        names = tuple(layer for state in states for layer in state.group.layers if layer in self.scored_layers)
+        names = tuple(name for state in states for name in units_with_scores(state.group, self.scored_layers))
         scores = rescore(self.model, names)
         if not isinstance(scores, Scores):
             got = f"a {type(scores).__name__}"
@@ -232,22 +237,25 @@ class _Pruning:
                 raise InputError(
                     f"rescore() returned no scores of {layer!r}; it is asked for Scores of {', '.join(names)}"
                 )
-            values, kept = scores.keep[layer], self.kept[self._output_axis(layer)]
+            values, kept = scores.keep[layer], self._kept_units(layer)
             if len(values) != len(kept):
                 raise InputError(
                     f"rescore() returned {len(values)} scores of layer {layer!r}, which has {len(kept)} units"
                 )
-            layer_scores[layer] = with_removed_units(values, kept, self.analysis.widths[layer])
+            layer_scores[layer] = with_removed_units(values, kept, self.analysis.all_widths[layer])
         layer_scores |= self._score_unseen()
-        widths, others = self.analysis.widths, find_other_layers(self.analysis.groups, scores, self.unseen)
+        widths, others = self.analysis.all_widths, find_other_layers(self.analysis.groups, scores, self.unseen)
         self.plan = self.plan.with_scores(groups, layer_scores, widths, self.options, others)
 
     def _score_unseen(self) -> dict[str, Array]:
         """Return the scores of layers that no scorer sees, from the weights of the network so far."""
         return score_by_weights(self.model, self.unseen, self.kept, self.analysis.widths)
 
-    def _output_axis(self, layer: str) -> AxisKey:
-        return (layer, "out") if (layer, "out") in self.kept else (layer, "both")
+    def _kept_units(self, layer: str) -> NDArray[np.int64]:
+        """Return the units that a layer, or another module with scores, has so far, ascending."""
+        if layer in self.analysis.outputs:
+            return np.flatnonzero(~np.isin(self.analysis.outputs[layer], self.plan.removed_sets))
+        return self.kept[(layer, "out") if (layer, "out") in self.kept else (layer, "both")]
 
     def _result(self) -> Pruned:
         """Return the pruned network.
@@ -294,6 +302,11 @@ class _Pruning:
                 "code reads the weights of layers that do not run themselves, so that no scorer sees their units; they "
                 f"were ranked by the L1 norms of their weights: {', '.join(self.unseen[:2])}{more}"
             )
+        if unused := self._find_unused_scores():
+            yield (
+                f"the scores of {shorten(unused)} are not used: the units of these outputs have scores of layers, or "
+                "could not be followed"
+            )
         if parts := [why for state in self.plan.states if (why := state.explain_blocks(self.options))]:
             more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
             yield f"equal parts lose equally many units: {'; '.join(parts[:3])}{more}"
@@ -312,6 +325,16 @@ class _Pruning:
                     f"layer {layer!r} is protected: its units stay, but {lost} of its inputs were removed with the "
                     "units that made them"
                 )
+
+    def _find_unused_scores(self) -> list[str]:
+        """Return the modules that are no layers and whose scores ranked no units."""
+        groups, modules = self.analysis.groups, dict(self.original.named_modules())
+        used = {name for group in groups for name in units_with_scores(group, self.scored_layers)}
+        return [
+            repr(name)
+            for name in sorted(self.scored_layers - used)
+            if name in modules and not isinstance(modules[name], _ConvNd | nn.Linear)
+        ]
 
     def _changed_sizes(self) -> Iterator[str]:
         """Yield the names of the attributes of modules that count channels and have another value now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,14 @@ def group_scores(
 ) -> Array:
     """Return one score for each position of a group.
 
-    Scores of two scorers are not of one scale. Where some layers of a group were scored by another scorer than the
+    Where none of its layers has scores, those of other modules count, such as residual blocks, whose outputs the units
+    are. Scores of two scorers are not of one scale. Where some layers of a group were scored by another scorer than the
     rest, the rest decides alone.
 
     Args:
         group: The group.
-        layer_scores: Layer -> (units,) scores, higher = keep; NaN for a unit that has none.
-        widths: Layer -> number of its units in the whole network.
+        layer_scores: Layer, or other module -> (units,) scores, higher = keep; NaN for a unit that has none.
+        widths: Layer, or other module -> number of its units in the whole network.
         reduction: How the scores of the layers that a position has units in become one.
         others: Names of the layers that another scorer scored (`Scores.other_scorers`).
 
@@ -44,7 +45,8 @@ def group_scores(
         InputError: The scores of a layer are not as many as its units.
     """
     rows = []
-    scored = [layer for layer in group.layer_units if layer in layer_scores]
+    units_of = units_with_scores(group, layer_scores)
+    scored = list(units_of)
     deciding = [layer for layer in scored if layer not in others] or scored
     for layer in scored:
         scores = np.asarray(layer_scores[layer], float)
@@ -54,11 +56,17 @@ def group_scores(
                 f"layer {layer!r}: scores of {got}, the model has {widths[layer]}; they belong to another model"
             )
         if layer in deciding:
-            rows.append(_position_scores(scores, group.layer_units[layer]))
+            rows.append(_position_scores(scores, units_of[layer]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of positions that are NaN in every layer
         reduced: Array = REDUCTIONS[reduction](np.array(rows), axis=0)
     return np.where(np.isnan(reduced), np.nanmax(reduced), reduced)
+
+
+def units_with_scores(group: Group, scored: Container[str]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Return the layers that have scores, or else the other modules that do, with their units at each position."""
+    layers = {layer: units for layer, units in group.layer_units.items() if layer in scored}
+    return layers or {module: channels for module, channels in group.outputs.items() if module in scored}
 
 
 def _position_scores(scores: Array, units_of: Sequence[Sequence[int]]) -> Array:

@@ -136,13 +136,13 @@ def sensitivity(
         if (finished := store.finished()) is not None:
             return finished
         source = copy_without_last_run(model, example)
-        analysis = analyse(source, example, linear_layers(source, scores))
+        analysis = analyse(source, example, linear_layers(source, scores), scored=scores.keep)
         measurement = _Measurement(source, analysis, batches, logits, recovery)
         unseen = find_unseen_layers(analysis.groups, analysis.cutter, list(scores.keep), analysis.layers)
         weights = score_by_weights(source, unseen, analysis.cutter.all_channels(), analysis.widths)
         known, others = {**scores.keep, **weights}, find_other_layers(analysis.groups, scores, unseen)
         choice = PruneOptions(reduction=checked.reduction)
-        states = start_plan(analysis.groups, analysis.widths, known, choice, others)
+        states = start_plan(analysis.groups, analysis.all_widths, known, choice, others)
         curves, total = [], 1 + len(checked.ratios) * len(states.open_groups)
         count_done = _Counter(progress, total)
         unpruned = store.keep("network", dict, lambda: measurement.measure_whole(count_done))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -15,10 +17,12 @@ from prune_fe.errors import InputError
 from prune_fe.tracing.attention_modules import follow_attention
 from prune_fe.tracing.branches import note_values
 from prune_fe.tracing.calls import CallRecorder
+from prune_fe.tracing.channel_ids import IdArray, ids_along, varying_dims
+from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import OUTPUT, DependencyGraph, GraphBuilder
 from prune_fe.tracing.function_rules import Call, follow_candidates, follow_function
 from prune_fe.tracing.module_rules import follow_module, has_module_rule
-from prune_fe.tracing.nested import Inputs, count_rows, describe, run, tensors_in
+from prune_fe.tracing.nested import Inputs, count_rows, describe, move, run, tensors_in
 from prune_fe.tracing.ops import plain_name
 from prune_fe.tracing.own_code import (
     begin_run,
@@ -46,6 +50,34 @@ def build_dependency_graph(model: nn.Module, example: Inputs) -> DependencyGraph
     with evaluating(model), torch.no_grad(), tracer.tracing():
         run(model, example)
     return tracer.build_graph(images=count_rows(example))
+
+
+def find_coupled_units(model: nn.Module, example: Inputs, names: Sequence[str]) -> dict[str, IdArray]:
+    """Return which units of some layers a residual sum, a gate or a depthwise convolution ties together.
+
+    Args:
+        model: The network. It is left as it was.
+        example: Inputs of the network.
+        names: Names of layers, and of other modules that return maps, such as residual blocks.
+
+    Returns:
+        Name -> (units,) the coupled set of each unit, for those whose units could be followed. Units that are tied
+        together have the same set.
+
+    Raises:
+        InputError: The model cannot be copied, or the network returns no tensor.
+    """
+    twin = convert(copy_sharing_weights(model), "cpu")
+    tracer = ChannelTracer(twin, names)
+    with evaluating(twin), torch.no_grad(), restoring_weights(twin), tracer.tracing():
+        run(twin, move(example, "cpu"))
+    graph = tracer.build_graph(count_rows(example))
+    layers = {name: axis for (name, side), axis in graph.axes.items() if side in ("out", "both")}
+    return {
+        name: graph.coupled_set[layers[name].channels] if name in layers else graph.outputs[name]
+        for name in names
+        if name in layers or name in graph.outputs
+    }
 
 
 def _own_tensors(modules: dict[str, nn.Module], whole: Collection[str]) -> Any:
@@ -79,12 +111,13 @@ class ChannelTracer(CallRecorder):
             network runs are recorded.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, outputs: Collection[str] = ()) -> None:
         """Prepare to trace a network.
 
         Args:
             model: The network. The caller runs it once while it is traced, in evaluation mode and without gradients;
                 `prune_fe.tracing.branches` may run it again afterwards.
+            outputs: Names of modules that are no layers, whose outputs the graph is to contain.
         """
         self._model, modules = model, dict(model.named_modules())
         super().__init__({name for name, module in modules.items() if has_module_rule(module)})
@@ -92,6 +125,7 @@ class ChannelTracer(CallRecorder):
         self.parameter_uses: dict[int, set[tuple[str, str]]] = {}
         self.ran: set[str] = set()
         self.values_in: dict[str, list[Tensor]] = {}
+        self._outputs: dict[str, list[IdArray | None]] = {name: [] for name in outputs}
         self._output = "nothing"
         self._has_output = False
 
@@ -113,7 +147,9 @@ class ChannelTracer(CallRecorder):
         if not self._has_output:
             raise InputError(f"the model returns {self._output}; prune() needs tensors to compare")
         couple_shared_tensors(self.builder, self.parameter_uses)
-        return self.builder.build(images)
+        graph = self.builder.build(images)
+        outputs = {name: _common_sets(runs, graph.coupled_set) for name, runs in self._outputs.items()}
+        return replace(graph, outputs={name: sets for name, sets in outputs.items() if sets is not None})
 
     def watches(self, name: str) -> bool:
         """Return True: the rules say in which module something happens."""
@@ -136,12 +172,19 @@ class ChannelTracer(CallRecorder):
             follow_attention(self.builder, name, [entry for entry in inputs if isinstance(entry, Tensor)], output[0])
         elif is_outermost and isinstance(output, Tensor) and value is not None:
             follow_module(self.builder, name, value, output)
+        if name in self._outputs:
+            self._outputs[name].append(self._channels_of(output))
         note_values(self, name, inputs)
         note_values(self, self.builder.running[-1], output)
         if not name:
             self._output, self._has_output = describe(output), self._has_output or bool(tensors_in(output))
             for tensor in tensors_in(output):
                 self.builder.fix(self.builder.ids.get(tensor), OUTPUT)
+
+    def _channels_of(self, output: Any) -> IdArray | None:
+        """Return the ids of the channels of maps (images, channels, height, width), None for anything else."""
+        ids = self.builder.ids.get(output) if isinstance(output, Tensor) and output.ndim == 4 else None
+        return ids_along(ids, [1]) if ids is not None and varying_dims(ids) in ([], [1]) else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = super().__torch_function__(func, types, args, kwargs)
@@ -173,3 +216,20 @@ class ChannelTracer(CallRecorder):
                 reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
                 self.builder.fix(self.builder.ids[value], reason)
         note_values(self, self.builder.running[-1], output)
+
+
+def _common_sets(runs: Sequence[IdArray | None], coupled_set: IdArray) -> IdArray | None:
+    """Return the coupled sets of the channels that a module returned in all its runs.
+
+    Args:
+        runs: The ids of the channels of each run, None for a run that returned something else.
+        coupled_set: Array indexed by channel id: the coupled set.
+
+    Returns:
+        (channels,) the coupled sets, or None where they differ or there are none.
+    """
+    found = [None if ids is None else coupled_set[ids] for ids in runs]
+    first = found[0] if found else None
+    if first is None or any(sets is None or not np.array_equal(first, sets) for sets in found):
+        return None
+    return first

@@ -15,7 +15,7 @@ Coupled channels are removed together or not at all, whatever the network's code
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NewType
 
 import numpy as np
@@ -94,6 +94,8 @@ class DependencyGraph:
             channels in 'norm'". Whether its channels can be removed is found out by verification.
         possible_constraints: (blocks, cause) of constraints that hold if code takes the number of some channels from
             its inputs, and not from an attribute.
+        outputs: Module that is no layer, such as a residual block -> the coupled set of each channel of its output, for
+            the modules that the tracer was asked for and whose output has channels.
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -105,6 +107,7 @@ class DependencyGraph:
     balance_causes: Sequence[str] = ()
     mixed_sets: Sequence[tuple[str, IdArray]] = ()
     possible_constraints: Sequence[BalanceConstraint] = ()
+    outputs: Mapping[str, IdArray] = field(default_factory=dict)
 
     def with_constraints(self, added: Sequence[BalanceConstraint]) -> DependencyGraph:
         """Return the graph with more balance constraints, each with its cause."""

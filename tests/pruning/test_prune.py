@@ -942,3 +942,103 @@ def test_what_a_name_decides_for_layers_that_go_together_is_a_note_and_a_limit_i
         "ratio: 'layer4.*conv2' (0.25) decides for layer4.0.conv2, layer4.0.downsample.0, which go together, not "
         "'layer[34].*'",
     )
+
+
+class Stage(nn.Module):
+    """A residual stage of two blocks whose outputs are activated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.one, self.one_out = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.two, self.two_out = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.first(x + self.one_out(torch.relu(self.one(x))))
+        x = self.second(x + self.two_out(torch.relu(self.two(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def scores_of(**keep: Any) -> Scores:
+    return Scores("own", {name: np.asarray(values, float) for name, values in keep.items()}, {}, (), 0, 0.0)
+
+
+@pytest.mark.parametrize("engine", ["trace", "torch-pruning"])
+def test_scores_of_blocks_rank_the_units_that_their_sums_tie_together(engine: str) -> None:
+    model, x = Stage().eval(), X[:, :, :8, :8]
+    first, second = [3.0, 1, 4, 1, 5, 9, 2, 6], [1.0, 1, 1, 6, 1, 1, 1, 1]
+    pruned = prune(model, scores_of(first=first, second=second, two=range(6)), 0.5, x, engine=engine)
+    steps = {step.layers: step for step in pruned.steps}
+    stream = steps["stem", "one_out", "two_out"]  # the means are 2, 1, 2.5, 3.5, 3, 5, 1.5, 3.5
+    assert stream.removed == dict.fromkeys(stream.layers, (0, 1, 2, 6))
+    assert steps["two",].removed == {"two": (0, 1, 2)}
+    assert steps["one",].left == "not scored"
+    assert pruned.notes == ()
+    difference, largest = pruned.difference(model, x)
+    assert difference < 1e-5 * largest
+    largest_wins = prune(model, scores_of(first=first, second=second), 0.5, x, reduction="max", engine=engine)
+    assert largest_wins.steps[0].removed["stem"] == (0, 1, 2, 6)
+
+
+def test_scores_of_layers_come_before_those_of_blocks() -> None:
+    model, x = Stage().eval(), X[:, :, :8, :8]
+    by_layer = prune(model, scores_of(stem=range(8)), 0.5, x)
+    both = prune(model, scores_of(stem=range(8), first=range(8, 0, -1)), 0.5, x)
+    assert both.steps[0].removed == by_layer.steps[0].removed == dict.fromkeys(both.steps[0].layers, (0, 1, 2, 3))
+    (note,) = both.notes
+    assert note.startswith("the scores of 'first' are not used: the units of these outputs have scores of layers")
+
+
+def test_scores_of_a_block_of_another_width_are_refused() -> None:
+    with pytest.raises(InputError, match="layer 'first': scores of 7 units, the model has 8; they belong to another"):
+        prune(Stage().eval(), scores_of(first=range(7)), 0.5, X[:, :, :8, :8])
+
+
+def test_blocks_are_scored_anew_in_rounds() -> None:
+    model, x = Stage().eval(), X[:, :, :8, :8]
+    asked: list[tuple[str, ...]] = []
+
+    def rescore(network: nn.Module, layers: tuple[str, ...]) -> Scores:
+        asked.append(layers)
+        widths = {"first": len(network.get_parameter("stem.bias")), "two": len(network.get_parameter("two.bias"))}
+        # From now on the last units are the weakest.
+        return scores_of(**{name: range(widths[name], 0, -1) for name in layers})
+
+    pruned = prune(model, scores_of(first=range(8), two=range(6)), 0.5, x, rescore=rescore, rounds=2)
+    assert asked == [("first", "two")]
+    steps = {step.layers[0]: step for step in pruned.steps}
+    assert steps["stem"].removed["stem"] == (0, 1, 6, 7)
+    assert steps["two"].removed["two"] == (0, 4, 5)
+
+
+RESIDUAL_EXAMPLE = """
+import torch
+from torchvision.models.resnet import BasicBlock, resnet18
+import prune_fe
+from prune_fe.scorers.taylor import Taylor
+
+net, data = resnet18(num_classes=8).eval(), [(torch.randn(8, 3, 64, 64), torch.arange(8))]  # yours
+blocks = [name for name, module in net.named_modules() if isinstance(module, BasicBlock)]
+inner = [f"{name}.conv1" for name in blocks]
+scores = prune_fe.score(net, data, Taylor(gates="shared"), layers=[*blocks, *inner])  # or "hrank"
+pruned = prune_fe.prune(net, scores, 0.5, example=data[0][0][:1])
+"""
+"""The example of residual networks in README."""
+
+
+def test_the_example_of_a_residual_network() -> None:
+    found: dict[str, Any] = {}
+    exec(RESIDUAL_EXAMPLE, found)
+    pruned, scores, net = found["pruned"], found["scores"], found["net"]
+    steps = {step.layers: step for step in pruned.steps}
+    assert all(2 * step.count == step.units and step.left is None for step in pruned.steps)
+    stream = steps["layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"]
+    weakest = tuple(sorted(np.argsort(scores.keep["layer2.0"], kind="stable")[:64].tolist()))
+    assert stream.removed == dict.fromkeys(stream.layers, weakest)
+    assert scores.keep["layer2.0"].tolist() == scores.keep["layer2.1"].tolist()
+    weakest = tuple(sorted(np.argsort(scores.keep["layer3.1.conv1"], kind="stable")[:128].tolist()))
+    assert steps["layer3.1.conv1",].removed["layer3.1.conv1"] == weakest
+    difference, largest = pruned.difference(net, found["data"][0][0])
+    assert difference < 1e-4 * largest

@@ -21,6 +21,7 @@ from prune_fe.pruning.prune import prune
 from prune_fe.pruning.verify import randomise
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores
+from prune_fe.tracing.channel_tracer import find_coupled_units
 from prune_fe.tracing.feature_maps import mask
 from prune_fe.tracing.layers import find_layers
 from tests.tracing.networks import (
@@ -253,3 +254,43 @@ def test_timm_networks_that_no_autograd_graph_can_follow_are_cut(name: str, opti
     difference, largest = pruned.difference(model, x)
     assert difference < 1e-4 * largest
     assert 0.2 < pruned.parameters < 0.5
+
+
+class Blocks(nn.Module):
+    """A stem, a residual block, one that narrows, and one that returns no maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.narrow = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.sum, self.both, self.pooled = nn.ReLU(), nn.Identity(), nn.Flatten()
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.sum(x + self.inner(x))
+        x = self.both(torch.cat([self.narrow(x), x], dim=1))
+        return self.head(self.pooled(x.mean((2, 3), keepdim=True)))
+
+
+def test_units_that_are_tied_together_have_one_set() -> None:
+    model = Blocks().train()
+    names = ["stem", "inner", "narrow", "sum", "both", "pooled"]
+    sets = find_coupled_units(model, X[:1], names)
+    stream, narrow = sets["stem"].tolist(), sets["narrow"].tolist()
+    assert len({*stream, *narrow}) == 6
+    assert sets["inner"].tolist() == sets["sum"].tolist() == stream
+    assert sets["both"].tolist() == [*narrow, *stream]
+    assert "pooled" not in sets  # it returns no maps
+    assert model.training
+
+
+def test_outputs_that_differ_between_runs_are_left_out() -> None:
+    class Reused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.act = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.two(self.act(self.one(x)))).mean((2, 3))
+
+    assert find_coupled_units(Reused(), X[:1], ["act", "two"]).keys() == {"two"}
