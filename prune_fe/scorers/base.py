@@ -33,7 +33,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +230,42 @@ class MapScorer(SumScorer):
         """Return what one batch adds to the sums of one layer; see `Scorer.measure`."""
 
 
+Read = Literal["map", "before_norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationScorer(MapScorer):
+    """A scorer of maps with the setting `read`, which says where in the network they are read.
+
+    Attributes:
+        read: "map" reads the unit's map, behind the norm and the activation that follow the layer. "before_norm" reads
+            the output of the layer itself, and sets its negative values to 0, as NNI does (github.com/microsoft/nni,
+            v2.5, `ActivationPruner`: a hook on the convolution, followed by its `activation='relu'`), so that a batch
+            norm between the layer and its activation plays no part.
+    """
+
+    label: ClassVar[str]
+    """The name of the scorer, for messages."""
+
+    read: Read = "map"
+    later_settings: ClassVar[Mapping[str, Any]] = {"read": "map"}
+
+    def __post_init__(self) -> None:
+        check_choice(self.label, "read", self.read, get_args(Read))
+
+    def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Inputs) -> Sequence[Layer]:
+        """Return the layers, with `read: before_norm` without the steps that follow them."""
+        return layers if self.read == "map" else [dataclasses.replace(layer, steps=0) for layer in layers]
+
+    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+        """Return what one batch adds to the sums of one layer; see `Scorer.measure`."""
+        return self.measure_maps(maps if self.read == "map" else maps.relu(), labels, classes)
+
+    @abstractmethod
+    def measure_maps(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+        """Return what one batch adds to the sums of one layer, from the maps that `read` names."""
+
+
 class GradientScorer(SumScorer):
     """A scorer that scores each layer from the gradients at its units alone."""
 
@@ -266,14 +302,15 @@ class WeightScorer(Scorer):
         """
         scores = {}
         for layer in layers:
-            filters = _filters_of(model.get_submodule(layer.name), layer.name)
+            module = model.get_submodule(layer.name)
+            filters = by_filter(module, weight_of(module, layer.name))
             with explain_faults(self, layer.name):
                 scores[layer.name] = self.score_layer(layer, filters)
         return scores
 
 
-def _filters_of(module: nn.Module, name: str) -> Tensor:
-    """Return the filters of a convolution or linear layer, (units, channels, height, width) float64.
+def weight_of(module: nn.Module, name: str) -> Tensor:
+    """Return the weight of a convolution or linear layer.
 
     Args:
         module: The layer.
@@ -284,7 +321,17 @@ def _filters_of(module: nn.Module, name: str) -> Tensor:
     """
     if not isinstance(module, _ConvNd | nn.Linear):
         raise InputError(f"layer {name!r} is a {type(module).__name__} and has no filters of its own")
-    weight = to_float64(module.weight)
+    return module.weight
+
+
+def by_filter(module: nn.Module, values: Tensor) -> Tensor:
+    """Return one value for each weight of a convolution or linear layer as (units, channels, height, width) float64.
+
+    Args:
+        module: The layer.
+        values: The weight of the layer, or values of its shape.
+    """
+    weight = to_float64(values)
     if isinstance(module, _ConvTransposeNd):  # (inputs, units / groups, …), the units of a group beside its inputs
         by_group = weight.reshape(module.groups, -1, *weight.shape[1:])
         weight = by_group.transpose(1, 2).reshape(module.out_channels, -1, *weight.shape[2:])

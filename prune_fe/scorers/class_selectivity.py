@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from prune_fe.errors import InputError
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, sum_over_positions
+from prune_fe.scorers.base import ActivationScorer, LayerScore, Sums, check_choice, sum_over_positions
 from prune_fe.tracing.layers import Layer
 
 Form = Literal["index", "difference"]
 
 
 @dataclass(frozen=True)
-class ClassSelectivity(MapScorer):
+class ClassSelectivity(ActivationScorer):
     """Class selectivity: the score is (μ_max − μ_rest) / (μ_max + μ_rest).
 
     μ_c is the mean activation of the unit on class c, over the positions of its map (or the tokens) and over the
@@ -33,13 +33,16 @@ class ClassSelectivity(MapScorer):
             the best of its layer.
     """
 
+    label: ClassVar[str] = "class-selectivity"
+
     form: Form = "index"
     of: int | None = None
     eps: float = 0.0
     compares_classes: ClassVar[bool] = True
-    later_settings: ClassVar[Mapping[str, Any]] = {"eps": 0.0}
+    later_settings: ClassVar[Mapping[str, Any]] = {"eps": 0.0, "read": "map"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("class-selectivity", "form", self.form, get_args(Form))
         if self.of is not None and (type(self.of) is not int or self.of < 0):
             raise InputError(f"class-selectivity: of is {self.of!r}, allowed are numbers of classes from 0")
@@ -61,7 +64,7 @@ class ClassSelectivity(MapScorer):
         if self.of is not None and self.of not in labels:
             raise InputError(f"class-selectivity: no images of class {self.of}; choose one of those scored on")
 
-    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+    def measure_maps(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `totals` (classes, units), the sum of the images' mean activations, and `images` (classes,)."""
         means = sum_over_positions(maps) / maps[0, 0].numel()
         totals = torch.zeros(classes, maps.shape[1], dtype=torch.float64).index_add_(0, labels, means)

@@ -1,27 +1,30 @@
 """HRank (Lin et al. 2020, "HRank: Filter Pruning using High-Rank Feature Map")."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, require_finite
+from prune_fe.scorers.base import ActivationScorer, LayerScore, Sums, require_finite
 from prune_fe.tracing.layers import Layer
 
 
 @dataclass(frozen=True)
-class HRank(MapScorer):
+class HRank(ActivationScorer):
     """HRank: the score is the mean over the images of the rank of the unit's map.
 
     A singular value counts if it is above max(height, width) · ε times the largest one, where ε is the machine
     precision of the maps.
     """
 
+    label: ClassVar[str] = "hrank"
+
     def why_unfit(self, layer: Layer) -> str | None:
         """Return why a layer cannot be scored: its units have no maps."""
         return super().why_unfit(layer) if layer.has_map else "its units have no feature maps"
 
-    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+    def measure_maps(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `ranks` (units,), the sum of the ranks, and `images`, the number of images."""
         require_finite(maps)  # refuses a map that is not finite, by name
         tolerance = max(maps.shape[2:]) * torch.finfo(maps.dtype).eps

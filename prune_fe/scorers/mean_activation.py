@@ -4,18 +4,21 @@ Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Effic
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prune_fe.scorers.base import LayerScore, MapScorer, Sums, sum_over_positions
+from prune_fe.scorers.base import ActivationScorer, LayerScore, Sums, sum_over_positions
 
 
 @dataclass(frozen=True)
-class MeanActivation(MapScorer):
+class MeanActivation(ActivationScorer):
     """Mean activation: the score is the mean of a over the positions of the unit's map and over the images."""
 
-    def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
+    label: ClassVar[str] = "mean-activation"
+
+    def measure_maps(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `total` (units,), the sum of the activations, and `values`, the number of activations a unit."""
         return {"total": sum_over_positions(maps).sum(dim=0), "values": torch.tensor(maps[:, 0].numel())}
 

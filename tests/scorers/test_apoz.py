@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from prune_fe.errors import InputError
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scorers.base import LayerScore
+from prune_fe.scoring.score import score
 
 
 def scored(maps: Tensor, labels: Tensor, classes: int) -> LayerScore:
@@ -23,18 +26,18 @@ def scored(maps: Tensor, labels: Tensor, classes: int) -> LayerScore:
 @settings(max_examples=40, deadline=None)
 def test_it_is_the_share_of_zeros_behind_the_relu(awkward_maps: Callable[[int], Any], seed: int) -> None:
     maps, labels, classes = awkward_maps(seed)
-    score = scored(maps, labels, classes)
+    result = scored(maps, labels, classes)
     for unit in range(maps.shape[1]):
         behind = [max(value, 0) for image in maps for row in image[unit].tolist() for value in row]
-        assert score.raw["zero_share"][unit].item() == sum(value == 0 for value in behind) / len(behind)
-    assert score.keep.equal(-score.raw["zero_share"])
+        assert result.raw["zero_share"][unit].item() == sum(value == 0 for value in behind) / len(behind)
+    assert result.keep.equal(-result.raw["zero_share"])
 
 
 def test_by_hand() -> None:
     maps = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]],
                          [[[4.0, 0.0], [0.5, 2.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # fmt: skip
-    score = scored(maps, torch.tensor([0, 0]), 1)
-    assert score.keep.tolist() == [-3 / 8, -1]
+    result = scored(maps, torch.tensor([0, 0]), 1)
+    assert result.keep.tolist() == [-3 / 8, -1]
 
 
 def test_what_is_not_finite_is_no_active_value() -> None:
@@ -44,6 +47,22 @@ def test_what_is_not_finite_is_no_active_value() -> None:
         APoZ().measure(maps, torch.tensor([0, 0]), 1)
 
 
-def test_it_has_no_settings() -> None:
-    with pytest.raises(InputError, match="scorer 'apoz' has no setting 'p'; it has none"):
+def test_wrong_settings_say_what_is_allowed() -> None:
+    with pytest.raises(InputError, match="scorer 'apoz' has no setting 'p'; it has read"):
         APoZ.with_settings("apoz", {"p": 2})
+    with pytest.raises(InputError, match="apoz: read is 'output', allowed are map, before_norm"):
+        APoZ(read="output")  # type: ignore[arg-type]
+
+
+def test_before_the_norm_it_is_what_nni_computes() -> None:
+    # A hook on the convolution, its `activation='relu'`, and the share of values that are not 0.
+    net = nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3))
+    nn.init.uniform_(net[1].weight, -2, 2)  # type: ignore[arg-type]
+    nn.init.uniform_(net[1].bias, -1, 1)  # type: ignore[arg-type]
+    images, outputs = torch.randn(9, 2, 6, 6), list[Tensor]()
+    hook = net[0].register_forward_hook(lambda module, inputs, output: outputs.append(F.relu(output.detach())))
+    net.eval()(images)
+    hook.remove()
+    scores = score(net, [(images, torch.arange(9) % 3)], APoZ(read="before_norm"))
+    np.testing.assert_allclose(1 + scores.keep["0"], (outputs[0] != 0).double().mean((0, 2, 3)), rtol=1e-12)
+    assert not np.allclose(scores.keep["0"], score(net, [(images, torch.arange(9) % 3)], APoZ()).keep["0"])

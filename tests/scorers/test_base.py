@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prune_fe.errors import InputError
+from prune_fe.scorers import SCORERS, resolve_scorer
 from prune_fe.scorers.base import (
+    ActivationScorer,
     GradientScorer,
     LayerScore,
     MapScorer,
@@ -19,6 +22,7 @@ from prune_fe.scorers.base import (
     sum_over_positions,
     to_float64,
 )
+from prune_fe.scoring.score import score, score_all
 from prune_fe.tracing.layers import Layer
 
 
@@ -123,3 +127,29 @@ def test_maps_that_are_not_finite_are_refused_and_those_with_an_infinite_float32
         maps[1, 2, 3, 0] = value
         with pytest.raises(InputError, match="unit 2: the map of image 1 of the batch holds NaN or infinite values"):
             require_finite(maps)
+
+
+ACTIVATIONS = sorted(name for name in SCORERS if issubclass(SCORERS[name], ActivationScorer))
+
+
+def test_these_scorers_say_where_maps_are_read() -> None:
+    assert ACTIVATIONS == ["apoz", "class-selectivity", "hrank", "l1-activation", "mean-activation"]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_before_the_norm_the_norm_plays_no_part(name: str) -> None:
+    conv, head = nn.Conv2d(2, 6, 3), nn.Sequential(nn.Flatten(), nn.Linear(96, 3))
+    norm = nn.BatchNorm2d(6)
+    nn.init.uniform_(norm.weight, -2, 2)
+    nn.init.uniform_(norm.bias, -1, 1)
+    with_norm, without = nn.Sequential(conv, norm, nn.SiLU(), head), nn.Sequential(conv, nn.ReLU(), head)
+    data = [(torch.randn(12, 2, 6, 6), torch.arange(12) % 3)]
+    scorer = resolve_scorer(name, {"read": "before_norm"})
+    found, expected = score(with_norm, data, scorer), score(without, data, name)
+    for quantity, layers in expected.raw.items():
+        np.testing.assert_array_equal(found.raw[quantity]["0"], layers["0"])
+    # Both places are read in one pass.
+    both = score_all(with_norm, data, {"before": scorer, "map": resolve_scorer(name)})
+    np.testing.assert_array_equal(both["before"].keep["0"], found.keep["0"])
+    np.testing.assert_array_equal(both["map"].keep["0"], score(with_norm, data, name).keep["0"])
+    assert not np.allclose(both["map"].keep["0"], found.keep["0"]) or name == "hrank"

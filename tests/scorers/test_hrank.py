@@ -58,6 +58,8 @@ def test_what_counts_follows_the_precision_of_the_maps() -> None:
     assert rank_of(map[None, None].float()) == [1]
 
 
-def test_it_has_no_settings() -> None:
-    with pytest.raises(InputError, match="scorer 'hrank' has no setting 'p'; it has none"):
+def test_wrong_settings_say_what_is_allowed() -> None:
+    with pytest.raises(InputError, match="scorer 'hrank' has no setting 'p'; it has read"):
         HRank.with_settings("hrank", {"p": 2})
+    with pytest.raises(InputError, match="hrank: read is 'output', allowed are map, before_norm"):
+        HRank(read="output")  # type: ignore[arg-type]

@@ -44,6 +44,8 @@ def test_half_precision_maps_are_summed_in_double() -> None:
     assert scored(maps, torch.tensor([0]), 1).keep.item() == 80000
 
 
-def test_it_has_no_settings() -> None:
-    with pytest.raises(InputError, match="scorer 'l1-activation' has no setting 'p'; it has none"):
+def test_wrong_settings_say_what_is_allowed() -> None:
+    with pytest.raises(InputError, match="scorer 'l1-activation' has no setting 'p'; it has read"):
         L1Activation.with_settings("l1-activation", {"p": 2})
+    with pytest.raises(InputError, match="l1-activation: read is 'output', allowed are map, before_norm"):
+        L1Activation(read="output")  # type: ignore[arg-type]
