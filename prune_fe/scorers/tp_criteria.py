@@ -19,14 +19,13 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prune_fe.errors import EnvironmentFault, InputError, describe_error
-from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, check_count, to_float64
+from prune_fe.scorers.base import LayerScore, Scorer, Sums, check_choice, check_count, to_float64
+from prune_fe.scorers.kept_images import keep_images, kept_images, logits_of, network_input, summed_loss
 from prune_fe.tracing.copying import copy_sharing_weights
 from prune_fe.tracing.layers import Layer, describe_faults
-from prune_fe.tracing.nested import Inputs, run, take_logits
-from prune_fe.tracing.weights import all_finite
+from prune_fe.tracing.nested import Inputs
 
 GroupReduction = Literal["mean", "sum", "max", "prod", "first", "gate"]
 Normalizer = Literal["mean", "sum", "max", "standarization", "gaussian"]
@@ -342,25 +341,16 @@ class _GradientGroupScorer(_ReducedScorer):
         Raises:
             InputError: The network's input is not one tensor.
         """
-        if not isinstance(example, Tensor):
-            raise InputError(
-                f"{self.label} keeps the images, which have to be one tensor; this network has other inputs"
-            )
-        return (Layer("", 0, (0, 0), at_input=True),)
+        return (network_input(example, self.label),)
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return the images and their labels."""
-        if not all_finite(maps):
-            raise InputError("the images hold NaN or infinite values")
-        return {"images": Rows(maps.cpu().clone(), self.rows), "labels": Rows(labels.cpu(), self.rows)}
+        return keep_images(maps, labels, self.rows)
 
     def prepare(self, importance: Any, model: nn.Module, sums: Mapping[str, Sums]) -> None:
         """Compute the gradients of the copy's parameters on the images."""
         ((_, total),) = sums.items()
-        images, labels = total["images"], total["labels"]
-        assert isinstance(images, Rows)
-        assert isinstance(labels, Rows)
-        self.add_gradients(importance, model, images.values, labels.values)
+        self.add_gradients(importance, model, *kept_images(total))
 
     @abstractmethod
     def add_gradients(self, importance: Any, model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -375,16 +365,7 @@ class _GradientGroupScorer(_ReducedScorer):
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of the images' cross-entropies."""
-        device = next(model.parameters()).device
-        logits = take_logits(run(model, images.to(device)), None, f"{self.label} needs")
-        if int(labels.max()) >= logits.shape[1]:
-            raise InputError(
-                f"{self.label}: the logits are {tuple(logits.shape)}, the largest label is {int(labels.max())}"
-            )
-        loss = F.cross_entropy(logits.float(), labels.to(device), reduction="sum")
-        if not loss.isfinite():
-            raise InputError(f"{self.label}: the network's cross-entropy is NaN or infinite")
-        return loss
+        return summed_loss(logits_of(model, images, labels, self.label).float(), labels, self.label)
 
 
 @dataclass(frozen=True)

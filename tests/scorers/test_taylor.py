@@ -254,3 +254,179 @@ def test_wrong_settings_say_what_is_allowed() -> None:
             InputError, match="batch and shuffle are of square: batch; leave them out for square: image"
         ):
             Taylor("image", **settings)
+
+
+def by_shared_gates(net: Gated, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """∂E/∂z where `stem` and `outer`, whose maps are added, have one gate, as a stage of the authors' ResNets has."""
+    gates = {name: torch.ones(units, dtype=torch.float64, requires_grad=True) for name, units in UNITS.items()}
+    loss_with(gates | {"outer": gates["stem"]}, net, images, labels).backward()
+    gradients = {name: gate.grad for name, gate in gates.items() if gate.grad is not None}
+    return gradients | {"outer": gradients["stem"]}
+
+
+@pytest.mark.parametrize(("square", "size"), [("total", 10), ("image", 1), ("batch", 4)])
+def test_a_shared_gate_has_the_gradients_of_all_its_layers_summed_with_their_signs(
+    net: Gated, batch: Any, square: Square, size: int
+) -> None:
+    images, labels = batch
+    order = torch.arange(10) if square != "batch" else torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    parts = [by_shared_gates(net, images[part], labels[part]) for part in order.split(size)]
+    settings = {"batch": size} if square == "batch" else {}
+    cut = list(zip(images.split([3, 1, 6]), labels.split([3, 1, 6]), strict=True))
+    keep = score(net, cut, Taylor(square, gates="shared", **settings)).keep  # type: ignore[arg-type]
+    for name in UNITS:
+        expected = sum(gradient[name].square() for gradient in parts) / len(parts)
+        np.testing.assert_allclose(keep[name], expected, rtol=1e-9, atol=1e-20, err_msg=name)
+    assert keep["stem"].tolist() == keep["outer"].tolist()
+    own = score(net, cut, Taylor(square, **settings)).keep  # type: ignore[arg-type]
+    np.testing.assert_allclose(keep["inner"], own["inner"], rtol=1e-9)
+    assert not np.allclose(keep["stem"], (own["stem"] + own["outer"]) / 2)
+
+
+class Stage(nn.Module):
+    """A residual stage of two blocks, the first with a convolution around it; gate: (units,), behind both blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.around, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 4, 1), nn.Linear(4, CLASSES)
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        def gated(maps: Tensor) -> Tensor:
+            return maps if gate is None else maps * gate[:, None, None]
+
+        x = torch.relu(self.stem(x))
+        x = gated(self.first(self.one(x) + self.around(x)))
+        x = gated(self.second(self.two(x) + x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_blocks_of_a_stage_share_the_gate_of_the_authors_program(batch: Any) -> None:
+    net = Stage().double().eval()
+    gate = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(net(batch[0], gate), batch[1]).backward()
+    assert gate.grad is not None
+    keep = score(net, [batch], Taylor(gates="shared"), layers=["first", "second"]).keep
+    np.testing.assert_allclose(keep["first"], gate.grad.square(), rtol=1e-9)
+    np.testing.assert_allclose(keep["second"], gate.grad.square(), rtol=1e-9)
+
+
+def test_behind_a_single_sum_the_blocks_own_gate_is_the_shared_gate_of_what_is_added(batch: Any) -> None:
+    net = Stage().double().eval()
+    # The only sum into `first`: a gate behind it, whose ReLU passes factors on, is the gate of both summands.
+    shared = score(net, [batch], Taylor(gates="shared"), layers=["one", "around"]).keep
+    block = score(net, [batch], Taylor(), layers=["first"]).keep["first"]
+    for name in ("one", "around"):
+        np.testing.assert_allclose(shared[name], block, rtol=1e-9)
+    # Of a stage with two sums it is not: the blocks' own gates have other gradients.
+    own = score(net, [batch], Taylor(), layers=["first", "second"]).keep
+    both = score(net, [batch], Taylor(gates="shared"), layers=["first", "second"]).keep
+    assert not np.allclose(own["first"], both["first"])
+    assert not np.allclose(own["second"], both["first"])
+
+
+def test_opposite_gradients_cancel_in_a_shared_gate() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.head = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.one(x) + self.other(x)).mean((2, 3)))
+
+    net = Twins()
+    with torch.no_grad():
+        for name, weight in net.one.named_parameters():
+            net.other.get_parameter(name).copy_(-weight)
+    data = [(torch.randn(6, 1, 3, 3), torch.arange(6) % 2)]
+    assert (score(net, data, Taylor()).keep["one"] > 0).all()
+    assert score(net, data, Taylor(gates="shared")).keep["one"].tolist() == [0, 0]
+
+
+class Weighted(nn.Module):
+    """Plain, grouped, transposed and linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.norm = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6)
+        self.grouped = nn.Conv2d(6, 4, 3, groups=2)
+        self.up = nn.ConvTranspose2d(4, 3, 2, stride=2)
+        self.head = nn.Linear(3, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.norm(self.plain(x)))))
+        return self.head(torch.relu(self.up(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("square", "size"), [("total", 10), ("image", 1), ("batch", 4)])
+def test_of_weights_is_the_sum_of_squared_products_over_the_filter(batch: Any, square: Square, size: int) -> None:
+    # NNI's TaylorFOWeightPruner and method 0 of Molchanov et al.'s program: (w · ∂E/∂w)² of each batch, summed.
+    net, (images, labels) = Weighted().double().eval(), batch
+    units = {"plain": 0, "grouped": 0, "up": 1, "head": 0}  # layer -> the dimension of its units
+    found = {name: torch.zeros_like(net.get_parameter(f"{name}.weight")) for name in units}
+    parts = list(zip(images.split(size), labels.split(size), strict=True))
+    for part, own in parts:
+        net.zero_grad()
+        F.cross_entropy(net(part), own).backward()
+        for name in found:
+            weight = net.get_parameter(f"{name}.weight")
+            assert weight.grad is not None
+            found[name] += (weight * weight.grad).detach().square() / len(parts)
+    net.zero_grad()
+    scorer = Taylor(square, of="weights", **({"batch": size, "shuffle": False} if square == "batch" else {}))  # type: ignore[arg-type]
+    net.requires_grad_(False)
+    cut = list(zip(images.split([7, 3]), labels.split([7, 3]), strict=True))
+    scores = score(net, cut, scorer, layers=list(units))
+    for name, dim in units.items():
+        expected = found[name].movedim(dim, 0).flatten(1).sum(1)
+        np.testing.assert_allclose(scores.keep[name], expected, rtol=1e-9, err_msg=name)
+    assert all(weight.grad is None and not weight.requires_grad for weight in net.parameters())
+
+
+def test_of_weights_shuffles_batches_as_gates_do(batch: Any) -> None:
+    net, (images, labels) = Weighted().double().eval(), batch
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    found = score(net, [batch], Taylor("batch", 4, of="weights")).keep
+    ordered = [(images[order], labels[order])]
+    expected = score(net, ordered, Taylor("batch", 4, shuffle=False, of="weights")).keep
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-12)
+    assert not np.allclose(score(net, [batch], Taylor("batch", 4, shuffle=False, of="weights")).keep[name], found[name])
+
+
+@pytest.mark.parametrize("scorer", [Taylor("image", gates="shared"), Taylor(of="weights")])
+def test_what_is_kept_for_each_image_works_where_gradients_are_off(batch: Any, scorer: Taylor) -> None:
+    net = Gated().double().eval()
+    expected = score(net, [batch], scorer).keep
+    with torch.inference_mode():
+        found = score(net, [(batch[0].clone(), batch[1])], scorer).keep
+    for name in UNITS:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_module_without_weights_is_refused_before_any_image_is_read(batch: Any) -> None:
+    class Unread(list[Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("an image was read")
+
+    net = Stage().double().eval()
+    with pytest.raises(InputError, match="layer 'first' is a ReLU and has no filters of its own"):
+        score(net, Unread([batch]), Taylor(of="weights"), layers=["first"], example=batch[0][:1])
+
+
+def test_settings_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(InputError, match="taylor: of is 'units', allowed are gates, weights"):
+        Taylor(of="units")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="taylor: gates is 'one', allowed are own, shared"):
+        Taylor(gates="one")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="taylor: gates: shared is of gates; leave it out for of: weights"):
+        Taylor(of="weights", gates="shared")
+    for scorer, what in (
+        (Taylor(of="weights"), "of: weights"),
+        (Taylor("image", gates="shared"), "square: image"),
+    ):
+        scorer.check((), 10_000)
+        with pytest.raises(InputError, match=f"taylor: {what} keeps a row for each image, at most 10000"):
+            scorer.check((), 10_001)
+    Taylor(gates="shared").check((), 10_001)
