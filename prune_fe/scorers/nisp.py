@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, get_args
 
 import scipy.stats
@@ -46,16 +47,24 @@ class NISP(Scorer):
     A response that never varies has no rank correlation. It counts as |Spearman| = 1, so that a dead response gains
     nothing (the authors' program takes 0, which makes dead responses the most important ones).
 
+    With `ratio`, this share of the units of each scored layer, those with the lowest scores, pass no score on to the
+    layers in front of them (Yu et al., "Pruning Networks Using NISP": layers are pruned in the same backward pass that
+    propagates the scores, and pruned neurons propagate none). Give it the ratio of the pruning. Like `prune` with a
+    ratio, it leaves floor((1 − ratio) n) of n units, at least one, and of equal scores the first ones go. Each layer
+    goes by its own scores, also where a residual sum ties it to others.
+
     Attributes:
         alpha: α, the weight of the standard deviations against the correlations.
         r: Weight of a path's length; None for 0.9 / ρ(A), which makes the scores the same for A and for c·A. Only a
             fixed r lets the scores follow the scale of the responses, as in table 9 of Zhao & Zhang 2022.
         sigma: The deviations in A: "raw", as the formula of the paper has them, or "minmax", scaled so that the
-            smallest is 0 and the largest 1, as in all published programs of Inf-FS's authors. A correlation is at most
-            1, so that the raw deviations of small responses count for almost nothing beside the correlations.
+            smallest is 0 and the largest 1, as in all published programs of Inf-FS's authors
+            (github.com/giorgioroffo/Infinite-Feature-Selection, InfFS_U.m). A correlation is at most 1, so that the raw
+            deviations of small responses count for almost nothing beside the correlations.
         rows: The largest number of images. Inf-FS needs the ranks of all responses, so each image leaves a row.
         features: The largest number of features of the classifier. Inf-FS holds some six float64 matrices of
             features × features.
+        ratio: Share of the units of each layer that pass no score on, in [0, 1). With 0 all do.
     """
 
     alpha: float = 0.5
@@ -63,7 +72,8 @@ class NISP(Scorer):
     rows: int = 10_000
     features: int = 8192
     sigma: Sigma = "raw"
-    later_settings: ClassVar[Mapping[str, Any]] = {"sigma": "raw"}
+    ratio: float = 0.0
+    later_settings: ClassVar[Mapping[str, Any]] = {"sigma": "raw", "ratio": 0.0}
 
     def __post_init__(self) -> None:
         if type(self.alpha) not in (int, float) or not 0 <= self.alpha <= 1:
@@ -73,6 +83,8 @@ class NISP(Scorer):
         for name in ("rows", "features"):
             check_count("nisp", name, getattr(self, name), least=2)
         check_choice("nisp", "sigma", self.sigma, get_args(Sigma))
+        if type(self.ratio) not in (int, float) or not 0 <= self.ratio < 1:
+            raise InputError(f"nisp: ratio is {self.ratio!r}, allowed are numbers from 0, below 1")
 
     def why_unfit(self, layer: Layer) -> str | None:
         """Return None: scores are propagated back to every layer, with or without maps."""
@@ -87,6 +99,11 @@ class NISP(Scorer):
             )
         if images == 1:
             raise InputError("nisp compares the responses to several images, there is 1")
+        if self.ratio and (repeated := [layer.name for layer in layers if layer.runs > 1]):
+            raise InputError(
+                f"nisp: layer {repeated[0]!r} runs several times, and only after all runs it is known which of its "
+                "units pass no score on; leave it out, or ratio"
+            )
 
     def observed_layers(self, model: nn.Module, layers: Sequence[Layer], example: Inputs) -> Sequence[Layer]:
         """Return the layer of the final responses.
@@ -122,7 +139,7 @@ class NISP(Scorer):
             raise InputError("nisp compares the responses to several images, there was 1")
         final = infinite_feature_selection(rows.values, self.alpha, self.r, self.sigma)
         response = Layer(name, len(final), (1, 1), at_input=True)
-        scores = propagate_scores(model, layers, response, final, example)
+        scores = propagate_scores(model, layers, response, final, example, self.ratio)
         return {layer.name: LayerScore(scores[layer.name], {"nisp_score": scores[layer.name]}) for layer in layers}
 
 
@@ -198,7 +215,12 @@ def spearman(values: Tensor) -> Tensor:
 
 
 def propagate_scores(
-    model: nn.Module, layers: Sequence[Layer], response: Layer, final: Tensor, example: Inputs
+    model: nn.Module,
+    layers: Sequence[Layer],
+    response: Layer,
+    final: Tensor,
+    example: Inputs,
+    ratio: float = 0.0,
 ) -> dict[str, Tensor]:
     """Propagate the scores of the final responses back to the units of every layer.
 
@@ -211,6 +233,7 @@ def propagate_scores(
         response: The layer whose input the final responses are.
         final: The scores of the final responses, (features,).
         example: One image, (1, channels, height, width), or other inputs.
+        ratio: Share of the units of each layer that pass no score on. Each layer runs once, unless it is 0.
 
     Returns:
         By name of the layer, the sum of s_k over the positions of each unit's map, (units,) float64.
@@ -228,6 +251,8 @@ def propagate_scores(
             raise _ResponsesReached
         if layer.name not in shifts:  # a layer that runs several times has the sum of the scores of its runs
             shifts[layer.name] = torch.zeros(layer.units, dtype=maps.dtype, device=maps.device, requires_grad=True)
+        if ratio and maps.requires_grad:  # the gradient at the shift below is still that of all units
+            maps.register_hook(lambda scores: _without_weakest(scores, layer.channel_dim, ratio))
         shape = [1] * maps.ndim
         shape[layer.channel_dim] = layer.units
         return maps + shifts[layer.name].view(shape)
@@ -256,6 +281,19 @@ def propagate_scores(
         gradients = torch.autograd.grad(total, list(shifts.values()), allow_unused=True, materialize_grads=True)
     zeros = {layer.name: torch.zeros(layer.units, dtype=torch.float64) for layer in layers}
     return zeros | {name: gradient.cpu() for name, gradient in zip(shifts, gradients, strict=True)}
+
+
+def _without_weakest(scores: Tensor, dim: int, ratio: float) -> Tensor:
+    """Return the scores of maps with zeros at a share of the units, those with the lowest sums.
+
+    Args:
+        scores: The score of each value of the maps.
+        dim: The dimension of the units.
+        ratio: The share. As in `prune`, floor((1 − ratio) n) of n units keep their scores, at least one.
+    """
+    sums = scores.movedim(dim, 0).flatten(1).sum(dim=1)
+    kept = max(1, math.floor((1 - Fraction(str(ratio))) * len(sums)))
+    return scores.index_fill(dim, sums.argsort(stable=True)[: len(sums) - kept], 0)
 
 
 class _ResponsesReached(Exception):

@@ -1,6 +1,7 @@
 """NISP against explicit matrices, multiplied backwards by hand, and Inf-FS against the inverse matrix."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -669,3 +670,83 @@ def wrong_settings() -> Iterator[tuple[dict[str, Any], str]]:
 def test_wrong_settings_say_what_is_allowed(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         NISP(**setting)
+
+
+def by_the_paper_with_pruning(net: nn.Sequential, responses: Array, ratio: float) -> dict[str, Array]:
+    """Scores of the units of a network of linear layers, each pruned before the scores are propagated further."""
+    found: dict[str, Array] = {}
+    scores = inf_fs(responses)
+    layers = [(name, module) for name, module in net.named_children() if isinstance(module, nn.Conv2d)]
+    for name, layer in reversed(layers):
+        found[name] = scores
+        # s_k = |W_{k+1}|ᵀ (s*_{k+1} s_{k+1}): the prune indicator s* is 0 for the lowest scores.
+        order = sorted(range(len(scores)), key=lambda unit: scores[unit])
+        removed = order[: len(scores) - math.floor((1 - ratio) * len(scores))]
+        indicator = np.array([unit not in removed for unit in range(len(scores))], float)
+        scores = layer.weight.detach().abs().numpy()[..., 0, 0].T @ (indicator * scores)
+    return found
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+def test_pruned_units_pass_no_score_on(ratio: float) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 1), nn.ReLU(), nn.Conv2d(12, 4, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4, 3),
+    ).double()  # fmt: skip
+    images = torch.randn(15, 2, 1, 1).double()
+    expected = by_the_paper_with_pruning(net, net[:7](images).detach().numpy(), ratio)
+    data = [(images, torch.arange(15) % 3)]
+    keep = score(net, data, NISP(ratio=ratio)).keep
+    for name, scores in expected.items():
+        np.testing.assert_allclose(keep[name], scores, rtol=1e-9, err_msg=name)
+    every = score(net, data, NISP()).keep
+    assert every["4"].tolist() == keep["4"].tolist()
+    assert (every["2"] > keep["2"]).all()
+
+
+def masked(scores: Array, units: int, ratio: float) -> Array:
+    """The scores of maps with zeros at the units that are pruned."""
+    sums = summed(scores, units)
+    indicator = np.ones(units)
+    indicator[np.argsort(sums, kind="stable")[: units - math.floor((1 - ratio) * units)]] = 0
+    return scores * np.repeat(indicator, len(scores) // units)
+
+
+def test_channels_of_a_small_vgg_pass_nothing_on_at_any_position() -> None:
+    net, images = lively(SmallVGG()), torch.randn(12, 2, 14, 14).double()
+    final = inf_fs(net.responses(images).detach().numpy())
+    second, _, _ = of_conv(net.second, 7, 7)
+    depthwise, _, _ = of_conv(net.depthwise, 3, 3)
+    s_depthwise = of_pool(8, 3, 2, 2, 1).T @ net.hidden.weight.detach().abs().numpy().T @ final
+    s_second = depthwise.T @ masked(s_depthwise, 8, 0.5)
+    s_first = of_pool(3, 14, 14, 3, 2, 1).T @ second.T @ of_norm(net.norm2, 9) @ masked(s_second, 4, 0.5)
+    keep = score(net, [(images, torch.arange(12) % 3)], NISP(ratio=0.5)).keep
+    np.testing.assert_allclose(keep["depthwise"], summed(s_depthwise, 8), rtol=1e-9)
+    np.testing.assert_allclose(keep["second"], summed(s_second, 4), rtol=1e-9)
+    np.testing.assert_allclose(keep["first"], summed(s_first, 3), rtol=1e-9)
+
+
+def test_a_ratio_that_cannot_be_used_is_refused() -> None:
+    for ratio in (-0.1, 1, True, float("nan"), "half"):
+        with pytest.raises(InputError, match=f"nisp: ratio is {ratio!r}, allowed are numbers from 0, below 1"):
+            NISP(ratio=ratio)  # type: ignore[arg-type]
+
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(self.conv(x)).mean((2, 3)))
+
+    with pytest.raises(InputError, match="nisp: layer 'conv' runs several times, .* leave it out, or ratio"):
+        score(Repeated(), DATA, NISP(ratio=0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_equal_responses_have_equal_scores_in_every_type_and_whatever_the_sign_of_zero(dtype: torch.dtype) -> None:
+    responses = torch.randn(20, 6).relu().to(dtype)[:, [0, 1, 2, 3, 4, 5, 2, 3, 2]]
+    responses[:, 8] = torch.where(responses[:, 8] == 0, -responses[:, 8], responses[:, 8])
+    found = infinite_feature_selection(responses, 0.5).tolist()
+    assert found[2] == found[6] == found[8]
+    assert found[3] == found[7]

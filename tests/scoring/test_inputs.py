@@ -14,10 +14,14 @@ from torch.utils.data import Dataset, Subset
 
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import InputError
+from prune_fe.scorers.apoz import APoZ
 from prune_fe.scorers.base import Scorer
 from prune_fe.scorers.class_selectivity import ClassSelectivity
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scorers.fpgm import FPGM
+from prune_fe.scorers.hrank import HRank
+from prune_fe.scorers.l1_activation import L1Activation
+from prune_fe.scorers.mean_activation import MeanActivation
 from prune_fe.scorers.nisp import NISP
 from prune_fe.scorers.taylor import Taylor
 from prune_fe.scoring.score import score, score_all
@@ -144,13 +148,21 @@ def test_scores_know_where_they_come_from(net: Net, images: Counting, tmp_path: 
     assert score(twin, scorer="l1-filter").provenance["model_sha256"] != about["model_sha256"]
 
 
+TAYLOR = {"batch": 32, "shuffle": True, "of": "gates", "gates": "own"}
 LATER: list[tuple[str, Scorer, dict[str, Any]]] = [
     ("feature-entropy", FeatureEntropy(rectangular="pad"), {"rectangular": "refuse", "variant": "paper"}),
     ("feature-entropy", FeatureEntropy(variant="program"), {"rectangular": "refuse", "variant": "paper"}),
-    ("class-selectivity", ClassSelectivity(eps=1e-7), {"eps": 0.0}),
-    ("nisp", NISP(sigma="minmax"), {"sigma": "raw"}),
-    ("taylor", Taylor("batch", batch=8), {"batch": 32, "shuffle": True}),
+    ("class-selectivity", ClassSelectivity(eps=1e-7), {"eps": 0.0, "read": "map"}),
+    ("nisp", NISP(sigma="minmax"), {"sigma": "raw", "ratio": 0.0}),
+    ("nisp", NISP(ratio=0.5), {"sigma": "raw", "ratio": 0.0}),
+    ("taylor", Taylor("batch", batch=8), TAYLOR),
+    ("taylor", Taylor(gates="shared"), TAYLOR),
+    ("taylor", Taylor(of="weights"), TAYLOR),
     ("fpgm", FPGM(norm_share=0.5), {"norm_share": 0.0}),
+    ("apoz", APoZ(read="before_norm"), {"read": "map"}),
+    ("mean-activation", MeanActivation(read="before_norm"), {"read": "map"}),
+    ("l1-activation", L1Activation(read="before_norm"), {"read": "map"}),
+    ("hrank", HRank(read="before_norm"), {"read": "map"}),
 ]
 
 
