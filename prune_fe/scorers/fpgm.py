@@ -20,10 +20,11 @@ class FPGM(WeightScorer):
 
     The others can replace a filter near their geometric median, so it is pruned first.
 
-    With `norm_share`, this is FPGM-mix of the same paper, as its authors' program computes it: the floor(share · n)
-    filters with the smallest L2 norms of a layer's n filters are pruned first, and the others in the order of their
-    distances to each other, in which the first have no part. FPGM-mix with a ratio of 0.4, of which 0.1 is pruned by
-    the norm, is a `norm_share` of 0.1. The score of the first filters is then ‖F_i‖₂ − max ‖F‖₂ − 1 over these filters,
+    With `norm_share`, this is FPGM-mix of the same paper, as its authors' program computes it
+    (github.com/he-y/filter-pruning-geometric-median, `get_filter_similar`): the floor(share · n) filters with the
+    smallest L2 norms of a layer's n filters are pruned first, and the others in the order of their distances to each
+    other, in which the first have no part. FPGM-mix with a ratio of 0.4, of which 0.1 is pruned by the norm, is a
+    `norm_share` of 0.1. The score of the first filters is then ‖F_i‖₂ − max ‖F‖₂ − 1 over these filters,
     which is below 0 and in no proportion to the distances: rank within layers (`ranking: layer`).
 
     The program truncates n · (1 − rate) in binary numbers, so that its rate 0.9 takes 0 of 10 filters; here the share
