@@ -117,8 +117,8 @@ def _with_outputs(graph: DependencyGraph, traced: DependencyGraph) -> Dependency
         traced: prune_fe's graph of the same network.
     """
     channel_of: dict[int, int] = {}  # coupled set of `traced` -> a channel of `graph`
-    for key, axis in traced.axes.items():
-        if key[1] in ("out", "both") and key in graph.axes:
+    for key, axis in traced.axes.items() if traced.outputs else ():
+        if key[1] in ("out", "both") and key in graph.axes and len(axis.channels) == len(graph.axes[key].channels):
             pairs = zip(traced.coupled_set[axis.channels].tolist(), graph.axes[key].channels.tolist(), strict=True)
             channel_of = dict(pairs) | channel_of
     return replace(

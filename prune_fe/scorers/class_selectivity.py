@@ -28,9 +28,9 @@ class ClassSelectivity(ActivationScorer):
         form: "index", or "difference" for μ_max − μ_rest, which grows with the activation (tables 1 and 6 of Zhao &
             Zhang 2022).
         of: Number of a class whose μ_c replaces μ_max, for the study of this class.
-        eps: A small number that is added to the divisor of the index. The authors' program adds 1e-7. With 0, the
-            formula of the paper, a unit whose activations are rounding errors, near 1e-14, can have the index 1 and be
-            the best of its layer.
+        eps: A small number that is added to the divisor of the index. Programs add 1e-7 or so, against a division by
+            zero. With 0, the formula of the paper, a unit whose activations are rounding errors, near 1e-14, can have
+            the index 1 and be the best of its layer.
     """
 
     label: ClassVar[str] = "class-selectivity"

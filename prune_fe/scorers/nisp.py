@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
-import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,14 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from prune_fe.errors import InputError, describe_error
 from prune_fe.scorers.base import LayerScore, Rows, Scorer, Sums, check_choice, check_count
+from prune_fe.scorers.infinite_feature_selection import Sigma, infinite_feature_selection
 from prune_fe.tracing.feature_maps import follow
 from prune_fe.tracing.layers import Layer, find_response
 from prune_fe.tracing.nested import Inputs, map_tensors, run
 from prune_fe.tracing.ops import Trait, functions, functions_named
 from prune_fe.tracing.survey import ACTIVATIONS, IDENTITIES
 from prune_fe.tracing.watching import evaluating
-
-Sigma = Literal["raw", "minmax"]
 
 
 @dataclass(frozen=True)
@@ -141,77 +139,6 @@ class NISP(Scorer):
         response = Layer(name, len(final), (1, 1), at_input=True)
         scores = propagate_scores(model, layers, response, final, example, self.ratio)
         return {layer.name: LayerScore(scores[layer.name], {"nisp_score": scores[layer.name]}) for layer in layers}
-
-
-def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None = None, sigma: Sigma = "raw") -> Tensor:
-    """Return the Inf-FS score of each feature, 0 throughout where A is 0.
-
-    Features with the same responses have the same score, to the bit, and so have all that never vary.
-
-    Args:
-        responses: (images, features).
-        alpha: α, see `NISP`.
-        r: See `NISP`.
-        sigma: See `NISP`.
-
-    Returns:
-        (features,) float64.
-
-    Raises:
-        InputError: The sum over all paths diverges for this r.
-    """
-    varies = responses.amax(dim=0) > responses.amin(dim=0)
-    deviation = torch.where(varies, responses.double().std(dim=0), 0)  # rounding may give equal values a deviation
-    if sigma == "minmax":
-        # The same as to scale the matrix of max(σ_i, σ_j), whose smallest and largest entries are those of σ.
-        deviation = deviation - deviation.min()
-        deviation = deviation / deviation.max().where(deviation.max() > 0, 1)
-    correlation = torch.where(varies[:, None] & varies, spearman(responses), 1).abs()
-    A = alpha * torch.maximum(deviation[:, None], deviation) + (1 - alpha) * (1 - correlation)
-    radius = float(torch.linalg.eigvalsh(A).abs().max())
-    if radius == 0:
-        return torch.zeros(len(A), dtype=torch.float64)
-    if r is None:
-        r = 0.9 / radius
-    elif r >= 1 / radius:
-        raise InputError(f"nisp: r is {r}; the sum over all paths only exists below 1 / ρ(A) = {1 / radius:.6g}")
-    # The row sums of (I − rA)⁻¹ − I, without the inverse.
-    identity, ones = torch.eye(len(A), dtype=torch.float64), torch.ones(len(A), dtype=torch.float64)
-    return _equal_where_equal(torch.linalg.solve(identity - r * A, ones) - 1, responses.where(varies, 0))
-
-
-def _equal_where_equal(scores: Tensor, responses: Tensor) -> Tensor:
-    """Return the scores with the mean score of all features that have the same responses.
-
-    The solver's rounding errors differ between equal rows of A, and would decide which of equal units is pruned.
-
-    Args:
-        scores: (features,).
-        responses: (images, features).
-    """
-    _, numbers, copies = torch.unique(responses, dim=1, return_inverse=True, return_counts=True)
-    if len(copies) == len(scores):
-        return scores
-    totals = torch.zeros(len(copies), dtype=scores.dtype).index_add_(0, numbers, scores)
-    return torch.where(copies[numbers] > 1, (totals / copies)[numbers], scores)
-
-
-def spearman(values: Tensor) -> Tensor:
-    """Return the rank correlations of the columns; equal values share their mean rank.
-
-    Args:
-        values: (images, features).
-
-    Returns:
-        (features, features) float64, undefined for constant columns.
-    """
-    # Twice the mean ranks are whole numbers, so the sums are exact: responses in the same order correlate with exactly
-    # 1, whatever the order of the images.
-    doubled = 2 * torch.from_numpy(scipy.stats.rankdata(values.double().numpy(), axis=0))
-    centred = doubled - (len(values) + 1)
-    products = centred.T @ centred
-    squares = products.diagonal().clamp(min=1)
-    return (products / (squares[:, None] * squares).sqrt()).clamp(-1, 1)
 
 
 def propagate_scores(

@@ -29,7 +29,9 @@ class ScoreOptions:
     """Training images of each class, drawn with the seed. By default all images."""
 
     layers: LayerNames | None = None
-    """Names of modules. By default every convolution, and with `linear` every linear layer."""
+    """Names of modules. By default every convolution, and with `linear` every linear layer. A module that is no layer,
+    such as a residual block, is scored at its output, behind the sum; pruning then ranks the units that the sum ties
+    together by it, where none of their layers is named."""
 
     linear: bool = False
     """Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that need
