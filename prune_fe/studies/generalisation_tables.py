@@ -150,9 +150,9 @@ class SetComparison:
         note = (
             f"Spearman's ρ of the quantity and the test accuracy over the {len(self.networks)} networks, with the "
             f"interval over the classes: {len(self.classes)} classes are drawn with replacement, and both are means "
-            "over those drawn. The last columns count pairs of networks of different training: the quantity tells two "
-            "apart if the interval of their difference over the classes leaves out 0 (95 % for all pairs at once), in "
-            "the order of their test accuracies or against it."
+            "over those drawn. It does not say what networks of other seeds would do. The last columns count pairs of "
+            "networks of different training: the quantity tells two apart if the interval of their difference over the "
+            "classes leaves out 0 (95 % for all pairs at once), in the order of their test accuracies or against it."
         )
         forms = {"expected": "", "ρ": ".2f", "in the order": "", "against it": "", "not told apart": ""}
         return Table(f"Set {self.name}: what ranks the networks by test accuracy, {last!r}", forms, rows, note)

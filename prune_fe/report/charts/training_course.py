@@ -33,15 +33,22 @@ def training_course(points: pd.DataFrame, title: str) -> alt.VConcatChart:
     rows = [("loss", "accuracy"), ("entropy", "rate")]
     charts = []
     for row in rows:
-        names = list(dict.fromkeys(points[points["panel"].isin(row)]["series"]))
+        names = list(dict.fromkeys(points[points["panel"].isin(row)].sort_values("panel", key=_order)["series"]))
         style = SeriesStyle("series", names, highlight=names[:1], columns=2)
-        charts.append(alt.hconcat(*(_panel(points[points["panel"] == panel], panel, style) for panel in row)))
+        last = int(points["epoch"].max())
+        charts.append(alt.hconcat(*(_panel(points[points["panel"] == panel], panel, style, last) for panel in row)))
     scales: dict[str, Any] = {"color": "independent", "shape": "independent"}
     return alt.vconcat(*charts).resolve_scale(**scales).properties(title=heading(title))
 
 
-def _panel(points: pd.DataFrame, panel: str, style: SeriesStyle) -> alt.LayerChart:
-    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False))
+def _order(panels: pd.Series[str]) -> pd.Series[int]:
+    """Return the place of each panel; the series of the first panel come first in the legend."""
+    return panels.map(list(PANELS).index)
+
+
+def _panel(points: pd.DataFrame, panel: str, style: SeriesStyle, last: int) -> alt.LayerChart:
+    axis = alt.Axis(format="d", values=list(range(0, last + 1, max(1, round(last / 10)))))
+    x = alt.X("epoch:Q", title="epoch", axis=axis, scale=alt.Scale(nice=False, domain=[0, max(last, 1)]))
     y: dict[str, Any] = {"title": PANELS[panel], "scale": alt.Scale(zero=panel == "loss")}
     if panel == "accuracy":
         y["axis"] = alt.Axis(format="~%")
