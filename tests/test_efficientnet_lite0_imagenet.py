@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from prune_fe.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from prune_fe.data.transforms import Normalise
 from prune_fe.models.build import build
 from prune_fe.models.checkpoints import load_weights
 

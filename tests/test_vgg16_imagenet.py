@@ -11,7 +11,8 @@ import pytest
 import torch
 import torchvision
 
-from prune_fe.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from prune_fe.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from prune_fe.data.transforms import Normalise
 from prune_fe.models.checkpoints import load_weights
 
 FILE = Path(__file__).parents[1] / "scripts" / "vgg16_imagenet.py"

@@ -121,7 +121,7 @@ def _extract(archive: Path, folder: Path) -> None:
         if total > bound:
             raise DataError(f"{archive}: unpacks to more than {bound >> 20} MiB, refused")
 
-    with open_regular_file(archive) as file, _HeaderReader(archive, file) as stream:
+    with open_regular_file(archive) as file, HeaderReader(archive, file) as stream:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while member := stream.read_header(tar):
                 if member.size < 0:
@@ -139,7 +139,7 @@ def _extract(archive: Path, folder: Path) -> None:
             count_bytes(len(chunk))
 
 
-class _HeaderReader(io.BufferedIOBase):
+class HeaderReader(io.BufferedIOBase):
     """The content of an archive, unpacked by gzip if it is packed; headers beyond reason are refused, not read.
 
     Long names and pax headers are members of any size, which tarfile reads into memory as a whole.
@@ -147,12 +147,15 @@ class _HeaderReader(io.BufferedIOBase):
     Args:
         archive: The path, for error messages.
         file: The opened file.
+
+    Attributes:
+        is_packed: Whether gzip has packed it.
     """
 
     def __init__(self, archive: Path, file: BinaryIO) -> None:
-        is_packed = file.read(2) == b"\x1f\x8b"
+        self.is_packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        self._archive, self._stream = archive, gzip.GzipFile(fileobj=file) if is_packed else file
+        self._archive, self._stream = archive, gzip.GzipFile(fileobj=file) if self.is_packed else file
         # What a header may still have; tarfile reads the first one as it opens the archive.
         self._left: int | None = MAX_HEADER_BYTES
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prune_fe.data.labels import class_names, image_labels, image_names
-from prune_fe.data.transforms import Normalise, ResizeToPixels
+from prune_fe.data.stored_images import StoredImages
+from prune_fe.data.texts import PackedTexts
+from prune_fe.data.transforms import Normalise, ToPixels
 
 DECODED_TOGETHER = 256
 """Images that are given to the threads at once."""
@@ -74,7 +76,7 @@ class InMemory(Dataset[Any]):
         names: Sequence[str] = (),
     ) -> None:
         self.pixels, self.targets, self.classes = pixels, list(targets), tuple(classes)
-        self.normalise, self.names = normalise, tuple(names)
+        self.normalise, self.names = normalise, names if isinstance(names, PackedTexts) else tuple(names)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -96,17 +98,16 @@ class InMemory(Dataset[Any]):
 
 
 class DecodedWhenDrawn(InMemory):
-    """Images of files, of which those that are drawn are decoded once and kept in memory as uint8.
+    """Stored images, of which those that are drawn are decoded once and kept in memory as uint8.
 
     Args:
-        images: A torchvision `ImageFolder`.
-        to_pixels: Transform from an image of `images.loader` to uint8 (3, size, size).
+        images: The images.
+        to_pixels: Transform from what `images.load` returns to uint8 (3, size, size).
         normalise: Transform from an image in uint8 to the network's input.
     """
 
-    def __init__(self, images: Any, to_pixels: ResizeToPixels, normalise: Normalise) -> None:
-        names = image_names(images, range(len(images.targets)))
-        super().__init__(torch.empty(0, dtype=torch.uint8), images.targets, images.classes, normalise, names)
+    def __init__(self, images: StoredImages, to_pixels: ToPixels, normalise: Normalise) -> None:
+        super().__init__(torch.empty(0, dtype=torch.uint8), images.targets, images.classes, normalise, images.names)
         self.images, self.to_pixels = images, to_pixels
         self.rows: dict[int, int] = {}
         """Index of an image -> its row in `pixels`, for the images that are decoded."""
@@ -142,7 +143,7 @@ class DecodedWhenDrawn(InMemory):
 
     def _decode_one(self, index: int) -> Tensor:
         """Return the pixels of an image from its file."""
-        return self.to_pixels(self.images.loader(self.images.samples[index][0]))
+        return self.to_pixels(self.images.load(index))
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels = self.pixels[self.rows[index]] if index in self.rows else self._decode_one(index)

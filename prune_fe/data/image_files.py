@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
+import numpy as np
+import torch
+from torch import Tensor
 
+from prune_fe.data.stored_images import StoredImages
+from prune_fe.data.texts import PackedTexts
 from prune_fe.errors import DataError, InputError
 from prune_fe.io import nearest
 
@@ -22,52 +26,90 @@ Identity = tuple[int, int]
 """Device and inode, which are one file's or folder's however many names it has."""
 
 
-@dataclass
-class ImageFiles(Dataset[Any]):
+class ImageFiles(StoredImages):
     """The images of the folders root/<class>/*, of any depth, in torchvision's order.
 
-    Attributes:
+    Args:
         root: The folder of the class folders.
-        classes: The names of the classes, sorted.
-        samples: (path, label) of each image.
+        classes: The name of each class.
+        names: The path of each image, relative to `root`.
+        labels: The label of each image.
+        status: What the disk says of each image file.
         loader: Function that reads an image file.
         transform: Function from what `loader` returns to the network's input.
-        sizes: Size of each image file in bytes.
-        identities: Identity of each image file.
         left_out: Files that are not read, relative to `root`.
+
+    Attributes:
+        identities: Identity of each image file, (images, 2) int64.
+        times: When each image file was written, and when it was last changed, in ns, (images, 2) int64.
     """
 
-    root: Path
-    classes: tuple[str, ...]
-    samples: list[tuple[str, int]]
-    loader: Callable[[str], Any]
-    transform: Callable[[Any], Any]
-    sizes: list[int] = field(default_factory=list)
-    identities: list[Identity] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    per_image = (*StoredImages.per_image, "identities", "times")
+
+    def __init__(
+        self,
+        root: Path,
+        classes: Sequence[str],
+        names: PackedTexts,
+        labels: Sequence[int],
+        status: FileStatus,
+        loader: Callable[[str], Any],
+        transform: Callable[[Any], Any],
+        left_out: Sequence[str] = (),
+    ) -> None:
+        sizes, devices, inodes, written, changed = status.tensors()
+        super().__init__(classes, torch.tensor(labels, dtype=torch.int64), names, sizes, transform)
+        self.root, self.loader, self.left_out = root, loader, list(left_out)
+        self.identities, self.times = torch.stack((devices, inodes), dim=1), torch.stack((written, changed), dim=1)
 
     @property
-    def targets(self) -> list[int]:
-        """The label of each image."""
-        return [label for _, label in self.samples]
+    def samples(self) -> list[tuple[str, int]]:
+        """(path, label) of each image, as torchvision's `ImageFolder` has them."""
+        return [(f"{self.root}/{name}", label) for name, label in zip(self.names, self.targets, strict=True)]
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    def load(self, index: int) -> Any:
+        """Return an image as `loader` reads it."""
+        return self.loader(self.where(index))
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        return self.transform(self.loader(path)), label
+    def read_bytes(self, index: int, count: int | None = None) -> bytes:
+        """Return the first `count` bytes of an image file; None is all of them."""
+        path = self.where(index)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return file.read(-1 if count is None else count)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
-    def without(self, indices: Iterable[int]) -> ImageFiles:
-        """Return the files but those with some indices."""
-        excluded = set(indices)
-        kept = [index for index in range(len(self)) if index not in excluded]
-        return replace(
-            self,
-            samples=[self.samples[index] for index in kept],
-            sizes=[self.sizes[index] for index in kept],
-            identities=[self.identities[index] for index in kept],
-        )
+    def where(self, index: int) -> str:
+        """Return the path of an image file."""
+        return f"{self.root}/{self.names[index]}"
+
+    def state(self) -> bytes:
+        """Return names, sizes, identities and times of the files, which change whenever a file does."""
+        tensors = (*self.names.tensors, self.sizes, self.identities, self.times)
+        return b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+
+
+class FileStatus:
+    """What the disk says of some files, in little memory.
+
+    Attributes:
+        columns: Size, device, inode, time of writing and time of the last change of each file, the times in ns.
+    """
+
+    def __init__(self) -> None:
+        self.columns = [array("q") for _ in range(5)]
+
+    def add(self, status: os.stat_result) -> None:
+        """Add what `os.stat` says of one more file."""
+        values = (status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        for column, value in zip(self.columns, values, strict=True):
+            # Devices and inodes may have 64 bits without a sign.
+            column.append((value + 2**63) % 2**64 - 2**63)
+
+    def tensors(self) -> list[Tensor]:
+        """Return the columns, (files,) int64 each."""
+        return [torch.tensor(column, dtype=torch.int64) for column in self.columns]
 
 
 def find_image_files(
@@ -91,27 +133,32 @@ def find_image_files(
         DataError: There is no class folder, a class folder or an image has a name that is not UTF-8, an image is no
             regular file, or a link leads to a folder above it.
     """
-    names = tuple(sorted(entry.name for entry in _entries(root) if entry.is_dir()))
-    if not names:
+    entries = _entries(root)
+    every = sorted(entry.name for entry in entries if entry.is_dir())
+    if not every:
         raise DataError(f"{root}: Couldn't find any class folder")
-    names = choose_classes(root, names, classes)
-    files = ImageFiles(root, names, [], loader, transform)
-    beside = [entry.name for entry in _entries(root) if not entry.is_dir() and _is_image(entry.name)]
-    files.left_out += sorted(_readable(root / name).name for name in beside)
-    above = {_identity(folder) for folder in (root, *root.resolve().parents)}
-    for label, name in enumerate(names):
-        # The order of torchvision's ImageFolder: folder by folder, each sorted by name.
-        listed = sorted(_walk(_readable(root / name), above), key=lambda file: (os.path.dirname(file[0]), file[0]))
-        for path, status in listed:
-            if not _is_image(path):
-                files.left_out.append(os.path.relpath(path, root))
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{path}: not a regular file")
-            files.samples.append((str(_readable(Path(path))), label))
-            files.sizes.append(status.st_size)
-            files.identities.append((status.st_dev, status.st_ino))
-    return files
+    chosen = choose_classes(root, every, classes)
+    beside = [entry.name for entry in entries if not entry.is_dir() and _is_image(entry.name)]
+    left_out, labels, status = sorted(_readable(name, root) for name in beside), array("q"), FileStatus()
+
+    def list_names() -> Iterator[str]:
+        above = {_identity(folder) for folder in (root, *root.resolve().parents)}
+        for label, name in enumerate(chosen):
+            # The order of torchvision's ImageFolder: folder by folder, each sorted by name.
+            folder = root / _readable(name, root)
+            for path, found in sorted(_walk(folder, above), key=lambda file: (os.path.dirname(file[0]), file[0])):
+                relative = path.removeprefix(f"{root}{os.sep}")
+                if not _is_image(path):
+                    left_out.append(relative)
+                    continue
+                if not stat.S_ISREG(found.st_mode):
+                    raise DataError(f"{path}: not a regular file")
+                labels.append(label)
+                status.add(found)
+                yield _readable(relative, root)
+
+    names = PackedTexts(list_names())
+    return ImageFiles(root, chosen, names, labels, status, loader, transform, left_out)
 
 
 def choose_classes(root: Path, names: Sequence[str], wanted: int | Sequence[str] | None) -> tuple[str, ...]:
@@ -146,12 +193,15 @@ def refuse_repeated_files(*parts: ImageFiles) -> None:
     Raises:
         DataError: A file is; the text names both paths.
     """
-    known: dict[Identity, str] = {}
-    for part in parts:
-        for (path, _), identity in zip(part.samples, part.identities, strict=True):
-            if identity in known:
-                raise DataError(f"{path} and {known[identity]} are the same file; keep one of them")
-            known[identity] = path
+    devices, inodes = torch.cat([part.identities for part in parts]).T.numpy()
+    # A stable sort puts equal files side by side, in the order of the parts.
+    order = np.lexsort((inodes, devices))
+    before, after = order[:-1], order[1:]
+    equal = ((inodes[before] == inodes[after]) & (devices[before] == devices[after])).nonzero()[0]
+    if len(equal):
+        first = equal[after[equal].argmin()]
+        paths = [part.where(index) for part in parts for index in range(len(part))]
+        raise DataError(f"{paths[after[first]]} and {paths[before[first]]} are the same file; keep one of them")
 
 
 def describe_left_out(names: Sequence[str]) -> str:
@@ -211,10 +261,10 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def _readable(path: Path) -> Path:
-    """Return a path, which must be UTF-8 as it becomes part of results."""
+def _readable(name: str, folder: Path) -> str:
+    """Return the name of a file in a folder, which must be UTF-8 as it becomes part of results."""
     try:
-        str(path).encode()
+        name.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{str(path)!a}: its name is not UTF-8; rename it") from None
-    return path
+        raise DataError(f"{f'{folder}/{name}'!a}: its name is not UTF-8; rename it") from None
+    return name

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, Subset
 
+from prune_fe.data.texts import PackedTexts
 from prune_fe.errors import DataError
 
 
@@ -22,6 +23,8 @@ def image_labels(data: Dataset[Any]) -> list[int]:
         labels = image_labels(data.dataset)
         return [labels[index] for index in data.indices]
     every: Iterable[Any] = data.targets if hasattr(data, "targets") else (data[i][1] for i in range(len(data)))  # type: ignore[arg-type]
+    if type(every) is list and set(map(type, every)) == {int} and -(2**63) < min(every) <= max(every) < 2**63:
+        return every  # at once, for there may be a million
     return [_whole_number(label, index) for index, label in enumerate(every)]
 
 
@@ -54,7 +57,10 @@ def image_names(data: Dataset[Any], indices: Sequence[int]) -> list[str]:
     """
     if isinstance(data, Subset):
         return image_names(data.dataset, [data.indices[index] for index in indices])
-    if names := getattr(data, "names", ()):
+    names: Sequence[str] = getattr(data, "names", ())
+    if isinstance(names, PackedTexts) and names:
+        return names.take(indices)
+    if names:
         return [names[index] for index in indices]
     if hasattr(data, "samples") and hasattr(data, "root"):
         return [Path(data.samples[index][0]).relative_to(data.root).as_posix() for index in indices]

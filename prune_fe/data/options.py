@@ -1,28 +1,39 @@
-"""The options that say which images are read."""
+"""The options that say which images are read, and how they become a network's input."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from prune_fe.data.registry import PATH_SOURCE, find_source
+from prune_fe.errors import InputError
 from prune_fe.options import (
     SINGLE_OR_SEVERAL,
     Count,
     Natural,
     NonNegative,
+    Positive,
     Several,
     Single,
     Size,
     options,
 )
 
+if TYPE_CHECKING:
+    from prune_fe.data.preprocessing import Preprocessing
+
 VALIDATION = 0.1
 """The share of the training images that is held out for validation unless the user says otherwise."""
 
 MEMORY_GIB = 4.0
 """Images that take at most this much memory are decoded once, unless the user says otherwise."""
+
+Transform = Literal["paper", "imagenet", "weights"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Channels = Annotated[tuple[StrictFloat, ...], Field(min_length=1)]
+Deviations = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 def _require_source(name: str) -> str:
@@ -36,13 +47,38 @@ class DataOptions:
     """Which images are read: the section `data` of a recipe."""
 
     source: Annotated[str, AfterValidator(_require_source)]
-    """Where the images come from: digits, folder or cifar10."""
+    """Where the images come from: digits, folder (also a tar file), parquet, webdataset, or a data set of torchvision:
+    imagenet, cifar10, cifar100, flowers102, food101, oxford-pets or dtd."""
 
     path: str | None = None
-    """The folder or file of the images; a source that is part of a package needs none."""
+    """The folder or file of the images; a source that is part of a package needs none. For parquet also
+    hf://OWNER/NAME, a data set on the Hugging Face hub."""
 
     size: Annotated[Size, Field(ge=4)]
-    """Height and width of the images, in pixels."""
+    """Height and width of the network's input, in pixels."""
+
+    transform: Transform = "paper"
+    """How an image gets this size. paper: it is resized to a square, without augmentation. imagenet: its short side is
+    resized and the centre cut out; training reads random crops, flipped at random. weights: what the network's
+    pretrained weights ask for; random crops with `augment`."""
+
+    resize: Size | None = None
+    """For transform imagenet and weights: pixels to which the short side is resized before the centre is cut out. By
+    default what the weights ask for, or size / 0.875 (256 for 224)."""
+
+    interpolation: Interpolation | None = None
+    """How images are resized; by default bilinear, or what the weights ask for."""
+
+    mean: Channels | None = None
+    """Mean of each channel that is subtracted, for pixel values from 0 to 1; by default the source's (ImageNet's for
+    photographs), or what the weights ask for."""
+
+    std: Deviations | None = None
+    """Standard deviation of each channel that is divided by; the default is as for `mean`."""
+
+    decoder: Literal["pil", "torchvision"] = "pil"
+    """What decodes and resizes images. torchvision is about twice as fast, with pixels that differ by up to 2 of
+    255."""
 
     validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = VALIDATION
     """Share of the training images that is held out for validation, of each class."""
@@ -65,14 +101,59 @@ class DataOptions:
 
     skip_bad: Natural = 0
     """Leave out at most this many image files that cannot be read, and list them in the results; with more the run
-    stops. All images are decoded once more to find them. Only for folders of images."""
+    stops. All images are decoded once more to find them. Not for digits and CIFAR."""
+
+    splits: tuple[str, str] | None = None
+    """For parquet and webdataset: names of the parts with the training and the test images. By default train, and the
+    first of val, validation, valid and test that has labels."""
+
+    columns: tuple[str, str] | None = None
+    """For parquet: names of the columns of images and labels. By default the only column of images, and label."""
 
     def __post_init__(self) -> None:
-        if not find_source(self.source).needs_path and self.path is not None:
+        source = find_source(self.source)
+        if not source.needs_path and self.path is not None:
             raise ValueError(
                 f"source {self.source} needs no path, but path is {self.path!r}; source: {PATH_SOURCE} reads a path"
             )
         if self.classes is not None and self.source != PATH_SOURCE:
             raise ValueError(f"classes: source {self.source} is read whole; source: {PATH_SOURCE} reads some classes")
-        if self.skip_bad and self.source != PATH_SOURCE:
+        if self.skip_bad and not source.is_stored:
             raise ValueError(f"skip_bad: source {self.source} reads no image files; source: {PATH_SOURCE} does")
+        if not source.is_stored and (self.transform != "paper" or self.decoder != "pil" or self.interpolation):
+            raise ValueError(
+                f"source {self.source} has images in memory, which are resized to a square; transform, interpolation "
+                "and decoder are for image files"
+            )
+        if self.resize is not None and self.transform == "paper":
+            raise ValueError("resize: transform paper resizes to size×size; transform: imagenet resizes the short side")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize: {self.resize} is less than size, {self.size}, which is cut out of it")
+        if self.decoder == "torchvision" and self.interpolation == "lanczos":
+            raise ValueError("interpolation: torchvision's decoder has no lanczos; decoder: pil has it")
+        for name, sources in {"splits": ("parquet", "webdataset"), "columns": ("parquet",)}.items():
+            if getattr(self, name) is not None and self.source not in sources:
+                raise ValueError(f"{name}: source {self.source} has none; it is for {' and '.join(sources)}")
+
+    def preprocessing(self, asked: Preprocessing | None, default: Preprocessing) -> Preprocessing:
+        """Return the steps from an image to a network's input.
+
+        Args:
+            asked: What the weights of the network ask for; None where that is not known.
+            default: Interpolation, mean and standard deviation of the source.
+
+        Raises:
+            InputError: `transform` is weights, and what they ask for is not known.
+        """
+        if self.transform == "weights":
+            if asked is None:
+                raise InputError(
+                    "data.transform: it is not known what the network's weights ask for; write paper or imagenet"
+                )
+            steps = asked.at_size(self.size)
+        elif self.transform == "imagenet":
+            steps = default.cropping(self.size, mean=default.mean, std=default.std)
+        else:
+            steps = default.at_size(self.size)
+        given = {name: getattr(self, name) for name in ("resize", "interpolation", "mean", "std")}
+        return dataclasses.replace(steps, **{name: value for name, value in given.items() if value is not None})

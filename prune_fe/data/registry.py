@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
+from prune_fe.options import Seed, validate_options, validate_value
 
 if TYPE_CHECKING:
+    from prune_fe.data.assemble import Reading
     from prune_fe.data.options import DataOptions
+    from prune_fe.data.preprocessing import Preprocessing
     from prune_fe.data.splits import Splits
 
 Progress = Callable[[int, int], None]
@@ -24,8 +27,8 @@ Progress = Callable[[int, int], None]
 class Loader(Protocol):
     """The function `load` of a data source's file."""
 
-    def __call__(self, options: DataOptions, *, seed: int, progress: Progress | None) -> Splits:
-        """Read the images that `options` describes, and hold out validation images that depend on `seed`."""
+    def __call__(self, options: DataOptions, *, reading: Reading) -> Splits:
+        """Read the images that `options` describes, and hold out validation images, as `reading` says."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,19 @@ class Source:
         module: The module that reads them; it has a function `load` like `Loader`.
         needs_path: Whether the images lie in a file or folder that the user names.
         default_size: Height and width of the images where the user gives none, in pixels.
+        is_stored: Whether its images are encoded files that are decoded as they are read, and not in memory.
+        mean: Mean of each channel that is subtracted, where the user gives none.
+        std: Standard deviation of each channel that is divided by.
+        takes_hub: Whether the path may be a data set on the Hugging Face hub.
     """
 
     module: str
     needs_path: bool = True
     default_size: int = 224
+    is_stored: bool = True
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    takes_hub: bool = False
 
     @property
     def load(self) -> Loader:
@@ -49,11 +60,30 @@ class Source:
         return loader
 
 
+TORCHVISION, CIFAR = "prune_fe.data.torchvision_sets", "prune_fe.data.cifar"
+
 SOURCES: Mapping[str, Source] = {
-    "digits": Source("prune_fe.data.digits", needs_path=False, default_size=32),
+    "digits": Source(
+        "prune_fe.data.digits", needs_path=False, default_size=32, is_stored=False, mean=(0.5,), std=(0.5,)
+    ),
     "folder": Source("prune_fe.data.image_folder"),
-    "cifar10": Source("prune_fe.data.cifar", default_size=32),
+    "parquet": Source("prune_fe.data.parquet", takes_hub=True),
+    "webdataset": Source("prune_fe.data.webdataset"),
+    "imagenet": Source("prune_fe.data.imagenet"),
+    "cifar10": Source(
+        CIFAR, default_size=32, is_stored=False, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    ),
+    "cifar100": Source(
+        CIFAR, default_size=32, is_stored=False, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    ),
+    "flowers102": Source(TORCHVISION),
+    "food101": Source(TORCHVISION),
+    "oxford-pets": Source(TORCHVISION),
+    "dtd": Source(TORCHVISION),
 }
+
+HUB = "hf://"
+"""How the path of a data set on the Hugging Face hub begins."""
 
 PATH_SOURCE = "folder"
 """The source of a path for which the user names no source."""
@@ -70,22 +100,56 @@ def find_source(name: str) -> Source:
     return SOURCES[name]
 
 
-def load_data(options: DataOptions, *, seed: int, progress: Progress | None = None) -> Splits:
+def load_data(
+    options: DataOptions | Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    asked: Preprocessing | None = None,
+    **settings: Any,
+) -> Splits:
     """Read the images of a data source.
 
     Args:
         options: Which source, where it lies, and the size of the images.
         seed: Decides which training images are held out for validation.
         progress: Called with (images read, all images); only sources that decode images call it.
+        asked: What the weights of the network ask for, for `transform="weights"`; see
+            `prune_fe.models.preprocessing.weights_preprocessing`.
+        settings: Single options instead of those of `options`, such as `source="folder"`; see `DataOptions`.
 
     Raises:
-        InputError: The source is unknown or needs a path.
+        InputError: The source is unknown or needs a path, or an option is wrong.
         DataError: Images are missing or unreadable.
     """
-    source = find_source(options.source)
-    if source.needs_path and options.path is None:
-        raise InputError(f"data.path is missing, and source {options.source} reads images from there: pass --data PATH")
-    return source.load(options, seed=seed, progress=progress)
+    from prune_fe.data.assemble import Reading
+    from prune_fe.data.options import DataOptions
+    from prune_fe.data.preprocessing import Preprocessing
+
+    chosen = validate_options(DataOptions, options, "data", **settings)
+    source = find_source(chosen.source)
+    if source.needs_path and chosen.path is None:
+        raise InputError(f"data.path is missing, and source {chosen.source} reads images from there: pass --data PATH")
+    if is_on_hub(chosen.path) and not source.takes_hub:
+        raise InputError(f"data.path: {chosen.path} is on the Hugging Face hub, which source parquet reads")
+    default = Preprocessing(chosen.size, mean=source.mean, std=source.std)
+    steps = chosen.preprocessing(asked, default)
+    steps.require_channels(len(source.mean), chosen.source)
+    reading = Reading(
+        steps=steps,
+        crops_in_training=chosen.transform == "imagenet",
+        validation=chosen.validation,
+        seed=validate_value(Seed, seed, "seed"),
+        memory_gib=chosen.memory_gib,
+        images_per_class=chosen.images_per_class,
+        progress=progress,
+    )
+    return source.load(chosen, reading=reading)
+
+
+def is_on_hub(path: str | None) -> bool:
+    """Return whether a path is that of a data set on the Hugging Face hub."""
+    return path is not None and path.startswith(HUB)
 
 
 def parse_data(data: str, source: str | None = None) -> tuple[str, str | None]:

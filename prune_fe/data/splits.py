@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 from prune_fe.data.datasets import DecodedWhenDrawn
 from prune_fe.data.equal_images import separate_equal_images
 from prune_fe.data.labels import image_labels
+from prune_fe.data.preprocessing import Preprocessing
 from prune_fe.errors import DataError
 from prune_fe.options import Count, Seed, Share, validate_value
 
@@ -33,6 +34,8 @@ class Splits:
         images_per_class: The training and validation images were drawn from more, at most this many of each class;
             None means that all are used.
         skipped: Names of the images that could not be read and were left out.
+        steps: How an image becomes the network's input; None means that it is resized to size×size.
+        stored_sizes: (width, height) of some of the images as they are stored, in pixels.
     """
 
     train: Dataset[Any]
@@ -44,12 +47,14 @@ class Splits:
     normalised: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
     images_per_class: int | None = None
     skipped: tuple[str, ...] = ()
+    steps: Preprocessing | None = None
+    stored_sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def about(self) -> dict[str, Any]:
         """Classes, size and preprocessing of the images, which are saved with a network that was trained on them."""
         mean, std = self.normalised
-        steps = {"resize": [self.size, self.size], "antialias": True, "scale": 1 / 255, "mean": mean, "std": std}
+        steps = (self.steps or Preprocessing(self.size, mean=mean, std=std)).about
         limit = {} if self.images_per_class is None else {"images_per_class": self.images_per_class}
         skipped = {"skipped_images": self.skipped} if self.skipped else {}
         about = {"classes": self.classes, "size": self.size, "channels": self.channels, "preprocessing": steps}

@@ -36,7 +36,7 @@ def test_images_can_be_left_out_by_index(tmp_path):
     files = find_image_files(photos(tmp_path) / "train", str, str)
     fewer = files.without([1, 6])
     assert fewer.samples == [files.samples[index] for index in (0, 2, 3, 4, 5, 7)]
-    assert len(fewer.sizes) == len(fewer.identities) == 6
+    assert (len(fewer), len(fewer.names), len(fewer.sizes), len(fewer.identities), len(fewer.times)) == (6,) * 5
 
 
 @pytest.mark.parametrize(
