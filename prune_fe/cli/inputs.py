@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune_fe.data.registry import SOURCES
+from prune_fe.data.registry import SOURCES, is_on_hub
 from prune_fe.errors import DataError, EnvironmentFault, InputError
 from prune_fe.io import claimed, nearest
 from prune_fe.scorers import SCORERS
@@ -76,6 +76,6 @@ def new_output(output: Path) -> Iterator[None]:
 
 def require_data(data: str | None) -> None:
     """Raise DataError if `data` is a path and nothing is there."""
-    needs_no_path = data is None or (data in SOURCES and not SOURCES[data].needs_path)
+    needs_no_path = data is None or (data in SOURCES and not SOURCES[data].needs_path) or is_on_hub(data)
     if not needs_no_path and not Path(str(data)).exists():
         raise DataError(f"{data}: no such folder or tar file")

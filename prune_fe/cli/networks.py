@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_fe.cli.images import choose_images, describe_images
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
 from prune_fe.errors import CheckpointError, DataError, InputError
@@ -16,6 +17,7 @@ from prune_fe.io import shorten
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prune_fe.data.options import DataOptions
     from prune_fe.data.splits import Splits
     from prune_fe.models.checkpoints import Checkpoint
 
@@ -36,12 +38,20 @@ class Loaded:
         example: One image (1, channels, height, width) that the network runs on; zeros without --data.
         notes: Notes that were saved with a saved model, such as its classes; for a model built by name, the classes
             that its checkpoint names, otherwise nothing.
+        images: The section `data` of a recipe that reads the same images; None without --data.
     """
 
     network: nn.Module
     splits: Splits | None
     example: Tensor
     notes: dict[str, Any]
+    images: DataOptions | None = None
+
+    @property
+    def transform(self) -> dict[str, Any]:
+        """The entry `transform` of what scores depend on; empty where images are resized to a square, as always once."""
+        steps = None if self.splits is None else self.splits.steps
+        return {} if steps is None or not steps.keeps_shape else {"transform": steps.about}
 
 
 def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, new_classifier: bool = False) -> Loaded:
@@ -62,6 +72,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     """
     from prune_fe.experiment.device import prepare_device, to_device
     from prune_fe.models.classifier import describe_renewed
+    from prune_fe.models.preprocessing import known_preprocessing
 
     chosen, saved = prepare_device(device, None), is_saved(model.model)
     if saved and model.num_classes is not None:
@@ -74,7 +85,13 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     renewed: list[str] = []
     network = _load_saved(model.model) if saved else None  # A damaged one is reported before images are read.
     checkpoint = _read_checkpoint(model, network)
-    splits = _read_images(model, data, notes, seed)
+    known = known_preprocessing(model.model, pretrained=model.pretrained)
+    images = choose_images(model, data, notes, known)
+    splits = None if images is None else _read_images(images, seed)
+    if splits is not None:
+        describe_images(splits, model, notes, known)
+    elif known is not None and not saved:
+        notes["preprocessing"] = known.at_size(model.size or DEFAULT_SIZE).about
     if network is None:
         network, renewed = _build(model, splits, seed, checkpoint)
     elif model.pretrained:
@@ -96,7 +113,7 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     require_forward(network, example.to(chosen), model.model)
     if saved and splits is not None:
         _compare_classes(model, data, notes, splits, new_classifier)
-    return Loaded(network, splits, example, notes)
+    return Loaded(network, splits, example, notes, images)
 
 
 def is_saved(model: str) -> bool:
@@ -229,23 +246,10 @@ def _load_saved(folder: str) -> nn.Module:
     return load_saved(folder)
 
 
-def _read_images(model: ModelFlags, data: RequiredDataFlags, notes: dict[str, Any], seed: int) -> Splits | None:
-    if data.data is None:
-        return None
-    from prune_fe.data.options import DataOptions
-    from prune_fe.data.registry import find_source, load_data, parse_data
-    from prune_fe.options import validate_options
+def _read_images(images: DataOptions, seed: int) -> Splits:
+    from prune_fe.data.registry import load_data
 
-    source, path = parse_data(data.data, data.source)
-    size = model.size or int(notes.get("size", find_source(source).default_size))
-    given = {"source": source, "path": path, "size": size}
-    limits = {
-        "validation": data.validation,
-        "images_per_class": data.images_per_class,
-        "skip_bad": data.skip_bad,
-    }
-    options = validate_options(DataOptions, given, "--data", **limits)
-    return load_data(options, seed=seed, progress=reporter.progress("reading images"))
+    return load_data(images, seed=seed, progress=reporter.progress("reading images"))
 
 
 def _build(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from prune_fe.data.options import VALIDATION
+from prune_fe.data.options import MEMORY_GIB, VALIDATION, Interpolation, Transform
 from prune_fe.experiment.options import ExecutorOptions
 
-DATA_HELP = 'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, or "digits".'
+DATA_HELP = (
+    'A folder with train/CLASS/* and val/CLASS/*, a tar file of one, "digits", or what --source reads, such as parquet '
+    "files or WebDataset shards."
+)
+
+SPLITS_HELP = (
+    "Names of the parts of parquet files or shards with the training and the test images; default: train, and the "
+    "first of val, validation, valid and test with labels."
+)
 
 
 def _check_device(_: Any, value: str | None) -> None:
@@ -105,7 +113,9 @@ class RequiredDataFlags:
     data: DataPath
 
     source: str | None = None
-    """Format of --data: folder (also a tar file), digits or cifar10; default: folder, or digits for "digits"."""
+    """Format of --data: folder (also a tar file), parquet (also hf://OWNER/NAME), webdataset, or a data set of
+    torchvision: imagenet, cifar10, cifar100, flowers102, food101, oxford-pets or dtd; default: folder, or parquet for
+    hf://, or digits for "digits"."""
 
     validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = VALIDATION
     """Share of the training images of each class that is held out from training."""
@@ -115,6 +125,40 @@ class RequiredDataFlags:
 
     skip_bad: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))] = 0
     """Leave out at most this many image files that cannot be read, and name them; with more the command stops."""
+
+    transform: Transform | None = None
+    """How an image gets its size. paper: resized to a square. crop: short side resized, centre cut out. imagenet: the
+    same, and training reads random crops, flipped at random. weights: paper or crop, as the saved model or the
+    pretrained weights ask for. Default: weights where that is known, otherwise paper."""
+
+    resize: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=2**13))] = None
+    """Pixels to which the short side is resized; default: what the weights ask for, or the size divided by 0.875. It
+    means --transform crop where none is given."""
+
+    crop: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=2**13))] = None
+    """Height and width of the centre that is cut out, another name of --size. It means --transform crop where none is
+    given."""
+
+    interpolation: Interpolation | None = None
+    """How images are resized; default: what the weights ask for, or bilinear."""
+
+    mean: Annotated[tuple[float, ...] | None, Several] = None
+    """Mean of each channel that is subtracted, for pixel values from 0 to 1; default: what the weights ask for, or the
+    data's, which is ImageNet's for photographs."""
+
+    std: Annotated[tuple[float, ...] | None, Several] = None
+    """Standard deviation of each channel that is divided by; default: as --mean."""
+
+    decoder: Literal["pil", "torchvision"] = "pil"
+    """torchvision decodes and resizes images about twice as fast, to pixels that differ by up to 2 of 255."""
+
+    memory_gib: Annotated[float, Parameter(validator=validators.Number(gte=0))] = MEMORY_GIB
+    """Images that take at most so much memory are decoded once, others each time they are read."""
+
+    splits: Annotated[tuple[str, str] | None, Parameter(help=SPLITS_HELP)] = None
+
+    columns: tuple[str, str] | None = None
+    """Names of the columns of images and labels of --source parquet."""
 
 
 @Parameter(name="*")

@@ -115,9 +115,9 @@ def score(
         "images": images,
         "seed": seed,
         "layers": layers,
-    }
+    } | loaded.transform
     # Folders of earlier versions have no such entries.
-    request |= {key: value for key, value in {"linear": linear, "linear_scorer": linear_scorer}.items() if value}
+    request |= {key: value for key, value in (("linear", linear), ("linear_scorer", linear_scorer)) if value}
 
     def score_into(folder: Path) -> dict[str, Scores]:
         for name in scorers:

@@ -30,7 +30,7 @@ VALIDATION = 0.1
 MEMORY_GIB = 4.0
 """Images that take at most this much memory are decoded once, unless the user says otherwise."""
 
-Transform = Literal["paper", "imagenet", "weights"]
+Transform = Literal["paper", "imagenet", "crop", "weights"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Channels = Annotated[tuple[StrictFloat, ...], Field(min_length=1)]
 Deviations = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -58,20 +58,20 @@ class DataOptions:
     """Height and width of the network's input, in pixels."""
 
     transform: Transform = "paper"
-    """How an image gets this size. paper: it is resized to a square, without augmentation. imagenet: its short side is
-    resized and the centre cut out; training reads random crops, flipped at random. weights: what the network's
-    pretrained weights ask for; random crops with `augment`."""
+    """How an image gets this size. paper: it is resized to a square. crop: its short side is resized and the centre cut
+    out. imagenet: the same, and training reads random crops, flipped at random; with crop it does so with `augment`.
+    weights: paper or crop, as the network's pretrained weights ask for."""
 
     resize: Size | None = None
-    """For transform imagenet and weights: pixels to which the short side is resized before the centre is cut out. By
-    default what the weights ask for, or size / 0.875 (256 for 224)."""
+    """For transform imagenet and crop: pixels to which the short side is resized before the centre is cut out; by
+    default size / 0.875 (256 for 224). The options from here to `std` take precedence over what weights ask for."""
 
     interpolation: Interpolation | None = None
-    """How images are resized; by default bilinear, or what the weights ask for."""
+    """How images are resized; by default bilinear."""
 
     mean: Channels | None = None
-    """Mean of each channel that is subtracted, for pixel values from 0 to 1; by default the source's (ImageNet's for
-    photographs), or what the weights ask for."""
+    """Mean of each channel that is subtracted, for pixel values from 0 to 1; by default the source's, which are
+    ImageNet's for photographs."""
 
     std: Deviations | None = None
     """Standard deviation of each channel that is divided by; the default is as for `mean`."""
@@ -120,13 +120,15 @@ class DataOptions:
             raise ValueError(f"classes: source {self.source} is read whole; source: {PATH_SOURCE} reads some classes")
         if self.skip_bad and not source.is_stored:
             raise ValueError(f"skip_bad: source {self.source} reads no image files; source: {PATH_SOURCE} does")
-        if not source.is_stored and (self.transform != "paper" or self.decoder != "pil" or self.interpolation):
+        if not source.is_stored and (
+            self.transform != "paper" or self.decoder != "pil" or self.interpolation not in (None, "bilinear")
+        ):
             raise ValueError(
                 f"source {self.source} has images in memory, which are resized to a square; transform, interpolation "
                 "and decoder are for image files"
             )
         if self.resize is not None and self.transform == "paper":
-            raise ValueError("resize: transform paper resizes to size×size; transform: imagenet resizes the short side")
+            raise ValueError("resize: transform paper resizes to size×size; transform: crop resizes the short side")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize: {self.resize} is less than size, {self.size}, which is cut out of it")
         if self.decoder == "torchvision" and self.interpolation == "lanczos":
@@ -135,25 +137,39 @@ class DataOptions:
             if getattr(self, name) is not None and self.source not in sources:
                 raise ValueError(f"{name}: source {self.source} has none; it is for {' and '.join(sources)}")
 
-    def preprocessing(self, asked: Preprocessing | None, default: Preprocessing) -> Preprocessing:
-        """Return the steps from an image to a network's input.
+    def with_weights(self, asked: Preprocessing | None) -> DataOptions:
+        """Return the options with what the network's weights ask for in the place of `transform: weights`.
 
         Args:
-            asked: What the weights of the network ask for; None where that is not known.
-            default: Interpolation, mean and standard deviation of the source.
+            asked: What they ask for; None where that is not known.
 
         Raises:
             InputError: `transform` is weights, and what they ask for is not known.
         """
+        if self.transform != "weights":
+            return self
+        if asked is None:
+            raise InputError(
+                "data.transform: it is not known what the network's weights ask for; write paper, crop or imagenet"
+            )
+        steps = asked.at_size(self.size)
+        found = {"resize": steps.resize, "interpolation": steps.interpolation, "mean": steps.mean, "std": steps.std}
+        given = {name: value for name in found if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, transform="crop" if steps.keeps_shape else "paper", **found | given)
+
+    def preprocessing(self, default: Preprocessing) -> Preprocessing:
+        """Return the steps from an image to a network's input.
+
+        Args:
+            default: The source's size, mean and standard deviation.
+
+        Raises:
+            InputError: `transform` is weights, which only a network says.
+        """
         if self.transform == "weights":
-            if asked is None:
-                raise InputError(
-                    "data.transform: it is not known what the network's weights ask for; write paper or imagenet"
-                )
-            steps = asked.at_size(self.size)
-        elif self.transform == "imagenet":
-            steps = default.cropping(self.size, mean=default.mean, std=default.std)
-        else:
-            steps = default.at_size(self.size)
+            raise InputError("data.transform: weights is for a network; write paper, crop or imagenet")
+        steps = (
+            default if self.transform == "paper" else default.cropping(self.size, mean=default.mean, std=default.std)
+        )
         given = {name: getattr(self, name) for name in ("resize", "interpolation", "mean", "std")}
         return dataclasses.replace(steps, **{name: value for name, value in given.items() if value is not None})

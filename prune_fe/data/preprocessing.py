@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, get_args
 
@@ -23,7 +23,6 @@ class Preprocessing:
         size: Height and width of the network's input, in pixels.
         resize: Without it, the image is resized to size×size, whatever its shape. Otherwise its short side is resized
             to so many pixels, and the centre of size×size is cut out.
-        squash: With `resize`: both sides are resized to it, so that the shape is not kept.
         interpolation: How an image is resized; always with antialiasing.
         mean: Mean of each channel that is subtracted, for pixel values from 0 to 1.
         std: Standard deviation of each channel that is divided by.
@@ -31,7 +30,6 @@ class Preprocessing:
 
     size: int
     resize: int | None = None
-    squash: bool = False
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -55,8 +53,6 @@ class Preprocessing:
         """Return the steps in words, for messages."""
         if self.resize is None:
             steps = f"resized to {self.size}×{self.size}"
-        elif self.squash:
-            steps = f"resized to {self.resize}×{self.resize}, centre {self.size}×{self.size} cut out"
         else:
             steps = f"short side resized to {self.resize}, centre {self.size}×{self.size} cut out"
         return steps if self.interpolation == "bilinear" else f"{steps} ({self.interpolation})"
@@ -67,8 +63,7 @@ class Preprocessing:
         if self.resize is None:
             steps: dict[str, Any] = {"resize": [self.size, self.size]}
         else:
-            resize = [self.resize, self.resize] if self.squash else self.resize
-            steps = {"resize": resize, "crop": [self.size, self.size]}
+            steps = {"resize": self.resize, "crop": [self.size, self.size]}
         if self.interpolation != "bilinear":
             steps["interpolation"] = self.interpolation
         return steps | {"antialias": True, "scale": 1 / 255, "mean": self.mean, "std": self.std}
@@ -82,13 +77,12 @@ class Preprocessing:
         try:
             resize, crop = steps["resize"], steps.get("crop")
             size = (resize if crop is None else crop)[0]
-            squash = crop is not None and not isinstance(resize, int)
-            short = None if crop is None else (resize[0] if squash else resize)
             mean, std = (tuple(map(float, steps[key])) for key in ("mean", "std"))
             interpolation = steps.get("interpolation", "bilinear")
-            if interpolation not in get_args(Interpolation) or not isinstance(size, int):
-                return None
-            return cls(size, short, squash, interpolation, mean, std)
+            known = interpolation in get_args(Interpolation) and all(
+                type(n) is int for n in (size, resize if crop else 1)
+            )
+            return cls(size, resize if crop else None, interpolation, mean, std) if known else None
         except (KeyError, TypeError, ValueError, IndexError):
             return None
 
@@ -99,8 +93,21 @@ class Preprocessing:
                 raise InputError(f"{name}: {len(values)} numbers, images of {source} have {channels} channels")
 
 
-def resize_words(sizes: Sequence[tuple[int, int]]) -> str:
-    """Return the sizes (width, height) of some images in words: "64×64", or "200×150 to 640×480"."""
-    by_area = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
-    first, last = ("×".join(map(str, size)) for size in (by_area[0], by_area[-1]))
-    return first if first == last else f"{first} to {last}"
+def describe_sizes(stored: tuple[tuple[int, int], ...], steps: Preprocessing) -> str:
+    """Return how large some images are and what is made of them: "64×64 pixels, enlarged 3.5 times: …".
+
+    Args:
+        stored: Width and height of the images as they are stored.
+        steps: What is made of them.
+    """
+    sizes = sorted(stored, key=lambda size: (size[0] * size[1], size))
+    first, last = ("×".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+    words = first if first == last else f"{first} to {last}"
+    shorter = sorted(min(size) for size in stored)[len(stored) // 2]
+    factor = (steps.resize or steps.size) / shorter
+    if abs(factor - 1) < 0.01:
+        change = "not resized" if first == last and sizes[0][0] == sizes[0][1] == steps.size else ""
+    else:
+        change = f"enlarged {factor:.3g} times" if factor > 1 else f"reduced {1 / factor:.3g} times"
+    change = ", ".join(part for part in (change, "" if change == "not resized" else steps.describe()) if part)
+    return f"{words} pixels, {change}"

@@ -17,7 +17,6 @@ from prune_fe.options import Seed, validate_options, validate_value
 if TYPE_CHECKING:
     from prune_fe.data.assemble import Reading
     from prune_fe.data.options import DataOptions
-    from prune_fe.data.preprocessing import Preprocessing
     from prune_fe.data.splits import Splits
 
 Progress = Callable[[int, int], None]
@@ -105,7 +104,6 @@ def load_data(
     *,
     seed: int = 0,
     progress: Progress | None = None,
-    asked: Preprocessing | None = None,
     **settings: Any,
 ) -> Splits:
     """Read the images of a data source.
@@ -114,8 +112,6 @@ def load_data(
         options: Which source, where it lies, and the size of the images.
         seed: Decides which training images are held out for validation.
         progress: Called with (images read, all images); only sources that decode images call it.
-        asked: What the weights of the network ask for, for `transform="weights"`; see
-            `prune_fe.models.preprocessing.weights_preprocessing`.
         settings: Single options instead of those of `options`, such as `source="folder"`; see `DataOptions`.
 
     Raises:
@@ -133,7 +129,7 @@ def load_data(
     if is_on_hub(chosen.path) and not source.takes_hub:
         raise InputError(f"data.path: {chosen.path} is on the Hugging Face hub, which source parquet reads")
     default = Preprocessing(chosen.size, mean=source.mean, std=source.std)
-    steps = chosen.preprocessing(asked, default)
+    steps = chosen.preprocessing(default)
     steps.require_channels(len(source.mean), chosen.source)
     reading = Reading(
         steps=steps,
@@ -170,6 +166,8 @@ def parse_data(data: str, source: str | None = None) -> tuple[str, str | None]:
     ('cifar10', 'photos')
     """
     needs_no_path = data in SOURCES and not SOURCES[data].needs_path
+    if source is None and is_on_hub(data):
+        return "parquet", data
     if source is None:
         return (data, None) if needs_no_path else (PATH_SOURCE, data)
     if find_source(source).needs_path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 
 from prune_fe.data.batches import Batches, Images, check_reading, make_loader
 from prune_fe.data.labels import class_names, image_labels, image_names
@@ -31,41 +31,86 @@ def select_batches(
 ) -> Batches:
     """Return batches of the chosen images of a data set; ready batches are returned as they are.
 
-    Under torch.distributed each process gets an equal share of the chosen images.
+    Under torch.distributed each process gets an equal share of the chosen images. A DataLoader that reads a map-style
+    data set in its order stands for that data set, read in the DataLoader's batches by its processes.
 
     Args:
         data: A map-style data set of (image, label), or batches that can be read more than once.
-        classes: How many classes, drawn at random, or which; None means all of them. Data sets only.
-        samples: Images of each class, drawn at random; None means all of them. Data sets only.
+        classes: How many classes, drawn at random, or which; None means all of them. Not for other batches.
+        samples: Images of each class, drawn at random; None means all of them. Not for other batches.
         seed: Seed of the draws.
-        batch_size: Images a batch.
-        workers: Processes that read images.
+        batch_size: Images a batch of a data set.
+        workers: Processes that read images of a data set.
         skip: How many of this process's first images are left out.
 
     Raises:
         InputError: An argument is out of range or does not fit the data.
         DataError: There are too few images.
     """
-    if not isinstance(data, Dataset):
-        if isinstance(data, Iterator):
-            raise InputError("data is a generator and can be read only once: pass a data set, a DataLoader or a list")
-        if classes is not None or samples is not None:
-            raise InputError("classes= and samples= need a data set; a DataLoader or a list is used as it is")
-        if world_size() > 1:
-            raise InputError("several processes share a data set; a DataLoader or a list cannot be split")
+    data_set = data_set_of(data)
+    wants_some = classes is not None or samples is not None
+    if data_set is None:
+        _refuse_to_divide(data, wants_some=wants_some)
+        return data
+    if not (isinstance(data, Dataset) or wants_some or skip or world_size() > 1):
         return data
     check_reading(batch_size, workers)
-    indices = choose_images(data, classes, samples, seed)
+    indices = choose_images(data_set, classes, samples, seed)
     if not indices:
         raise DataError("no images: the data set is empty")
     if len(indices) < world_size():
         raise DataError(f"{len(indices)} images cannot be shared by {world_size()} processes")
     # Process r reads images r, r + world_size, …, so that evaluate() can restore the order of the data.
+    share = Subset(data_set, indices[rank() :: world_size()][skip:])
+    if isinstance(data, DataLoader):
+        return _with_data_set(data, share)
     return make_loader(
-        Subset(data, indices[rank() :: world_size()][skip:]),
+        share,
         batch_size,
         workers,
         # Without one, a DataLoader draws from torch's global random state, which is the caller's.
+        generator=torch.Generator(),
+    )
+
+
+def _refuse_to_divide(batches: Any, *, wants_some: bool) -> None:
+    """Raise InputError where some of the images of ready batches are wanted, or they can be read only once.
+
+    Args:
+        batches: The batches.
+        wants_some: Whether classes or a number of images are chosen.
+    """
+    if isinstance(batches, Iterator):
+        raise InputError("data is a generator and can be read only once: pass a data set, a DataLoader or a list")
+    other = "or a DataLoader that reads one in its order; other batches"
+    if wants_some:
+        raise InputError(f"classes= and samples= need a data set, {other} are used as they are")
+    if world_size() > 1:
+        raise InputError(f"several processes share a data set, {other} cannot be split")
+
+
+def data_set_of(data: Any) -> Dataset[Any] | None:
+    """Return the data set that images come from: `data` itself, or what a DataLoader reads in its order; else None."""
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, DataLoader) or isinstance(data.dataset, IterableDataset) or data.batch_size is None:
+        return None
+    # A DataLoader that was given a batch_sampler has None as its batch size.
+    return data.dataset if isinstance(data.sampler, SequentialSampler) and not data.drop_last else None
+
+
+def _with_data_set(loader: DataLoader[Any], data: Dataset[Any]) -> DataLoader[Any]:
+    """Return a DataLoader like another one, of other images."""
+    return DataLoader(
+        data,
+        loader.batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
         generator=torch.Generator(),
     )
 

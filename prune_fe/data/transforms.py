@@ -70,7 +70,7 @@ class ToPixels:
         from torchvision.transforms.v2 import functional
 
         steps = self.steps
-        resize = [steps.size] * 2 if steps.resize is None else [steps.resize] * (2 if steps.squash else 1)
+        resize = [steps.size] * 2 if steps.resize is None else [steps.resize]
         mode = interpolation_mode(steps.interpolation)
         image = functional.resize(image, resize, interpolation=mode, antialias=True)
         if steps.resize is not None:

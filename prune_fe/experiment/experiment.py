@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.labels import image_labels
+from prune_fe.data.options import DataOptions
+from prune_fe.data.preprocessing import Preprocessing, describe_sizes
 from prune_fe.data.registry import load_data
 from prune_fe.data.sampling import choose_images
 from prune_fe.data.splits import Splits, hold_out
@@ -33,6 +35,7 @@ from prune_fe.models.checkpoints import load_weights, read_checkpoint
 from prune_fe.models.classifier import describe_renewed
 from prune_fe.models.manifest import read_manifest
 from prune_fe.models.outputs import find_output_keys, match_classes
+from prune_fe.models.preprocessing import known_preprocessing
 from prune_fe.models.saved import load, save
 from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
@@ -257,11 +260,34 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
     def progress(done: int, total: int) -> None:
         begin_bar()(done, total)
 
-    splits = load_data(recipe.data, seed=seed, progress=progress)
+    splits = load_data(with_known_weights(recipe), seed=seed, progress=progress)
+    if splits.stored_sizes:
+        steps = splits.steps or Preprocessing(splits.size)
+        reporter.say(f"images: {describe_sizes(splits.stored_sizes, steps)}")
     if splits.skipped:
         folder.log("skipped_images", images=list(splits.skipped))
         folder.write_table("skipped_images.csv", [{"image": name} for name in splits.skipped])
     return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
+
+
+def with_known_weights(recipe: Recipe) -> DataOptions:
+    """Return a recipe's options of images, with what the networks' weights ask for where it says `transform: weights`.
+
+    Raises:
+        InputError: That is not known, or the networks of a comparison ask for different things.
+    """
+    if recipe.data.transform != "weights":
+        return recipe.data
+    models = recipe.compare.networks or {recipe.model.name: recipe.model}
+    asked = {label: known_preprocessing(each.name, pretrained=each.pretrained) for label, each in models.items()}
+    first, *others = asked
+    for other in others:
+        if asked[other] != asked[first]:
+            raise InputError(
+                f"data.transform: the weights of {first} and of {other} ask for different images; write paper, crop or "
+                "imagenet"
+            )
+    return recipe.data.with_weights(asked[first])
 
 
 def check(experiment: Experiment, network: nn.Module | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
 from prune_fe.data.batches import Batches, Images, first_image
 from prune_fe.data.labels import class_names, has_labels
-from prune_fe.data.sampling import choose_images, select_batches
+from prune_fe.data.sampling import choose_images, data_set_of, select_batches
 from prune_fe.errors import InputError
 from prune_fe.options import Seed, Workers, validate_options, validate_value
 from prune_fe.scorers import resolve_scorer, scorer_name
@@ -175,16 +176,22 @@ def score_all(
     readers = [label for label, scorer in all_scorers.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")
-    if readers and folder is not None and not isinstance(data, Dataset):
-        raise InputError("folder= needs a data set; ready batches have no names to know them by")
+    data_set = data_set_of(data)
+    if readers and folder is not None and data_set is None:
+        raise InputError(
+            "folder= needs a data set; ready batches have no names to know them by, but for a DataLoader that reads a "
+            "data set in its order"
+        )
+    if isinstance(data, DataLoader) and data.batch_size is not None:
+        choice = dataclasses.replace(choice, batch_size=data.batch_size)
     read, chosen = None, ImageList()
     if readers and data is not None:
         sample = (choice.classes, choice.samples, seed)
         read = functools.partial(select_batches, data, *sample, batch_size=choice.batch_size, workers=workers)
         # Without `targets` the labels cost a reading of all images, so they are looked up only if they are needed.
         is_needed = (choice.classes, choice.samples, folder) != (None, None, None)
-        if isinstance(data, Dataset) and (has_labels(data) or is_needed):
-            chosen = ImageList.from_data(data, choose_images(data, *sample))
+        if data_set is not None and (has_labels(data_set) or is_needed):
+            chosen = ImageList.from_data(data_set, choose_images(data_set, *sample))
     if example is None:
         example = _find_example(all_scorers, data, read)
     with restoring_state(model):

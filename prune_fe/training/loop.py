@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from prune_fe.data.batches import Loader, check_labels, is_whole, make_loader
+from prune_fe.data.random_crops import crop_at_random
 from prune_fe.data.relabelled import corrupt_labels
 from prune_fe.distributed import all_gather, all_reduce_mean, rank, world_size
 from prune_fe.errors import DataError, InputError
@@ -130,6 +131,8 @@ def finetune(
     require_trainable(model)
     if chosen.distill is not None and teacher is None:
         raise InputError("distill needs a teacher: finetune(..., teacher=network)")
+    if (crops := crop_at_random(train, seed, augment=chosen.augment)) is not None:
+        train, chosen = crops, dataclasses.replace(chosen, augment=False)
     order = _EpochOrder(_count_images(train, chosen.batch_size), seed)
     if chosen.label_noise:
         train = corrupt_labels(train, chosen.label_noise, seed)
