@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,11 @@ class Loaded:
 
     @property
     def transform(self) -> dict[str, Any]:
-        """The entry `transform` of what scores depend on; empty where images are resized to a square, as always once."""
+        """The entry `transform` of what scores depend on; there is none where images are resized to a square."""
         steps = None if self.splits is None else self.splits.steps
-        return {} if steps is None or not steps.keeps_shape else {"transform": steps.about}
+        if steps is None or not steps.keeps_shape:
+            return {}
+        return {"transform": json.loads(json.dumps(steps.about))}  # with lists, as it is read from a file
 
 
 def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, new_classifier: bool = False) -> Loaded:

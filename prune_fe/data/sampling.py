@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,8 +51,8 @@ def select_batches(
     wants_some = classes is not None or samples is not None
     if data_set is None:
         _refuse_to_divide(data, wants_some=wants_some)
-        return data
-    if not (isinstance(data, Dataset) or wants_some or skip or world_size() > 1):
+        return cast(Batches, data)
+    if isinstance(data, DataLoader) and not (wants_some or skip or world_size() > 1):
         return data
     check_reading(batch_size, workers)
     indices = choose_images(data_set, classes, samples, seed)

@@ -252,12 +252,11 @@ def _read_shard(path: Path) -> Iterator[tuple[str, tuple[str, int, int], int]]:
                 elif extension in (".cls", ".json") and (label is None or extension == ".cls"):
                     found = _read_label(path, member, stream)
                     label = label if found is None else found
+            # tarfile reads an archive that was cut behind a member without an error.
+            if stream.tell() < tar.offset + tarfile.BLOCKSIZE:
+                raise DataError(f"{path}: is cut short, its end is missing")
             if key:
                 yield _complete(path, key, image, label)
-            end = tar.offset
-        # tarfile reads an archive that was cut behind a member without an error.
-        if stream.tell() < end + tarfile.BLOCKSIZE:
-            raise DataError(f"{path}: is cut short, its end is missing")
 
 
 def _require_plain(path: Path, member: tarfile.TarInfo) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from prune_fe.data.batches import Batches, Images, first_image
 from prune_fe.data.labels import class_names, has_labels
@@ -176,12 +176,7 @@ def score_all(
     readers = [label for label, scorer in all_scorers.items() if scorer.needs_data]
     if readers and data is None:
         raise InputError(f"scorer {readers[0]!r} needs images: pass data=")
-    data_set = data_set_of(data)
-    if readers and folder is not None and data_set is None:
-        raise InputError(
-            "folder= needs a data set; ready batches have no names to know them by, but for a DataLoader that reads a "
-            "data set in its order"
-        )
+    data_set = _require_data_set(data, readers if folder is not None else ())
     if isinstance(data, DataLoader) and data.batch_size is not None:
         choice = dataclasses.replace(choice, batch_size=data.batch_size)
     read, chosen = None, ImageList()
@@ -208,6 +203,21 @@ def score_all(
         if folder is None:
             return score_pending(inputs, resolved, class_names(data), choice.batch_size, None, progress)
         return score_into(Path(folder), inputs, resolved, class_names(data), choice.batch_size, progress)
+
+
+def _require_data_set(data: Images | None, stored: Sequence[str]) -> Dataset[Any] | None:
+    """Return the data set that images come from; None for ready batches, which have no scorers whose scores are stored.
+
+    Raises:
+        InputError: Scores on ready batches are to be stored.
+    """
+    data_set = data_set_of(data)
+    if stored and data_set is None:
+        raise InputError(
+            "folder= needs a data set; ready batches have no names to know them by, but for a DataLoader that reads a "
+            "data set in its order"
+        )
+    return data_set
 
 
 def _warn_of(label: str, division: Division, *, are_named: bool) -> None:

@@ -40,25 +40,26 @@ class Labelled(Dataset):
         return torch.full((1, 2, 2), float(index)), self.targets[index]
 
 
-def write_cifar(folder, monkeypatch):
-    """Write 50 training and 20 test images in the format of CIFAR-10; torchvision checks no digest meanwhile."""
+def write_cifar(folder, monkeypatch, source="cifar10"):
+    """Write 50 training and 20 test images in the format of CIFAR; torchvision checks no digest meanwhile."""
     import pickle
 
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, CIFAR100
 
-    base = folder / CIFAR10.base_folder
+    kind, labels = (CIFAR10, "labels") if source == "cifar10" else (CIFAR100, "fine_labels")
+    base = folder / kind.base_folder
     base.mkdir()
     rng = np.random.default_rng(0)
-    for parts in (CIFAR10.train_list, CIFAR10.test_list):
+    for parts in (kind.train_list, kind.test_list):
         for name, _ in parts:
-            count = 10 if parts is CIFAR10.train_list else 20
+            count = 50 // len(parts) if parts is kind.train_list else 20
             batch = {
                 "data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-                "labels": list(range(10)) * (count // 10),
+                labels: list(range(10)) * (count // 10),
             }
             (base / name).write_bytes(pickle.dumps(batch))
-    (base / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": [f"name {i}" for i in range(10)]}))
+    (base / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: [f"name {i}" for i in range(10)]}))
     for attribute in ("train_list", "test_list"):
-        monkeypatch.setattr(CIFAR10, attribute, [[name, None] for name, _ in getattr(CIFAR10, attribute)])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
+        monkeypatch.setattr(kind, attribute, [[name, None] for name, _ in getattr(kind, attribute)])
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": None})
     return folder

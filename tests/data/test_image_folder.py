@@ -10,8 +10,8 @@ from PIL import Image
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.image_folder import folder
 from prune_fe.data.labels import image_labels, image_names
-from prune_fe.data.splits import hold_out
 from prune_fe.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from prune_fe.data.splits import hold_out
 from prune_fe.data.transforms import read_image
 from prune_fe.errors import DataError, InputError
 from tests.data.pictures import images_of, photos, picture

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ from prune_fe.data.registry import SOURCES, load_data, parse_data
 from prune_fe.data.splits import Splits, draw_of_each_class
 from prune_fe.errors import InputError
 from prune_fe.options import validate_options
-from tests.data.pictures import images_of, photos, write_cifar
+from tests.data.containers import write_source
+from tests.data.pictures import images_of, photos
 
 
 def options(**keywords: Any) -> DataOptions:
@@ -27,12 +27,7 @@ def options(**keywords: Any) -> DataOptions:
 def test_every_source_holds_out_the_asked_share_by_the_seed(
     source: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make: dict[str, Callable[[], Any]] = {
-        "digits": lambda: None,
-        "folder": lambda: photos(tmp_path, train=10),
-        "cifar10": lambda: write_cifar(tmp_path, monkeypatch),
-    }
-    path = make[source]()
+    path = write_source(source, tmp_path, monkeypatch)
     chosen = options(source=source, path=path and str(path), size=8, validation=0.3)
     one, two, again = (load_data(chosen, seed=seed) for seed in (1, 2, 1))
     train, validation = one.train, one.validation
@@ -47,12 +42,7 @@ def test_every_source_holds_out_the_asked_share_by_the_seed(
 def test_every_source_draws_so_many_training_images_of_a_class_and_keeps_all_test_images(
     source: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make: dict[str, Callable[[], Any]] = {
-        "digits": lambda: None,
-        "folder": lambda: photos(tmp_path, train=10),
-        "cifar10": lambda: write_cifar(tmp_path, monkeypatch),
-    }
-    path = make[source]()
+    path = write_source(source, tmp_path, monkeypatch)
     every: Any = load_data(options(source=source, path=path and str(path), size=8), seed=1)
     few: Any = load_data(options(source=source, path=path and str(path), size=8, images_per_class=4), seed=1)
     assert Counter(image_labels(few.train)) == dict.fromkeys(range(len(few.classes)), 3)
@@ -98,6 +88,7 @@ def test_a_path_that_is_missing_is_asked_for(source: str) -> None:
         ("photos", None, ("folder", "photos")),
         ("photos", "folder", ("folder", "photos")),
         ("photos", "cifar10", ("cifar10", "photos")),
+        ("hf://someone/photos", None, ("parquet", "hf://someone/photos")),
         ("cifar10", None, ("folder", "cifar10")),
         ("cifar10", "cifar10", ("cifar10", "cifar10")),
         ("./digits", None, ("folder", "./digits")),
