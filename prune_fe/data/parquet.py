@@ -100,7 +100,7 @@ def _open(options: DataOptions) -> dict[str, Any]:
     except ImportError:
         raise EnvironmentFault("source parquet needs Hugging Face datasets: pip install 'prune-fe[parquet]'") from None
     path = str(options.path)
-    had_bars = datasets.is_progress_bar_enabled()
+    had_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         if is_on_hub(path):
