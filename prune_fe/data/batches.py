@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from prune_fe.data.datasets import PixelBatch
-from prune_fe.data.random_crops import set_epoch
+from prune_fe.data.random_crops import find_crops
 from prune_fe.data.reading import NamedSamples, explain_worker_errors
 from prune_fe.data.splits import Splits
 from prune_fe.distributed import all_gather
@@ -80,8 +80,8 @@ class Loader(DataLoader[Any]):
         """Yield (images, labels) with the images of a `PixelBatch` on a device, where they are normalised."""
         order: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
         epoch = getattr(order, "epoch", getattr(self.sampler, "epoch", None))
-        if epoch is not None:
-            set_epoch(self.dataset, epoch)
+        if epoch is not None and (crops := find_crops(self.dataset)) is not None:
+            crops.set_epoch(epoch)
         with explain_worker_errors(self.dataset):
             batches = super().__iter__()
         while True:

@@ -109,9 +109,9 @@ def crop_at_random(data: Any, seed: int, *, augment: bool) -> RandomCrops | None
     return RandomCrops(data, stored, stored.steps, seed) if is_cropped else None
 
 
-def set_epoch(data: Any, epoch: int) -> None:
-    """Tell random crops inside of other data sets which epoch begins."""
-    while data is not None:
-        if isinstance(data, RandomCrops):
-            data.set_epoch(epoch)
-        data = getattr(data, "dataset", None)
+def find_crops(data: Any) -> RandomCrops | None:
+    """Return the random crops that a data set, or one inside of it, consists of; None if there are none."""
+    while data is not None and not isinstance(data, RandomCrops):
+        inner = (getattr(data, name, None) for name in ("dataset", "data", "images"))
+        data = next((each for each in inner if isinstance(each, Dataset)), None)
+    return data

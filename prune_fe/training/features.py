@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from prune_fe.data.batches import Images, make_loader, validate_batches
-from prune_fe.data.random_crops import RandomCrops
+from prune_fe.data.random_crops import find_crops
 from prune_fe.distributed import world_size
 from prune_fe.io import explain_disk_errors
 from prune_fe.tracing.prefix import PrefixSplit, split_prefix
@@ -145,7 +145,7 @@ def _find_split(
 
 def is_constant(images: Any) -> bool:
     """Return whether some images of a data set are the same when they are read twice."""
-    if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or isinstance(images, RandomCrops):
+    if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or find_crops(images) is not None:
         return False
     # Images far apart, because neighbours are of one class and may be alike.
     indices = range(0, len(images), max(len(images) // PROBES, 1))[:PROBES]
