@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prune_fe.cli.inputs import parse_assignments, require_data
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import RecipeFlags
-from prune_fe.data.registry import find_source
+from prune_fe.data.registry import PATH_SOURCE, find_source
 from prune_fe.errors import InputError, PruneFEError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _read_recipe(path: Path, flags: RecipeFlags, seeds: list[int] | None) -> Rec
     recipe = load_recipe(path, given | parse_assignments(flags.set_))
     if find_source(recipe.data.source).needs_path and recipe.data.path is None:
         raise InputError(f"{path} reads a folder of images: pass --data PATH")
-    if find_source(recipe.data.source).needs_path:
+    if recipe.data.source == PATH_SOURCE:
         require_data(recipe.data.path)
     return recipe
 
