@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,9 +13,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from prune_fe.errors import PruneFEError
+from prune_fe.errors import EnvironmentFault, PruneFEError, describe_error
 
 T = TypeVar("T")
+
+LOST = re.compile(r"connect|peer|gloo|nccl|broken pipe|timed? ?out|socket|store", re.IGNORECASE)
+"""What the text of an error of torch.distributed speaks of when another process has ended."""
+
+PATIENCE = 5.0
+"""Seconds in which the processes that are left say so, after one of them has lost the connection to another."""
+
+_watched = itertools.count()
 
 
 def rank() -> int:
@@ -76,6 +87,56 @@ def all_reduce_mean(tensors: Iterable[Tensor]) -> None:
             if tensor.is_floating_point():
                 distributed.all_reduce(tensor)
                 tensor.div_(world_size())
+
+
+@contextmanager
+def naming_lost_processes(advice: str) -> Iterator[None]:
+    """Turn the error of a lost connection in the block into one that names the processes that have ended.
+
+    All processes enter the block together. Nothing happens where there is one process.
+
+    Args:
+        advice: The end of the error's text: how the work goes on.
+
+    Raises:
+        EnvironmentFault: A process has ended; the error names it, and says why if it could leave its error.
+    """
+    if world_size() == 1:
+        yield
+        return
+    number, store = next(_watched), distributed.distributed_c10d._get_default_store()
+    keys = [f"prune_fe/{number}/{each}" for each in range(world_size())]
+    try:
+        yield
+    except BaseException as error:
+        is_lost = _is_lost_connection(error)
+        try:
+            store.set(keys[rank()], "" if is_lost else describe_error(error))
+            reasons = _wait_for_reasons(store, keys) if is_lost else {}
+        except (RuntimeError, OSError):  # The store is in process 0 where no launcher holds it.
+            reasons = {0: None}
+        if not is_lost or not reasons:
+            raise
+        faults = [f"process {each} ({reason or 'killed, or its machine is lost'})" for each, reason in reasons.items()]
+        text = f"of {world_size()} processes these have ended: {', '.join(faults)}; {advice}"
+        raise EnvironmentFault(text) from error
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """Return whether an error, or the one that it comes from, is that of a connection to another process."""
+    if error is None:
+        return False
+    is_torchs = type(error) is RuntimeError or isinstance(error, distributed.DistError)
+    return (is_torchs and LOST.search(str(error)) is not None) or _is_lost_connection(error.__cause__)
+
+
+def _wait_for_reasons(store: Any, keys: list[str]) -> dict[int, str | None]:
+    """Return rank -> error of each process that has not lost the connection itself; None for one without a word."""
+    end = time.monotonic() + PATIENCE
+    while not store.check(keys) and time.monotonic() < end:
+        time.sleep(0.05)
+    said = {each: store.get(key).decode() if store.check([key]) else None for each, key in enumerate(keys)}
+    return {each: text for each, text in said.items() if text != ""}
 
 
 @contextmanager

@@ -5,66 +5,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from torch import distributed, nn
-from torch.utils.data import TensorDataset
+from torch import nn
 
 from prune_fe.distributed import all_gather, all_reduce_mean, from_rank_0, local_rank, process_group, rank, world_size
 from prune_fe.errors import InputError
-from prune_fe.training.loop import finetune
-
-IMAGES = 70
 
 
 def network() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
-
-
-def images() -> TensorDataset:
-    generator = torch.Generator().manual_seed(2)
-    return TensorDataset(
-        torch.randn(IMAGES, 1, 8, 8, generator=generator), torch.randint(3, (IMAGES,), generator=generator)
-    )
-
-
-def trained(batch_size: int) -> tuple[nn.Module, list[Any]]:
-    model, data = network(), images()
-    options: dict[str, Any] = {"schedule": "cosine", "epochs": 2, "batch_size": batch_size, "seed": 3}
-    history = finetune(model, data, data, lr=0.05, **options)
-    return model, history
-
-
-def process(own_rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=own_rank, world_size=2)
-    model, history = trained(14)
-    losses = [(epoch.train_loss, epoch.validation_loss) for epoch in history]
-    torch.save((model.state_dict(), losses), f"{folder}/{own_rank}")
-    with pytest.raises(InputError, match="batch_size=15 cannot be shared evenly by 2 processes"):
-        trained(15)
-    norm = nn.BatchNorm1d(2)
-    assert norm.running_mean is not None
-    norm.running_mean += own_rank
-    all_reduce_mean(norm.buffers())
-    assert norm.running_mean.tolist() == [0.5, 0.5]
-    distributed.destroy_process_group()
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    alone, history = trained(14)
-    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
-    for each_rank in (0, 1):
-        state, losses = torch.load(tmp_path / str(each_rank), weights_only=True)
-        for name, value in alone.state_dict().items():
-            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
-        expected = [(epoch.train_loss, epoch.validation_loss) for epoch in history[1:]]
-        assert losses[1:] == [pytest.approx(pair, rel=1e-4) for pair in expected]
-    assert not torch.equal(next(alone.parameters()), next(network().parameters()))
 
 
 def test_without_a_group_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +46,11 @@ def leaving(own_rank: int, port: int) -> None:
         torch.optim.SGD(network().parameters(), lr=0.1)  # Its import would keep the group of this moment.
         assert all_gather(own_rank) == [0, 1]
         assert any("gloo" in name for name in threads())
+        norm = nn.BatchNorm1d(2)
+        assert norm.running_mean is not None
+        norm.running_mean += own_rank
+        all_reduce_mean(norm.buffers())
+        assert norm.running_mean.tolist() == [0.5, 0.5]
         with pytest.raises(InputError if own_rank == 0 else SystemExit, match="no good" if own_rank == 0 else "2"):
             from_rank_0(fails)
     assert not any("gloo" in name for name in threads())

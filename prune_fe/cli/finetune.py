@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
 from prune_fe.cli.networks import Loaded, is_saved, load, read_notes
-from prune_fe.cli.output import reporter, say_next
-from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Workers
+from prune_fe.cli.output import console, reporter, say_next
+from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Several, Workers
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.io import claimed, explain_disk_errors, new_folder
 from prune_fe.signals import ignore_signals
@@ -41,11 +44,13 @@ def finetune(
     output: NewFolder = Path("finetuned"),
     checkpoints: Path | None = None,
     teacher: str | None = None,
+    log: Annotated[list[Literal["tensorboard", "wandb"]] | None, Several] = None,
 ) -> None:
     """Train a network on train/ and keep its best epoch on images held out from train/.
 
     The same command continues a training that was interrupted after its last epoch: the file OUTPUT.unfinished holds it
-    until the network is saved.
+    until the network is saved. With torchrun (torchrun --nproc-per-node=8 -m prune_fe finetune ...) or accelerate
+    launch, each process has a GPU of its own, or a share of the CPUs, and a share of each batch.
 
     Args:
         seed: Seed with which the held-out images, and the order of the others in each epoch, are drawn.
@@ -53,21 +58,49 @@ def finetune(
             `prune-fe score --from-checkpoints`.
         teacher: Learn from this network too, such as the unpruned one: a folder that prune_fe saved, or a name, whose
             trained weights are downloaded. See --distill-weight.
+        log: Write the epochs for TensorBoard too, to OUTPUT.tensorboard, or send them to Weights & Biases. They are
+            always in OUTPUT/epochs.csv.
     """
     if options.distill is not None and teacher is None:
         raise InputError("--distill-weight and --distill-temperature need --teacher")
     require_data(data.data)
+    from prune_fe.distributed import from_rank_0, process_group, rank
+
     unfinished = output.with_name(f"{output.name}.unfinished")
-    with new_output(output), _checkpoint_folder(checkpoints, unfinished):
-        if unfinished.exists():
-            reporter.say(f"{unfinished} holds an unfinished training; it goes on if nothing has changed")
+    with process_group(), ExitStack() as stack:
+        is_first = rank() == 0
+        console.quiet = not is_first
+        # Process 0 alone writes; an error of it ends the others too.
+        from_rank_0(lambda: _claim(stack, output, checkpoints, unfinished))
         loaded = load(model, data, device, seed, new_classifier=True)
-        epoch = _train(loaded, options, workers, seed, checkpoints, teacher, unfinished)
+        history = _train(
+            loaded,
+            options,
+            workers,
+            seed,
+            checkpoints if is_first else None,
+            teacher,
+            unfinished,
+            log if is_first else [],
+        )
         ignore_signals()
-        _save(loaded, output)
-        unfinished.unlink(missing_ok=True)
-    reporter.say(f"epoch {epoch.number} is kept: {output}")
+        from_rank_0(lambda: _save(loaded, output, history, unfinished))
+    reporter.say(f"epoch {_kept(history, options).number} is kept: {output}   (its epochs: {output / 'epochs.csv'})")
     say_next("evaluate", "--model", output, "--data", data.data)
+
+
+def _claim(stack: ExitStack, output: Path, checkpoints: Path | None, unfinished: Path) -> None:
+    """Claim what is written until the stack is closed."""
+    stack.enter_context(new_output(output))
+    stack.enter_context(_checkpoint_folder(checkpoints, unfinished))
+    if unfinished.exists():
+        reporter.say(f"{unfinished} holds an unfinished training; it goes on if nothing has changed")
+
+
+def _kept(history: Sequence[Epoch], options: TrainOptions) -> Epoch:
+    from prune_fe.training.loop import kept_epoch
+
+    return kept_epoch(history, options)
 
 
 @contextmanager
@@ -106,11 +139,14 @@ def _checkpoint_folder(folder: Path | None, unfinished: Path) -> Iterator[None]:
         marker.unlink()
 
 
-def _save(loaded: Loaded, output: Path) -> None:
+def _save(loaded: Loaded, output: Path, history: Sequence[Epoch], unfinished: Path) -> None:
     from prune_fe.models.saved import save
+    from prune_fe.training.loggers import write_epochs
 
     assert loaded.splits is not None
     save(loaded.network, output, loaded.notes | loaded.splits.about)
+    write_epochs(output / "epochs.csv", history)
+    unfinished.unlink(missing_ok=True)
 
 
 def _train(
@@ -121,32 +157,43 @@ def _train(
     checkpoints: Path | None,
     teacher: str | None,
     unfinished: Path,
-) -> Epoch:
-    """Train the network in place, write its checkpoints and print its epochs, and return the best one."""
+    log: Sequence[str] | None,
+) -> list[Epoch]:
+    """Train the network in place, write its checkpoints and print its epochs, and return these."""
     from prune_fe.models.checkpoints import save_weights
+    from prune_fe.training.loggers import make_logger
     from prune_fe.training.loop import finetune as train
-    from prune_fe.training.loop import kept_epoch
+    from prune_fe.training.recalibration import has_batch_norms
+    from prune_fe.training.schedule import complete
 
     network, splits = loaded.network, loaded.splits
     assert splits is not None
     taught_by = None if teacher is None else _load_teacher(teacher, splits).to(next(network.parameters()).device)
     if checkpoints is not None and not unfinished.exists():
         save_weights(network, checkpoints / "epoch-000.pth")
-    with reporter.showing():
+    n_steps = math.ceil(len(splits.train) / options.batch_size)  # type: ignore[arg-type]
+    output = unfinished.with_name(unfinished.name.removesuffix(".unfinished"))
+    settings = dataclasses.asdict(complete(options, n_steps, has_batch_norms(network)))
+    reporter.say(_describe(settings, n_steps))
+    with reporter.showing(), _noting_warnings(), ExitStack() as stack:
+        logs = [make_logger(kind, output, settings) for kind in log or ()]
+        for each in logs:
+            stack.callback(each.close)
         update_bar = reporter.progress("fine-tuning")
 
         def show(epoch: Epoch | None, step: int, total: int) -> None:
             update_bar(step, total)
             if epoch is None:
                 return
+            first, last = f"{epoch.first_learning_rate:.2g}", f"{epoch.learning_rate:.2g}"
             reporter.say(
-                f"epoch {epoch.number}: lr {epoch.learning_rate:.2g}, training loss {epoch.train_loss:.4f}, "
-                f"validation accuracy {epoch.validation_accuracy:.2%}, {epoch.seconds:.1f} s"
+                f"epoch {epoch.number}: lr {first if first == last else f'{first} to {last}'}, training loss "
+                f"{epoch.train_loss:.4f}, validation accuracy {epoch.validation_accuracy:.2%}, {epoch.seconds:.1f} s"
             )
             if checkpoints is not None:
                 save_weights(network, checkpoints / f"epoch-{epoch.number:03}.pth")
 
-        history = train(
+        return train(
             network,
             splits.train,
             splits.validation,
@@ -156,8 +203,32 @@ def _train(
             progress=show,
             teacher=taught_by,
             unfinished=unfinished,
+            on_epoch=logs,
         )
-    return kept_epoch(history, options)
+
+
+def _describe(settings: Mapping[str, Any], n_steps: int) -> str:
+    """Return how a network is trained, with the values that the number of images decides.
+
+    Args:
+        settings: The options of training.
+        n_steps: Steps of an epoch.
+    """
+    n_epochs = settings["epochs"]
+    epochs = "epochs until the final learning rate" if n_epochs is None else f"{n_epochs} epoch{'s' * (n_epochs > 1)}"
+    warmup = f", warm-up {settings['warmup']:.0%}" if settings["warmup"] else ""
+    return (
+        f"{epochs}, each of {n_steps} steps of {settings['batch_size']} images; {settings['opt']}, learning rate "
+        f"{settings['lr']:g} ({settings['schedule']}{warmup})"
+    )
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[None]:
+    """Print the warnings in the block as notes."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: reporter.say(f"note: {message}")
+        yield
 
 
 def _load_teacher(teacher: str, splits: Splits) -> nn.Module:

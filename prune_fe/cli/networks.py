@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_SIZE = 224
 """Height and width of the images where neither the user nor a saved model nor the data says them."""
 
+RECALIBRATED = 500
+"""Training images that the printed commands recalibrate batch norms on."""
+
 DEFAULT_OUTPUTS = 1000
 """Outputs of a network built by name without data."""
 
@@ -131,6 +134,15 @@ def read_notes(model: str) -> dict[str, Any]:
 
     notes = read_manifest(model).get("about") if is_saved(model) else None
     return notes if isinstance(notes, dict) else {}
+
+
+def recalibration_words(loaded: Loaded, data: str | None) -> list[str | Path | int]:
+    """Return the flags that let `prune-fe prune` recalibrate batch norms; [] for a network without, or no images."""
+    from prune_fe.training.recalibration import has_batch_norms
+
+    if data is None or loaded.splits is None or not has_batch_norms(loaded.network):
+        return []
+    return ["--data", data, "--recalibrate", min(RECALIBRATED, len(loaded.splits.train))]  # type: ignore[arg-type]
 
 
 def require_forward(network: nn.Module, example: Tensor, name: str) -> None:

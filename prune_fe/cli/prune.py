@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import new_output, require_data
-from prune_fe.cli.networks import load
+from prune_fe.cli.networks import RECALIBRATED, load
 from prune_fe.cli.output import reporter, say_next
 from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed
 from prune_fe.errors import DataError, InputError
@@ -72,6 +72,7 @@ def _prune(
     from prune_fe.pruning.prune import prune as prune_units
     from prune_fe.scoring.fingerprint import hash_weights
     from prune_fe.scoring.scores import load_scores
+    from prune_fe.training.recalibration import has_batch_norms
     from prune_fe.training.recalibration import recalibrate as recalibrate_norms
 
     loaded_scores = load_scores(scores)
@@ -93,6 +94,12 @@ def _prune(
         norms = recalibrate_norms(pruned.model, splits.train, samples=recalibrate, seed=seed)
         reporter.say(
             f"{norms} batch norms recalibrated on {recalibrate} training images" if norms else "no batch norms"
+        )
+    elif has_batch_norms(pruned.model):
+        images = "" if data.data else " --data PATH"
+        reporter.say(
+            "note: its batch norms have the statistics of the unpruned network; the same command with"
+            f"{images} --recalibrate {RECALIBRATED} computes them anew, in seconds and without training"
         )
     asked = dataclasses.asdict(options)
     del asked["rounds"]  # The command prunes in one step.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new, require_scorers, scorer_settings
-from prune_fe.cli.networks import Loaded, is_saved, layers_except, load, put_weights
+from prune_fe.cli.networks import Loaded, is_saved, layers_except, load, put_weights, recalibration_words
 from prune_fe.cli.output import console, reporter, say_next
 from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Seed, Several, Workers
 from prune_fe.errors import DataError, InputError
@@ -154,10 +154,12 @@ def score(
         console.print(training_table(rows))
         reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
     else:
-        _print_scores(scores_by_name, output, model, loaded)
+        _print_scores(scores_by_name, output, model, loaded, data.data)
 
 
-def _print_scores(scores_by_name: Mapping[str, Scores], output: Path, model: ModelFlags, loaded: Loaded) -> None:
+def _print_scores(
+    scores_by_name: Mapping[str, Scores], output: Path, model: ModelFlags, loaded: Loaded, data: str | None
+) -> None:
     """Print a table for each scorer, and the command that prunes by the first of them."""
     for name, scores in scores_by_name.items():
         console.print(layer_table(name, scores))
@@ -169,6 +171,7 @@ def _print_scores(scores_by_name: Mapping[str, Scores], output: Path, model: Mod
         "--size": loaded.example.shape[-1],
     }
     words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
+    words += recalibration_words(loaded, data)
     folder = output / next(iter(scores_by_name))
     say_next("prune", "--model", model.model, *words, "--scores", folder, "--ratio", 0.5, "--output", "pruned")
 

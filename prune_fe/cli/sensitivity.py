@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import require_data, require_new
-from prune_fe.cli.networks import is_saved, load
+from prune_fe.cli.networks import is_saved, load, recalibration_words
 from prune_fe.cli.output import console, reporter, say_next
 from prune_fe.cli.parameters import BatchSize, Device, ModelFlags, RequiredDataFlags, Seed, Workers
 from prune_fe.errors import DataError
@@ -90,6 +90,7 @@ def sensitivity(
     outputs = None if is_saved(model.model) else model.num_classes or len(loaded.splits.classes)
     flags = {"--checkpoint": model.checkpoint, "--num-classes": outputs, "--size": loaded.example.shape[-1]}
     words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
+    words += recalibration_words(loaded, data.data)
     target = ["--ratio", "auto", "--target-macs", 0.5, "--sensitivity", output]
     say_next("prune", "--model", model.model, *words, "--scores", scores, *target, "--output", "pruned")
 

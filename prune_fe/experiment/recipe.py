@@ -34,7 +34,7 @@ from prune_fe.options import (
 from prune_fe.pruning.options import AMOUNTS, AUTO, PruneOptions
 from prune_fe.scorers import SCORERS
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.training.options import TrainOptions
+from prune_fe.training.options import PaperTrainOptions
 
 CONTROLS = ("random", "l1-filter")
 """The scorers that are part of every comparison."""
@@ -102,8 +102,8 @@ class PruneSection(PruneOptions):
 
 
 @options
-class FinetuneSection(TrainOptions):
-    """How pruned networks are fine-tuned: the section `finetune` of a recipe."""
+class FinetuneSection(PaperTrainOptions):
+    """How pruned networks are fine-tuned: the section `finetune` of a recipe. Its defaults are the paper's."""
 
     when: Literal["after", "each_round"] = "after"
     """Fine-tune once after pruning, or after each round."""
@@ -242,7 +242,7 @@ class Recipe(BaseModel):
     name: Label
     data: DataOptions
     model: ModelOptions
-    train: TrainOptions | None = None
+    train: PaperTrainOptions | None = None
     score: ScoreOptions = ScoreOptions()
     scorers: Annotated[list[ScorerEntry], Field(min_length=1)]
     prune: PruneSection = PruneSection()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from prune_fe.data.sampling import select_batches
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import InputError
 from prune_fe.measure.evaluate import float64_logits
+from prune_fe.tracing.nested import Inputs, move, run
 from prune_fe.tracing.watching import evaluating
 from prune_fe.training.options import DistillOptions
 
@@ -23,7 +24,17 @@ BATCH_SIZE = 64
 """Images that the teacher reads at once."""
 
 
-def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor, options: DistillOptions) -> Tensor:
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Function from logits (images, classes) and labels to the mean loss of an image."""
+
+
+def distillation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    options: DistillOptions,
+    criterion: Criterion = F.cross_entropy,
+) -> Tensor:
     """Return the mean loss of an image, in nats.
 
     It is (1 - w) cross-entropy + w T² KL(p || q) with the weight w and the temperature T of the options, the class
@@ -35,11 +46,12 @@ def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor, options: 
         labels: (images,) int64.
         teacher: Outputs of the teacher for the same images, (images, classes).
         options: Weight and temperature.
+        criterion: The loss by the labels, in place of the cross-entropy.
     """
     temperature = options.temperature
     own, other = ((values / temperature).log_softmax(dim=1) for values in (logits, teacher))
     divergence = F.kl_div(own, other, reduction="batchmean", log_target=True)
-    return (1 - options.weight) * F.cross_entropy(logits, labels) + options.weight * temperature**2 * divergence
+    return (1 - options.weight) * criterion(logits, labels) + options.weight * temperature**2 * divergence
 
 
 def teacher_logits(
@@ -121,20 +133,21 @@ class Teaching:
         """Return the training images (or features) together with the teacher's logits, where these are kept."""
         return images if self.logits is None else WithLogits(images, self.logits)
 
-    def loss(self, logits: Tensor, labels: Tensor, images: Tensor, kept: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, images: Inputs, kept: Tensor | None, criterion: Criterion) -> Tensor:
         """Return the mean loss of an image.
 
         Args:
             logits: Outputs of the network, (images, classes).
-            labels: (images,).
+            labels: (images,), or the classes' shares (images, classes).
             images: What the network read.
             kept: The teacher's logits that came with the batch.
+            criterion: The loss by the labels.
         """
         if kept is None:
             assert self.network is not None
             with torch.no_grad(), evaluating(self.network):
-                kept = self.network(images.to(next(self.network.parameters()).device))
-        return distillation_loss(logits, labels, kept.to(logits.device), self.options)
+                kept = _logits(self.network, images)
+        return distillation_loss(logits, labels, kept.to(logits.device), self.options, criterion)
 
 
 def make_teaching(
@@ -143,6 +156,7 @@ def make_teaching(
     train: Dataset[Any],
     options: DistillOptions,
     *,
+    image: Inputs,
     changes: bool,
     compute: Callable[[nn.Module], Tensor],
 ) -> Teaching:
@@ -151,8 +165,9 @@ def make_teaching(
     Args:
         model: The network that learns.
         teacher: A network, or its logits of the training images in their order, (images, classes).
-        train: The training images.
+        train: The training images: a data set, or batches if the images change.
         options: Weight and temperature.
+        image: One training image, as a batch.
         changes: Whether the images differ from epoch to epoch.
         compute: Function from the teacher to its logits of all training images.
 
@@ -160,17 +175,16 @@ def make_teaching(
         InputError: The teacher is the network itself, it has another number of outputs, or its logits do not fit the
             images.
     """
-    assert isinstance(train, Sized)
     if teacher is model:
         raise InputError("teacher is the network that is trained; give a copy of it, copy.deepcopy(model)")
     if isinstance(teacher, Tensor) and changes:
         raise InputError(
             "teacher is a tensor of logits, but the images change from epoch to epoch; give the teacher itself"
         )
-    if isinstance(teacher, Tensor) and (teacher.ndim != 2 or len(teacher) != len(train)):
-        raise InputError(f"teacher has logits of shape {tuple(teacher.shape)}, there are {len(train)} training images")
-    image = train[0][0][None]
-    outputs, others = _count_outputs(model, image), _count_outputs(teacher, image)
+    if isinstance(teacher, Tensor) and (teacher.ndim != 2 or len(teacher) != len(train)):  # type: ignore[arg-type]
+        n_images = len(train)  # type: ignore[arg-type]
+        raise InputError(f"teacher has logits of shape {tuple(teacher.shape)}, there are {n_images} training images")
+    outputs, others = count_outputs(model, image), count_outputs(teacher, image)
     if outputs != others:
         raise InputError(f"the teacher has {others} outputs, the network {outputs}; both need the same classes")
     if isinstance(teacher, Tensor):
@@ -178,11 +192,25 @@ def make_teaching(
     return Teaching(options, teacher, None) if changes else Teaching(options, None, compute(teacher))
 
 
-def _count_outputs(network: nn.Module | Tensor, image: Tensor) -> int:
+def count_outputs(network: nn.Module | Tensor, inputs: Inputs) -> int:
+    """Return the number of outputs of a classifier, or of the logits that stand for it.
+
+    Args:
+        network: The classifier.
+        inputs: One image, as a batch.
+
+    Raises:
+        InputError: It returns something else than (images, classes).
+    """
     if isinstance(network, Tensor):
         return network.shape[1]
     with evaluating(network), torch.no_grad():
-        output = network(image.to(next(network.parameters()).device))
+        output = _logits(network, inputs)
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise InputError(f"{type(network).__name__} does not return (images, classes), as a classifier does")
     return output.shape[1]
+
+
+def _logits(network: nn.Module, inputs: Inputs) -> Tensor:
+    output: Tensor = run(network, move(inputs, next(network.parameters()).device))
+    return output

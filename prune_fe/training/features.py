@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -21,9 +22,11 @@ from prune_fe.data.batches import Images, make_loader, validate_batches
 from prune_fe.data.random_crops import find_crops
 from prune_fe.distributed import world_size
 from prune_fe.io import explain_disk_errors
+from prune_fe.tracing.nested import tensors_in
 from prune_fe.tracing.prefix import PrefixSplit, split_prefix
 from prune_fe.tracing.split import NotSplit
 from prune_fe.tracing.watching import evaluating
+from prune_fe.training.batches import is_ready
 from prune_fe.training.options import TrainOptions
 from prune_fe.training.part import TrainedPart
 from prune_fe.training.precision import autocast
@@ -103,11 +106,11 @@ def prepare_input(
         _warn(network.reason)
         yield whole
         return
-    device, amp = next(iter(part.weights.values())).device, options.amp
-    # Validation does not use bfloat16, whatever training does.
-    sources = [_Source(network.prefix, train, device, amp)]
+    device = next(iter(part.weights.values())).device
+    sources = [_Source(network.prefix, train, device, options)]
     if isinstance(validation, Dataset) and isinstance(validation, Sized):
-        sources.append(_Source(network.prefix, validation, device, False))
+        # Validation does not use half precision, whatever training does.
+        sources.append(_Source(network.prefix, validation, device, dataclasses.replace(options, amp=False)))
     with _allocate([source.row_like() for source in sources], list(map(len, sources)), options.cache_gib) as stores:
         if isinstance(stores, NotSplit):
             _warn(stores.reason)
@@ -129,27 +132,35 @@ def _find_split(
     part: TrainedPart, train: Dataset[Any], validation: Images, options: TrainOptions
 ) -> PrefixSplit | NotSplit:
     """Split the network in front of its trained part, or say why its features cannot be kept."""
-    if options.augment:
-        return NotSplit("augment changes the images in each epoch")
+    if options.changes_images:
+        name = next(name for name in ("augment", "mixup", "cutmix") if getattr(options, name))
+        return NotSplit(f"{name} changes the images in each epoch")
+    if is_ready(train):
+        return NotSplit("its images come in batches, whose order is not known")
     if world_size() > 1:
         return NotSplit("several processes share the images, each in another order in each epoch")
     for images in (train, validation):
         if isinstance(images, Dataset) and not is_constant(images):
             return NotSplit("its data set gives other values when an image is read again")
-    indices = range(min(2, len(train)))  # type: ignore[arg-type]
+    pictures = [train[index][0] for index in range(min(2, len(train)))]  # type: ignore[arg-type]
+    if not all(isinstance(picture, Tensor) for picture in pictures):
+        return NotSplit("an image consists of several tensors")
     device = next(iter(part.weights.values())).device
     with evaluating(part.model):
         part.begin_training()
-        return split_prefix(part.model, torch.stack([train[index][0] for index in indices]).to(device))
+        return split_prefix(part.model, torch.stack(pictures).to(device))
 
 
 def is_constant(images: Any) -> bool:
     """Return whether some images of a data set are the same when they are read twice."""
-    if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or find_crops(images) is not None:
+    if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or is_ready(images):
+        return False
+    if find_crops(images) is not None:
         return False
     # Images far apart, because neighbours are of one class and may be alike.
     indices = range(0, len(images), max(len(images) // PROBES, 1))[:PROBES]
-    return all(torch.equal(images[index][0], images[index][0]) for index in indices)
+    pairs = ((tensors_in(images[index][0]), tensors_in(images[index][0])) for index in indices)
+    return all(torch.equal(one, other) for first, again in pairs for one, other in zip(first, again, strict=True))
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ class _Source:
     prefix: nn.Module
     images: Any
     device: torch.device
-    amp: bool
+    options: TrainOptions
 
     def __len__(self) -> int:
         return len(self.images)
@@ -185,7 +196,7 @@ class _Source:
         with (
             evaluating(self.prefix),
             torch.no_grad(),
-            autocast(device, self.amp),
+            autocast(device, self.options),
         ):
             features: Tensor = self.prefix(images.to(device, non_blocking=True))
         return features

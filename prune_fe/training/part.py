@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from prune_fe.errors import InputError
@@ -33,6 +34,11 @@ class TrainedPart:
     def is_whole(self) -> bool:
         """Whether all modules are trained."""
         return self.model in self.modules
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the trained weights."""
+        return next(iter(self.weights.values())).device
 
     def begin_training(self) -> None:
         """Put the trained modules in training mode, and the fixed ones in evaluation mode."""

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from prune_fe.data.labels import hash_images
-from prune_fe.distributed import from_rank_0, rank, world_size
+from prune_fe.distributed import from_rank_0, rank
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.io import remove_partial
 from prune_fe.records import damaged, read_sealed, write_sealed
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
+from prune_fe.tracing.nested import leaves
+from prune_fe.training.batches import is_ready
 from prune_fe.training.features import is_constant
-from prune_fe.training.options import TrainOptions
+from prune_fe.training.options import PaperTrainOptions, TrainOptions
 
 WRITING_SHARE = 0.05
 """Share of the time of training that writing the file may take; a network of gigabytes is not written each epoch."""
-
-LATER_OPTIONS: Mapping[str, Any] = {"dropout": {}, "label_noise": 0.0, "keep": "best", "until_accuracy": None}
-"""Options that came after the first version of the file, with what they were before."""
 
 Tensors = dict[str, Tensor]
 
@@ -42,6 +41,10 @@ class TrainingState:
         momentum: The momentum of the trained weights.
         best_weights: The weights and buffers of the best epoch; None where it is the last one.
         best_momentum: The momentum of the best epoch; empty where it is the network before training.
+        update: The state of an optimizer other than SGD, of a scheduler and of the scaling of the loss; earlier
+            versions had none of them.
+        average: The moving averages of the weights by name; empty without.
+        has_ended: Whether training ends with this epoch, whatever the options say.
     """
 
     epochs: list[list[float]]
@@ -49,6 +52,9 @@ class TrainingState:
     momentum: Tensors
     best_weights: Tensors | None
     best_momentum: Tensors
+    update: dict[str, Any] = dataclasses.field(default_factory=dict)
+    average: Tensors = dataclasses.field(default_factory=dict)
+    has_ended: bool = False
 
 
 class UnfinishedTraining:
@@ -82,14 +88,14 @@ class UnfinishedTraining:
             content = read_sealed(path)
             # weights_only: the file is data, and loading it must not run code.
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            if saved.pop("key") == self.key:
+            if _is_same_training(saved.pop("key"), self.key):
                 return TrainingState(**saved)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {advice}") from error
         except Exception as error:  # torch raises what it likes for a file that something else has written
             raise CheckpointError(f"{damaged(path, error)}; {advice}") from error
         raise InputError(
-            f"{path}: an unfinished training of other weights, images, options or number of processes; {advice}"
+            f"{path}: an unfinished training of other weights, images, options or objects of your own; {advice}"
         )
 
     def is_due(self, is_last: bool) -> bool:
@@ -118,6 +124,13 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainingState))
 """The names of what is written."""
 
 
+FIRST_OPTIONS = (
+    "lr", "lr_by_layer", "schedule", "epochs", "final_lr", "momentum", "weight_decay", "batch_size", "augment", "amp",
+    "only", "cache_gib", "distill",
+)  # fmt: skip
+"""The options of the version that wrote the first such files, in their order; further ones count if they are used."""
+
+
 def identify_training(
     model: nn.Module,
     images: Any,
@@ -125,27 +138,45 @@ def identify_training(
     seed: int,
     momentum_buffers: Mapping[str, Tensor],
     teacher: nn.Module | Tensor | None,
+    own: Sequence[str] = (),
 ) -> str:
     """Return a text that identifies everything that training depends on, but the hardware and the versions.
 
     Args:
         model: The network before training.
-        images: The training images.
+        images: The training images: a data set or batches.
         options: How it is trained.
         seed: Seed of everything that is random.
         momentum_buffers: The momentum that it starts with.
         teacher: What it learns from beside the labels.
+        own: A text for each object of the user's own.
     """
     # Names do not say how the images were resized, but the pixels of one of them do.
-    first = hash_tensors({"first": images[0][0]}) if is_constant(images) else None
+    first = _hash_first(images) if is_constant(images) else None
     taught_by = hash_tensors({"logits": teacher}) if isinstance(teacher, Tensor) else None
     if isinstance(teacher, nn.Module):
         taught_by = hash_weights(teacher)
     network = [hash_weights(model), hash_architecture(model), hash_tensors(momentum_buffers)]
-    chosen = dataclasses.asdict(options)
-    # Files of versions without these options are still those of the same training.
-    chosen = {name: value for name, value in chosen.items() if LATER_OPTIONS.get(name, ...) != value}
-    return json.dumps([chosen, seed, world_size(), network, hash_images(images), first, taught_by])
+    data = getattr(images, "dataset", images) if is_ready(images) else images
+    names = hash_images(data) if hasattr(data, "__getitem__") else type(data).__name__
+    given, neutral = dataclasses.asdict(options), dataclasses.asdict(PaperTrainOptions())
+    values = {name: given[name] for name in FIRST_OPTIONS}
+    values |= {name: value for name, value in given.items() if name not in values and value != neutral[name]}
+    parts = [values, seed, 1, network, names, first, taught_by]
+    return json.dumps([*parts, *own])
+
+
+def _hash_first(images: Any) -> str:
+    image = images[0][0]
+    return hash_tensors({"first": image} if isinstance(image, Tensor) else dict(leaves(image)))
+
+
+def _is_same_training(saved: str, key: str) -> bool:
+    """Return whether two keys are of one training, whatever the number of processes, which earlier versions counted."""
+    if saved == key:
+        return True
+    one, other = json.loads(saved), json.loads(key)
+    return bool([*one[:2], *one[3:]] == [*other[:2], *other[3:]])
 
 
 def trained_tensors(model: nn.Module, trained: Mapping[str, nn.Parameter]) -> Tensors:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import prune_fe.models.checkpoints
@@ -47,7 +48,7 @@ def test_a_network_learns_from_a_teacher(done, capsys):
     trained = str(done[1] / "seed-0" / "trained")
     words = ["finetune", "--model", trained, "--data", "digits", "--epochs", "1", "-b", "64", "--only", "classifier*"]
     assert main([*words, "--teacher", trained, "--distill-weight", "0.9", "--lr-by-layer", "classifier=0.5"]) == 0
-    assert "epoch 1: lr 0.001" in capsys.readouterr().out
+    assert "epoch 1: lr 0.0002 to" in capsys.readouterr().out
     assert names(".") == ["finetuned"]
 
 
@@ -130,3 +131,40 @@ def test_an_output_that_another_process_will_write_is_refused_before_any_work(ca
             printed = refused(capsys, 5, *WORDS, "--checkpoints", "epochs")
         assert printed == f"{name} is in use by another run (process {os.getpid()})"
     assert names(".") == []
+
+
+def test_what_the_defaults_come_to_and_the_epochs_are_said_and_written(capsys, monkeypatch):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([*WORDS[:-4], "--epochs", "2", "-b", "300", "--log", "tensorboard", "--warmup", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 epochs, each of 5 steps of 300 images; sgd, learning rate 0.09375 (cosine, warm-up 50%)" in printed
+    assert "note: training takes 10 steps in all, which change a network little" in printed
+    assert "epoch 1: lr 0.00094 to 0.075, training loss" in printed
+    rows = Path("finetuned/epochs.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["number", "0", "1", "2"]
+    assert len(list(Path("finetuned.tensorboard").iterdir())) == 1
+
+
+def test_torchrun_trains_in_two_processes_as_in_one(capsys):
+    import socket
+    import subprocess
+    import sys
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    words = [*WORDS[:-4], "--epochs", "1", "-b", "300", "--sync-batchnorm"]
+    completed = subprocess.run(
+        [sys.executable, "-m", *launcher, f"--rdzv-endpoint=localhost:{port}", "-m", "prune_fe", *words],
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("epoch 1: ") == 1  # process 1 prints nothing
+    together = load_file("finetuned/model.safetensors")
+    assert main([*words, "--output", "alone"]) == 0
+    for name, value in load_file("alone/model.safetensors").items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)

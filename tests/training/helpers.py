@@ -13,7 +13,7 @@ from prune_fe.models.small_vgg import SmallVGG
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.records import Pruned
 from prune_fe.scoring.scores import Scores
-from prune_fe.training import loop
+from prune_fe.training import epochs
 
 
 def pictures(count: int = 24, size: int = 8, channels: int = 1, classes: int = 3, seed: int = 0) -> TensorDataset:
@@ -43,7 +43,7 @@ def script_validation(
     """Let the validation images give these results, epoch by epoch."""
     pairs = zip(accuracies, losses or [1.0] * len(accuracies), strict=True)
     results = iter([SimpleNamespace(accuracy=accuracy, loss=loss) for accuracy, loss in pairs])
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: next(results))
+    monkeypatch.setattr(epochs, "evaluate", lambda *_, **__: next(results))
 
 
 class Recorded(Dataset[Any]):

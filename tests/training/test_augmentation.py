@@ -1,6 +1,7 @@
 """Flips and shifts against a slow twin, and when finetune applies them."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prune_fe.training import loop
+from prune_fe.training import epochs
 from prune_fe.training.augmentation import flip_and_shift
 from prune_fe.training.loop import finetune
 from tests.training.helpers import pictures, small
@@ -62,12 +63,12 @@ def test_images_are_shifted_each_in_its_own_way() -> None:
 @pytest.mark.parametrize("augment", [False, True])
 def test_images_are_shifted_only_when_asked(monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
     calls: list[int] = []
-    real: Callable[..., Tensor] = loop.flip_and_shift
+    real: Callable[..., Tensor] = epochs.flip_and_shift
 
-    def counted(images: Tensor, generator: torch.Generator) -> Tensor:
+    def counted(images: Tensor, *arguments: Any) -> Tensor:
         calls.append(len(images))
-        return real(images, generator)
+        return real(images, *arguments)
 
-    monkeypatch.setattr(loop, "flip_and_shift", counted)
+    monkeypatch.setattr(epochs, "flip_and_shift", counted)
     finetune(small(), pictures(24), pictures(6), batch_size=12, epochs=1, augment=augment)
     assert calls == ([12, 12] if augment else [])

@@ -133,7 +133,7 @@ def test_features_that_would_change_are_not_kept(images: Any, settings: Any, tex
 def test_batches_of_validation_images_run_through_the_whole_network() -> None:
     results = []
     for validation in (pictures(30, seed=5), [pictures(30, seed=5).tensors]):
-        results.append(finetune(backbone(), pictures(50), validation, **TRAINING))  # type: ignore[arg-type]
+        results.append(finetune(backbone(), pictures(50), validation, **TRAINING))
     assert results[0][-1].validation_loss == pytest.approx(results[1][-1].validation_loss, abs=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_the_callers_random_numbers_and_the_weights_flags_are_left_alone() -> No
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    finetune(model, pictures(), [pictures(6).tensors], epochs=1, only="classifier")  # type: ignore[arg-type]
+    finetune(model, pictures(), [pictures(6).tensors], epochs=1, only="classifier")
     assert torch.equal(torch.rand(3), expected)
     assert all(weight.requires_grad for weight in model.parameters())
     assert not any(module.training for module in model.modules())

@@ -31,8 +31,10 @@ from tests.training.helpers import (
 
 
 def test_history_keeps_the_rate_that_each_epoch_ended_with() -> None:
-    history = finetune(small(), pictures(), pictures(6))
+    history = finetune(small(), pictures(), pictures(6), schedule="step")
     assert [epoch.learning_rate for epoch in history] == [0, 1e-3, 1e-4, 1e-5]
+    history = finetune(small(), pictures(), pictures(6), schedule="cosine", epochs=2, batch_size=12, lr=0.1)
+    assert [epoch.first_learning_rate for epoch in history] == pytest.approx([0, 0.1, 0.05])
 
 
 def test_a_step_is_momentum_and_weight_decay_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +52,17 @@ def test_a_step_is_momentum_and_weight_decay_written_out(monkeypatch: pytest.Mon
         weight, bias = weight - 0.003 * speed_w, bias - 0.003 * speed_b
         model.load_state_dict(first)
         script_validation(monkeypatch, [0.1 * number for number in range(epoch + 1)])
-        finetune(model, train, train, lr=0.003, final_lr=0.003, epochs=epoch, momentum=0.8, weight_decay=0.01)
+        finetune(
+            model,
+            train,
+            train,
+            lr=0.003,
+            final_lr=0.003,
+            schedule="step",
+            epochs=epoch,
+            momentum=0.8,
+            weight_decay=0.01,
+        )
         torch.testing.assert_close(model[1].weight.double(), weight, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(model[1].bias.double(), bias, rtol=1e-5, atol=1e-6)
 
@@ -60,7 +72,9 @@ def test_a_factor_of_the_rate_scales_the_step_of_its_weights(monkeypatch: pytest
     for factors in ({}, {"features*": 0.1, "features.0": 0.5}):
         model, before = small(), small()
         script_validation(monkeypatch, [0.0, 1.0])
-        history = finetune(model, pictures(), pictures(6), lr=0.1, epochs=1, momentum=0, lr_by_layer=factors)
+        history = finetune(
+            model, pictures(), pictures(6), lr=0.1, schedule="step", epochs=1, momentum=0, lr_by_layer=factors
+        )
         assert history[1].learning_rate == 0.1
         new, old = dict(model.named_parameters()), dict(before.named_parameters())
         steps.append({name: new[name] - old[name] for name in new})
@@ -71,7 +85,7 @@ def test_a_factor_of_the_rate_scales_the_step_of_its_weights(monkeypatch: pytest
 def test_the_train_loss_is_the_mean_over_images_and_not_over_batches() -> None:
     model, train = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), pictures(10)
     expected = nn.functional.cross_entropy(model(train.tensors[0]), train.tensors[1]).item()
-    history = finetune(model, train, train, lr=1e-12, final_lr=1e-12, batch_size=8)
+    history = finetune(model, train, train, lr=1e-12, final_lr=1e-12, schedule="step", batch_size=8)
     assert history[1].train_loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -102,7 +116,7 @@ def states(model: nn.Module, epochs: int) -> list[dict[str, Tensor]]:
         if epoch is not None:
             found.append(state(model))
 
-    finetune(model, pictures(), pictures(6), lr=0.1, final_lr=0.1, epochs=epochs, progress=record)
+    finetune(model, pictures(), pictures(6), lr=0.1, schedule="constant", epochs=epochs, progress=record)
     return found
 
 
@@ -129,7 +143,7 @@ def test_the_best_epoch_on_the_validation_images_is_what_is_left(
 
 def test_the_history_judges_the_weights_that_are_left() -> None:
     model, validation = small(), pictures(30, seed=5)
-    history = finetune(model, pictures(), validation, lr=0.5, final_lr=0.5, epochs=4)
+    history = finetune(model, pictures(), validation, lr=0.5, schedule="constant", epochs=4)
     assert evaluate(model, validation).loss == pytest.approx(best_epoch(history).validation_loss, abs=1e-6)
 
 
@@ -145,7 +159,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(augment: bo
         for seed in (3, 3, 4):
             model = nn.Sequential(small(), nn.Dropout(0.5))
             torch.rand(len(results) + 1)
-            finetune(model, pictures(), pictures(6), seed=seed, lr=0.1, final_lr=0.1, epochs=2, batch_size=8,
+            finetune(model, pictures(), pictures(6), seed=seed, lr=0.1, schedule="constant", epochs=2, batch_size=8,
                      augment=augment)  # fmt: skip
             results.append(state(model))
     finally:
@@ -171,7 +185,7 @@ def test_training_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    finetune(model, pictures(), [pictures(6).tensors], epochs=1)  # type: ignore[arg-type]
+    finetune(model, pictures(), [pictures(6).tensors], epochs=1)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -272,10 +286,10 @@ def test_a_network_that_returns_a_tuple_in_training_is_refused() -> None:
         finetune(Heads(), pictures(), pictures(6))
 
 
-def test_batches_instead_of_a_data_set_are_refused() -> None:
-    loader = DataLoader(pictures(), 4)
-    with pytest.raises(InputError, match="as a map-style data set, not as a DataLoader"):
-        finetune(small(), loader, pictures(6))  # type: ignore[arg-type]
+def test_a_generator_and_a_stream_are_refused() -> None:
+    batches = (batch for batch in DataLoader(pictures(), 4))
+    with pytest.raises(InputError, match="as a map-style data set or a DataLoader, not as a generator"):
+        finetune(small(), batches, pictures(6))
 
 
 def test_no_training_images_are_refused() -> None:
@@ -313,7 +327,15 @@ def test_without_a_gradient_a_step_is_the_carried_momentum(monkeypatch: pytest.M
     one = TensorDataset(torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
     script_validation(monkeypatch, [0.0, 1.0, 0.5])
     finetune(
-        pruned, one, one, lr=0.25, final_lr=0.25, epochs=2, momentum=0.5, weight_decay=0, momentum_buffers=momentum
+        pruned,
+        one,
+        one,
+        lr=0.25,
+        schedule="constant",
+        epochs=2,
+        momentum=0.5,
+        weight_decay=0,
+        momentum_buffers=momentum,
     )
     # epoch 1, which is left: the momentum (20, 40) is halved, and the weights (2, 4) lose a quarter of it
     assert momentum["0.weight"].flatten().tolist() == [10, 20]
@@ -330,14 +352,14 @@ def test_a_step_after_the_prune_is_the_step_of_the_masked_network(monkeypatch: p
     pruned = without_one_and_three(model, carry=carried)
     for network, buffers in ((model, momentum), (pruned.model, carried)):
         script_validation(monkeypatch, [0.0, 1.0])
-        finetune(network, train, train, lr=0.01, final_lr=0.01, epochs=1, momentum_buffers=buffers)
+        finetune(network, train, train, lr=0.01, schedule="constant", epochs=1, momentum_buffers=buffers)
     torch.testing.assert_close(dict(pruned.model.named_parameters()), pruned.surviving(dict(model.named_parameters())))
     torch.testing.assert_close(carried, pruned.surviving(momentum))
 
 
 def test_training_in_two_calls_is_training_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, halves, empty = small(), small(), dict[str, Tensor]()
-    settings: dict[str, Any] = {"lr": 0.1, "final_lr": 0.1}
+    settings: dict[str, Any] = {"lr": 0.1, "schedule": "constant"}
     train = pictures(2)  # one step of the same two images an epoch
     script_validation(monkeypatch, [0.0, 0.1, 0.2])
     finetune(whole, train, train, epochs=2, **settings)
@@ -354,7 +376,9 @@ def test_the_momentum_that_is_kept_is_that_of_the_epoch_that_is_left(monkeypatch
     for epochs in (1, 2, 3):
         script_validation(monkeypatch, [0.1, 0.5, 0.9, 0.3][: epochs + 1])
         found.append({})
-        finetune(small(), pictures(), pictures(6), lr=0.1, final_lr=0.1, epochs=epochs, momentum_buffers=found[-1])
+        finetune(
+            small(), pictures(), pictures(6), lr=0.1, schedule="constant", epochs=epochs, momentum_buffers=found[-1]
+        )
     assert not same(found[0], found[1])
     assert same(found[1], found[2])
 

@@ -1,6 +1,5 @@
 """Training labels that are replaced, rates of dropout, the epoch that is kept, and when training stops."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from prune_fe.errors import InputError
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.training import unfinished
 from prune_fe.training.loop import finetune, kept_epoch
-from prune_fe.training.options import TrainOptions
+from prune_fe.training.options import PaperTrainOptions, TrainOptions
 from prune_fe.training.unfinished import identify_training
 from tests.training.helpers import pictures, same, script_validation, small, state
 
@@ -36,7 +35,7 @@ def test_the_training_accuracy_counts_the_labels_that_are_trained_on() -> None:
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), pictures(60)
     noisy = corrupt_labels(images, 0.5, seed=0)
     expected = evaluate(model, noisy).accuracy
-    history = finetune(model, images, images, lr=1e-12, final_lr=1e-12, batch_size=8, label_noise=0.5)
+    history = finetune(model, images, images, lr=1e-12, schedule="constant", epochs=1, batch_size=8, label_noise=0.5)
     assert history[1].train_accuracy == pytest.approx(expected)
     assert history[0].train_accuracy != history[0].train_accuracy  # NaN: nothing was trained yet
 
@@ -88,8 +87,7 @@ def test_training_stops_at_an_accuracy_and_stays_stopped(tmp_path: Path, monkeyp
 
 
 def test_an_unfinished_training_of_a_version_without_these_options_is_still_the_same() -> None:
-    key = json.loads(identify_training(small(), pictures(), TrainOptions(), 0, {}, None))
-    later = {"dropout", "label_noise", "keep", "until_accuracy"}
-    assert set(key[0]) == set(dataclasses.asdict(TrainOptions())) - later
-    other = json.loads(identify_training(small(), pictures(), TrainOptions(label_noise=0.5), 0, {}, None))
+    key = json.loads(identify_training(small(), pictures(), PaperTrainOptions(), 0, {}, None))
+    assert set(key[0]) == set(unfinished.FIRST_OPTIONS)
+    other = json.loads(identify_training(small(), pictures(), PaperTrainOptions(label_noise=0.5), 0, {}, None))
     assert set(other[0]) - set(key[0]) == {"label_noise"}

@@ -7,7 +7,8 @@ from torch.utils.data import TensorDataset
 
 from prune_fe.errors import InputError
 from prune_fe.training.loop import finetune
-from prune_fe.training.precision import autocast, has_bfloat16
+from prune_fe.training.options import TrainOptions
+from prune_fe.training.precision import autocast, has_half
 
 CPU = torch.device("cpu")
 
@@ -20,10 +21,10 @@ def has_instructions(request, monkeypatch):
 
 
 def test_a_cpu_computes_in_bfloat16_if_it_was_asked_for_and_can(has_instructions):
-    assert has_bfloat16(CPU) == has_instructions
+    assert has_half(CPU, "bfloat16") == has_instructions
     layer, inputs = nn.Linear(3, 2), torch.ones(1, 3)
     for amp in (True, False):
-        with autocast(CPU, amp):
+        with autocast(CPU, TrainOptions(amp=amp)):
             assert layer(inputs).dtype == (torch.bfloat16 if amp and has_instructions else torch.float32)
 
 
@@ -35,10 +36,10 @@ def test_training_in_bfloat16_differs_and_a_cpu_without_it_is_named(has_instruct
     for amp in (False, True):
         model = nn.Linear(3, 2)
         model.load_state_dict(start)
-        finetune(model, data, data, amp=amp, lr=0.1, batch_size=4)
+        finetune(model, data, data, amp=amp, lr=0.1, schedule="step", batch_size=4)
         trained.append(model.weight.detach())
     assert torch.equal(*trained) == (not has_instructions)
-    notes = [str(warning.message) for warning in recwarn]
+    notes = [str(warning.message) for warning in recwarn if "amp" in str(warning.message)]
     assert notes == ([] if has_instructions else ["amp: cpu has no bfloat16, so it computes in float32"])
 
 
@@ -57,3 +58,33 @@ def test_weights_of_half_precision_are_refused_in_one_line(dtype, amp):
     finetune(model.to(dtype), same, same, lr=0.1)
     with pytest.raises(InputError, match="expected input"):  # Another error keeps its own text.
         finetune(model, TensorDataset(torch.randn(8, 1, 4, 4, dtype=dtype), torch.arange(8) % 2), same)
+
+
+def test_float16_scales_the_loss_and_leaves_out_steps_that_overflow(monkeypatch):
+    monkeypatch.setattr("prune_fe.training.precision.has_half", lambda *_: True)
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    start, scales = nn.Linear(3, 2).state_dict(), []
+    update = torch.amp.GradScaler.update
+
+    def recorded(scaler):
+        scales.append(scaler.get_scale())
+        update(scaler)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "update", recorded)
+    trained = []
+    for amp in (False, True):
+        model = nn.Linear(3, 2)
+        model.load_state_dict(start)
+        finetune(model, data, data, lr=0.1, batch_size=4, epochs=8, amp=amp, amp_dtype="float16")
+        trained.append(model.weight.detach())
+    assert scales[0] == 2.0**16
+    assert len(scales) == 16
+    torch.testing.assert_close(*trained, rtol=0.02, atol=0.01)
+    assert not torch.equal(*trained)
+
+
+def test_float16_on_a_cpu_is_named():
+    data = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    with pytest.warns(UserWarning, match="amp: cpu has no float16, so it computes in float32"):
+        finetune(nn.Linear(3, 2), data, data, epochs=1, amp=True, amp_dtype="float16")
