@@ -56,7 +56,7 @@ def test_flags_of_the_explanation_say_which_layers_and_images(recipe, monkeypatc
     from prune_fe.studies import explanation
 
     given = []
-    monkeypatch.setattr(explanation, "explanation_study", lambda *_, options: given.append(options) or [])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(explanation, "explanation_study", lambda *_, options, executor: given.append(options) or [])  # type: ignore[func-returns-value]
     words = ["study", "explanation", "tiny.yaml", "--layer", "features.0", "features.3", "--images-per-class", "2"]
     assert main([*words, "--seed", "0"]) == 0, capsys.readouterr().err
     assert (given[0].layers, given[0].images_per_class, given[0].seed) == (("features.0", "features.3"), 2, 0)

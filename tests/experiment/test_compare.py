@@ -161,7 +161,7 @@ def test_a_ratio_of_zero_is_a_point_of_its_own(tmp_path: Path) -> None:
 def test_from_scratch_is_a_new_network_of_the_same_widths(filled: Path, found: Findings, tmp_path: Path) -> None:
     """Its first weights are as its constructor draws them, and not those that the trained network began with."""
     recipe = with_controls(RECIPE)
-    folder = RunFolder(filled, RECIPE.model_dump(mode="json"), comparison=True)
+    folder = RunFolder.join(filled)
     comparison = compare.Comparison(experiment.begin(recipe, folder, Silent()))
     drawn: list[torch.nn.Module] = []
 

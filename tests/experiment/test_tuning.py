@@ -17,7 +17,8 @@ from tests.experiment.helpers import CONTENT, Silent
 def make(folder: Path, **changes: Any) -> Experiment:
     recipe = Recipe.model_validate(CONTENT | {"scorers": ["random"], "seeds": [0]} | changes)
     folder.mkdir(exist_ok=True)
-    return begin(recipe, RunFolder(folder, recipe.model_dump(mode="json"), comparison=True), Silent())
+    RunFolder(folder, recipe.model_dump(mode="json"), comparison=True).close()
+    return begin(recipe, RunFolder.join(folder), Silent())
 
 
 EACH_ROUND = CONTENT["finetune"] | {"when": "each_round"}
