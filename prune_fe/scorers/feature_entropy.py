@@ -152,8 +152,8 @@ class FeatureEntropy(MapScorer):
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
         if self.uses_birth_times:
-            # Two kernels: one for up to 64 rows, one for more. They are compiled once an installation.
-            for rows in (4, 65):
+            # Three kernels: for small maps, for up to 64 rows and for more. They are compiled once an installation.
+            for rows in (4, 64, 65):
                 birth_times(torch.zeros(1, rows, rows))
         else:
             persistence.import_library(self.complex)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prune_fe.errors import InputError
-from prune_fe.topology import kernel, portable
+from prune_fe.topology import kernel, portable, small_maps
 
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
@@ -245,16 +245,45 @@ def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, birth
     layout = layout_of(bits)
     births = births.reshape(len(layout.starts), layout.n_units)
     step, width = chunk_shape(layout, bits.shape[-1], threads)
+    is_small = bits.shape[-1] <= small_maps.MAX_ROWS and not by_edges
 
     def work(chunks: Iterator[tuple[int, int]]) -> None:
-        scratch = kernel.make_scratch(n_elements, bits.dtype, width)
+        if is_small:
+            small_work = small_maps.make_work(bits.shape[-1], bits.dtype)
+        scratch = kernel.make_scratch(n_elements, bits.dtype, 1 if is_small else width)
         for image, unit in chunks:
             output = births[image : image + step, unit : unit + width]
+            output = output.reshape(-1)  # a view: only single images are divided
             starts = layout.starts[image : image + step] + unit
-            given = (layout.bits, starts, output.shape[1], layout.stride, infinity, by_edges, scratch)
-            kernel.fill_births(*given, output.reshape(-1))  # a view: only single images are divided
+            given = (layout.bits, starts, min(width, layout.n_units - unit), layout.stride)
+            if is_small:
+                small_maps.fill_births(*given, bits.shape[-1], infinity, small_work, output)
+                fill_unsure(*given, infinity, scratch, output)
+            else:
+                kernel.fill_births(*given, infinity, by_edges, scratch, output)
 
     share(work, [(i, j) for i in range(0, len(births), step) for j in range(0, layout.n_units, width)], threads)
+
+
+def fill_unsure(
+    bits: np.ndarray,
+    starts: np.ndarray,
+    n_units: int,
+    stride: int,
+    infinity: int,
+    scratch: kernel.Scratch,
+    births: np.ndarray,
+) -> None:
+    """Write the birth times that `small_maps.fill_births`, which takes the same arguments, has left UNSURE."""
+    unsure = np.flatnonzero(births == small_maps.UNSURE)
+    if len(unsure):
+        n_elements = len(scratch.labels) ** 2
+        firsts = starts[unsure // n_units] + unsure % n_units
+        maps = bits[firsts[:, None] + np.arange(n_elements) * stride]
+        found = np.empty(len(unsure), np.int32)
+        places = np.arange(len(unsure)) * n_elements
+        kernel.fill_births(maps.reshape(-1), places, 1, 1, infinity, False, scratch, found)
+        births[unsure] = found
 
 
 def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:

@@ -97,11 +97,12 @@ class Scratch(NamedTuple):
         order: (m²,) int64, the items of a slice, sorted.
         spare: (2 · m² + 2,) int64, the items of a slice, unsorted.
         neighbours: (m,) or (m, words) uint64; bit b of row a is set if {a, b} is an edge, or a = b.
+        later_neighbours: The same for the graph with all edges of the current group.
         labels: (m,) int32, equal for two vertices of one component.
         later_labels: (m,) int32, the same for the graph with later edges.
         reached: (words,) uint64, a set of vertices.
         degrees: (m,) int32, the number of each vertex's edges.
-        pending: (m², 2) int32, edges of the current group that may not join yet.
+        pending: (m², 2) int32, edges of the current group that may not join.
         unknowns: (m, m) int32, symmetric: the number of the unknown f(a, b) of eq. 1; 0 = known to be zero.
     """
 
@@ -115,6 +116,7 @@ class Scratch(NamedTuple):
     order: np.ndarray
     spare: np.ndarray
     neighbours: np.ndarray
+    later_neighbours: np.ndarray
     labels: np.ndarray
     later_labels: np.ndarray
     reached: np.ndarray
@@ -161,6 +163,7 @@ def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
         order=np.empty(n_elements, np.int64),
         spare=np.empty(2 * n_elements + 2, np.int64),
         neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
+        later_neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
         labels=np.empty(size, np.int32),
         later_labels=np.empty(size, np.int32),
         reached=np.empty(n_words, np.uint64),
@@ -205,6 +208,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
         scratch.spare,
     )
     neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
+    later_neighbours, reached = scratch.later_neighbours, scratch.reached
     pending, unknowns = scratch.pending, scratch.unknowns
     size, n_strips, n_columns = len(labels), len(strips) - 1, len(columns) - 1
     is_interleaved, n_elements = stride > 1, size * size
@@ -268,7 +272,9 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
                 n, n_picked = gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, spare, floor, ceiling)
             n = gather(bits, start, stride, n_elements, strips, n_picked, n_strips, spare, n, floor, ceiling)
             sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
-            n_new_values, group = enter_slice(order, n, neighbours, labels, degrees, pending, unknowns)
+            n_new_values, group = enter_slice(
+                order, n, neighbours, later_neighbours, reached, labels, degrees, pending, unknowns
+            )
             n_values += n_new_values
             if group >= 0:
                 births[i] = n_values if by_edges else n_entered + group + 1
@@ -728,7 +734,7 @@ def bit_length(number):
 
 
 @compiled
-def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
+def enter_slice(order, n, neighbours, later_neighbours, reached, labels, degrees, pending, unknowns):
     """Enter the elements of a slice, one group of equal ones after the other, until there is a hole after a group.
 
     An edge has two elements and enters with the larger one; when the other one enters, the edge exists already.
@@ -767,7 +773,13 @@ def enter_slice(order, n, neighbours, labels, degrees, pending, unknowns):
             continue
         # The edge closes no triangle within one component: alone it is a hole, otherwise the group decides.
         begin, end = group_around(order, n, i)
-        if i + 1 == end or group_has_hole(order, i, end, neighbours, labels, degrees, pending, unknowns):
+        if i + 1 == end:
+            return n_values, begin
+        add_group(order, i, end, neighbours, later_neighbours)
+        if join_group(neighbours, later_neighbours, reached, labels, degrees):
+            return n_values, begin
+        n_pending = fill_pending(neighbours, later_neighbours, pending)
+        if n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
             return n_values, begin
         if degrees.max() == len(labels) - 1:
             return n_values, CONE
@@ -787,15 +799,63 @@ def group_around(order, n, i):
 
 
 @compiled
-def group_has_hole(order, begin, end, neighbours, labels, degrees, pending, unknowns):
-    """Enter the rest of a group whose first edge may not join, and return whether there is a hole afterwards."""
-    n_pending = 0
+def add_group(order, begin, end, neighbours, later_neighbours):
+    """Write the graph with the edges of a group, which has not entered yet, to `later_neighbours`."""
+    later_neighbours[:] = neighbours
     for i in range(begin, end):
-        a, b = vertices(order[i], len(labels))
-        if not adjacent(neighbours, a, b) and not try_to_join(neighbours, labels, degrees, a, b):
-            n_pending = append_pending(pending, n_pending, a, b)
-    n_pending = join_pending(neighbours, labels, degrees, pending, n_pending)
-    return n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending)
+        a, b = vertices(order[i], len(neighbours))
+        add_neighbour(later_neighbours, a, b)
+        add_neighbour(later_neighbours, b, a)
+
+
+@compiled
+def join_group(neighbours, later_neighbours, reached, labels, degrees):
+    """Enter all edges of a group that join with H¹ = 0 in some order, and return whether one of the others is a hole.
+
+    Among them an edge is a hole for certain that closes no triangle even when all have entered: its unknown in eq. 1 is
+    in no equation. Several passes are needed because an edge that has joined may let another one close a triangle.
+    """
+    has_joined = True
+    while has_joined:
+        has_joined = False
+        for a in range(len(labels)):
+            is_reached_known = False
+            for i in range(a >> 6, n_words(neighbours)):
+                pending = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+                if i == a >> 6:
+                    pending &= ~((np.uint64(2) << np.uint64(a & 63)) - np.uint64(1))  # each edge once, as a < b
+                if pending == 0:
+                    continue
+                if not is_reached_known:
+                    fill_reached(neighbours, a, reached)
+                    is_reached_known = True
+                # For each set bit, from the lowest on.
+                while pending != 0:
+                    b = (i << 6) + trailing_zeros(pending)
+                    pending &= pending - np.uint64(1)
+                    if (reached[i] >> np.uint64(b & 63)) & np.uint64(1) != 0 or labels[a] != labels[b]:
+                        connect(neighbours, labels, degrees, a, b)
+                        has_joined = True
+                    elif next_common(later_neighbours, a, b, 0) < 0:
+                        return True
+    return False
+
+
+@compiled
+def fill_pending(neighbours, later_neighbours, pending):
+    """Write the edges that have not entered to `pending`, and return their number."""
+    n_pending = 0
+    for a in range(len(neighbours)):
+        for i in range(a >> 6, n_words(neighbours)):
+            others = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+            while others != 0:
+                b = (i << 6) + trailing_zeros(others)
+                others &= others - np.uint64(1)
+                if a < b:
+                    pending[n_pending, 0] = a
+                    pending[n_pending, 1] = b
+                    n_pending += 1
+    return n_pending
 
 
 @compiled
@@ -876,64 +936,21 @@ def share_a_neighbour(neighbours, a, b):
 
 
 @compiled
-def try_to_join(neighbours, labels, degrees, a, b):
-    """Add the edge {a, b} if H¹ certainly stays zero, and return whether it was added."""
-    allowed = share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b])
-    if allowed:
-        connect(neighbours, labels, degrees, a, b)
-    return allowed
-
-
-@compiled
-def append_pending(pending, n_pending, a, b):
-    """Append {a, b} to the pending edges, and return their new number."""
-    pending[n_pending, 0] = a
-    pending[n_pending, 1] = b
-    return n_pending + 1
-
-
-@compiled
-def join_pending(neighbours, labels, degrees, pending, n_pending):
-    """Add pending edges until none can join any more, and return how many are still pending.
-
-    Several passes are needed because an edge that has joined may let another one close a triangle.
-    """
-    before = n_pending + 1
-    while 0 < n_pending < before:
-        before, n_pending = n_pending, 0
-        for i in range(before):
-            a, b = pending[i, 0], pending[i, 1]
-            # An edge whose two elements are equal is pending twice, and may exist already.
-            if not adjacent(neighbours, a, b) and not try_to_join(neighbours, labels, degrees, a, b):
-                n_pending = append_pending(pending, n_pending, a, b)
-    return n_pending
-
-
-@compiled
 def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, none of which can join by itself, and return whether there is a hole afterwards."""
-    n_unknowns = number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
-    # A single edge that may not join closes no triangle, so its unknown is free.
-    hole = (
-        n_unknowns == 1
-        or has_free_edge(neighbours, pending, n_pending)
-        or has_nonzero_solution(neighbours, unknowns, pending, n_pending, n_unknowns)
-    )
+    """Add the pending edges, each of which closes a triangle with others, and return whether there is a hole then."""
+    number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
+    hole = has_nonzero_solution(neighbours, unknowns, pending, n_pending)
     clear_unknowns(unknowns, pending, n_pending)
     return hole
 
 
 @compiled
 def number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, number their unknowns 1, 2, …, and return how many unknowns there are."""
-    n_unknowns = 0
+    """Add the pending edges, and number their unknowns from 1 on."""
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
-        if not adjacent(neighbours, a, b):
-            n_unknowns += 1
-            unknowns[a, b] = unknowns[b, a] = n_unknowns
-            connect(neighbours, labels, degrees, a, b)
-    return n_unknowns
+        unknowns[a, b] = unknowns[b, a] = i + 1
+        connect(neighbours, labels, degrees, a, b)
 
 
 @compiled
@@ -945,19 +962,10 @@ def clear_unknowns(unknowns, pending, n_pending):
 
 
 @compiled
-def has_free_edge(neighbours, pending, n_pending):
-    """Return whether some pending edge closes no triangle: its unknown is in no equation."""
-    free = False
-    for i in range(n_pending):
-        free |= next_common(neighbours, pending[i, 0], pending[i, 1], 0) < 0
-    return free
-
-
-@compiled
-def has_nonzero_solution(neighbours, unknowns, pending, n_pending, n_unknowns):
+def has_nonzero_solution(neighbours, unknowns, pending, n_pending):
     """Return whether eq. 1 has a solution other than zero."""
     # Most equations identify two unknowns; only what is left needs elimination.
-    classes = np.arange(n_unknowns + 1).astype(np.int32)
+    classes = np.arange(n_pending + 1).astype(np.int32)
     while identify(neighbours, unknowns, pending, n_pending, classes):
         pass
     n_columns = renumber(classes)

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 
-from prune_fe.topology import birth_times, kernel
+from prune_fe.topology import birth_times, kernel, small_maps
 from prune_fe.topology.births import Rank
 
 
@@ -76,7 +76,7 @@ def test_a_read_only_array_needs_no_compilation_of_its_own(kind: type[np.floatin
     frozen = maps.copy()
     frozen.setflags(write=False)
     births = birth_times(maps)
-    functions: list[Any] = [kernel.fill_births, kernel.fill_ranks]
+    functions: list[Any] = [kernel.fill_births, kernel.fill_ranks, small_maps.fill_births]
     compiled = [len(function.signatures) for function in functions]
     np.testing.assert_array_equal(birth_times(frozen), births)
     assert [len(function.signatures) for function in functions] == compiled

@@ -1,0 +1,365 @@
+"""The birth times of small maps on the CPU, many maps at once: each lane of a vector register holds another map.
+
+Nothing is sorted and nothing depends on a map's values, so that all lanes take the same steps. Let W be the weights of
+a map's edges, W(a, b) = max(U[a, b], U[b, a]); M(a, b) the largest min(W(a, c), W(b, c)) over the vertices c, the
+threshold at which the first triangle on {a, b} has its other two edges; and B(a, b) the largest threshold at which a
+path joins a and b. As portable.py explains,
+
+- an edge with M > W closes a triangle when it enters, and gives no hole;
+- an edge with M < W is in no triangle of the complex that it enters. It gives a hole if a path joins its ends already.
+
+If no weight has an edge with M = W, the first hole is therefore at the largest W of an edge with M < W < B, or of one
+with M < W = B that closes a cycle of edges of equal weight. There is no such cycle above a threshold t if the edges
+with M < W and W > t are a forest: as many as the vertices less the components.
+
+A map is left UNSURE, for kernel.py to decide, if there is an edge with M = W or such a cycle above the largest W of an
+edge with M < W < B. Edges of the smallest weight do not count: with them the graph is complete and has no hole.
+
+For kernel.py the work grows with the number of edges that must enter; here it grows with the cube of the map's size.
+
+The functions after the class Lanes are vector instructions, which LLVM splits where the processor's registers are
+shorter. Loops over lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop
+whether arrays overlap. All compiled functions are in this one file for the reason that kernel.py gives.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# The functions that numba compiles, and the callbacks that it calls, have no types for mypy.
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import extending
+from numba.core import types
+from numba.core.datamodel import models
+
+from prune_fe.topology.kernel import NOT_FINITE, compiled, entry_point
+
+MAX_ROWS = 28
+"""Up to this size, maps are faster here than in kernel.py."""
+
+UNSURE = -2
+"""In place of a birth time: equal weights decide it."""
+
+intrinsic: Any = extending.intrinsic  # mypy takes its first argument, the compiler's own, for one that callers give
+
+N_LANES = {16: 32, 32: 16}
+"""Bits of a number -> lanes of a vector: 64 bytes, the longest registers and a line of the cache."""
+
+
+class Lanes(types.Type):
+    """The type of a vector of integers, one for each map."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.n = N_LANES[dtype.bitwidth]
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@extending.register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    """Represents Lanes as a vector of LLVM."""
+
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.n))
+
+
+@intrinsic
+def address_of(_, array):
+    """Return the address of an array's first number: passing an address costs nothing, an array counts its readers."""
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def lane_count(_, numbers):
+    """Return how many of the numbers at an address are one vector."""
+    n = N_LANES[numbers.dtype.bitwidth]
+    return types.uintp(numbers), lambda context, *_: context.get_constant(types.uintp, n)
+
+
+@intrinsic
+def load(_, numbers, index):
+    """Return the lanes that begin at the i-th number after an address."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        place = _place(context, builder, lanes, *arguments)
+        return builder.load(place, align=numbers.dtype.bitwidth // 8)
+
+    return lanes(numbers, types.uintp), generate
+
+
+@intrinsic
+def store(_, numbers, index, lanes):
+    """Write the lanes from the i-th number after an address on."""
+
+    def generate(context, builder, signature, arguments):
+        place = _place(context, builder, lanes, *arguments[:2])
+        builder.store(arguments[2], place, align=numbers.dtype.bitwidth // 8)
+
+    return types.void(numbers, types.uintp, lanes), generate
+
+
+def _place(context, builder, lanes, address, index):
+    """Return the address of the i-th number, as one of lanes."""
+    return builder.bitcast(builder.gep(address, [index]), context.get_value_type(lanes).as_pointer())
+
+
+@intrinsic
+def fill(_, numbers, number):
+    """Return lanes of the type of the numbers at an address that all hold one number."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        none = ir.Constant(context.get_value_type(lanes), ir.Undefined)
+        first = builder.trunc(arguments[1], none.type.element)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes.n), [0] * lanes.n)
+        return builder.shuffle_vector(builder.insert_element(none, first, zeros.type.element(0)), none, zeros)
+
+    return lanes(numbers, types.int64), generate
+
+
+@intrinsic
+def smallest(_, numbers):
+    """Return lanes that hold the smallest integer, which is the key of no number."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(context.get_value_type(lanes), [-(1 << (numbers.dtype.bitwidth - 1))] * lanes.n)
+
+    return lanes(numbers), generate
+
+
+def _binary(instruction: Callable) -> Callable:
+    """Return a function of two lanes that is one instruction, or two."""
+
+    @intrinsic
+    def function(_, x, y):
+        return x(x, x), lambda context, builder, signature, arguments: instruction(builder, *arguments)
+
+    return function
+
+
+higher = _binary(lambda builder, x, y: builder.select(builder.icmp_signed(">", x, y), x, y))
+lower = _binary(lambda builder, x, y: builder.select(builder.icmp_signed("<", x, y), x, y))
+plus = _binary(lambda builder, x, y: builder.add(x, y))
+minus = _binary(lambda builder, x, y: builder.sub(x, y))
+
+
+@intrinsic
+def if_greater(_, x, y, yes, no):
+    """Return `yes` in the lanes with x > y and `no` in the others."""
+
+    def generate(context, builder, signature, arguments):
+        x, y, yes, no = arguments
+        return builder.select(builder.icmp_signed(">", x, y), yes, no)
+
+    return yes(x, x, x, x), generate
+
+
+def make_work(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return the memory that one thread needs for maps of size × size integers of this type."""
+    return np.empty((4, even(size) ** 2 * N_LANES[8 * dtype.itemsize]), dtype)
+
+
+@entry_point
+def even(size):
+    """Return the number of vertices, an even one: vertices are taken two by two, the last may have no edges."""
+    return size + (size & 1)
+
+
+@entry_point
+def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
+    """Write each map's birth time to `births`: 0 for none, UNSURE, or NOT_FINITE for a map that is not finite.
+
+    Args:
+        bits: 1-d int16 or int32, the bit patterns of IEEE numbers.
+        starts: int64, (maps,): where each map begins; or (images,): where the first map of each image begins.
+        n_units: 1; or the interleaved units of each image, whose maps begin at consecutive places.
+        stride: Distance between two elements of a map, row after row.
+        size: Rows of a map.
+        infinity: The bit pattern of +∞.
+        work: From make_work, for maps of this size and type.
+        births: Output, (maps,) or (images · n_units,) int32.
+    """
+    words, keys, weights = address_of(bits), address_of(work[0]), address_of(work[1])
+    paths, rows = address_of(work[2]), address_of(work[3])
+    n_lanes, n_vertices, n_elements = lane_count(keys), np.uint64(even(size)), np.uint64(size * size)
+    zero, unsure, not_finite = fill(keys, 0), fill(keys, UNSURE), fill(keys, NOT_FINITE)
+    firsts = np.empty(n_lanes, np.uint64)
+    unit = image = 0
+    for begin in range(0, len(births), n_lanes):
+        n = min(n_lanes, len(births) - begin)
+        for lane in range(n):
+            firsts[lane] = starts[image] + unit
+            unit += 1
+            if unit == n_units:
+                unit, image = 0, image + 1
+        firsts[n:] = firsts[0]
+        read_keys(words, address_of(firsts), np.uint64(stride), n_elements, keys)
+        lowest, highest, lightest = fill_weights(keys, np.uint64(size), n_vertices, weights, paths)
+        tied = fill_edges(weights, n_vertices, paths)
+        close_paths(paths, n_vertices, rows)
+        birth = first_hole(paths, n_vertices)
+        # Equal weights at or below the first certain hole, or of the smallest value, do not matter.
+        floor = higher(birth, lightest)
+        number = if_greater(tied, floor, unsure, count_above(keys, n_elements, birth))
+        number = if_greater(cycles_above(paths, n_vertices, floor), zero, unsure, number)
+        number = if_greater(fill(keys, infinity), highest, number, not_finite)
+        number = if_greater(lowest, fill(keys, -infinity), number, not_finite)
+        store(keys, 0, number)
+        for lane in range(n):
+            births[begin + lane] = keys[lane]
+
+
+@compiled
+def read_keys(words, firsts, stride, n_elements, keys):
+    """Write the elements as integers in the order of the IEEE numbers; −0 and +0 give the same (kernel.key_at)."""
+    zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
+    are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
+    if not are_neighbours:
+        for lane in range(n_lanes):
+            index = firsts[lane]
+            for element in range(n_elements):
+                keys[element * n_lanes + lane] = words[index]
+                index += stride
+    index = firsts[0]
+    for element in range(n_elements):
+        lanes = load(words, index) if are_neighbours else load(keys, element * n_lanes)
+        store(keys, element * n_lanes, if_greater(zero, lanes, minus(least, lanes), lanes))
+        index += stride
+
+
+@compiled
+def place(a, b, n_vertices, matrix):
+    """Return where a matrix has the lanes of row a and column b."""
+    return (a * n_vertices + b) * lane_count(matrix)
+
+
+@compiled
+def fill_weights(keys, size, n_vertices, weights, paths):
+    """Write W to both triangles of `weights` and the lower one of `paths`; a vertex reaches itself at any threshold.
+
+    Returns:
+        The lowest key, the highest, and the smallest weight.
+    """
+    least = smallest(keys)
+    most = minus(fill(keys, -1), least)
+    lowest, highest, lightest = most, least, most
+    for a in range(n_vertices):
+        for b in range(a):
+            weight = least
+            if a < size:
+                one, other = load(keys, place(a, b, size, keys)), load(keys, place(b, a, size, keys))
+                weight = higher(one, other)
+                lowest, highest = lower(lowest, lower(one, other)), higher(highest, weight)
+                lightest = lower(lightest, weight)
+            store(weights, place(a, b, n_vertices, keys), weight)
+            store(weights, place(b, a, n_vertices, keys), weight)
+            store(paths, place(a, b, n_vertices, keys), weight)
+        store(weights, place(a, a, n_vertices, keys), least)
+        store(paths, place(a, a, n_vertices, keys), most)
+        if a < size:
+            loop = load(keys, place(a, a, size, keys))
+            lowest, highest = lower(lowest, loop), higher(highest, loop)
+    return lowest, highest, lightest
+
+
+@compiled
+def fill_edges(weights, n_vertices, paths):
+    """Write W to the upper triangle of `paths` for the edges with M < W, and the smallest integer for the others.
+
+    Returns:
+        The largest weight of an edge with M = W.
+    """
+    tied = least = smallest(weights)
+    next_row = n_vertices * lane_count(weights)
+    for a in range(np.uint64(0), n_vertices, np.uint64(2)):
+        for b in range(np.uint64(0), a + np.uint64(1), np.uint64(2)):
+            # Four edges at once, from {a, a + 1} to {b, b + 1}, so that each weight is read for two of them.
+            m00 = m01 = m10 = m11 = least
+            at_a, at_b = a * next_row, b * next_row
+            for _ in range(n_vertices):
+                a0, a1 = load(weights, at_a), load(weights, at_a + next_row)
+                b0, b1 = load(weights, at_b), load(weights, at_b + next_row)
+                m00, m01 = higher(m00, lower(a0, b0)), higher(m01, lower(a0, b1))
+                m10, m11 = higher(m10, lower(a1, b0)), higher(m11, lower(a1, b1))
+                at_a, at_b = at_a + lane_count(weights), at_b + lane_count(weights)
+            tied = higher(tied, fill_edge(weights, a, b, n_vertices, m00, paths))
+            tied = higher(tied, fill_edge(weights, a, b + np.uint64(1), n_vertices, m01, paths))
+            tied = higher(tied, fill_edge(weights, a + np.uint64(1), b, n_vertices, m10, paths))
+            tied = higher(tied, fill_edge(weights, a + np.uint64(1), b + np.uint64(1), n_vertices, m11, paths))
+    return tied
+
+
+@compiled
+def fill_edge(weights, a, b, n_vertices, closing, paths):
+    """Write one edge of fill_edges, given its M, and return its weight if M = W."""
+    weight, least = load(weights, place(a, b, n_vertices, weights)), smallest(weights)
+    if a != b:
+        store(paths, place(min(a, b), max(a, b), n_vertices, paths), if_greater(weight, closing, weight, least))
+    return if_greater(weight, closing, least, if_greater(closing, weight, least, weight))
+
+
+@compiled
+def close_paths(paths, n_vertices, rows):
+    """Replace the weights in the lower triangle of `paths` by B, as in the algorithm of Floyd and Warshall.
+
+    Two vertices k and k + 1 are passed at once, so that half as much is read and written.
+    """
+    n_lanes = lane_count(paths)
+    next_row, one = n_vertices * n_lanes, np.uint64(1)
+    for k in range(np.uint64(0), n_vertices, np.uint64(2)):
+        between = load(paths, place(k + one, k, n_vertices, paths))
+        for b in range(n_vertices):
+            first = load(paths, place(max(k, b), min(k, b), n_vertices, paths))
+            second = load(paths, place(max(k + one, b), min(k + one, b), n_vertices, paths))
+            second = higher(second, lower(between, first))
+            store(rows, b * n_lanes, higher(first, lower(between, second)))
+            store(rows, next_row + b * n_lanes, second)
+        for a in range(n_vertices):
+            first, second = load(rows, a * n_lanes), load(rows, next_row + a * n_lanes)
+            at_row = a * next_row
+            for at in range(np.uint64(0), a * n_lanes, n_lanes):
+                passing = higher(lower(first, load(rows, at)), lower(second, load(rows, next_row + at)))
+                store(paths, at_row + at, higher(load(paths, at_row + at), passing))
+
+
+@compiled
+def first_hole(paths, n_vertices):
+    """Return the largest W of an edge with M < W < B, the smallest integer if there is none."""
+    birth = smallest(paths)
+    for a in range(n_vertices):
+        for b in range(a):
+            edge = load(paths, place(b, a, n_vertices, paths))
+            joined = load(paths, place(a, b, n_vertices, paths))
+            birth = higher(birth, if_greater(joined, edge, edge, birth))
+    return birth
+
+
+@compiled
+def cycles_above(paths, n_vertices, floor):
+    """Return how many edges with M < W and W > floor there are beyond those of a forest of the same components."""
+    n, one = fill(paths, 0), fill(paths, 1)
+    for a in range(n_vertices):
+        nearest = smallest(paths)
+        for b in range(a):
+            n = if_greater(load(paths, place(b, a, n_vertices, paths)), floor, plus(n, one), n)
+            nearest = higher(nearest, load(paths, place(a, b, n_vertices, paths)))
+        # A vertex that is joined to an earlier one makes the components one fewer.
+        n = if_greater(nearest, floor, minus(n, one), n)
+    return n
+
+
+@compiled
+def count_above(keys, n_elements, birth):
+    """Return 1 + the number of keys > birth; 0 if the birth is the smallest integer, for none."""
+    n, one = fill(keys, 1), fill(keys, 1)
+    for element in range(n_elements):
+        n = if_greater(load(keys, element * lane_count(keys)), birth, plus(n, one), n)
+    return if_greater(birth, smallest(keys), n, fill(keys, 0))

@@ -1,0 +1,70 @@
+"""Small maps, many at once: the same births as one map after the other, or left open."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from prune_fe.topology import birth_times, kernel, small_maps
+from prune_fe.topology.births import INFINITY, bit_patterns, layout_of
+
+Draw = Callable[[str, int, int], Tensor]
+
+
+def births_of(maps: Tensor) -> np.ndarray:
+    """The birth times of maps (images, units, m, m) by small_maps.py, UNSURE among them: (images · units,)."""
+    dtype, size = str(maps.dtype).removeprefix("torch."), maps.shape[-1]
+    layout = layout_of(bit_patterns(maps, dtype))
+    births = np.full(len(layout.starts) * layout.n_units, 99, np.int32)
+    work = small_maps.make_work(size, layout.bits.dtype)
+    given = (layout.bits, layout.starts, layout.n_units, layout.stride)
+    small_maps.fill_births(*given, size, INFINITY[dtype], work, births)
+    return births
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 14, 27, 28])
+def test_what_is_sure_is_the_kernels(kind: str, size: int, draw_maps: Draw) -> None:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        maps = draw_maps(kind, size, 3 * 37).to(dtype).view(3, 37, size, size)
+        expected = birth_times(maps.double()).flatten().numpy()  # by ranks, each map by itself
+        for form in (torch.contiguous_format, torch.channels_last):
+            found = births_of(maps.contiguous(memory_format=form))
+            sure = found != small_maps.UNSURE
+            np.testing.assert_array_equal(found[sure], expected[sure])
+            if kind in ("random", "rectified") and dtype == torch.float32:
+                assert sure.all()
+
+
+def test_a_birth_is_sure_if_equal_weights_come_later_only() -> None:
+    maps = torch.zeros(1, 1, 6, 6)
+    for step, (a, b) in enumerate([(0, 1), (1, 2), (2, 3), (3, 0)]):
+        maps[0, 0, a, b] = 9 - step
+    for a, b in [(0, 4), (1, 4), (4, 5)]:
+        maps[0, 0, a, b] = 2
+    assert births_of(maps).tolist() == [4]
+    maps[0, 0, 4, 5] = maps[0, 0, 0, 4] = maps[0, 0, 0, 5] = 10  # a triangle of equal weights, before the hole
+    assert births_of(maps).tolist() == [small_maps.UNSURE]
+    assert birth_times(maps).tolist() == [[7]]
+
+
+def test_a_cycle_of_equal_weights_is_left_open() -> None:
+    ring = torch.zeros(5, 5)
+    for a, b in [(0, 1), (1, 2), (2, 3), (3, 0)]:
+        ring[a, b] = 1
+    path = ring.clone()
+    path[3, 0] = 0  # the same weights without a cycle
+    maps = torch.stack([ring, path])[None]
+    assert births_of(maps).tolist() == [small_maps.UNSURE, 0]
+    assert birth_times(maps).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_maps_that_are_not_finite_are_marked(value: float, dtype: torch.dtype) -> None:
+    maps = torch.zeros(1, 50, 5, 5, dtype=dtype)
+    maps[0, 7, 2, 2] = maps[0, 49, 4, 0] = value
+    for form in (torch.contiguous_format, torch.channels_last):
+        found = births_of(maps.contiguous(memory_format=form))
+        assert np.flatnonzero(found == kernel.NOT_FINITE).tolist() == [7, 49]
