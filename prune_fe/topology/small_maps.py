@@ -223,11 +223,10 @@ def read_keys(words, firsts, stride, n_elements, keys):
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
     are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
     if not are_neighbours:
-        for lane in range(n_lanes):
-            index = firsts[lane]
-            for element in range(n_elements):
-                keys[element * n_lanes + lane] = words[index]
-                index += stride
+        # Lane after lane would write to ever other lines of the cache.
+        for element in range(n_elements):
+            for lane in range(n_lanes):
+                keys[element * n_lanes + lane] = words[firsts[lane] + element * stride]
     index = firsts[0]
     for element in range(n_elements):
         lanes = load(words, index) if are_neighbours else load(keys, element * n_lanes)
