@@ -43,6 +43,7 @@ class Analysis:
         verifier: Checks removals on a copy of the network.
         outputs: Module that is no layer, such as a residual block -> the coupled set of each channel of its output, for
             the modules with scores whose channels could be followed.
+        has_branches: Whether the network takes other branches in training.
     """
 
     layers: tuple[str, ...]
@@ -52,6 +53,7 @@ class Analysis:
     cost: RemainingCost
     verifier: Verifier
     outputs: Mapping[str, IdArray] = field(default_factory=dict)
+    has_branches: bool = False
 
     @property
     def all_widths(self) -> dict[str, int]:
@@ -85,7 +87,7 @@ def analyse(
     tracing = _trace_quickly(model, example, blocks) or _trace_verification_copy(model, example, blocks)
     traced, found, graph, verifier = tracing
     if engine == "torch-pruning":
-        graph = _with_outputs(build_graph(model, example), graph)
+        graph = _with_outputs(build_graph(model, example, found.has_branches), graph)
     if not graph.axes:
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
     cutter = Cutter(traced, graph)
@@ -106,7 +108,8 @@ def analyse(
             for group, before in pairs
         )
     widths = {layer: len(cutter.axis_sets.get((layer, "out"), ())) or count_units(modules[layer]) for layer in names}
-    return Analysis(names, widths, groups, cutter, RemainingCost(traced, cutter), verifier, graph.outputs)
+    cost = RemainingCost(traced, cutter)
+    return Analysis(names, widths, groups, cutter, cost, verifier, graph.outputs, found.has_branches)
 
 
 def _with_outputs(graph: DependencyGraph, traced: DependencyGraph) -> DependencyGraph:

@@ -216,7 +216,8 @@ class _Pruning:
             self.carry[name] = cutter.select(name, tensor, self.kept, after)
         if self.options.engine == "torch-pruning":
             own_weights(self.model, self.original)
-            torch_pruning_engine.cut(cutter, self.model, self.kept, after, self.example)
+            has_branches = self.analysis.has_branches
+            torch_pruning_engine.cut(cutter, self.model, self.kept, after, self.example, has_branches)
         else:
             cutter.cut(self.model, self.kept, after)
             own_weights(self.model, self.original)

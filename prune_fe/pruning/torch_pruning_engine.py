@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from prune_fe.errors import InputError, describe_error
+from prune_fe.pruning.channel_limits import EndlessSearchError, SearchGuard
 from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
 from prune_fe.scorers.tp_criteria import import_torch_pruning
+from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
@@ -40,26 +43,32 @@ ADVICE = 'the engine "trace" may be able to cut it'
 """What the errors of this engine recommend."""
 
 
-def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
+def build_graph(model: nn.Module, example: Inputs, has_branches: bool = False) -> DependencyGraph:
     """Return the dependency graph of a network, made of torch-pruning's groups.
 
     Args:
         model: The network. It is left as it was.
         example: Inputs of the network.
+        has_branches: Whether the network takes other branches in training, which are followed too.
 
     Raises:
         EnvironmentFault: torch-pruning is not installed.
         InputError: torch-pruning cannot build its graph, or has no rule for a module.
     """
     twin = copy_model(model)
-    shapes = _Shapes()
-    with evaluating(twin), torch.no_grad(), shapes.watching(dict(twin.named_modules())):
-        run(twin, example)
-    groups = _Groups(twin, example)
+    shapes, shapes_in_training = _Shapes(), _Shapes()
+    with evaluating(twin), torch.no_grad():
+        with shapes.watching(dict(twin.named_modules())):
+            run(twin, example)
+        if has_branches:
+            with shapes_in_training.watching(dict(twin.named_modules())):
+                _run_in_training(twin, example)
+    outputs = shapes_in_training.outputs | shapes.outputs
+    groups = _Groups(twin, example, has_branches, check_numbers=True)
     builder = GraphBuilder(groups.modules, {})
     for name in groups.modules:
         for side in groups.sides(name):
-            groups.add_axis(builder, name, side, shapes.outputs.get(name, ()))
+            groups.add_axis(builder, name, side, outputs.get(name, ()))
     for name, positions in shapes.positions.items():
         builder.apply_at(name, positions)
     for name, side in groups.roots():
@@ -81,7 +90,14 @@ def build_graph(model: nn.Module, example: Inputs) -> DependencyGraph:
     return builder.build(count_rows(example))
 
 
-def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChannels, example: Inputs) -> None:
+def cut(
+    cutter: Cutter,
+    model: nn.Module,
+    before: KeptChannels,
+    after: KeptChannels,
+    example: Inputs,
+    has_branches: bool = False,
+) -> None:
     """Remove channels from a network, in place, with torch-pruning's groups.
 
     Args:
@@ -90,6 +106,7 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
         before: The channels that it has.
         after: The channels to keep, a part of `before`.
         example: Inputs of the network.
+        has_branches: Whether the network takes other branches in training.
 
     Raises:
         InputError: torch-pruning cuts a tensor in another way than was verified.
@@ -100,7 +117,7 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    groups, now = _Groups(model, example), dict(before)
+    groups, now = _Groups(model, example, has_branches), dict(before)
     for name, side in groups.roots():
         key = (name, side)
         removed = np.flatnonzero(~np.isin(now[key], after[key]))
@@ -123,6 +140,14 @@ def cut(cutter: Cutter, model: nn.Module, before: KeptChannels, after: KeptChann
         tensor = getattr(model.get_submodule(first[0]), first[1])
         for module, attribute in others:
             set_tensor(model.get_submodule(module), attribute, tensor)
+
+
+def _run_in_training(model: nn.Module, inputs: Inputs) -> Any:
+    """Return what a network returns as in training; None where its code fails there."""
+    # Many networks cannot be trained like this: they want the labels too, for example.
+    with taking_training_branches(model), suppress(Exception):
+        return run(model, inputs)
+    return None
 
 
 def _keep_form(model: nn.Module, name: str, tensor: Tensor, old: Tensor, flags: Mapping[str, bool]) -> None:
@@ -166,8 +191,16 @@ class _Groups:
         modules: The modules that the graph has, by name.
     """
 
-    def __init__(self, model: nn.Module, example: Inputs) -> None:
+    def __init__(
+        self, model: nn.Module, example: Inputs, has_branches: bool = False, *, check_numbers: bool = False
+    ) -> None:
         """Build the graph.
+
+        Args:
+            model: The network.
+            example: Inputs of it.
+            has_branches: Whether the network takes other branches in training, which are followed too.
+            check_numbers: Whether a group must name channels that exist, as long as no channels were removed.
 
         Raises:
             EnvironmentFault: torch-pruning is not installed.
@@ -185,7 +218,10 @@ class _Groups:
                 self._graph.build_dependency(
                     model,
                     (example,),
-                    forward_fn=lambda network, inputs: run(network, inputs[0]),
+                    forward_fn=lambda network, inputs: (
+                        run(network, inputs[0]),
+                        _run_in_training(network, inputs[0]) if has_branches else None,
+                    ),
                     output_transform=lambda output: [each for each in tensors_in(output) if each.grad_fn is not None],
                     verbose=False,
                 )
@@ -212,6 +248,7 @@ class _Groups:
         # A grouped convolution may become a depthwise one when it is cut.
         self._sides = {name: self._find_sides(module) for name, module in self.modules.items()}
         self._parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._guard = SearchGuard(self._graph, self._size if check_numbers else None)
 
     def sides(self, name: str) -> tuple[str, ...]:
         """Return the sides of a module that torch-pruning cuts: "in" and "out", or "both"."""
@@ -280,12 +317,27 @@ class _Groups:
         """Return torch-pruning's group of units of a layer, by their numbers in the network as it is now."""
         module = self.modules[name]
         function = self._graph.get_pruner_of_module(module).prune_out_channels
+        self._guard.start()
         try:
             return self._graph.get_pruning_group(module, function, list(map(int, units)))
+        except EndlessSearchError as error:
+            raise InputError(f"engine torch-pruning: its group of layer {name!r} {error}; {ADVICE}") from error
         except Exception as error:  # it follows channels through a recurrent layer, for example, and loses count
             raise InputError(
                 f"engine torch-pruning: it cannot find the group of layer {name!r} ({describe_error(error)}); {ADVICE}"
             ) from error
+
+    def _size(self, dependency: Any) -> tuple[str, int] | None:
+        """Return the layer that a dependency removes channels of, and how many it has; None for an operation."""
+        module = dependency.target.module
+        name = self._names.get(id(module))
+        if name is None or not self._sides.get(name):
+            return None
+        pruner, is_out = self._graph.get_pruner_of_module(module), self._is_out(dependency)
+        return name, pruner.get_out_channels(module) if is_out else pruner.get_in_channels(module)
+
+    def _is_out(self, dependency: Any) -> bool:
+        return self._graph.is_out_channel_pruning_fn(dependency.handler)
 
     def _key(self, dependency: Any) -> AxisKey | None:
         """Return the axis that a dependency removes channels of; None for an operation without channels of its own."""
@@ -298,5 +350,4 @@ class _Groups:
         name = self._names.get(id(module)) if isinstance(module, nn.Module) else None
         if name is None or not (sides := self.sides(name)):
             return None
-        is_out = self._graph.is_out_channel_pruning_fn(dependency.handler)
-        return name, sides[-1] if is_out else sides[0]
+        return name, sides[-1] if self._is_out(dependency) else sides[0]

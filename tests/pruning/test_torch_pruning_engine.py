@@ -67,6 +67,30 @@ def test_both_engines_give_the_same_bits(name: str, settings: dict[str, Any]) ->
     assert_same(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:left out. layers 'aux1")
+def test_branches_of_training_are_cut_too() -> None:
+    model = torchvision_model("googlenet", init_weights=False)()
+    assert model.aux1 is not None
+    first, second = prune_with_both(model, ratio=0.5)
+    assert all(step.left is None for step in second.steps)
+    assert_same(first, second)
+    second.model.train()
+    assert [len(output) for output in second.model(torch.cat([X, X]))] == [2, 2, 2]
+
+
+def test_a_network_that_wants_more_in_training_is_cut_as_in_evaluation() -> None:
+    class Supervised(Net):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+            output = super().forward(x)
+            if not self.training:
+                return output
+            if labels is None:
+                raise ValueError("labels are missing")
+            return nn.functional.cross_entropy(output, labels)
+
+    assert_same(*prune_with_both(Supervised(), X[:, :, :16, :16], ratio=0.5))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
