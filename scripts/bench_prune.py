@@ -109,13 +109,24 @@ def print_peak(name: str, network: str, side: int) -> None:
     for warm in CALLS:  # what libraries load and compile at the first call is not counted
         make_call(warm, "squeezenet1_1", 64)[0]()
     call, model = make_call(name, network, side)
+    print(measure_growth(call), count_mib(model))
+
+
+def measure_growth(call: Callable[[], object]) -> float:
+    """Return the MiB by which a call raises the resident memory of this process at most."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, weights = _status_mib("VmRSS"), sum(w.numel() * w.element_size() for w in model.parameters()) / 2**20
+    before = _status_mib("VmRSS")
     result = call()
-    print(_status_mib("VmHWM") - before, weights)
+    peak = _status_mib("VmHWM")
     del result
+    return peak - before
+
+
+def count_mib(model: nn.Module) -> float:
+    """Return the MiB of a network's weights."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters()) / 2**20
 
 
 def _status_mib(key: str) -> float:

@@ -1,14 +1,17 @@
-"""Prune half of the units of networks of every family, verify each result, and write results/zoo.md.
+"""Prune half of the units of networks of every family with both engines, verify the results, and write results/zoo.md.
 
     python scripts/zoo.py --compare                        all of them, each in a process of its own, and torch-pruning
     python scripts/zoo.py timm/res2net50_26w_4s            one or more, printed only
 
-The networks come from torchvision and timm, and a few are written in zoos/networks.py. Every family has a few rows.
+The networks come from torchvision and timm, a few are written in zoos/networks.py, and zoos/tested.py has those that
+torch-pruning's tests prune. Every family has a few rows. Each row is kept in a file of its own: after an interruption,
+the same command goes on with the networks that have none.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import resource
 import subprocess
@@ -17,8 +20,9 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,27 +89,75 @@ def find_unreached(gradients: Mapping[str, Tensor]) -> set[str]:
 
 
 def cut(name: str, size: int) -> dict[str, Any]:
-    """Prune one network and return its row of the table.
+    """Prune one network with the engine "trace" and return its row of the table.
 
     Args:
         name: A name of the lists in zoos/networks.py, such as "timm/resnet18".
         size: Height and width of the images.
     """
+    return next(cut_with_both(name, size))
+
+
+def cut_with_both(name: str, size: int) -> Iterator[dict[str, Any]]:
+    """Prune one network with each engine.
+
+    Yields:
+        The row of the table without, and then with the columns of the engine "torch-pruning".
+    """
     import prune_fe
     from prune_fe.errors import InputError
+
+    model, example = make_network(name, size), draw_inputs(name, size, 1)
+    row: dict[str, Any] = {"name": name}
+    tensors: dict[str, Tensor] = {}
+    scores = None
+    try:
+        scores = prune_fe.score(model, None, scorer="l1-filter", linear=True, example=example)
+        ours, seconds = prune_with(model, scores, example, "trace")
+        tensors = {key: tensor.clone() for key, tensor in ours.model.state_dict().items()}
+        row |= check(name, size, model, ours) | {"seconds": seconds}
+    except InputError as error:
+        row |= {"outcome": "refused", "why": str(error)}
+    yield row
+    if scores is None:
+        return
+    try:
+        theirs, seconds = prune_with(model, scores, example, "torch-pruning")
+        same = have_same_bits(tensors, theirs.model.state_dict())
+        found = {"outcome": "same bits"} if same else check(name, size, model, theirs)
+        found |= {"left": theirs.parameters, "seconds": seconds}
+    except InputError as error:
+        found = {"outcome": "refused", "why": str(error)}
+    yield row | {f"engine_{key}": value for key, value in found.items()}
+
+
+def prune_with(model: nn.Module, scores: Any, example: Any, engine: str) -> tuple[Any, float]:
+    """Prune a network, and return the result and the seconds of the processor."""
+    import prune_fe
+
+    start = time.process_time()
+    return prune_fe.prune(model, scores, RATIO, example, engine=engine), time.process_time() - start
+
+
+def have_same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Return whether two state dicts have the same tensors."""
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+def check(name: str, size: int, model: nn.Module, pruned: Any) -> dict[str, Any]:
+    """Return what a row says of a pruned network.
+
+    Args:
+        name: The network.
+        size: Height and width of the images.
+        model: The network before it was pruned.
+        pruned: The result of prune().
+    """
+    import prune_fe
     from prune_fe.tracing.copying import convert
     from prune_fe.tracing.nested import move
 
-    model = make_network(name, size)
     example, inputs = draw_inputs(name, size, 1), draw_inputs(name, size, 2 if is_detector(name) else 4)
-    row: dict[str, Any] = {"name": name}
-    try:
-        scores = prune_fe.score(model, None, scorer="l1-filter", linear=True)
-        start = time.process_time()
-        pruned = prune_fe.prune(model, scores, RATIO, example)
-        row["seconds"] = time.process_time() - start
-    except InputError as error:
-        return row | {"outcome": "refused", "why": str(error)}
     before, after = prune_fe.cost(model, example), prune_fe.cost(pruned.model, example)
     difference = relative_difference(pruned, model, inputs)
     is_single_right = difference <= TOLERANCE or is_detector(name)  # A rounding error changes its choice of boxes.
@@ -113,7 +165,8 @@ def cut(name: str, size: int) -> dict[str, Any]:
         *([] if is_single_right else [f"differs from masking by {difference:.1e}"]),
         *find_faults_of_output(name, size, pruned.model, model, inputs),
     ]
-    # From here on both networks are in float64.
+    # From here on everything is in float64; the network itself is needed as it is.
+    model = copy.deepcopy(model)
     convert(model, torch.float64)
     convert(pruned.model, torch.float64)
     inputs = move(inputs, dtype=torch.float64)
@@ -128,7 +181,7 @@ def cut(name: str, size: int) -> dict[str, Any]:
         *([f"{unexplained[0]} lost less than asked, without a reason"] if unexplained else []),
     ]
     reasons = Counter(step.left for step in pruned.steps if step.left)
-    return row | {
+    return {
         "outcome": "FAILED" if faults else "cut",
         "why": "; ".join(faults or [f"{count}× {reason}" for reason, count in reasons.items()]),
         "parameters": [before.parameters, after.parameters],
@@ -182,7 +235,7 @@ def run_in_a_process(engine: str, name: str, size: int, seconds: float, gib: flo
         gib: The limit of the address space.
 
     Returns:
-        The columns that the process printed, or its last line of errors.
+        The columns that the process printed, or its last line of errors in place of those that it did not print.
     """
 
     def limit_memory() -> None:
@@ -193,12 +246,49 @@ def run_in_a_process(engine: str, name: str, size: int, seconds: float, gib: flo
         process = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds, preexec_fn=limit_memory, check=False
         )
-        return dict(json.loads(process.stdout.splitlines()[-1]))
-    except subprocess.TimeoutExpired:
-        error = f"not done after {seconds:g} s"
-    except (IndexError, ValueError):
+        printed = process.stdout
         error = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
-    return {"name": name, "outcome": "FAILED", "why": error} if engine == "cut" else {"their_outcome": error}
+    except subprocess.TimeoutExpired as expired:
+        # What subprocess keeps of the output is bytes here, also with text=True.
+        printed = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout or ""
+        error = f"not done after {seconds:g} s"
+    found: list[dict[str, Any]] = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    if engine == "theirs":
+        return found[-1] if found else {"their_outcome": error}
+    if not found:
+        return {"name": name, "outcome": "FAILED", "why": error}
+    # The first row is without the second engine.
+    return found[-1] if len(found) > 1 or found[-1]["outcome"] == "refused" else found[-1] | {"engine_outcome": error}
+
+
+def measure(entry: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the row of a network, and keep its parts in files; parts that are there are not measured again.
+
+    Args:
+        entry: The name, with the size of the images where it is not SIZE.
+        arguments: The command line.
+
+    Returns:
+        The row; without an outcome if there is none, and `--kept` forbids to measure it.
+    """
+    from prune_fe.io import write_json
+
+    name, _, size = entry.partition(":")
+    row: dict[str, Any] = {}
+    for engine in ("theirs", "cut") if arguments.compare else ("cut",):
+        file = arguments.rows / f"{name.replace('/', '-')}-{engine}.json"
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        if kept.get("versions") != find_versions() and not arguments.kept:
+            found = run_in_a_process(engine, name, int(size or SIZE), arguments.seconds, arguments.gib)
+            kept = {"versions": find_versions(), "row": found}
+            write_json(file, kept)
+        row |= kept.get("row", {})
+    return row
+
+
+def find_versions() -> str:
+    """Return the versions of the packages that the networks and the results come from."""
+    return " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "timm", "torch-pruning"))
 
 
 def main() -> None:
@@ -212,29 +302,28 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--seconds", type=float, default=180, help="limit for one network")
     parser.add_argument("--gib", type=float, default=12, help="address space for one network")
+    parser.add_argument("--rows", type=Path, default=Path("runs/zoo"), help="folder that keeps the rows")
+    parser.add_argument("--kept", action="store_true", help="measure nothing: the table of the rows that are kept")
     parser.add_argument("--output", type=Path, default=Path("results/zoo.md"))
     arguments = parser.parse_args()
     if arguments.child:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         name, _, size = arguments.names[0].partition(":")
-        engine = cut if arguments.child == "cut" else try_torch_pruning
-        print(json.dumps(engine(name, int(size))))
+        rows = cut_with_both(name, int(size)) if arguments.child == "cut" else [try_torch_pruning(name, int(size))]
+        for row in rows:
+            print(json.dumps(row), flush=True)
         return
-
-    def prune_one(entry: str) -> dict[str, Any]:
-        name, _, size = entry.partition(":")
-        limits = (name, int(size or SIZE), arguments.seconds, arguments.gib)
-        theirs = run_in_a_process("theirs", *limits) if arguments.compare else {}
-        return run_in_a_process("cut", *limits) | theirs
-
     rows = []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in pool.map(prune_one, arguments.names or list_networks()):
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        if arguments.names:
+            arguments.rows = Path(folder)  # what is named is measured anew
+        for row in pool.map(partial(measure, arguments=arguments), arguments.names or list_networks()):
+            if "outcome" not in row:
+                continue
             rows.append(row)
             print(format_row(row), flush=True)
-    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "timm"))
-    columns = COLUMNS.format(size=SIZE, versions=versions, single=TOLERANCE, double=TOLERANCE_FLOAT64)
+    columns = COLUMNS.format(size=SIZE, versions=find_versions(), single=TOLERANCE, double=TOLERANCE_FLOAT64)
     rival = ""
     if arguments.compare:
         rival = RIVAL.format(version=metadata.version("torch-pruning"), double=TOLERANCE_FLOAT64)

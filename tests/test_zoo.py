@@ -1,6 +1,8 @@
 """scripts/zoo.py on one network of every kind of difficulty."""
 
+import argparse
 import copy
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ import prune_fe
 from zoos.networks import build_network, draw_inputs, list_networks
 from zoos.report import find_rows_behind, format_report
 from zoos.rival import check_cut
+from zoos.tested import SMALL, TESTED, is_tested
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,59 @@ def test_cut_proved_saved_and_loaded(zoo: Any, name: str) -> None:
     assert row["macs"][1] < 0.6 * row["macs"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("tested/test_cascaded_concat", "same bits"),
+        ("tested/test_multiple_inputs_and_outputs", "refused"),
+        ("tested/test_reshape", "cut"),
+        ("timm/ghostnet_100", "same bits"),
+    ],
+)
+def test_both_engines_have_columns(zoo: Any, name: str, outcome: str) -> None:
+    first, both = zoo.cut_with_both(name, 32)
+    assert both.items() >= first.items()
+    assert both["engine_outcome"] == outcome, both
+    assert bool(both.get("engine_why")) == (outcome == "refused")
+
+
+def test_rows_are_measured_once(zoo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    def run(engine: str, name: str, *limits: Any) -> dict[str, Any]:
+        calls.append((engine, name, *limits))
+        return {"name": name} if engine == "cut" else {"their_left": 0.5}
+
+    calls: list[Any] = []
+    monkeypatch.setattr(zoo, "run_in_a_process", run)
+    arguments = argparse.Namespace(rows=tmp_path, compare=True, seconds=9, gib=2, kept=False)
+    for _ in range(2):
+        assert zoo.measure("timm/a:96", arguments) == {"name": "timm/a", "their_left": 0.5}
+        assert calls == [("theirs", "timm/a", 96, 9, 2), ("cut", "timm/a", 96, 9, 2)]
+    monkeypatch.setattr(zoo, "find_versions", lambda: "others")
+    zoo.measure("timm/a:96", arguments)
+    assert len(calls) == 4
+    arguments.kept = True
+    assert zoo.measure("timm/b", arguments) == {}
+    assert zoo.measure("timm/a", arguments)["their_left"] == 0.5
+    assert len(calls) == 4
+
+
+def test_what_a_process_printed_before_its_end_counts(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended:
+        stdout, stderr, returncode = '{"name": "a", "outcome": "cut"}\n', "noise\nMemoryError: much\n", 1
+
+    monkeypatch.setattr(zoo.subprocess, "run", lambda *_, **__: Ended)
+    row = zoo.run_in_a_process("cut", "a", 64, 1, 1)
+    assert row == {"name": "a", "outcome": "cut", "engine_outcome": "MemoryError: much"}
+    assert zoo.run_in_a_process("theirs", "a", 64, 1, 1) == json.loads(Ended.stdout)
+
+
+def test_the_networks_of_torch_prunings_tests_are_counted() -> None:
+    names = [name for name in (entry.partition(":")[0] for entry in list_networks()) if is_tested(name)]
+    assert len(names) == len(set(names)) == len(SMALL) + len(TESTED) + 20
+    rows = [ROWS[0] | {"name": "tested/test_split"}, ROWS[0] | {"name": "torchvision/resnet34"}, ROWS[1]]
+    assert 'Of these 2 networks: engine "trace" 2 cut; engine "torch-pruning" 2 same bits;' in format_report(rows, "")
+
+
 def test_a_network_that_hangs_or_dies_is_a_row_of_the_table(zoo: Any) -> None:
     assert zoo.run_in_a_process("cut", "timm/resnet18", 64, seconds=0.1, gib=32)["why"] == "not done after 0.1 s"
     row = zoo.run_in_a_process("cut", "timm/nothing", 64, seconds=120, gib=32)
@@ -61,11 +117,21 @@ ROWS: list[dict[str, Any]] = [
         "why": "2× held",
         "difference": [1e-7, 0.0],
         "seconds": 1.0,
+        "engine_outcome": "same bits",
+        "engine_left": 0.5,
+        "engine_seconds": 1.2,
         "their_outcome": "right",
         "their_left": 0.25,
         "their_seconds": 0.5,
     },
-    {"name": "timm/b", "outcome": "refused", "why": "layer 'x' | odd", "their_outcome": "KeyError: 3"},
+    {
+        "name": "timm/b",
+        "outcome": "refused",
+        "why": "layer 'x' | odd",
+        "engine_outcome": "refused",
+        "engine_why": 'engine torch-pruning: it cannot; the engine "trace" may be able to cut it',
+        "their_outcome": "KeyError: 3",
+    },
     {"name": "c", "outcome": "refused", "why": "no", "their_outcome": "right", "their_left": 0.3, "their_seconds": 1},
 ]
 
@@ -74,8 +140,10 @@ def test_the_report_counts_every_outcome() -> None:
     text = format_report(ROWS, "columns", "rival")
     assert "## timm: 1 of 2 cut, 1 refused, 0 failed" in text
     row = "| timm/a | cut | 2.00 → 1.00 | 50% | 4.00 → 1.00 | 5 of 10 | 1e-07, 0e+00 | 1.0 "
-    assert f"{row}| right | 25% | 0.5 | 2× held |" in text
-    assert "| timm/b | refused |  |  |  |  |  |  | KeyError: 3 |  |  | layer 'x' / odd |" in text
+    assert f"{row}| same bits | 50% | 1.2 | right | 25% | 0.5 | 2× held |" in text
+    cells = "|  |  |  |  |  |  | refused: it cannot |  |  | KeyError: 3 |  |  | layer 'x' / odd |"
+    assert f"| timm/b | refused {cells}" in text
+    assert "## The engine torch-pruning: of 3 networks, 1 same bits, 1 refused, 1 not tried" in text
     assert "of 3 networks, 2 cut right, 1 ended by an error" in text
     assert "or leaves more of: 2." in text
     assert "torch-pruning: of" not in format_report(ROWS, "columns")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoos.tested import SMALL, TESTED
+
 TORCHVISION = (
     "alexnet vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 googlenet inception_v3:128 "
     "squeezenet1_1 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 efficientnet_b0 efficientnet_v2_s "
@@ -189,7 +191,8 @@ HERE = {"cifar_resnet20": CifarResNet, "unet": UNet, "yolo": Yolo}
 def list_networks() -> list[str]:
     """Return the names of all networks, with the size of their images where it is not SIZE."""
     torchvision = (f"torchvision/{name}" for name in (*TORCHVISION, *SEGMENTATION, *DETECTION))
-    return [*torchvision, *(f"timm/{name}" for name in TIMM), *HERE]
+    tested = (*(f"tested/{name}" for name in SMALL), *(f"torchvision/{name}" for name in TESTED))
+    return [*torchvision, *(f"timm/{name}" for name in TIMM), *HERE, *tested]
 
 
 def is_detector(name: str) -> bool:
@@ -210,7 +213,8 @@ def find_box_layers(model: nn.Module) -> list[Any]:
 
 def is_classifier(name: str) -> bool:
     """Return whether `prune_fe.build` can build a network."""
-    return name not in HERE and not is_detector(name) and name.partition("/")[2] not in SEGMENTATION
+    group, _, model = name.rpartition("/")
+    return group in ("torchvision", "timm") and not is_detector(name) and model not in SEGMENTATION
 
 
 def build_network(name: str, size: int = SIZE) -> nn.Module:
@@ -224,6 +228,8 @@ def build_network(name: str, size: int = SIZE) -> nn.Module:
 
     if name in HERE:
         return HERE[name]()
+    if name.startswith("tested/"):
+        return SMALL[name.removeprefix("tested/")][0]()
     if is_classifier(name):
         heads = {"aux_logits": False} if name in ("torchvision/googlenet", "torchvision/inception_v3") else {}
         return build(name, 10, **heads)
@@ -235,6 +241,15 @@ def build_network(name: str, size: int = SIZE) -> nn.Module:
 
 
 def draw_inputs(name: str, size: int, images: int, dtype: torch.dtype = torch.float32) -> Any:
-    """Return random images as a network takes them: a tensor, or a list of images for a detector."""
+    """Return random images as a network takes them: a tensor, or a list of images for a detector.
+
+    Networks of torch-pruning's tests take rows or maps, and one of them two inputs.
+    """
+    if name.startswith("tested/"):
+        shapes = SMALL[name.removeprefix("tested/")][1]
+        generator = torch.Generator().manual_seed(1)
+        named = shapes if isinstance(shapes, dict) else {"x": shapes}
+        rows = {key: torch.randn(images, *shape, generator=generator, dtype=dtype) for key, shape in named.items()}
+        return rows if isinstance(shapes, dict) else rows["x"]
     drawn = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=dtype)
     return list(drawn.sigmoid()) if is_detector(name) else drawn

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from zoos.tested import TOO_LARGE, is_tested
+
 OUTCOMES = (
     "The networks get random weights with which every channel matters (but the boxes of detectors stay near their "
     "anchors). Each is scored by filter L1, linear layers and gates included, and pruned at ratio "
@@ -20,9 +22,29 @@ COLUMNS = (
     "multiply-adds (of one image): before → after. left: the share of the parameters. difference: the largest between "
     "the outputs of the pruned and the masked network, as a share of the largest, in float32 (at most {single:g}; not "
     "asked of detectors, whose choice of boxes a rounding error changes) and in float64 (at most {double:g}). seconds: "
-    "of the processor, for prune() alone, which includes its verification of each network."
+    "of the processor, for prune() alone, which includes its verification of each network. The first columns are those "
+    'of the engine "trace".'
 )
 """Explanation of the columns."""
+
+ENGINE = (
+    'engine torch-pruning: the same call of prune() with engine="torch-pruning", in the same process. "same bits": the '
+    'pruned network has the tensors that "trace" gives, and is proved with it. "cut": it lost other units, and all '
+    'that "cut" means for "trace" was checked. "refused", with the beginning of the reason: the error comes before '
+    "anything changed, and names the layer or the network. left and seconds are those of this engine."
+)
+"""Explanation of the columns about the engine "torch-pruning"."""
+
+TESTED = (
+    "The networks that torch-pruning's tests prune: the small ones are here, under the names of their tests "
+    "(scripts/zoos/tested.py), those of torchvision in the first table, all but {missing}, which have 200 million "
+    'parameters and more. Of these {count} networks: engine "trace" {trace}; engine "torch-pruning" {engine}; '
+    "torch-pruning's own pruner {theirs}."
+)
+"""Explanation of the table of torch-pruning's test networks."""
+
+MOST_LETTERS = 110
+"""Letters of a reason that a column shows."""
 
 RIVAL = (
     "torch-pruning: the pruner of torch-pruning {version} with MagnitudeImportance and the same ratio, on the same "
@@ -60,6 +82,9 @@ def format_row(row: dict[str, Any]) -> str:
         "{1:,} of {0:,}".format(*row["units"]) if "units" in row else "",
         "{:.0e}, {:.0e}".format(*row["difference"]) if "difference" in row else "",
         f"{row['seconds']:.1f}" if "seconds" in row else "",
+        _describe_engine(row),
+        f"{row['engine_left']:.0%}" if "engine_left" in row else "",
+        f"{row['engine_seconds']:.1f}" if "engine_seconds" in row else "",
         row.get("their_outcome", "")[:60],
         f"{row['their_left']:.0%}" if "their_left" in row else "",
         f"{row['their_seconds']:.1f}" if "their_seconds" in row else "",
@@ -68,10 +93,19 @@ def format_row(row: dict[str, Any]) -> str:
     return "| " + " | ".join(str(value).replace("|", "/").replace("\n", " ") for value in values) + " |"
 
 
+def _describe_engine(row: dict[str, Any]) -> str:
+    """Return what the engine "torch-pruning" did with a network, and why."""
+    outcome, why = row.get("engine_outcome", ""), row.get("engine_why", "")
+    for needless in ("engine torch-pruning: ", '; the engine "trace" may be able to cut it'):
+        why = why.replace(needless, "")
+    short = why if len(why) <= MOST_LETTERS else f"{why[:MOST_LETTERS]}…"
+    return f"{outcome}: {short}" if short else outcome
+
+
 HEAD = (
     "| network | outcome | parameters, M | left | multiply-adds, M | units removed | difference | seconds | "
-    "torch-pruning: its cut | left | seconds | why |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "engine torch-pruning | left | seconds | torch-pruning: its cut | left | seconds | why |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 """The first lines of a table."""
 
@@ -100,6 +134,8 @@ def format_report(rows: list[dict[str, Any]], columns: str, rival: str = "") -> 
         rival: RIVAL with its numbers; "" if torch-pruning was not tried.
     """
     lines = ["# The zoo: every network cut in half", "", columns, "", OUTCOMES, ""]
+    if any("engine_outcome" in row for row in rows):
+        lines += [ENGINE, "", f"## The engine torch-pruning: of {len(rows)} networks, {_count_engine(rows)}", ""]
     if rival:
         outcomes = Counter(_kind_of_outcome(row) for row in rows)
         summary = ", ".join(f"{count} {kind}" for kind, count in outcomes.most_common())
@@ -113,14 +149,38 @@ def format_report(rows: list[dict[str, Any]], columns: str, rival: str = "") -> 
             *behind,
             *([""] if behind else []),
         ]
-    families: dict[str, list[dict[str, Any]]] = {"torchvision": [], "timm": [], "other": []}
+    families: dict[str, list[dict[str, Any]]] = {"torchvision": [], "timm": [], "other": [], "tested": []}
     for row in rows:
         families[row["name"].split("/")[0] if "/" in row["name"] else "other"].append(row)
     for family, members in families.items():
         counts = Counter(row["outcome"] for row in members)
         title = f"{counts['cut']} of {len(members)} cut, {counts['refused']} refused, {counts['FAILED']} failed"
-        lines += [f"## {family}: {title}", "", *HEAD, *map(format_row, members), ""]
+        if family == "tested":
+            if not members:
+                continue
+            lines += ["## torch-pruning's tests", "", _describe_tested(rows), ""]
+        else:
+            lines += [f"## {family}: {title}", ""]
+        lines += [*HEAD, *map(format_row, members), ""]
     return "\n".join(lines)
+
+
+def _count_engine(rows: list[dict[str, Any]]) -> str:
+    """Return how often each outcome of the engine "torch-pruning" occurs."""
+    known = ("same bits", "cut", "refused", "FAILED", "not done")
+    outcomes = [row.get("engine_outcome", "not tried") for row in rows]
+    kinds = Counter(next((kind for kind in known if outcome.startswith(kind)), outcome) for outcome in outcomes)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def _describe_tested(rows: list[dict[str, Any]]) -> str:
+    """Return what became of the networks of torch-pruning's tests."""
+    tests = [row for row in rows if is_tested(row["name"])]
+    trace = ", ".join(f"{count} {kind}" for kind, count in Counter(row["outcome"] for row in tests).most_common())
+    theirs = ", ".join(f"{count} {kind}" for kind, count in Counter(map(_kind_of_outcome, tests)).most_common())
+    return TESTED.format(
+        missing=", ".join(TOO_LARGE), count=len(tests), trace=trace, engine=_count_engine(tests), theirs=theirs
+    )
 
 
 def _kind_of_outcome(row: dict[str, Any]) -> str:
