@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_STEPS = 20_000
-"""A search ends after this number of changes of channel numbers at the latest. torch-pruning compares each step with all
-before it, so that so many take it minutes; the largest group of DenseNet121 takes 350."""
+"""A search ends after this number of changes of channel numbers at the latest. torch-pruning compares each step with
+all before it, so that so many take it minutes; the largest group of DenseNet121 takes 350."""
 
 Size = Callable[[Any], tuple[str, int] | None]
 """Function from a dependency of torch-pruning to the layer that it removes channels of and the number of these
