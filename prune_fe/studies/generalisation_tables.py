@@ -135,7 +135,7 @@ class SetComparison:
         rows = {}
         for quantity, sign in EXPECTED.items():
             by_class = np.stack([value[quantity] for value in values], axis=1)
-            finite = np.nan_to_num(by_class, posinf=np.finfo(np.float32).max)
+            finite = np.nan_to_num(by_class, posinf=float(np.finfo(np.float32).max))
             differences = [sign * each.mean for each in simultaneous(finite, pairs)]
             apart = [each.not_zero for each in simultaneous(finite, pairs)]
             right = sum(is_apart and difference > 0 for is_apart, difference in zip(apart, differences, strict=True))

@@ -69,7 +69,7 @@ def layers_study(
     class_name = choose_class(class_names, options.class_name)
     random_classes = _choose_random_classes(class_names, class_name, options.random_classes)
     untrained = initialise_network(experiment, experiment.seed)
-    named = options.layers or recipe.score.layers
+    named: Sequence[str] | None = options.layers or recipe.score.layers
     if options.blocks is not None:
         named = layers_of_blocks(untrained, options.blocks)
     layers, unfit = find_scorable_layers(experiment, untrained, named, entry)

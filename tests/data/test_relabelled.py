@@ -1,5 +1,7 @@
 """Labels that are replaced: which, by what, and that everything else stays."""
 
+from typing import Any, cast
+
 import torch
 from torch.utils.data import Subset
 
@@ -9,7 +11,7 @@ from prune_fe.data.digits import digits
 from prune_fe.data.labels import class_names, image_labels, image_names
 from prune_fe.data.relabelled import Relabelled, corrupt_labels
 
-TRAIN = digits(8).train
+TRAIN: Any = digits(8).train
 
 
 def test_the_share_of_the_labels_is_replaced_by_random_ones_of_all_classes():
@@ -44,8 +46,9 @@ def test_images_names_and_classes_stay_and_batches_have_the_new_labels():
 
 
 def test_a_data_set_that_reads_single_images_works_too():
-    pairs = [(torch.full((1, 2, 2), float(number)), 0) for number in range(3)]
+    pairs: Any = [(torch.full((1, 2, 2), float(number)), 0) for number in range(3)]
     data = Relabelled(pairs, [2, 1, 0])
     assert data[0][1] == 2
-    assert [(float(image.max()), label) for image, label in data.__getitems__([2, 0])] == [(2.0, 0), (0.0, 2)]
-    assert len(corrupt_labels([(None, 3), (None, 0)], 1.0, seed=0)) == 2
+    rows: Any = data.__getitems__([2, 0])
+    assert [(float(image.max()), label) for image, label in rows] == [(2.0, 0), (0.0, 2)]
+    assert len(corrupt_labels(cast(Any, [(None, 3), (None, 0)]), 1.0, seed=0)) == 2

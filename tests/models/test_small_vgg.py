@@ -1,6 +1,7 @@
 """The small VGG: its layers follow its stages, and its name in manifests is that of earlier versions."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ def test_manifests_of_earlier_versions_name_the_class() -> None:
 
 def test_hidden_layers_have_dropout_and_read_pooled_maps(tmp_path: Path) -> None:
     arguments = {"classes": 5, "channels": 1, "stages": [[3]], "hidden": [7, 6], "dropout": 0.25, "pool": 2}
-    model = SmallVGG(**arguments)  # type: ignore[arg-type]
+    model: Any = SmallVGG(**arguments)  # type: ignore[arg-type]
     assert [type(layer).__name__ for layer in model.classifier] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
     assert (model.classifier[0].in_features, model.classifier[2].p) == (3 * 2 * 2, 0.25)
     assert model.arguments == arguments

@@ -19,7 +19,7 @@ SHIFTS = np.array([0.0, 0.01, 0.02, 0.03])
 def layers() -> list[Any]:
     import torch
 
-    return find_layers(small(), torch.rand(1, 1, 16, 16))
+    return list(find_layers(small(), torch.rand(1, 1, 16, 16)))
 
 
 def status(layers: list[Any], label: str, entropy: float, rate: float, accuracy: float, seed: int = 0) -> NetworkStatus:

@@ -72,7 +72,7 @@ def test_the_trained_network_is_saved_and_no_epoch_is(done: Any) -> None:
 def test_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_study: Any, recipe_with: Any,
                                 done: Any) -> None:  # fmt: skip
     recipe, options = recipe_with(train=TRAIN), TrainingStudyOptions(class_name="3")
-    write, written = studied.WatchedTraining._write, []
+    write, written = studied.WatchedTraining._write, list[int]()
 
     def killed(watched: Any, network: Any, epoch: Any) -> None:
         if len(written) == 3:

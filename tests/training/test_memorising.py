@@ -59,7 +59,7 @@ def test_the_last_epoch_is_kept_if_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     for keep, accuracies in (("last", falling), ("best", falling[::-1]), ("best", falling)):
         model = small()
         script_validation(monkeypatch, accuracies)
-        options = TrainOptions(lr=0.1, schedule="cosine", epochs=3, batch_size=12, keep=keep)
+        options = TrainOptions(lr=0.1, schedule="cosine", epochs=3, batch_size=12, keep=keep)  # type: ignore[arg-type]
         history = finetune(model, pictures(), pictures(6), options)
         assert kept_epoch(history, options).number == (3 if accuracies[-1] > 0.6 or keep == "last" else 0)
         states.append(state(model))
