@@ -276,6 +276,8 @@ def test_a_wrong_argument_is_named(tmp_path, arguments, text):
 
 def test_some_classes_are_read_and_the_images_of_each_are_the_same(tmp_path):
     photos(tmp_path, ("ant", "bee", "cat", "dog"), train=6, val=2)
+    every: Any
+    some: Any
     every, some = folder(tmp_path, 8, images_per_class=4), folder(tmp_path, 8, images_per_class=4, classes=2)
     assert some.classes == ("ant", "cat")
     assert (len(some.train), len(some.validation), len(some.test)) == (6, 2, 4)
