@@ -130,15 +130,20 @@ def _choose_parts(parts: Mapping[str, Any], options: DataOptions) -> tuple[str, 
     if "train" not in parts:
         raise DataError(f"{options.path}: no part 'train' among {there}; name the parts in data.splits")
     label = (options.columns or _choose_columns(parts["train"], str(options.path)))[1]
+    _require_column(parts["train"], label, str(options.path))
     for name in TEST_PARTS:
-        # Test images whose labels are kept secret have −1.
-        if name in parts and len(parts[name]) and parts[name].data.column(label)[0].as_py() not in (-1, None):
+        if name in parts and _has_labels(parts[name], label):
             if unread := sorted(set(parts) - {"train", name}):
                 warnings.warn(
                     f"{options.path}: {', '.join(unread)} is not read (data.splits names parts)", stacklevel=5
                 )
             return "train", name
     raise DataError(f"{options.path}: no part with test images and labels among {there}; name it in data.splits")
+
+
+def _has_labels(rows: Any, column: str) -> bool:
+    """Return whether a part has labels; test images whose labels are kept secret have −1."""
+    return len(rows) > 0 and column in rows.features and rows.data.column(column)[0].as_py() not in (-1, None)
 
 
 def _choose_columns(rows: Any, path: str) -> tuple[str, str]:
@@ -154,12 +159,17 @@ def _choose_columns(rows: Any, path: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
+def _require_column(rows: Any, column: str, path: str) -> None:
+    """Raise DataError unless a data set has a column of this name."""
+    if column not in rows.features:
+        raise DataError(f"{path}: no column {column!r}; there are {', '.join(rows.features)}")
+
+
 def _without_decoding(rows: Any, column: str, path: str) -> Any:
     """Return the data set with its images as bytes."""
     import datasets
 
-    if column not in rows.features:
-        raise DataError(f"{path}: no column {column!r}; there are {', '.join(rows.features)}")
+    _require_column(rows, column, path)
     try:
         return rows.cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # pyarrow's errors
@@ -186,8 +196,7 @@ def _read_labels(parts: Sequence[Any], column: str, path: str) -> tuple[list[str
     import datasets
 
     for rows in parts:
-        if column not in rows.features:
-            raise DataError(f"{path}: no column {column!r}; there are {', '.join(rows.features)}")
+        _require_column(rows, column, path)
     columns = [rows.data.column(column).to_pylist() for rows in parts]
     values = {value for each in columns for value in each}
     feature = parts[0].features[column]

@@ -41,7 +41,7 @@ def test_columns_and_parts_can_be_named_and_labels_can_be_names(tmp_path: Path, 
     assert list(splits.test.names) == ["1", "3", "0", "2"]
     with pytest.raises(DataError, match="no column 'sort'; there are picture, kind"):
         load(tmp_path / "set", columns=("picture", "sort"))
-    with pytest.raises(DataError, match="column 'kind' holds no images"):
+    with pytest.raises(DataError, match="row 0 of 'kind' holds no image"):
         load(tmp_path / "set", columns=("kind", "kind"))
 
 
