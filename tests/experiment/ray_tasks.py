@@ -62,7 +62,7 @@ def _act(result: Path, action: str, reporter: Reporter) -> None:
     result.write_text(json.dumps(about))
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
