@@ -24,7 +24,8 @@ from prune_fe.experiment.tasks import Failures, Grid
 from tests.experiment.helpers import CONTENT, Silent
 from tests.experiment.ray_tasks import quick_comparison_tasks, scripted_tasks, wait_for
 
-for variable, value in RAY_ENVIRONMENT.items():
+# Ray's guard of the memory would kill workers because of what else is in a machine's memory.
+for variable, value in (RAY_ENVIRONMENT | {"RAY_memory_monitor_refresh_ms": "0"}).items():
     os.environ.setdefault(variable, value)
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
