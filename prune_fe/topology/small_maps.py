@@ -34,7 +34,7 @@ from numba import extending
 from numba.core import types
 from numba.core.datamodel import models
 
-from prune_fe.topology.kernel import NOT_FINITE, compiled, entry_point
+from prune_fe.topology.kernel import NOT_FINITE, aligned_empty, compiled, entry_point
 
 MAX_ROWS = 28
 """Up to this size, maps are faster here than in kernel.py."""
@@ -92,6 +92,22 @@ def load(_, numbers, index):
         return builder.load(place, align=numbers.dtype.bitwidth // 8)
 
     return lanes(numbers, types.uintp), generate
+
+
+@intrinsic
+def prefetch(_, numbers, index):
+    """Ask for the i-th number after an address to be in the second-level cache soon; the address may be invalid."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", kinds[:1], ir.FunctionType(ir.VoidType(), [kinds[0], *[kinds[1]] * 3])
+        )
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kinds[0])
+        read, level, data = (kinds[1](number) for number in (0, 2, 1))
+        builder.call(function, [place, read, level, data])
+
+    return types.void(numbers, types.uintp), generate
 
 
 @intrinsic
@@ -164,7 +180,7 @@ def if_greater(_, x, y, yes, no):
 
 def make_work(size: int, dtype: np.dtype) -> np.ndarray:
     """Return the memory that one thread needs for maps of size × size integers of this type."""
-    return np.empty((4, even(size) ** 2 * N_LANES[8 * dtype.itemsize]), dtype)
+    return aligned_empty((4, even(size) ** 2 * N_LANES[8 * dtype.itemsize]), dtype)
 
 
 @entry_point
@@ -230,6 +246,8 @@ def read_keys(words, firsts, stride, n_elements, keys):
     index = firsts[0]
     for element in range(n_elements):
         lanes = load(words, index) if are_neighbours else load(keys, element * n_lanes)
+        # The next lanes' elements lie on the same pages, a line further; the processor foresees no such order.
+        prefetch(words, index + n_lanes)
         store(keys, element * n_lanes, if_greater(zero, lanes, minus(least, lanes), lanes))
         index += stride
 
