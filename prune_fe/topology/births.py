@@ -253,7 +253,8 @@ def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, birth
     def work(chunks: Iterator[tuple[int, int]]) -> None:
         if is_small:
             small_work = small_maps.make_work(bits.shape[-1], bits.dtype)
-        scratch = kernel.make_scratch(n_elements, bits.dtype, 1 if is_small else width)
+        else:
+            scratch = kernel.make_scratch(n_elements, bits.dtype, width)
         for image, unit in chunks:
             output = births[image : image + step, unit : unit + width]
             output = output.reshape(-1)  # a view: only single images are divided
@@ -261,7 +262,7 @@ def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, birth
             given = (layout.bits, starts, min(width, layout.n_units - unit), layout.stride)
             if is_small:
                 small_maps.fill_births(*given, bits.shape[-1], infinity, small_work, output)
-                fill_unsure(*given, infinity, scratch, output)
+                fill_unsure(*given, bits.shape[-1], infinity, output)
             else:
                 kernel.fill_births(*given, infinity, by_edges, scratch, output)
 
@@ -273,14 +274,15 @@ def fill_unsure(
     starts: np.ndarray,
     n_units: int,
     stride: int,
+    size: int,
     infinity: int,
-    scratch: kernel.Scratch,
     births: np.ndarray,
 ) -> None:
     """Write the birth times that `small_maps.fill_births`, which takes the same arguments, has left UNSURE."""
     unsure = np.flatnonzero(births == small_maps.UNSURE)
     if len(unsure):
-        n_elements = len(scratch.labels) ** 2
+        n_elements = size * size
+        scratch = kernel.make_scratch(n_elements, bits.dtype)
         firsts = starts[unsure // n_units] + unsure % n_units
         maps = bits[firsts[:, None] + np.arange(n_elements) * stride]
         found = np.empty(len(unsure), np.int32)
