@@ -229,7 +229,7 @@ class Training:
             if n_parts > 1:
                 part = _take_part(part, number, n_parts)
             with nullcontext() if number == n_parts - 1 else without_averaging(self.network):
-                loss, n_right = self._loss(*part, share)
+                loss, n_right = self._loss(share, *part)
                 n_images = len(part[2])
                 self.update.backward(weigh(loss, n_images if share.n_own else 0, share.n_all))
             right += n_right
@@ -238,16 +238,16 @@ class Training:
         return total, right
 
     def _loss(
-        self, inputs: Inputs, targets: Tensor, labels: Tensor, kept: Tensor | None, share: Share
+        self, share: Share, inputs: Inputs, targets: Tensor, labels: Tensor, kept: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss of some images and how many are classified correctly.
 
         Args:
+            share: The images of the step that these are a part of.
             inputs: What the network reads.
             targets: Their labels, or the classes' shares.
             labels: Their labels, on the CPU.
             kept: The teacher's logits of them.
-            share: The images of the step that they are a part of.
         """
         network = self.source.network
         with autocast(self._device, self.options):
