@@ -75,7 +75,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
         (lambda name=name, value=value: tune(**{name: value}), f"{name}")
         for name, values in dict[str, list[Any]](
             {
-                "lr": ["a", None, [1]],
+                "lr": ["a", 0.0, [1]],  # None is the default
                 "epochs": ["a", 1.5, 10**12],
                 "batch_size": [0, -1, "a", 10**12],
                 "seed": ["a", -1, 1.5, None, 10**30],
