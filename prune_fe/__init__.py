@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_fe.ablation.ablate import ablate, ablate_each, ablate_layers
     from prune_fe.ablation.curves import Ablation, UnitAblation
+    from prune_fe.compression import compress
     from prune_fe.data.digits import digits
     from prune_fe.data.image_folder import folder
     from prune_fe.measure.cost import cost, speed
@@ -44,6 +45,7 @@ _HOME = {
     "build": "models.build",
     "carry_over": "training.optimizer_state",
     "compare_latency": "measure.latency",
+    "compress": "compression",
     "cost": "measure.cost",
     "digits": "data.digits",
     "evaluate": "measure.evaluate",
@@ -79,6 +81,7 @@ __all__ = [
     "build",
     "carry_over",
     "compare_latency",
+    "compress",
     "cost",
     "digits",
     "evaluate",

@@ -7,6 +7,7 @@ option is therefore declared once. Nothing here loads torch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import reprlib
@@ -77,7 +78,11 @@ def options(cls: type[T]) -> type[T]:
     `validate_options`. Rules that concern several options belong into `__post_init__`, as ValueError.
     """
     cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    # cyclopts would look for the names in inherited annotations in the module of the subclass.
+    with contextlib.suppress(NameError):  # of a class inside a function
+        made.__init__.__annotations__.update(typing.get_type_hints(made, include_extras=True))
+    return made
 
 
 def validate_options(cls: type[T], given: T | Mapping[str, Any] | None, where: str = "", **keywords: Any) -> T:

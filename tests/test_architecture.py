@@ -20,7 +20,7 @@ LEVELS = [
     {"training", "ablation", "torch_pruning"},
     {"experiment"},
     {"report"},
-    {"studies"},
+    {"studies", "compression"},
     {"cli"},
 ]
 """A module imports from the levels above its own line only (and a package from itself)."""

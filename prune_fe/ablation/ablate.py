@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
-from pydantic import StrictFloat, StrictStr
+from pydantic import StrictBool, StrictFloat, StrictStr
 from torch import Tensor, nn
 
-from prune_fe.ablation.curves import Ablation, UnitAblation
-from prune_fe.ablation.trial import Trial
+from prune_fe.ablation.curves import Ablation, UnitAblation, join
+from prune_fe.ablation.trial import Run, Trial
 from prune_fe.data.batches import Images, first_image
+from prune_fe.data.labels import class_names
 from prune_fe.data.sampling import select_batches
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
@@ -56,9 +57,13 @@ def ablate(
     order: Order = "ascending",
     *,
     every: int = 1,
+    per_class: bool | None = None,
     **options: Unpack[Options],
 ) -> Ablation:
     """Mask the units of a layer one after the other, and measure the network after each (cumulative ablation).
+
+    Figure 12 of the paper orders the units of each class by the class's own scores. Where the scores hold those
+    (`Scores.of_class`), this is done here too; the mean over the classes would be another order.
 
     Args:
         model: The network.
@@ -68,6 +73,9 @@ def ablate(
         order: The order of feature entropy, as in the paper; feature entropy is low where a score is high, so that
             "ascending" removes the units with the highest scores first and "descending" those with the lowest.
         every: How many units are removed between two measurements.
+        per_class: Whether each class has the order of its own scores, or all the order of the scores of all classes.
+            The default is True for scores that hold those of each class, and otherwise False. With True, results are
+            of the classes that were scored.
         options: See `Options`.
 
     Raises:
@@ -78,9 +86,43 @@ def ablate(
     every = validate_value(Count, every, "every")
     target = _find_layers(model, data, [layer])[0]
     units = _removal_orders(scores, model, [target], order)[0]
-    masks = masks_without_first(units, sorted({*range(0, target.units, every), target.units}))
+    counts = sorted({*range(0, target.units, every), target.units})
     trial, run_options = _trial_and_run_options(model, data, [target], options)
-    return trial.run([masks], units=units, **run_options)
+    if not (scores.has_classes if per_class is None else validate_value(StrictBool, per_class, "per_class")):
+        return trial.run([masks_without_first(units, counts)], units=units, **run_options)
+    step = -1 if order == "ascending" else 1
+    runs = []
+    for number, name in _scored_classes(scores, data, run_options.pop("classes", None)):
+        own = scores.of_class(name).weakest(layer, target.units)[::step]
+        runs.append(Run([masks_without_first(own, counts)], own, [number]))
+    return join(trial.run_all(runs, **run_options))
+
+
+def _scored_classes(scores: Scores, data: Images, wanted: Sequence[int] | None) -> list[tuple[int, str]]:
+    """Return the number in the data and the name of each class that is ablated with its own scores.
+
+    Args:
+        scores: The scores.
+        data: The test images.
+        wanted: Numbers of classes; None for all that were scored.
+
+    Raises:
+        InputError: A class was not scored, or the classes of the data have other names.
+    """
+    names = class_names(data)
+    # Without names, classes are called by their numbers.
+    known = {name: number for number, name in enumerate(names)} or {n: int(n) for n in scores.classes if n.isdigit()}
+    missing = [name for name in scores.classes if name not in known]
+    if missing:
+        raise InputError(
+            f"the scores are of a class {missing[0]!r}, which the images do not have; per_class=False takes "
+            "one order for all classes"
+        )
+    scored = {known[name]: name for name in scores.classes}
+    for number in wanted or ():
+        if number not in scored:
+            raise InputError(f"classes: class {number} has no scores; scored are {', '.join(scores.classes)}")
+    return [(number, scored[number]) for number in (scored if wanted is None else wanted)]
 
 
 def ablate_each(model: nn.Module, data: Images, layer: str, **options: Unpack[Options]) -> UnitAblation:

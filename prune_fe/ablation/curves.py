@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from prune_fe.errors import InputError
 from prune_fe.scoring.scores import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,33 @@ class Ablation(MaskedPredictions):
     """
 
     units: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        most = f"{len(self.classes)} classes, {int(self.images.sum()):,} images, up to {int(self.removed[-1])} units"
+        return f"Ablation({', '.join(self.layers)}: {most}, mean area {np.nanmean(self.area):.3f})"
+
+    def _repr_html_(self) -> str:
+        """Return a row for each class, for notebooks."""
+        import pandas as pd
+
+        peak, units = self.peak
+        rows = {"images": self.images, "area": self.area, "peak accuracy": peak, "after units": units}
+        rows["units until chance"] = self.units_until_chance
+        return f"<p>{html.escape(repr(self))}</p>" + str(pd.DataFrame(rows, index=list(self.classes)).to_html())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return accuracy, balanced accuracy and loss with a row for each number of removed units and each class."""
+        import pandas as pd
+
+        n_steps, n_classes = self.hits.shape
+        columns = {
+            "removed": np.repeat(self.removed, n_classes),
+            "class": list(self.classes) * n_steps,
+            "accuracy": self.accuracy.ravel(),
+            "balanced_accuracy": self.balanced_accuracy.ravel(),
+            "loss": self.loss.ravel(),
+        }
+        return pd.DataFrame(columns)
 
     @property
     def area(self) -> Array:

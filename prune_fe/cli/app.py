@@ -20,10 +20,13 @@ from pydantic import ValidationError
 
 from prune_fe.cli.ablate import ablate
 from prune_fe.cli.compare import compare
+from prune_fe.cli.compress import compress
 from prune_fe.cli.evaluate import evaluate
 from prune_fe.cli.export import export
 from prune_fe.cli.finetune import finetune
+from prune_fe.cli.init import init
 from prune_fe.cli.inspect import inspect
+from prune_fe.cli.output import console
 from prune_fe.cli.prune import prune
 from prune_fe.cli.report import report
 from prune_fe.cli.run import run
@@ -35,16 +38,33 @@ from prune_fe.io import describe_full_disk
 from prune_fe.options import explain_errors
 from prune_fe.signals import INTERRUPTED, interrupting
 
-COMMANDS = (run, inspect, score, study, ablate, compare, report, sensitivity, prune, finetune, evaluate, export)
+COMMANDS = (
+    compress,
+    init,
+    run,
+    inspect,
+    score,
+    study,
+    ablate,
+    compare,
+    report,
+    sensitivity,
+    prune,
+    finetune,
+    evaluate,
+    export,
+)
 
 RESUME_HINTS = {
     "run": "; `prune-fe run ... --resume auto` continues after the last finished step",
     "score": "; the same command continues where it stopped",
+    "compress": "; the same command continues after the last finished step",
     "compare": "; `prune-fe compare ... --resume auto` continues after the last finished result",
     "ablate": "; `prune-fe ablate ... --resume auto` continues after the last finished curve",
     "study": "; with --resume auto a network that is trained is not trained again",
     "finetune": "; the same command continues after the last finished epoch",
     "sensitivity": "; the same command continues after the last finished group of layers",
+    "init": "; nothing was written",
     "inspect": "; nothing was written",
     "prune": "; nothing was written",
     "export": "; if the file is not there, nothing was written",
@@ -53,13 +73,16 @@ RESUME_HINTS = {
 
 app = App(
     name="prune-fe",
-    help="Compress neural networks, ablate their units and benchmark pruning criteria.",
+    help="Compress neural networks, ablate their units and benchmark pruning criteria. Every command takes --quiet, "
+    "which prints errors only, and --debug, which prints their traceback.",
     version=lambda: metadata.version("prune-fe"),
+    version_flags=("--version", "-V"),
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # main() reports it.
 )
 for command in COMMANDS:
     app.command(command)
+app.register_install_completion_command(help="Install the completion of commands and options for this shell.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,16 +96,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    is_quiet = console.quiet or "--quiet" in words
+    words = [word for word in words if word not in ("--debug", "--quiet")]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
+    was_quiet, console.quiet = console.quiet, is_quiet
     try:
         with interrupting() as received:
             return _run(words, debug, received)
     except KeyboardInterrupt:  # it came when the command had ended
         print(_interrupted(words), file=sys.stderr)
         return INTERRUPTED
+    finally:
+        console.quiet = was_quiet
 
 
 def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:

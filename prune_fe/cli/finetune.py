@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
-from prune_fe.cli.networks import Loaded, is_saved, load, read_notes
+from prune_fe.cli.networks import Loaded, is_saved, load, read_notes, use_threads
 from prune_fe.cli.output import console, reporter, say_next
-from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Several, Workers
+from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Several, Threads, Workers
 from prune_fe.errors import InputError, PruneFEError
+from prune_fe.experiment.recipe import MAY_HAVE_SEEN, held_out_images
 from prune_fe.io import claimed, explain_disk_errors, new_folder
 from prune_fe.signals import ignore_signals
 from prune_fe.training.options import TrainOptions
@@ -40,6 +41,7 @@ def finetune(
     options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
     workers: Workers = 0,
     device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
     output: NewFolder = Path("finetuned"),
     checkpoints: Path | None = None,
@@ -67,12 +69,15 @@ def finetune(
     from prune_fe.distributed import from_rank_0, process_group, rank
 
     unfinished = output.with_name(f"{output.name}.unfinished")
+    use_threads(threads)
     with process_group(), ExitStack() as stack:
         is_first = rank() == 0
         console.quiet = not is_first
         # Process 0 alone writes; an error of it ends the others too.
         from_rank_0(lambda: _claim(stack, output, checkpoints, unfinished))
         loaded = load(model, data, device, seed, new_classifier=True)
+        if model.checkpoint is not None and data.validation_from == "train":
+            reporter.say(f"note: {model.checkpoint} {MAY_HAVE_SEEN}; --validation-from test takes them out of val/")
         history = _train(
             loaded,
             options,
@@ -84,7 +89,7 @@ def finetune(
             log if is_first else [],
         )
         ignore_signals()
-        from_rank_0(lambda: _save(loaded, output, history, unfinished))
+        from_rank_0(lambda: _save(loaded, model, seed, output, history, unfinished))
     reporter.say(f"epoch {_kept(history, options).number} is kept: {output}   (its epochs: {output / 'epochs.csv'})")
     say_next("evaluate", "--model", output, "--data", data.data)
 
@@ -139,12 +144,21 @@ def _checkpoint_folder(folder: Path | None, unfinished: Path) -> Iterator[None]:
         marker.unlink()
 
 
-def _save(loaded: Loaded, output: Path, history: Sequence[Epoch], unfinished: Path) -> None:
+def _save(
+    loaded: Loaded, model: ModelFlags, seed: int, output: Path, history: Sequence[Epoch], unfinished: Path
+) -> None:
+    """Save the network with the classes and the preprocessing of its images, and which of them it has not seen."""
     from prune_fe.models.saved import save
     from prune_fe.training.loggers import write_epochs
 
     assert loaded.splits is not None
-    save(loaded.network, output, loaded.notes | loaded.splits.about)
+    assert loaded.images is not None
+    held_out = held_out_images(loaded.images, seed)
+    has_held_out = model.checkpoint is None and loaded.notes.get("held_out", held_out) == held_out
+    if is_saved(model.model):
+        has_held_out = has_held_out and "held_out" in loaded.notes
+    notes = {key: value for key, value in loaded.notes.items() if key != "held_out"} | loaded.splits.about
+    save(loaded.network, output, notes | ({"held_out": held_out} if has_held_out else {}))
     write_epochs(output / "epochs.csv", history)
     unfinished.unlink(missing_ok=True)
 

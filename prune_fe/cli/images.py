@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COPIED = (
     "validation",
+    "validation_from",
     "images_per_class",
     "skip_bad",
     "resize",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import new_output
-from prune_fe.cli.networks import load
+from prune_fe.cli.networks import load, use_threads
 from prune_fe.cli.output import console, reporter
-from prune_fe.cli.parameters import DataFlags, Device, ModelFlags
+from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, Threads
 from prune_fe.errors import InputError
 from prune_fe.io import write_json
 
@@ -30,6 +30,7 @@ def inspect(
     size: Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=2**13))] = None,
     output: Path | None = None,
     device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Print the layers of a network, what can be removed of each, what not and why, and what each costs.
 
@@ -52,6 +53,7 @@ def inspect(
         from prune_fe.report.console import inspection_table, list_reasons
 
         flags = ModelFlags(model=model, checkpoint=checkpoint, num_classes=num_classes, size=size)
+        use_threads(threads)
         loaded = load(flags, DataFlags(), device, seed=0)
         table = inspect_network(loaded.network, loaded.example)
         if output is not None:

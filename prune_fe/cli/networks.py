@@ -14,6 +14,7 @@ from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.io import shorten
+from prune_fe.models.manifest import is_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -122,10 +123,12 @@ def load(model: ModelFlags, data: RequiredDataFlags, device: str, seed: int, *, 
     return Loaded(network, splits, example, notes, images)
 
 
-def is_saved(model: str) -> bool:
-    """Return whether --model is a folder that prune_fe saved, and not the name of a network."""
-    path = Path(model)
-    return (path / "manifest.json").exists() or (path.is_dir() and len(path.parts) > 1)
+def use_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads; None leaves its choice."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def read_notes(model: str) -> dict[str, Any]:

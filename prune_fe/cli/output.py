@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 
+from prune_fe.io import finite_json
 from prune_fe.report.console import ConsoleReporter, study_table
 from prune_fe.report.tables import Table
 
@@ -21,6 +24,11 @@ reporter = ConsoleReporter(console)
 def say_next(*words: object) -> None:
     """Print the command that a user is likely to want next."""
     reporter.say("next: " + shlex.join(["prune-fe", *map(str, words)]))
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print JSON to standard output, also where nothing else is printed; NaN becomes null."""
+    print(json.dumps(finite_json(content), indent=1, ensure_ascii=False))
 
 
 def print_tables(tables: Iterable[Table]) -> None:

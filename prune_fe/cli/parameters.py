@@ -45,10 +45,15 @@ Workers = Annotated[
         name=["--workers", "-j"], help="Processes that read images.", validator=validators.Number(gte=0, lte=2**10)
     ),
 ]
+Threads = Annotated[int | None, Parameter(help="CPU threads; default: torch's choice.", validator=ThreadNumber)]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
 RecipePath = Annotated[
-    Path, Parameter(name=["recipe", "--config", "-c"], help="A YAML file, such as recipes/quickstart.yaml.")
+    Path,
+    Parameter(
+        name=["recipe", "--config", "-c"],
+        help="A YAML file, or the name of a recipe that comes with prune_fe, such as quickstart.",
+    ),
 ]
 ExecutorFlags = Annotated[ExecutorOptions, Parameter(name="*")]
 Seeds = Annotated[list[int] | None, Several, Parameter(help="One or more seeds, instead of the recipe's.")]
@@ -80,6 +85,34 @@ class RecipeFlags:
 
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None
     """KEY=VALUE for any other key of the recipe: --set prune.ratio=0.7."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """Flags that say which trained network a command studies, in the place of a recipe."""
+
+    model: str | None = None
+    """Instead of a recipe: a torchvision or timm name with --checkpoint or --pretrained, or a folder that prune_fe
+    saved."""
+
+    checkpoint: Path | None = None
+    """With --model: its trained weights."""
+
+    pretrained: bool = False
+    """With --model: the library's trained weights."""
+
+    source: str | None = None
+    """With --model: format of --data."""
+
+    size: Annotated[int | None, Parameter(validator=validators.Number(gte=4, lte=2**13))] = None
+    """With --model: height and width of the images; default: the saved model's, or the data's."""
+
+    scorer: Annotated[tuple[str, ...], Several] = ("feature-entropy", "mean-activation", "l1-filter")
+    """With --model: the scorers."""
+
+    samples: Annotated[int | None, Parameter(name="--score-samples", validator=AtLeastOne)] = None
+    """With --model: training images of each class that are scored on; default: all."""
 
 
 @Parameter(name="*")
@@ -119,6 +152,10 @@ class RequiredDataFlags:
 
     validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = VALIDATION
     """Share of the training images of each class that is held out from training."""
+
+    validation_from: Literal["train", "test"] = "train"
+    """Where this share comes from: the training images, or val/ (test), whose other images are the test images. Weights
+    that were trained elsewhere may have seen all of train/."""
 
     images_per_class: Annotated[int | None, Parameter(validator=validators.Number(gte=2))] = None
     """At most this many training images of each class, drawn with the seed; default: all."""

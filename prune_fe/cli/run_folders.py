@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prune_fe.cli.inputs import parse_assignments, require_data
+from prune_fe.cli.inputs import parse_assignments, require_data, require_scorers
 from prune_fe.cli.output import reporter
-from prune_fe.cli.parameters import RecipeFlags
+from prune_fe.cli.parameters import ModelFlags, NetworkFlags, RecipeFlags, RequiredDataFlags
 from prune_fe.data.registry import PATH_SOURCE, find_source
 from prune_fe.errors import InputError, PruneFEError
 
@@ -19,19 +20,27 @@ if TYPE_CHECKING:
 
 
 def open_run(
-    path: Path, flags: RecipeFlags, seeds: list[int] | None = None, comparison: bool = False
+    path: Path | None,
+    flags: RecipeFlags,
+    seeds: list[int] | None = None,
+    comparison: bool = False,
+    network: NetworkFlags = NetworkFlags(),
 ) -> tuple[Recipe, RunFolder]:
     """Read and check a recipe, and create its run folder or open the one to resume.
 
     Args:
-        path: The recipe.
+        path: The recipe; None for the network that `network` names.
         flags: Flags of the command, which replace keys of the recipe.
         seeds: Seeds that replace the recipe's.
         comparison: Whether it is the folder of a comparison.
+        network: A trained network in the place of a recipe.
+
+    Raises:
+        InputError: There is neither a recipe nor a network, or both.
     """
     from prune_fe.experiment.run_folder import RunFolder
 
-    recipe = _read_recipe(path, flags, seeds)
+    recipe = _read_recipe(path, flags, seeds, network)
     content = recipe.model_dump(mode="json")
     if flags.resume is None:
         folder = RunFolder.create(flags.output, recipe.name, content, comparison)
@@ -57,12 +66,23 @@ def join_run(path: Path, flags: RecipeFlags, seeds: list[int] | None = None) -> 
     return _read_recipe(path, flags, seeds), RunFolder.join(Path(str(flags.resume)))
 
 
-def _read_recipe(path: Path, flags: RecipeFlags, seeds: list[int] | None) -> Recipe:
-    """Read a recipe, replace keys by flags, and check it."""
-    from prune_fe.experiment.recipe import load_recipe
+def _read_recipe(
+    path: Path | None, flags: RecipeFlags, seeds: list[int] | None, network: NetworkFlags = NetworkFlags()
+) -> Recipe:
+    """Read a recipe, or make that of a network, replace keys by flags, and check it."""
+    from prune_fe.experiment.bundled import find_recipe
+    from prune_fe.experiment.recipe import resolve_recipe
+    from prune_fe.experiment.strict_yaml import read_mapping
 
+    if (path is None) == (network.model is None):
+        raise InputError("name a recipe, or a trained network with --model and --data; not both")
+    if path is not None:
+        path = find_recipe(path)
+        where, content = str(path), read_mapping(path)
+    else:
+        where, content = str(network.model), _content_of(network, flags.data)
     replaced = {
-        "data.path": flags.data,
+        "data.path": None if path is None else flags.data,
         "data.skip_bad": flags.skip_bad,
         "seeds": seeds,
         "device": flags.device,
@@ -70,12 +90,44 @@ def _read_recipe(path: Path, flags: RecipeFlags, seeds: list[int] | None) -> Rec
         "workers": flags.workers,
     }
     given = {key: value for key, value in replaced.items() if value is not None}
-    recipe = load_recipe(path, given | parse_assignments(flags.set_))
+    recipe = resolve_recipe(content, given | parse_assignments(flags.set_), where, reporter.say)
     if find_source(recipe.data.source).needs_path and recipe.data.path is None:
-        raise InputError(f"{path} reads a folder of images: pass --data PATH")
+        raise InputError(f"{where} reads a folder of images: pass --data PATH")
     if recipe.data.source == PATH_SOURCE:
         require_data(recipe.data.path)
     return recipe
+
+
+def _content_of(network: NetworkFlags, data: str | None) -> dict[str, Any]:
+    """Return the content of a recipe that studies a trained network.
+
+    Raises:
+        InputError: There are no images, or nobody has trained the network.
+    """
+    from prune_fe.cli.compress import require_trained
+    from prune_fe.cli.images import choose_images
+    from prune_fe.cli.networks import read_notes
+    from prune_fe.experiment.fitting import differing
+    from prune_fe.models.preprocessing import known_preprocessing
+
+    if data is None:
+        raise InputError("--model needs images: pass --data PATH")
+    name = str(network.model)
+    require_trained(ModelFlags(model=name, checkpoint=network.checkpoint, pretrained=network.pretrained))
+    require_scorers(network.scorer)
+    flags = ModelFlags(model=name, pretrained=network.pretrained, size=network.size)
+    known = known_preprocessing(name, pretrained=network.pretrained)
+    images = choose_images(flags, RequiredDataFlags(data=data, source=network.source), read_notes(name), known)
+    model: dict[str, Any] = {"name": name, "pretrained": network.pretrained}
+    if network.checkpoint is not None:
+        model["checkpoint"] = str(network.checkpoint)
+    return {
+        "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._") or "network",
+        "data": differing(images),
+        "model": model,
+        "score": {} if network.samples is None else {"samples": network.samples},
+        "scorers": list(network.scorer),
+    }
 
 
 def latest_run(output: Path, name: str, comparison: bool) -> Path:

@@ -11,9 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new, require_scorers, scorer_settings
-from prune_fe.cli.networks import Loaded, is_saved, layers_except, load, put_weights, recalibration_words
+from prune_fe.cli.networks import (
+    Loaded,
+    is_saved,
+    layers_except,
+    load,
+    put_weights,
+    recalibration_words,
+    use_threads,
+)
 from prune_fe.cli.output import console, reporter, say_next
-from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Seed, Several, Workers
+from prune_fe.cli.parameters import (
+    AtLeastOne,
+    BatchSize,
+    DataFlags,
+    Device,
+    ModelFlags,
+    Seed,
+    Several,
+    Threads,
+    Workers,
+)
 from prune_fe.errors import DataError, InputError
 from prune_fe.io import nearest
 from prune_fe.report.console import layer_table, training_table
@@ -37,13 +55,15 @@ def score(
     samples: Annotated[int | None, Parameter(validator=AtLeastOne)] = None,
     images: Path | None = None,
     layers: Annotated[list[str] | None, Several] = None,
-    except_: Annotated[list[str] | None, Several, Parameter(name="--except")] = None,
+    except_: Annotated[list[str] | None, Several, Parameter(name=["--except", "--exclude"])] = None,
     linear: bool = False,
     linear_scorer: str | None = None,
+    strict: bool = False,
     output: Annotated[Path, Parameter(name=["--output", "--output-dir"])] = Path("scores"),
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> None:
@@ -60,13 +80,16 @@ def score(
         samples: Training images of each class; default: all.
         images: Score on exactly the training images that this CSV file names in its column "image"; score itself writes
             one, OUTPUT/images.csv.
-        layers: Names of modules; default: every convolution, and with --linear every linear layer.
+        layers: Names of modules, or patterns such as 'layer[12].*'; default: every convolution, and with --linear every
+            linear layer.
         except_: Patterns of layers that are not scored: --except 'layer4.*'.
         linear: Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that
             need feature maps leave them out, and say so.
         linear_scorer: A scorer, such as taylor, for the layers that the scorers leave out: for feature-entropy, those
             without feature maps and those that run several times. Where such a layer is tied to others, the scores of
             the others decide. Needs --linear.
+        strict: Refuse to leave a layer out for a scorer that cannot score it, such as one with maps that are too small.
+            By default it is left out for that scorer alone, with a line that names it.
         output: A new folder, or one to continue.
         seed: Seed with which the classes and the images are drawn.
         set_: KEY=VALUE, a setting of the scorer: --set rank=edges. With several scorers: --set
@@ -95,6 +118,7 @@ def score(
     all_scorers = scorers if linear_scorer is None else scorers | {linear_scorer: resolve_scorer(linear_scorer)}
     if data.data is None and (readers := [name for name, each in all_scorers.items() if each.needs_data]):
         raise InputError(f"scorer {readers[0]!r} needs images: pass --data PATH")
+    use_threads(threads)
     loaded = load(_with_first_checkpoint(model, checkpoints), data, device, seed)
     network, example = loaded.network, loaded.example
     train = loaded.splits.train if loaded.splits else None
@@ -103,8 +127,6 @@ def score(
             train = select_by_name(train, listed)
         except DataError as error:
             raise DataError(f"{error} (which training images are held out depends on --seed)") from error
-    if except_:
-        layers = layers_except(loaded, layers, except_, linear=linear)
     request = {
         "model": model.model,
         "checkpoint": model.checkpoint or from_checkpoints,
@@ -114,10 +136,11 @@ def score(
         "samples": samples,
         "images": images,
         "seed": seed,
-        "layers": layers,
+        "layers": layers_except(loaded, layers, except_, linear=linear) if except_ else layers,
     } | loaded.transform
     # Folders of earlier versions have no such entries.
-    request |= {key: value for key, value in (("linear", linear), ("linear_scorer", linear_scorer)) if value}
+    later = {"linear": linear, "linear_scorer": linear_scorer, "strict": strict}
+    request |= {key: value for key, value in later.items() if value}
 
     def score_into(folder: Path) -> dict[str, Scores]:
         for name in scorers:
@@ -128,8 +151,10 @@ def score(
             train,
             scorers,
             layers=layers,
+            exclude=tuple(except_ or ()),
             linear=linear,
             linear_scorer=linear_scorer,
+            strict=strict,
             classes=_choose_classes(classes, loaded.splits),
             samples=samples,
             batch_size=batch_size,

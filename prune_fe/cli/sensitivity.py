@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import require_data, require_new
-from prune_fe.cli.networks import is_saved, load, recalibration_words
+from prune_fe.cli.networks import is_saved, load, recalibration_words, use_threads
 from prune_fe.cli.output import console, reporter, say_next
-from prune_fe.cli.parameters import BatchSize, Device, ModelFlags, RequiredDataFlags, Seed, Workers
+from prune_fe.cli.parameters import BatchSize, Device, ModelFlags, RequiredDataFlags, Seed, Threads, Workers
 from prune_fe.errors import DataError
 from prune_fe.pruning.options import SensitivityOptions
 
@@ -26,6 +26,7 @@ def sensitivity(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
 ) -> None:
     """Measure accuracy and loss with one group of layers pruned and all others whole, for each group and each ratio.
@@ -56,6 +57,7 @@ def sensitivity(
     from prune_fe.training.recalibration import RAW_CURVES, has_batch_norms, recalibrating
 
     loaded_scores = load_scores(scores)
+    use_threads(threads)
     loaded = load(model, data, device, seed)
     assert loaded.splits is not None
     train = loaded.splits.train

@@ -83,6 +83,10 @@ class DataOptions:
     validation: Annotated[StrictFloat, Field(gt=0, lt=1)] = VALIDATION
     """Share of the training images that is held out for validation, of each class."""
 
+    validation_from: Literal["train", "test"] = "train"
+    """Where the validation images come from: a share of train/, or of val/ ("test"), whose other images are the test
+    images. For weights that were trained on all of train/, only the latter have not been seen."""
+
     memory_gib: NonNegative = MEMORY_GIB
     """Images that take at most this much memory are decoded once; others each time they are read."""
 
@@ -121,7 +125,10 @@ class DataOptions:
         if self.skip_bad and not source.is_stored:
             raise ValueError(f"skip_bad: source {self.source} reads no image files; source: {PATH_SOURCE} does")
         if not source.is_stored and (
-            self.transform != "paper" or self.decoder != "pil" or self.interpolation not in (None, "bilinear")
+            # What the weights ask for is known later; of images in memory, only their normalisation is changed.
+            self.transform not in ("paper", "weights")
+            or self.decoder != "pil"
+            or self.interpolation not in (None, "bilinear")
         ):
             raise ValueError(
                 f"source {self.source} has images in memory, which are resized to a square; transform, interpolation "

@@ -84,6 +84,9 @@ SOURCES: Mapping[str, Source] = {
 HUB = "hf://"
 """How the path of a data set on the Hugging Face hub begins."""
 
+IN_MEMORY = "memory"
+"""The source of images that a Python program has given."""
+
 PATH_SOURCE = "folder"
 """The source of a path for which the user names no source."""
 
@@ -94,6 +97,8 @@ def find_source(name: str) -> Source:
     Raises:
         InputError: There is no such source.
     """
+    if name == IN_MEMORY:  # not for users to choose
+        return Source("prune_fe.data.memory", needs_path=False)
     if name not in SOURCES:
         raise InputError(f"unknown data source {name!r}; {nearest(name, SOURCES)}")
     return SOURCES[name]
@@ -140,7 +145,12 @@ def load_data(
         images_per_class=chosen.images_per_class,
         progress=progress,
     )
-    return source.load(chosen, reading=reading)
+    splits = source.load(chosen, reading=reading)
+    if chosen.validation_from == "train":
+        return splits
+    from prune_fe.data.splits import hold_out_of_test
+
+    return hold_out_of_test(splits, chosen.validation)
 
 
 def is_on_hub(path: str | None) -> bool:

@@ -107,6 +107,37 @@ def hold_out(
     )
 
 
+def hold_out_of_test(splits: Splits, share: float) -> Splits:
+    """Return the same images with a share of the test images held out for validation, and none of the training images.
+
+    The draw is the same for every seed, so that all networks of a run are tested on the same images.
+
+    Args:
+        splits: The images.
+        share: Share of the test images of each class that become validation images.
+
+    Raises:
+        DataError: No class has two test images.
+    """
+    kept, held_out = split_by_class(image_labels(splits.test), share, seed=0)
+    if not held_out:
+        raise DataError("no class has 2 test images: of one, none can be held out for validation")
+    # The training images that a source has held out for validation are trained on.
+    return replace(
+        with_all_training_images(splits), validation=Subset(splits.test, held_out), test=Subset(splits.test, kept)
+    )
+
+
+def with_all_training_images(splits: Splits, seed: int = 0) -> Splits:
+    """Return the same images, none of the training images held out, with the validation images that there are.
+
+    Args:
+        splits: The images; where not all of a class are used, they are drawn again.
+        seed: Seed of that draw.
+    """
+    return replace(hold_out(splits, 0.0, seed, splits.images_per_class), validation=splits.validation)
+
+
 def check_split(validation: float, seed: int, images_per_class: int | None) -> None:
     """Check the arguments of `hold_out`.
 

@@ -110,9 +110,9 @@ class Comparison:
             try:
                 experiment = self.experiment.with_network(label)
                 network, example = to_device(experiment.build_network(), experiment.device), experiment.example
-                check(experiment, network)
-                layers, linear = self.recipe.score.layers, self.recipe.score.linear
-                scores = score(network, None, CONTROLS[0], example=example, layers=layers, linear=linear)
+                check(experiment, network, same_layers=True)
+                chosen: Any = {name: getattr(self.recipe.score, name) for name in ("layers", "exclude", "linear")}
+                scores = score(network, None, CONTROLS[0], example=example, **chosen)
                 prune(network, scores, example=example, options=self._architecture(self.recipe.compare.points[1][0]))
             except PruneFEError as error:
                 raise type(error)(f"network {label!r}: {error}") from error

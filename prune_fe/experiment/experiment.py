@@ -20,17 +20,26 @@ from prune_fe.data.options import DataOptions
 from prune_fe.data.preprocessing import Preprocessing, describe_sizes
 from prune_fe.data.registry import load_data
 from prune_fe.data.sampling import choose_images
-from prune_fe.data.splits import Splits, hold_out
+from prune_fe.data.splits import Splits, hold_out, with_all_training_images
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment.device import prepare_device, to_device
-from prune_fe.experiment.recipe import TRAINED, Recipe, ScorerEntry, as_begun
+from prune_fe.experiment.recipe import (
+    MAY_HAVE_SEEN,
+    TRAINED,
+    Recipe,
+    ScorerEntry,
+    as_begun,
+    held_out_images,
+    seen_elsewhere,
+)
 from prune_fe.experiment.results import BY_LAYER, TUNED, UNPRUNED, Result, Row, load_result
 from prune_fe.experiment.run_folder import NETWORKS, RunFolder, environment
+from prune_fe.experiment.start import copy_start
 from prune_fe.experiment.teacher import saved_logits
 from prune_fe.measure.cost import cost, speed
 from prune_fe.measure.evaluate import evaluate
-from prune_fe.models.build import build, build_pretrained
+from prune_fe.models.build import build, build_pretrained, draw_weights
 from prune_fe.models.checkpoints import load_weights, read_checkpoint
 from prune_fe.models.classifier import describe_renewed
 from prune_fe.models.manifest import read_manifest
@@ -39,12 +48,13 @@ from prune_fe.models.preprocessing import known_preprocessing
 from prune_fe.models.saved import load, save
 from prune_fe.pruning.records import Step
 from prune_fe.scorers import resolve_scorer
+from prune_fe.scorers.base import explain_faults
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.score_folder import describe_unfinished
 from prune_fe.scoring.scores import Scores
 from prune_fe.scoring.snapshot import PREFIX
-from prune_fe.tracing.layers import find_layers_with_units
+from prune_fe.tracing.layers import exclude_layers, find_layers_with_units
 from prune_fe.training.features import is_constant
 from prune_fe.training.loop import Epoch, finetune, kept_epoch
 from prune_fe.training.options import TrainOptions
@@ -78,6 +88,7 @@ class Experiment:
         place: The folder for this network's files: the run folder itself, or networks/NAME in the folder of a
             comparison.
         reporter: Where messages and progress go.
+        given: A trained network that stands in the place of the recipe's model; None builds that.
     """
 
     recipe: Recipe
@@ -87,6 +98,7 @@ class Experiment:
     folder: RunFolder
     place: Path
     reporter: Reporter
+    given: nn.Module | None = None
 
     @cached_property
     def example(self) -> Tensor:
@@ -98,6 +110,14 @@ class Experiment:
     def seed_folder(self) -> Path:
         """The folder of this network and seed."""
         return self.place / f"seed-{self.seed}"
+
+    def pruned_folder(self, label: str) -> Path:
+        """Return the folder of the network that a scorer has pruned.
+
+        Args:
+            label: Label of the scorer.
+        """
+        return self.seed_folder / label / "pruned"
 
     @property
     def network_name(self) -> str:
@@ -170,7 +190,22 @@ class Experiment:
 
     def build_network(self) -> nn.Module:
         """Return a new network of the recipe with random weights, as the images need it, on the CPU."""
-        return self.build_by(build)
+        begun = self.copy_start()
+        return self.build_by(build) if begun is None else draw_weights(begun)
+
+    def build_any(self) -> nn.Module:
+        """Return a network of the recipe's architecture whose weights do not matter, on the CPU."""
+        begun = self.copy_start()
+        return self.build_by(build) if begun is None else begun
+
+    def copy_start(self) -> nn.Module | None:
+        """Return a copy of the trained network that the experiment starts from; None for a model that has a name.
+
+        Raises:
+            InputError: The recipe has options for a model that is built by name.
+            DataError: The images have other classes than a saved model.
+        """
+        return copy_start(self.given, self.recipe.model, self.splits.classes)
 
     def build_by(self, builder: Callable[..., Built]) -> Built:
         """Return what `build` or `build_pretrained` makes of the recipe's model for these images."""
@@ -204,7 +239,10 @@ class Experiment:
     def with_seed(self, seed: int) -> Self:
         """Return the experiment for another seed, with other validation images and another network."""
         data = self.recipe.data
-        splits = hold_out(self.splits, data.validation, seed, data.images_per_class)
+        if data.validation_from == "test":
+            splits = with_all_training_images(self.splits, seed)
+        else:
+            splits = hold_out(self.splits, data.validation, seed, data.images_per_class)
         return dataclasses.replace(self, seed=seed, splits=splits)
 
     def with_network(self, label: str) -> Self:
@@ -236,7 +274,15 @@ class Outcome:
     epochs: Sequence[Epoch] = ()
 
 
-def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | None = None) -> Experiment:
+def begin(
+    recipe: Recipe,
+    folder: RunFolder,
+    reporter: Reporter,
+    seed: int | None = None,
+    *,
+    splits: Splits | None = None,
+    given: nn.Module | None = None,
+) -> Experiment:
     """Set up torch, read the images and return the recipe's experiment.
 
     Args:
@@ -244,6 +290,8 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
         folder: The run folder.
         reporter: Where messages and progress go.
         seed: One of the recipe's seeds; default the first.
+        splits: The recipe's images, if they have been read already.
+        given: A trained network that stands in the place of the recipe's model.
 
     Raises:
         InputError: The recipe does not have the seed, or the device cannot be used.
@@ -260,14 +308,18 @@ def begin(recipe: Recipe, folder: RunFolder, reporter: Reporter, seed: int | Non
     def progress(done: int, total: int) -> None:
         begin_bar()(done, total)
 
-    splits = load_data(with_known_weights(recipe), seed=seed, progress=progress)
-    if splits.stored_sizes:
-        steps = splits.steps or Preprocessing(splits.size)
-        reporter.say(f"images: {describe_sizes(splits.stored_sizes, steps)}")
+    if splits is None:
+        splits = load_data(with_known_weights(recipe), seed=seed, progress=progress)
+        if splits.stored_sizes:
+            steps = splits.steps or Preprocessing(splits.size)
+            reporter.say(f"images: {describe_sizes(splits.stored_sizes, steps)}")
     if splits.skipped:
         folder.log("skipped_images", images=list(splits.skipped))
         folder.write_table("skipped_images.csv", [{"image": name} for name in splits.skipped])
-    return Experiment(recipe, splits, seed, device, folder, folder.path, reporter)
+    is_trained = recipe.train is not None or recipe.finetune is not None
+    if is_trained and (origin := seen_elsewhere(recipe)) is not None:
+        reporter.say(f"note: {origin} {MAY_HAVE_SEEN}: data.validation_from: test takes them out of val/ instead")
+    return Experiment(recipe, splits, seed, device, folder, folder.path, reporter, given)
 
 
 def with_known_weights(recipe: Recipe) -> DataOptions:
@@ -290,12 +342,14 @@ def with_known_weights(recipe: Recipe) -> DataOptions:
     return recipe.data.with_weights(asked[first])
 
 
-def check(experiment: Experiment, network: nn.Module | None = None) -> None:
+def check(experiment: Experiment, network: nn.Module | None = None, *, same_layers: bool = False) -> None:
     """Check the recipe's layers, scorers, trained parts and numbers of images, without training.
 
     Args:
         experiment: The experiment.
         network: Its network, which need not be trained; by default a new one.
+        same_layers: Whether every scorer must be able to score every layer with a map, as in a comparison, where all
+            criteria have the same widths.
 
     Raises:
         InputError: A layer or a part to train does not exist, a scorer cannot score a layer, or a setting is wrong.
@@ -303,9 +357,10 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
     """
     recipe, splits, seed = experiment.recipe, experiment.splits, experiment.seed
     if network is None:
-        network = to_device(experiment.build_network(), experiment.device)
+        network = to_device(experiment.build_any(), experiment.device)
     example = experiment.example.to(next(network.parameters()).device)
     layers = find_layers_with_units(network, example, recipe.score.layers, linear=recipe.score.linear)
+    layers = exclude_layers(layers, recipe.score.exclude)
     labels = image_labels(splits.train)
     n_wanted = recipe.prune.recalibrate or 0
     if n_wanted > len(labels):
@@ -320,7 +375,10 @@ def check(experiment: Experiment, network: nn.Module | None = None) -> None:
         chosen: list[int] = []
         if scorer.needs_data or (linear_scorer is not None and linear_scorer.needs_data):
             chosen = choose_images(splits.train, score.classes, score.samples, seed)
-        occurring, are_named = {labels[index] for index in chosen}, score.layers is not None
+        occurring, are_named = {labels[index] for index in chosen}, score.names_layers or score.strict
+        if same_layers:
+            with explain_faults(scorer):
+                scorer.check([each for each in layers if each.has_map and each.runs == 1], len(chosen), occurring)
         check_scorer(scorer, network, layers, example, len(chosen), occurring, linear_scorer, are_named=are_named)
 
 
@@ -413,7 +471,7 @@ def score_units(
         example=experiment.example,
         progress=experiment.reporter.progress("scoring"),
         folder=folder,
-        **options | ({} if layers is None else {"layers": layers}),
+        **options | ({} if layers is None else {"layers": layers, "exclude": ()}),
     )
 
 
@@ -490,7 +548,7 @@ def _load_or_train(experiment: Experiment) -> nn.Module:
         try:
             # Without a factory in the manifest, load() needs a network, which the recipe's arguments can build.
             is_known = read_manifest(path)["factory"] is not None
-            network = load(path, None if is_known else experiment.build_network())
+            network = load(path, None if is_known else experiment.build_any())
         except CheckpointError as error:
             raise CheckpointError(f"{error}; delete {path}, and the next run makes it again") from error
         return to_device(network, experiment.device)
@@ -535,6 +593,8 @@ def save_trained(experiment: Experiment, network: nn.Module, origin: Mapping[str
     path = experiment.seed_folder / TRAINED
     if rank() == 0:
         about = {"recipe": experiment.recipe.name, "seed": experiment.seed, **origin} | experiment.splits.about
+        if seen_elsewhere(experiment.recipe) is None:
+            about["held_out"] = held_out_images(experiment.recipe.data, experiment.seed)
         save(network, path, about, overwrite=True)
         path.with_name(f"{TRAINED}.unfinished").unlink(missing_ok=True)
     all_gather(None)  # a barrier: no process looks for the network before it is saved
@@ -543,7 +603,10 @@ def save_trained(experiment: Experiment, network: nn.Module, origin: Mapping[str
 def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
     """Return the network before training, and the keys of its classifier that trained weights do not fit."""
     model, renewed = experiment.recipe.model, list[str]()
-    if model.pretrained:
+    begun = experiment.copy_start()
+    if begun is not None:
+        network = begun
+    elif model.pretrained:
         network, renewed = experiment.build_by(build_pretrained)
     else:
         network = experiment.build_network()
@@ -551,7 +614,10 @@ def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
         checkpoint = match_classes(
             read_checkpoint(model.checkpoint, network.state_dict().keys()),
             experiment.splits.classes,
-            lambda: experiment.build_by(lambda name, _, **settings: find_output_keys(name, **settings)),
+            # In a saved network, it is not known which layers depend on the classes.
+            lambda: (
+                [] if begun is not None else experiment.build_by(lambda name, _, **kept: find_output_keys(name, **kept))
+            ),
             new_classifier=True,
         )
         renewed = load_weights(network, checkpoint, new_classifier=True)

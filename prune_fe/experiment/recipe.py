@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import typing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+from cyclopts import Parameter, Token
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from prune_fe.data.options import DataOptions
 from prune_fe.errors import InputError
 from prune_fe.experiment.strict_yaml import parse_yaml, read_mapping
 from prune_fe.io import nearest
 from prune_fe.models.arguments import check_arguments
+from prune_fe.models.manifest import is_saved, read_manifest
 from prune_fe.options import (
+    BatchSize,
     Count,
     Positive,
     Repeats,
@@ -31,10 +44,18 @@ from prune_fe.options import (
     options,
     validate_options,
 )
-from prune_fe.pruning.options import AMOUNTS, AUTO, PruneOptions
+from prune_fe.pruning.options import AMOUNTS, AUTO, PruneOptions, Rounds
 from prune_fe.scorers import SCORERS
 from prune_fe.scoring.options import ScoreOptions
 from prune_fe.training.options import PaperTrainOptions
+
+
+def _require_scorer(name: str) -> str:
+    """Return the name of a scorer; pydantic calls this."""
+    if name not in SCORERS:
+        raise ValueError(f"unknown scorer {name!r}; {nearest(name, SCORERS)}")
+    return name
+
 
 CONTROLS = ("random", "l1-filter")
 """The scorers that are part of every comparison."""
@@ -47,6 +68,9 @@ POINT_AMOUNTS = {"ratios": "ratio", "target_macs": "target_macs", "target_params
 
 ALTERNATIVES = {"prune": AMOUNTS, "compare": tuple(POINT_AMOUNTS)}
 """Section -> keys that exclude each other."""
+
+EARLIER_RESCALE = (0.5, 1.5)
+"""The default of `ablate.rescale` in earlier versions: that of the paper."""
 
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Pattern of a name that becomes a file name."""
@@ -62,7 +86,7 @@ class ModelOptions:
     """Which network: the section `model` of a recipe, and each of `compare.networks`."""
 
     name: str
-    """Name of the network, such as vgg-small, vgg16_bn or timm/resnet18."""
+    """Name of the network, such as vgg-small, vgg16_bn or timm/resnet18, or a folder that prune_fe saved."""
 
     pretrained: StrictBool = False
     """Start from the library's trained weights. Layers of the classifier that they do not fit are made anew."""
@@ -85,9 +109,19 @@ class ModelOptions:
             raise InputError(f"arguments: {error}") from None
 
 
+def _parse_rounds(_: Any, tokens: Sequence[Token]) -> int | str:
+    """Return the value of `--rounds`."""
+    text = tokens[0].value
+    return int(text) if text.isdigit() else text
+
+
 @options
 class PruneSection(PruneOptions):
     """How units are removed: the section `prune` of a recipe."""
+
+    rounds: Annotated[Rounds, Parameter(converter=_parse_rounds, n_tokens=1)] = 1
+    """Number of steps in which the units are removed, or "layers" for one step for each group of layers, from the
+    first layer to the last."""
 
     rescore: Literal["once", "each_round"] = "once"
     """Score the units once, or the remaining units again before each round."""
@@ -120,8 +154,9 @@ class AblateOptions:
     every: Count = 1
     """Measure the test images each time that this many further units are masked."""
 
-    rescale: tuple[Positive, Positive] | None = (0.5, 1.5)
-    """Multiply the values of each test image by a random factor from this range; null leaves them as they are."""
+    rescale: tuple[Positive, Positive] | None = None
+    """Multiply the values of each test image by a random factor from this range, as the paper does for figure 12 with
+    [0.5, 1.5]. The curves then begin at the accuracy on such images. By default the images stay as they are."""
 
     control_seeds: Repeats = 5
     """Number of random orders of the units that serve as the control."""
@@ -184,6 +219,39 @@ class GeneralisationOptions:
     )
     """Name of a set -> label of each of its networks -> options of training in place of those of `train`, such as
     {momentum: 0.0, augment: false} or {label_noise: 0.4}. Networks with the same options are trained once."""
+
+
+@options
+class CompressOptions:
+    """How `prune-fe compress` compresses a trained network; from it a recipe is made."""
+
+    scorer: Annotated[str, AfterValidator(_require_scorer)] = "taylor"
+    """The scorer that chooses the units."""
+
+    samples: Count | None = None
+    """Training images of each class that units are scored on. By default all, of many about 2,000 in all."""
+
+    linear: StrictBool = False
+    """Prune hidden linear layers, attention and the gates of squeeze-and-excite blocks too."""
+
+    linear_scorer: str | None = None
+    """Name of a scorer for the layers that the scorer leaves out; see `prune-fe score`. Implies `linear`."""
+
+    epochs: Annotated[StrictInt, Field(ge=0, le=100_000)] | None = None
+    """Epochs of fine-tuning; 0 leaves it out. By default as many as give about 600 steps, from 3 to 30."""
+
+    lr: Positive | None = None
+    """Learning rate of fine-tuning. By default 0.02 for a network with batch norms and 0.002 for one without, less for
+    batches smaller than 64."""
+
+    batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] | None = None
+    """Images of one step of fine-tuning. By default 64, and fewer for less than 640 training images."""
+
+    augment: StrictBool = False
+    """Flip and shift the training images at random in fine-tuning."""
+
+    control: StrictBool = False
+    """Fine-tune the unpruned network in the same way too, which shows what of the difference is due to fine-tuning."""
 
 
 class ScorerEntry(BaseModel):
@@ -336,6 +404,46 @@ class Recipe(BaseModel):
         return self.model_copy(update={"scorers": list(entries)})
 
 
+MAY_HAVE_SEEN = "may have been trained on the images that are held out for validation, which then are no test of it"
+"""What is said of weights that were trained elsewhere."""
+
+
+def seen_elsewhere(recipe: Recipe) -> str | None:
+    """Return what brings weights that may have been trained on all images of train/, the validation images included.
+
+    None where the recipe trains its networks itself, or its validation images come from val/.
+    """
+    if recipe.data.validation_from == "test":
+        return None
+    for model in recipe.compare.networks.values() or [recipe.model]:
+        if model.checkpoint is not None:
+            return f"the checkpoint {Path(model.checkpoint).name}"
+        if is_saved(model.name) and not _has_held_out(model.name, recipe):
+            return f"the network {model.name}"
+    return None
+
+
+def _has_held_out(path: str, recipe: Recipe) -> bool:
+    """Return whether a saved network was trained without the validation images of a recipe's seeds."""
+    held_out = read_manifest(path)["about"].get("held_out")
+    return all(held_out == held_out_images(recipe.data, seed) for seed in recipe.seeds)
+
+
+def held_out_images(data: DataOptions, seed: int) -> dict[str, Any]:
+    """Return which images are held out for validation, as a saved network keeps it.
+
+    Args:
+        data: The images.
+        seed: Seed of the draw.
+    """
+    return {
+        "from": data.validation_from,
+        "share": data.validation,
+        "images_per_class": data.images_per_class,
+        "seed": seed,
+    }
+
+
 def with_controls(recipe: Recipe) -> Recipe:
     """Return the recipe of a comparison: with all of `CONTROLS` among its scorers, and with labelled networks.
 
@@ -351,40 +459,69 @@ def with_controls(recipe: Recipe) -> Recipe:
     return recipe.with_options("compare", networks=networks).with_scorers([*recipe.scorers, *missing])
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, say: Callable[[str], None] | None = None
+) -> Recipe:
     """Read and check a recipe.
 
     Args:
         path: The YAML file.
         overrides: Dotted key -> value, such as {"data.path": "photos", "finetune.lr": 1e-3}; they replace the file's.
+        say: Called with a line about each key of the file that has no effect because an override excludes it.
 
     Raises:
         InputError: The file cannot be read, or keys or values are wrong; the message lists each of them with the
             section that it is in.
     """
-    path, changes = Path(path), dict(overrides or {})
-    content = read_mapping(path)
+    return resolve_recipe(read_mapping(Path(path)), overrides, str(path), say)
+
+
+def resolve_recipe(
+    content: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    where: str = "recipe",
+    say: Callable[[str], None] | None = None,
+) -> Recipe:
+    """Check the content of a recipe.
+
+    Args:
+        content: What a recipe's file holds; it stays as it is.
+        overrides: Dotted key -> value; they replace those of the content.
+        where: Where the content comes from, for errors.
+        say: Called with a line about each key of the content that has no effect because an override excludes it.
+
+    Raises:
+        InputError: Keys or values are wrong.
+    """
+    changes, resolved = dict(overrides or {}), copy.deepcopy(dict(content))
     for section, names in ALTERNATIVES.items():
         # An override such as prune.target_macs replaces the file's prune.ratio, which it could not stand beside.
         given = {name: changes[key] for name in names if (key := f"{section}.{name}") in changes}
-        if given and isinstance(content.get(section), dict):
-            content[section] = {
+        if given and isinstance(resolved.get(section), dict):
+            kept = {
                 key: value
-                for key, value in content[section].items()
+                for key, value in resolved[section].items()
                 if key not in names or (key not in given and _is_auto_with_target(given | {key: value}))
             }
+            for key in resolved[section].keys() - kept.keys() - given.keys():
+                if say is not None and resolved[section][key] is not None:
+                    say(
+                        f"note: {section}.{key}: {resolved[section][key]} of {where} has no effect, "
+                        f"{section}.{next(iter(given))} stands in its place"
+                    )
+            resolved[section] = kept
     for key, value in changes.items():
-        mapping = content
+        mapping = resolved
         *parents, last = key.split(".")
         for parent in parents:
             if not isinstance(mapping.setdefault(parent, {}), dict):
-                raise InputError(f"{path}: {key} cannot be set, {parent} is no mapping")
+                raise InputError(f"{where}: {key} cannot be set, {parent} is no mapping")
             mapping = mapping[parent]
         mapping[last] = value
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(resolved)
     except ValidationError as error:
-        raise InputError(f"{path}: {explain_errors(error, keys_at, 'recipe')}") from None
+        raise InputError(f"{where}: {explain_errors(error, keys_at, 'recipe')}") from None
 
 
 def _is_auto_with_target(amounts: Mapping[str, Any]) -> bool:
@@ -396,15 +533,30 @@ def as_begun(recipe: Recipe, saved: Mapping[str, Any]) -> Recipe:
     """Return a recipe with what it meant when its run began, so that a finished run stays finished.
 
     A run folder's recipe has every key. Without `finetune.unpruned` the run is of an earlier version, which did not
-    fine-tune the unpruned network.
+    fine-tune the unpruned network. A recipe that does not speak of `ablate.rescale` was begun with factors in an
+    earlier version.
 
     Args:
         recipe: The recipe.
         saved: The content of the run folder's recipe.yaml.
     """
-    finetune = saved.get("finetune")
+    recipe, finetune = with_earlier_rescale(recipe, saved), saved.get("finetune")
     if recipe.finetune is not None and isinstance(finetune, Mapping) and "unpruned" not in finetune:
         return recipe.with_options("finetune", unpruned=False)
+    return recipe
+
+
+def with_earlier_rescale(recipe: Recipe, saved: Mapping[str, Any]) -> Recipe:
+    """Return a recipe that does not speak of `ablate.rescale` with the factors that its run was begun with.
+
+    Args:
+        recipe: The recipe.
+        saved: The content of the run folder's recipe.yaml.
+    """
+    ablate = saved.get("ablate")
+    factors = ablate.get("rescale") if isinstance(ablate, Mapping) else None
+    if recipe.ablate.rescale is None and isinstance(factors, list) and tuple(factors) == EARLIER_RESCALE:
+        return recipe.with_options("ablate", rescale=EARLIER_RESCALE)
     return recipe
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from prune_fe.experiment.experiment import (
     save_result,
     score_units,
 )
+from prune_fe.experiment.origin import origin_of
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import TUNED, UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
@@ -39,6 +40,7 @@ from prune_fe.experiment.tuning import (
     tune_unpruned,
 )
 from prune_fe.measure.evaluate import evaluate
+from prune_fe.measure.proportion import describe_share, wilson_interval
 from prune_fe.models.saved import save
 from prune_fe.pruning.loss_curves import Sensitivity
 from prune_fe.pruning.prune import prune
@@ -50,6 +52,9 @@ from prune_fe.training.recalibration import recalibrate
 
 MEASURED = "cells."
 """Prefix of the name of a task whose result is a measured network."""
+
+WithSeed = Callable[[int], Experiment]
+"""Function from a seed to the experiment of that seed."""
 
 
 def run(recipe: Recipe, folder: RunFolder, reporter: Reporter, executor: Executor | None = None) -> list[Row]:
@@ -70,12 +75,37 @@ def run(recipe: Recipe, folder: RunFolder, reporter: Reporter, executor: Executo
         DataError: Images are missing or too few.
     """
     experiment = begin(recipe, folder, reporter)
+    explain_missing_control(recipe, experiment)
+    return run_experiment(experiment, executor)
+
+
+def run_experiment(
+    experiment: Experiment,
+    executor: Executor | None = None,
+    further: Callable[[WithSeed], Iterable[Task]] | None = None,
+) -> list[Row]:
+    """Do all tasks of an experiment's recipe that have no result yet.
+
+    Args:
+        experiment: The experiment of any seed.
+        executor: What runs the tasks; by default this process, one after the other.
+        further: Function that yields more tasks, which come after all others and are in no table. It is given the
+            function from a seed to its experiment. They run in this process only.
+
+    Returns:
+        The rows of the table; see `run`.
+
+    Raises:
+        InputError: A setting is wrong, or a task failed.
+        DataError: There are too few images.
+    """
+    recipe, folder, reporter = experiment.recipe, experiment.folder, experiment.reporter
     reporter.say("checking layers and scorers (the first time, kernels are compiled for some 15 seconds)")
     check(experiment)
-    explain_missing_control(recipe, experiment)
     experiment.log_environment()
     save_test_labels(experiment.splits, folder)
-    tasks = list(run_tasks(experiment))
+    with_seed = functools.lru_cache(maxsize=1)(experiment.with_seed)
+    tasks = [*run_tasks(experiment), *(further(with_seed) if further is not None else ())]
     failures = (executor or LocalExecutor(folder, reporter)).execute(tasks, Grid(_begin_tasks, recipe))
     measured = [task.result for task in tasks if task.is_finished and task.name.startswith(MEASURED)]
     rows = [load_result(path).row for path in measured]
@@ -117,29 +147,31 @@ def run_tasks(experiment: Experiment) -> Iterator[Task]:
             yield Task(f"{MEASURED}{path.stem}", path, needs, functools.partial(_prune, with_seed, seed, entry))
 
 
-def _train(with_seed: Callable[[int], Experiment], seed: int) -> None:
+def _train(with_seed: WithSeed, seed: int) -> None:
     """Train the network that every scorer starts from, and measure it."""
     began, experiment = time.perf_counter(), with_seed(seed)
     outcome = measure(experiment, experiment.network, UNPRUNED)
-    experiment.reporter.say(
-        f"seed {seed}: the unpruned network is right on {outcome.row.accuracy:.2%} of the test images"
-    )
+    n, right = len(outcome.correct), int(outcome.correct.sum())
+    text = f"seed {seed}: the unpruned network is right on {describe_share(right, n, 'test images')}"
+    if wilson_interval(right, n)[0] <= 1 / len(experiment.splits.classes):
+        text += "; that is no better than chance: are the weights, the size of the images and the classes its own?"
+    experiment.reporter.say(text)
     _ = experiment.teacher  # saved here, so that no two later tasks compute it
     _finish(experiment, outcome, began)
 
 
-def _tune_unpruned(with_seed: Callable[[int], Experiment], seed: int) -> None:
+def _tune_unpruned(with_seed: WithSeed, seed: int) -> None:
     """Fine-tune a copy of the trained network without pruning it, and measure it."""
     began, experiment = time.perf_counter(), with_seed(seed)
     _finish(experiment, tune_unpruned(experiment, count_tunings(experiment)), began)
 
 
-def _score(with_seed: Callable[[int], Experiment], seed: int) -> None:
+def _score(with_seed: WithSeed, seed: int) -> None:
     """Score the trained network with all scorers, in one pass over the images."""
     _ = with_seed(seed).scores  # saved
 
 
-def _measure_sensitivity(with_seed: Callable[[int], Experiment], seed: int, label: str) -> None:
+def _measure_sensitivity(with_seed: WithSeed, seed: int, label: str) -> None:
     """Measure each group of layers of the trained network alone, with the units in the order of one scorer."""
     experiment = with_seed(seed)
     experiment.reporter.say(f"{label}, seed {seed}: measuring each group of layers alone on the validation images")
@@ -147,13 +179,14 @@ def _measure_sensitivity(with_seed: Callable[[int], Experiment], seed: int, labe
     experiment.log("sensitivity", scorer=label, seed=seed, loss=found.loss, images=found.images, about=found.about)
 
 
-def _prune(with_seed: Callable[[int], Experiment], seed: int, entry: ScorerEntry) -> None:
+def _prune(with_seed: WithSeed, seed: int, entry: ScorerEntry) -> None:
     """Prune a copy of the trained network by one scorer, fine-tune, measure and save it."""
     began, experiment = time.perf_counter(), with_seed(seed)
     scores = experiment.scores[entry.label]
     outcome = compress(experiment, entry, scores, saved_sensitivity(experiment, entry.label))
     about = {"recipe": experiment.recipe.name, "seed": seed, "scores": scores.about} | experiment.splits.about
-    save(outcome.model, experiment.seed_folder / entry.label / "pruned", about, overwrite=True)
+    about |= origin_of(experiment, outcome)
+    save(outcome.model, experiment.pruned_folder(entry.label), about, overwrite=True)
     _finish(experiment, outcome, began)
 
 
@@ -212,6 +245,7 @@ def compress(
             reporter.say(f"{entry.label}: {', '.join(step.layers)} keeps {step.units - step.count} units: {step.left}")
     for note in pruned.notes:
         reporter.say(f"{entry.label}: {note}")
+    reporter.say(f"{entry.label}: {recipe.prune.describe_reached(pruned.macs, pruned.parameters)}")
     model = to_device(pruned.model, experiment.device)
     # With fine-tuning after each round, the network is never measured right after pruning.
     accuracy_pruned = None

@@ -287,24 +287,28 @@ def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[st
     """
     content = read_yaml(known)
     missing = object()  # a missing key differs from one whose value is None
-    complete = (_with_defaults(recipe), _with_defaults(content))
+    complete = (_with_defaults(recipe, content), _with_defaults(content, content))
     one, other = ({key: value for key, value in each.items() if key not in ignored} for each in complete)
     if ignored and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
         one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
     return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
 
 
-def _with_defaults(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a saved recipe with the default of every key that the version which wrote it did not have yet.
+def _with_defaults(content: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a recipe with the default of every key that it lacks, as a run folder's recipe has them.
 
     Content that is no valid recipe is returned as it is.
+
+    Args:
+        content: The recipe.
+        saved: The recipe of the run folder, whose version may have had other defaults.
     """
     from pydantic import ValidationError
 
-    from prune_fe.experiment.recipe import Recipe
+    from prune_fe.experiment.recipe import Recipe, with_earlier_rescale
 
     try:
-        return Recipe.model_validate(content).model_dump(mode="json")
+        return with_earlier_rescale(Recipe.model_validate(content), saved).model_dump(mode="json")
     except ValidationError:
         return content
 

@@ -102,8 +102,8 @@ def count_tunings(experiment: Experiment) -> int:
         return recipe.prune.rounds
     # A round for each group of layers: a trial with random scores tells how many groups lose units.
     rounds: list[Any] = []
-    layers, linear = recipe.score.layers, recipe.score.linear
-    scores = score(experiment.network, None, CONTROLS[0], layers=layers, linear=linear, example=experiment.example)
+    chosen: Any = {name: getattr(recipe.score, name) for name in ("layers", "exclude", "linear")}
+    scores = score(experiment.network, None, CONTROLS[0], example=experiment.example, **chosen)
     # The ratio "auto" needs curves, and each scorer has its own; the same share of every group takes as many rounds as
     # there are groups, which is the most.
     ratio = None if recipe.prune.is_auto else recipe.prune.ratio

@@ -87,6 +87,32 @@ def build_pretrained(name: str, classes: int, **settings: Any) -> tuple[nn.Modul
     return network, fill(network, state, source, new_classifier=True)
 
 
+def draw_weights(network: nn.Module) -> nn.Module:
+    """Give a network random weights, as its layers have them when they are made, in place.
+
+    The weights that a library's own code sets after its layers are made, such as an initialisation for deep networks,
+    are not repeated.
+
+    Args:
+        network: The network.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: A module has parameters of its own and no method `reset_parameters`.
+    """
+    for name, module in network.named_modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise InputError(
+                f"{name or type(network).__name__}: a {type(module).__name__} has no reset_parameters(), so that it "
+                "cannot be given random weights; name the network instead of a saved folder"
+            )
+    return network
+
+
 def _build(
     name: str,
     classes: int,

@@ -36,6 +36,12 @@ OPTIONAL: dict[str, Any] = {"added": dict, "tied": dict, "channels_last": list}
 make; further name of a tensor -> its first name; the names of tensors that are laid out in channels-last."""
 
 
+def is_saved(model: str) -> bool:
+    """Return whether the name of a model is that of a folder that `save` wrote, and not the name of a network."""
+    path = Path(model)
+    return (path / MANIFEST).exists() or (path.is_dir() and len(path.parts) > 1)
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """Return the manifest of the folder `path` that `save` wrote.
 

@@ -221,6 +221,24 @@ class PruneOptions:
             return "macs", self.target_macs
         return None if self.target_params is None else ("parameters", self.target_params)
 
+    def describe_reached(self, macs: float, parameters: float) -> str:
+        """Return what is left of the cost, and beside it what was asked for.
+
+        Args:
+            macs: Share of the multiply-adds that is left.
+            parameters: Share of the parameters that is left.
+
+        >>> PruneOptions(target_macs=0.5).describe_reached(0.793, 0.7)
+        '79.3 % of the multiply-adds left (asked for: 50 %), 70 % of the parameters'
+        """
+        asked = {"macs": "", "parameters": ""}
+        if self.target is not None:
+            asked[self.target[0]] = f" (asked for: {100 * self.target[1]:.3g} %)"
+        return (
+            f"{100 * macs:.3g} % of the multiply-adds left{asked['macs']}, {100 * parameters:.3g} % of the parameters"
+            f"{asked['parameters']}"
+        )
+
     @property
     def has_ratio_per_layer(self) -> bool:
         """Whether each group loses a share that is known in advance, by a ratio within its own layers."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -14,6 +16,9 @@ from prune_fe.pruning.options import PruneOptions
 from prune_fe.pruning.plan import GroupState
 from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,31 @@ class Pruned:
     notes: tuple[str, ...]
     cutter: Cutter = field(repr=False)
     kept: KeptChannels = field(repr=False)
+
+    def __repr__(self) -> str:
+        left = f"{100 * self.macs:.3g} % of the multiply-adds, {100 * self.parameters:.3g} % of the parameters left"
+        return f"Pruned({left}; {sum(step.count for step in self.steps)} units of {len(self.steps)} groups removed)"
+
+    def _repr_html_(self) -> str:
+        """Return a row for each group, for notebooks."""
+        return f"<p>{html.escape(repr(self))}</p>" + str(self.to_pandas().to_html())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with a row for each group: its layers, and the units that it had, lost and keeps."""
+        import pandas as pd
+
+        rows = [
+            {
+                "layers": ", ".join(step.layers),
+                "units": step.units,
+                "asked": step.asked,
+                "removed": step.count,
+                "kept": step.units - step.count,
+                "reason": step.left or "",
+            }
+            for step in self.steps
+        ]
+        return pd.DataFrame(rows, columns=["layers", "units", "asked", "removed", "kept", "reason"])
 
     def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut tensors that belong to weights, such as momentum, moving averages or masks, to the kept channels.

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from prune_fe.experiment.recipe import Recipe, seen_elsewhere
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED
 from prune_fe.report.findings import CONTROL, FILTER_NORM, Findings
 from prune_fe.report.page import Checklist
+from prune_fe.report.wording import TOLERANCE
 from prune_fe.scorers.departures import DEPARTURES
 
 FEW_POINTS, FEW_SEEDS = 5, 3
@@ -102,12 +104,25 @@ def _fairness(findings: Findings) -> list[Entry]:
             _is_complete(findings) and findings.same_cost(),
             "parameters and multiply-adds of the pruned networks",
         ),
+        *_targets(findings),
         (
             "The same data, training budget and settings for every criterion",
             len(commits) == 1,
             f"one recipe for all{source}",
         ),
     ]
+
+
+def _targets(findings: Findings) -> list[Entry]:
+    """Return whether every target was met, if the operating points are targets."""
+    reached = {point: findings.reached(point) for point in findings.points}
+    known = {point: shares for point, shares in reached.items() if shares is not None}
+    missed = [
+        f"asked for {point:g}, reached {low:.3g}" + (f" to {high:.3g}" if high != low else "")
+        for point, (low, high) in known.items()
+        if max(abs(low - point), abs(high - point)) > TOLERANCE
+    ]
+    return [("The cost that was asked for was reached", not missed, "; ".join(missed))] if known else []
 
 
 def _controls(findings: Findings) -> list[Entry]:
@@ -135,15 +150,25 @@ def _origin(findings: Findings) -> list[Entry]:
     departures = [f"{each.label}: {DEPARTURES[each.name]}" for each in recipe.scorers if each.name in DEPARTURES]
     return [
         *([("Every criterion as its paper defines it", False, "; ".join(departures))] if departures else []),
-        (
-            "The epoch chosen on validation data",
-            True if is_trained else None,
-            f"{recipe.data.validation:.0%} of the training images are held out",
-        ),
+        _validation(recipe, is_trained),
         ("Hardware and versions", bool(findings.environment), "see below"),
         ("The source code of the results", is_clean, ", ".join(_shorten(commits))),
         ("Everything that the recipe asks for", not findings.missing, "; ".join(_shorten(findings.missing))),
     ]
+
+
+def _validation(recipe: Recipe, is_trained: bool) -> Entry:
+    """Return whether the epoch was chosen on images that no training has seen."""
+    requirement = "The epoch chosen on validation data"
+    if not is_trained:
+        return requirement, None, ""
+    share = f"{recipe.data.validation:.0%} of the"
+    if recipe.data.validation_from == "test":
+        return requirement, True, f"{share} images of val/ are held out, the others are the test images"
+    held_out = f"{share} training images are held out"
+    if (origin := seen_elsewhere(recipe)) is None:
+        return requirement, True, held_out
+    return requirement, False, f"{held_out}; {origin} may have been trained on them (data.validation_from: test)"
 
 
 def _is_complete(findings: Findings) -> bool:

@@ -302,7 +302,8 @@ def latency_table(comparisons: Sequence[Comparison]) -> WideTable:
     what = ", ".join(key.replace("_", " ") for key in varied)
     return WideTable(
         "time of a forward pass: median and quartiles",
-        f"{common}; peak: parameters, batch and maps",
+        f"{common}; original / pruned: the median and quartiles of the ratios of blocks that were timed one after the "
+        "other, which other work on the machine slows alike; peak: parameters, batch and maps",
         rows,
         columns,
         what,

@@ -33,6 +33,9 @@ FEATURE_ENTROPY = "feature-entropy"
 COLUMNS = ["network", "goal", "point", *(entry.name for entry in dataclasses.fields(Row)), "seconds", "commit"]
 """Columns of cells.csv."""
 
+TARGETS = ("target_macs", "target_params")
+"""The operating points that are shares of a cost: of the multiply-adds, and of the parameters."""
+
 TEXTS = ("network", "goal", "scorer", "timed_with", "commit")
 COUNTS = ("seed", "parameters", "macs")
 
@@ -205,6 +208,32 @@ class Findings:
         """Return the lost accuracy (a share), averaged over the seeds with a result; None without any."""
         lost = [each.row.accuracy_before - each.row.accuracy for each in self.select(network, scorer, point)]
         return float(np.mean(lost)) if lost else None
+
+    def shares_left(self, network: str, scorer: str, point: float | None) -> tuple[float, float] | None:
+        """Return the shares of the multiply-adds and of the parameters that are left, the means over the seeds.
+
+        None without a result, or without that of the unpruned network.
+        """
+        unpruned = {each.row.seed: each.row for each in self.select(network, UNPRUNED)}
+        rows = [each.row for each in self.select(network, scorer, point) if each.row.seed in unpruned]
+        if not rows:
+            return None
+        macs, parameters = (
+            float(np.mean([getattr(row, name) / getattr(unpruned[row.seed], name) for row in rows]))
+            for name in ("macs", "parameters")
+        )
+        return macs, parameters
+
+    def reached(self, point: float) -> tuple[float, float] | None:
+        """Return the least and the largest share that is left at a target, over all networks and scorers.
+
+        None where the operating points are no targets, or nothing has been measured.
+        """
+        if self.goal not in TARGETS:
+            return None
+        shares = [self.shares_left(network, scorer, point) for network in self.networks for scorer in self.scorers]
+        values = [share[TARGETS.index(self.goal)] for share in shares if share is not None]
+        return (min(values), max(values)) if values else None
 
     def differences_to_random(self, network: str, point: float) -> dict[str, Difference]:
         """Return scorer -> its difference to random units."""

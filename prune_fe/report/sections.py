@@ -26,6 +26,7 @@ from prune_fe.report.wording import (
     describe_accuracy,
     describe_difference,
     describe_point,
+    describe_reached,
     describe_scorer,
 )
 from prune_fe.scoring.scores import Scores
@@ -103,7 +104,7 @@ def _accuracy_table(findings: Findings, network: str) -> PageTable:
         ]
         rows.append([describe_scorer(scorer), *signed])
     note = _about_accuracies(findings, any(differences.values())) + _about_tuned(findings) + _about_scratch(findings)
-    columns = ["criterion", *(f"{point:g}" for point in findings.points)]
+    columns = ["criterion", *(f"{point:g}{describe_reached(findings, point)}" for point in findings.points)]
     highlight = [number for number, name in enumerate([*unpruned, *names]) if name in controls_of(findings)]
     return PageTable(f"Accuracy by {POINT_NAMES[findings.goal]}", columns, rows, note.strip(), highlight)
 
@@ -149,7 +150,7 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
             continue
         accuracies = findings.accuracies(network, scorer, where)
         pruned = [each.row.accuracy_pruned for each in results if each.row.accuracy_pruned is not None]
-        drop = findings.drop(network, scorer, where)
+        drop, left = findings.drop(network, scorer, where), findings.shares_left(network, scorer, where)
         rows.append(
             [
                 describe_scorer(scorer),
@@ -157,8 +158,8 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
                 *([" ".join(f"{100 * value:.2f}" for value in accuracies)] if len(findings.seeds) > 1 else []),
                 "" if drop is None else f"{100 * drop:+.2f}",
                 f"{100 * statistics.mean(pruned):.2f}" if pruned else "",
-                format_count(results[0].row.parameters),
-                format_count(results[0].row.macs),
+                _count_left(results[0].row.parameters, left and left[1]),
+                _count_left(results[0].row.macs, left and left[0]),
                 f"{statistics.mean(each.row.images_per_second for each in results):,.0f}",
                 describe_difference(to_best.get(scorer)),
                 describe_difference(to_random.get(scorer)),
@@ -184,6 +185,11 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
         note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()
     highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]
     return PageTable(f"At {describe_point(findings, point)}", columns, rows, note, highlight)
+
+
+def _count_left(count: int, share: float | None) -> str:
+    """Return a count and the share of the unpruned network's that it is."""
+    return format_count(count) if share is None else f"{format_count(count)} ({100 * share:.1f} %)"
 
 
 def _classes(findings: Findings, network: str) -> list[Block]:

@@ -17,10 +17,23 @@ POINT_NAMES = {
 """What an operating point is -> its name."""
 
 
+TOLERANCE = 0.01
+"""A target counts as met if the share that is left differs from it by no more."""
+
+
 def describe_point(findings: Findings, point: float) -> str:
     """Return an operating point in words, such as "share removed 0.5"."""
     name = POINT_NAMES[findings.goal]
-    return name if findings.goal == BY_LAYER else f"{name} {point:g}"
+    return name if findings.goal == BY_LAYER else f"{name} {point:g}{describe_reached(findings, point)}"
+
+
+def describe_reached(findings: Findings, point: float) -> str:
+    """Return the share of the cost that is really left where it is not the one that was asked for; otherwise ""."""
+    reached = findings.reached(point)
+    if reached is None or max(abs(share - point) for share in reached) <= TOLERANCE:
+        return ""
+    low, high = (f"{share:.3g}" for share in reached)
+    return f" (reached: {low if low == high else f'{low} to {high}'})"
 
 
 def describe_scorer(scorer: str) -> str:

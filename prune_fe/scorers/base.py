@@ -141,6 +141,19 @@ class Scorer(ABC):
         """Return this scorer for the study of one class: itself, unless it compares classes."""
         return self
 
+    def keep_of_class(self, raw: Mapping[str, Tensor], row: int, images: int) -> Tensor | None:
+        """Return the scores of one class, higher = keep, from the quantities of all classes.
+
+        Args:
+            raw: The quantities of one layer, as in a `LayerScore`.
+            row: The class's row in the quantities that are known for each class.
+            images: Number of images of the class, or more.
+
+        Returns:
+            (units,); None if the scorer keeps nothing for each class.
+        """
+        return None
+
     def why_unfit(self, layer: Layer) -> str | None:
         """Return why the scorer cannot score a layer that has no map, or runs several times; None if it can.
 

@@ -83,6 +83,21 @@ class ClassSelectivity(ActivationScorer):
         strongest = mean.argmax(dim=0)
         if self.of is not None:
             strongest.fill_(int(has_images[: self.of].sum()))  # its row among the classes that have images
+        selectivity = self._selectivity(mean, strongest)
+        return LayerScore(selectivity, {"class_selectivity": selectivity, "class_mean_activation": mean})
+
+    def keep_of_class(self, raw: Mapping[str, Tensor], row: int, images: int) -> Tensor:
+        """Return the selectivity of each unit for one class."""
+        mean = raw["class_mean_activation"]
+        return self._selectivity(mean, torch.full(mean.shape[1:], row))
+
+    def _selectivity(self, mean: Tensor, strongest: Tensor) -> Tensor:
+        """Return the selectivity of each unit for the class that `strongest` names.
+
+        Args:
+            mean: Mean activation of each class, (classes, units).
+            strongest: Row of a class for each unit, (units,).
+        """
         top = mean.gather(0, strongest[None])[0]
         others = torch.ones_like(mean).scatter_(0, strongest[None], 0)
         rest = (mean * others).sum(dim=0) / (len(mean) - 1)
@@ -90,4 +105,4 @@ class ClassSelectivity(ActivationScorer):
         if self.form == "index":
             size = top.abs() + rest.abs() + self.eps
             selectivity = torch.where(size > 0, selectivity / size.where(size > 0, 1), 0)
-        return LayerScore(selectivity, {"class_selectivity": selectivity, "class_mean_activation": mean})
+        return selectivity

@@ -247,6 +247,16 @@ class FeatureEntropy(MapScorer):
         }
         return LayerScore(keep[self.by], raw)
 
+    def keep_of_class(self, raw: Mapping[str, Tensor], row: int, images: int) -> Tensor:
+        """Return the scores of one class: −H/ε, or what `by` names."""
+        ratio = raw["entropy_per_rate_nats"][row : row + 1]
+        keep = {
+            "entropy_per_rate": -mean_with_infinite(ratio, images),
+            "entropy": -raw["feature_entropy_nats"][row],
+            "rate": raw["selective_rate"][row],
+        }
+        return keep[self.by]
+
 
 def program_births(maps: Tensor) -> Tensor:
     """Return the birth of each map as the authors' program writes it, 0 for none.

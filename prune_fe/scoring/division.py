@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prune_fe.errors import InputError
 from prune_fe.scorers import scorer_name
-from prune_fe.scorers.base import Scorer, split_layers
+from prune_fe.scorers.base import Scorer, explain_faults, split_layers
 from prune_fe.tracing.layers import Layer, describe_faults
 
 
@@ -44,6 +44,19 @@ class Division:
         return any(part.scorer.needs_data for part in self.parts)
 
 
+def _find_faults(scorer: Scorer, layers: Sequence[Layer]) -> dict[str, str]:
+    """Return name -> what is wrong, of each layer that the scorer's check refuses by itself, such as too small maps."""
+    faults = {}
+    for layer in layers:
+        try:
+            with explain_faults(scorer):
+                scorer.check([layer])
+        except InputError as error:
+            text = str(error).removeprefix(f"{scorer_name(scorer)}: ").removeprefix(f"layer {layer.name!r}: ")
+            faults[layer.name] = text.partition(";")[0]
+    return faults
+
+
 def divide_layers(
     scorer: Scorer, layers: Sequence[Layer], linear_scorer: Scorer | None = None, *, are_named: bool = False
 ) -> Division:
@@ -53,12 +66,17 @@ def divide_layers(
         scorer: The scorer.
         layers: The layers, in the order in which they run.
         linear_scorer: What scores the layers that the scorer leaves out; None leaves them without scores.
-        are_named: Whether the user named the layers. Then none may be left out.
+        are_named: Whether the user named the layers, or asked for all of them. Then none may be left out.
 
     Raises:
         InputError: No layer can be scored, or not all that were named.
     """
     own, unfit = split_layers(scorer, layers)
+    if not are_named:
+        faults = _find_faults(scorer, own)
+        # Where nothing would be left, what is wrong is an error of `check`.
+        if len(faults) < len(own):
+            own, unfit = tuple(layer for layer in own if layer.name not in faults), unfit | faults
     if linear_scorer is None:
         if unfit and (are_named or not own):
             hint = "; linear_scorer (--linear-scorer), such as taylor, scores what a scorer leaves out"

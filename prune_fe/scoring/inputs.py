@@ -25,7 +25,7 @@ from prune_fe.scoring.code_identity import describe_code, describe_function
 from prune_fe.scoring.division import Division, Part, divide_layers
 from prune_fe.scoring.fingerprint import hash_architecture, hash_tensors, hash_weights
 from prune_fe.scoring.options import ScoreOptions
-from prune_fe.tracing.layers import Layer, find_layers_with_units, list_layers
+from prune_fe.tracing.layers import Layer, exclude_layers, find_layers_with_units, list_layers
 from prune_fe.tracing.nested import Inputs, Logits, leaves, move, run, take_logits, take_rows
 from prune_fe.tracing.watching import evaluating
 from prune_fe.tracing.weights import require_trainable
@@ -64,7 +64,7 @@ class ScoringInputs:
         read: read(skip=n) returns the batches without their first n images; None where no scorer reads images.
         chosen: The images, as far as they are known in advance.
         logits: Function that takes the logits out of what the network returns; None where it returns them.
-        are_named: Whether the user named the layers. A scorer leaves out layers that it cannot score, but no named one.
+        are_named: Whether the user named the layers, or asked for all (`strict`): none of them may be left out.
         linear: Whether linear layers and gates are meant to be scored. Without an example gates cannot be told from
             other convolutions, so that they are scored too.
         linear_scorer: What scores the layers that a scorer leaves out; None for nothing.
@@ -106,14 +106,14 @@ class ScoringInputs:
         Raises:
             InputError: A layer does not exist or has no units.
         """
-        names, are_named = options.layers, options.layers is not None
-        takes_linear = options.linear or are_named
+        names, is_strict = options.layers, options.names_layers or options.strict
+        takes_linear = options.linear or names is not None
         if example is None:
-            layers = list_layers(model, names, linear=options.linear)
-            return cls(model, layers, None, read, chosen, None, are_named, takes_linear, linear_scorer)
+            layers = exclude_layers(list_layers(model, names, linear=options.linear), options.exclude)
+            return cls(model, layers, None, read, chosen, None, is_strict, takes_linear, linear_scorer)
         example = take_rows(move(example, next(model.parameters()).device), 1)
-        layers = _find_layers(model, example, options, read_images=read is not None)
-        return cls(model, layers, example, read, chosen, logits, are_named, takes_linear, linear_scorer)
+        layers = exclude_layers(_find_layers(model, example, options, read_images=read is not None), options.exclude)
+        return cls(model, layers, example, read, chosen, logits, is_strict, takes_linear, linear_scorer)
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from prune_fe.errors import InputError
 from prune_fe.io import nearest
-from prune_fe.options import SINGLE_OR_SEVERAL, BatchSize, Count, Natural, Several, Single, options
+from prune_fe.options import SINGLE_OR_SEVERAL, BatchSize, Count, Natural, Patterns, Several, Single, options
 from prune_fe.scorers.registry import SCORERS
 
 Classes = Annotated[
@@ -29,9 +29,16 @@ class ScoreOptions:
     """Training images of each class, drawn with the seed. By default all images."""
 
     layers: LayerNames | None = None
-    """Names of modules. By default every convolution, and with `linear` every linear layer. A module that is no layer,
-    such as a residual block, is scored at its output, behind the sum; pruning then ranks the units that the sum ties
-    together by it, where none of their layers is named."""
+    """Names of modules, or patterns of layers such as "layer[12].*". By default every convolution, and with `linear`
+    every linear layer. A module that is no layer, such as a residual block, is scored at its output, behind the sum;
+    pruning then ranks the units that the sum ties together by it, where none of their layers is named."""
+
+    exclude: Patterns = ()
+    """Names or patterns of layers that are not scored, such as "layer4.*"."""
+
+    strict: bool = False
+    """Refuse to leave a layer out for a scorer that cannot score it, such as one with maps that are too small. By
+    default it is left out for that scorer alone, and named; layers that `layers` names are never left out."""
 
     linear: bool = False
     """Score linear layers too, and the convolutions in the gates of squeeze-and-excite blocks. Scorers that need
@@ -44,6 +51,11 @@ class ScoreOptions:
 
     batch_size: Annotated[BatchSize, Parameter(name=["--batch-size", "-b"])] = 64
     """Images that go through the network together."""
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether layers are named one by one, so that none of them may be left out; a pattern names none."""
+        return self.layers is not None and not any(sign in name for name in self.layers for sign in "*?[")
 
     def __post_init__(self) -> None:
         """Check that the linear scorer exists and has layers to score.

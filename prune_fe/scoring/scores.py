@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import csv
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.file_types import require_path
-from prune_fe.io import explain_disk_errors, replacing, safe_cell
+from prune_fe.io import explain_disk_errors, nearest, replacing, safe_cell
 from prune_fe.options import Natural, validate_value
 from prune_fe.records import damaged, read_npz, write_npz
+from prune_fe.scorers import resolve_scorer
+from prune_fe.scorers.base import Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[Any]
 
@@ -90,6 +97,30 @@ class Scores:
             if bad.size:
                 raise InputError(f"layer {layer!r}, unit {bad[0]}: the score is {keep[bad[0]]}, it must be finite")
 
+    def __repr__(self) -> str:
+        units = sum(map(len, self.keep.values()))
+        images = f", {self.images:,} images of {len(self.classes)} classes" if self.images else ""
+        return f"Scores({self.scorer}: {len(self.keep)} layers, {units:,} units{images})"
+
+    def _repr_html_(self) -> str:
+        """Return a row for each layer, for notebooks."""
+        import pandas as pd
+
+        columns = ["layer", "units", *self._scorer_column, *self.raw]
+        return f"<p>{html.escape(repr(self))}</p>" + str(pd.DataFrame(self._layer_rows(), columns=columns).to_html())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each unit: layer, unit, keep, and each quantity, which is the mean of the classes."""
+        import pandas as pd
+
+        columns = ["layer", "unit", *self._scorer_column, "keep", *self.raw]
+        return pd.DataFrame(self._unit_rows(), columns=columns)
+
+    @property
+    def _scorer_column(self) -> list[str]:
+        """The column "scorer", which is there if the layers have several."""
+        return ["scorer"] if self.other_scorers else []
+
     @property
     def about(self) -> dict[str, Any]:
         """Where the scores come from, in short: without the list of the images, which the key identifies."""
@@ -115,6 +146,62 @@ class Scores:
         count = validate_value(Natural, count, "count")
         return weakest(self.keep[layer], count)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether `of_class` gives each class its own scores, for every layer."""
+        scorer = self._known_scorer()
+        if scorer is None or len(self.classes) < 2 or self.other_scorers:
+            return False
+        return all(self._keep_of_class(scorer, layer, 0) is not None for layer in self.keep)
+
+    def of_class(self, label: int | str) -> Scores:
+        """Return the scores of one class alone: for feature entropy its own H/ε, by which figure 12 orders the units.
+
+        The units are in the order of `score(…, classes=[label])`, without another pass over the images.
+
+        Args:
+            label: Name of the class, or its index in `classes`.
+
+        Raises:
+            InputError: There is no such class, or the scorer keeps nothing for each class.
+        """
+        names = list(self.classes)
+        if isinstance(label, str) and label not in names:
+            raise InputError(f"class {label!r}: no such class; {nearest(label, names[:20])}")
+        row = names.index(label) if isinstance(label, str) else validate_value(Natural, label, "label")
+        if row >= len(names):
+            raise InputError(f"class {row}: the scores are of {len(names)} classes, numbered from 0")
+        scorer = self._known_scorer()
+        own = {} if scorer is None else {layer: self._keep_of_class(scorer, layer, row) for layer in self.keep}
+        keep = {layer: values for layer, values in own.items() if values is not None}
+        if len(keep) < max(len(self.keep), 1):
+            raise InputError(
+                f"the scores of {self.scorer} are of all classes together; score(…, classes=[{row}]) gives those of one"
+            )
+        raw = {
+            quantity: {layer: values[row : row + 1] if values.ndim == 2 else values for layer, values in layers.items()}
+            for quantity, layers in self.raw.items()
+        }
+        return replace(self, keep=keep, raw=raw, classes=(names[row],))
+
+    def _known_scorer(self) -> Scorer | None:
+        """Return the scorer, if it is one that has a name."""
+        try:
+            return resolve_scorer(self.scorer, dict(self.settings))
+        except InputError:  # a function of the user's own
+            return None
+
+    def _keep_of_class(self, scorer: Scorer, layer: str, row: int) -> Array | None:
+        known = {name: layers[layer] for name, layers in self.raw.items() if layer in layers}
+        quantities = {name: torch.tensor(values) for name, values in known.items()}
+        if not any(values.ndim == 2 for values in quantities.values()):
+            return None
+        try:
+            keep = scorer.keep_of_class(quantities, row, max(self.images, 1))
+        except KeyError:  # quantities of another version
+            return None
+        return None if keep is None else keep.numpy()
+
     def layer_mean(self, quantity: str, layer: str) -> float:
         """Return the mean of a quantity over the units and classes of a layer where it is finite; inf if nowhere.
 
@@ -136,7 +223,7 @@ class Scores:
         by_class = [q for q, layers in self.raw.items() if any(values.ndim == 2 for values in layers.values())]
         if by_class:
             _write_table(folder / "classes.csv", ["layer", "unit", "class", *by_class], self._class_rows(by_class))
-        scorer = ["scorer"] if self.other_scorers else []
+        scorer = self._scorer_column
         _write_table(folder / "layers.csv", ["layer", "units", *scorer, *self.raw], self._layer_rows())
         _write_table(folder / "scores.csv", ["layer", "unit", *scorer, "keep", *self.raw], self._unit_rows())
         metadata = {name: getattr(self, name) for name in METADATA}

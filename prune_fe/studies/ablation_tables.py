@@ -126,7 +126,7 @@ def describe(networks: Sequence[AblatedNetwork], recipe: Recipe) -> str:
     seeds = ", ".join(str(network.seed) for network in networks)
     per_class = f"{images.min()}" if images.min() == images.max() else f"{images.min()} to {images.max()}"
     factors = recipe.ablate.rescale
-    rescaled = f", each multiplied by a random factor from {factors}" if factors else ""
+    rescaled = f", each multiplied by a random factor from {factors} (ablate.rescale)" if factors else ""
     return (
         f"{describe_layers(first)} of {recipe.model.name}, {len(first.classes)} classes with {per_class} test images "
         f"each{rescaled}; networks of seed {seeds}; {CONTROL}: the mean of {controls} orders for each "
@@ -356,8 +356,9 @@ def curve_areas(networks: Sequence[AblatedNetwork]) -> dict[tuple[str, str], flo
     }
 
 
-def curve_title(networks: Sequence[AblatedNetwork]) -> str:
+def curve_title(networks: Sequence[AblatedNetwork], recipe: Recipe) -> str:
     """Return the title of figure 12."""
-    first = networks[0].first
+    first, factors = networks[0].first, recipe.ablate.rescale
     layers = first.layers[0] if len(first.layers) == 1 else f"{len(first.layers)} layers"
-    return f"Cumulative ablation of {layers}, mean over {len(first.classes)} classes"
+    rescaled = f", images × {factors[0]:g} to {factors[1]:g} at random" if factors else ""
+    return f"Cumulative ablation of {layers}, mean over {len(first.classes)} classes{rescaled}"

@@ -41,6 +41,7 @@ from prune_fe.studies.ablation_tables import (
     describe,
 )
 from prune_fe.studies.ablation_tasks import NetworkAblation, seed_tasks
+from prune_fe.studies.last_layer import choose_last_layer
 from prune_fe.tracing.layers import Layer, find_layers
 
 
@@ -76,6 +77,11 @@ def ablation_study(
     """
     _check_labels(recipe, reporter)
     experiment = begin(recipe, folder, reporter)
+    if experiment.recipe.ablate.rescale != recipe.ablate.rescale:
+        reporter.say(
+            f"note: this run was begun with ablate.rescale: {list(experiment.recipe.ablate.rescale or ())}, the "
+            "default of earlier versions, and goes on with it; a new run leaves the images as they are"
+        )
     numbers = _class_numbers(experiment, classes)
     untrained = to_device(experiment.build_network(), experiment.device)
     targets = find_targets(experiment, untrained, layers)
@@ -110,7 +116,7 @@ def _ablations(
     untrained = to_device(experiment.build_network(), experiment.device)
     layers = find_layers(untrained, experiment.example.to(experiment.device), names)
     # Only these layers are scored, so the check before training leaves the others out.
-    of_layers = recipe.with_options("score", layers=tuple(names))
+    of_layers = recipe.with_options("score", exclude=(), layers=tuple(names))
 
     # The cache holds one ablation, so that only the last seed's network and images stay in memory.
     @functools.lru_cache(maxsize=1)
@@ -133,7 +139,7 @@ def _write(experiment: Experiment, networks: Sequence[AblatedNetwork], name: str
     folder.write_text(f"{name}.md", "\n".join(text))
     reporter.say(description)
     reporter.say(f"results: {folder.path}/{name}.csv, -curves.csv and .md")
-    chart = ablation_curves(curve_frame(networks), curve_areas(networks), curve_title(networks))
+    chart = ablation_curves(curve_frame(networks), curve_areas(networks), curve_title(networks, experiment.recipe))
     save_chart(chart, folder.path / f"{name}.svg")
     reporter.say(f"figure: {folder.path}/{name}.svg")
     return tables
@@ -199,14 +205,18 @@ def _check_table_11(counts: Mapping[int, int], classes: Sequence[int]) -> None:
 
 
 def find_targets(experiment: Experiment, network: nn.Module, names: Sequence[str] | None) -> tuple[Layer, ...]:
-    """Return the layers of these names and patterns, default the last convolution.
+    """Return the layers of these names and patterns, default the last convolution that all scorers can score.
 
     Raises:
         InputError: There is no such layer, or one is inside another.
     """
     example = experiment.example.to(experiment.device)
     if names is None:
-        return find_layers(network, example)[-1:]
+        entries = [entry for entry in experiment.recipe.scorers if entry.name != CONTROL]
+        scorers = [resolve_scorer(entry.name, entry.settings, experiment.seed) for entry in entries]
+        layer, reason = choose_last_layer(network, example, scorers)
+        experiment.reporter.say(reason)
+        return (layer,)
     wanted: list[str] = []
     for name in names:
         wanted += _matching(network, example, name) if "*" in name or "?" in name else [name]

@@ -128,7 +128,7 @@ def _subjects(
         images_per_class: Test images of each class; None for all.
     """
     # Only these layers are scored, by these scorers, so the check before training leaves all others out.
-    experiment = experiment.with_recipe(recipe.with_options("score", layers=tuple(names)))
+    experiment = experiment.with_recipe(recipe.with_options("score", exclude=(), layers=tuple(names)))
     untrained = to_device(experiment.build_network(), experiment.device)
     layers = find_targets(experiment, untrained, names)
     images = _choose_images(experiment, images_per_class)

@@ -81,7 +81,7 @@ def layers_study(
     experiment.log_environment()
     # Only these layers are scored, by this scorer, so the check before training leaves all others out.
     names = [layer.name for layer in layers]
-    scoring = recipe.with_options("score", layers=tuple(names), samples=samples).with_scorers([entry])
+    scoring = recipe.with_options("score", exclude=(), layers=tuple(names), samples=samples).with_scorers([entry])
     classes = [class_names, *[random_classes] * options.random_seeds]
     experiment = experiment.with_recipe(scoring)
     networks = _scored_networks(experiment, classes)

@@ -16,7 +16,7 @@ class SubjectOptions:
 
     layer: str | None = None
     """A convolution, or any other module with feature maps, such as a residual block (layer4.1 of a ResNet is the
-    paper's conv5_3_out). By default the last convolution."""
+    paper's conv5_3_out). By default the last convolution on a main path that can be studied."""
 
     unit: Natural | None = None
     """Number of the unit. By default the one with the lowest H/ε for the class, among those whose maps have a hole in

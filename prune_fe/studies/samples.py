@@ -23,8 +23,9 @@ from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.feature_entropy import FeatureEntropy
 from prune_fe.scoring.scores import Array
 from prune_fe.studies.draws import ANEW, SAME, BirthTimes, DrawComparison, compare_draws, recommend_sizes
+from prune_fe.studies.last_layer import choose_layer
 from prune_fe.studies.output import write_study
-from prune_fe.tracing.layers import Layer, find_layers
+from prune_fe.tracing.layers import Layer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +80,7 @@ def samples_study(
     labels = np.array(image_labels(splits.train))[chosen]
     possible = _possible_sizes(sizes, labels, reporter)
     untrained = to_device(experiment.build_network(), experiment.device)
-    names = None if layer is None else [layer]
-    target = find_layers(untrained, experiment.example.to(experiment.device), names)[-1]
+    target = choose_layer(experiment, untrained, layer, [scorer])
     scorer.check([target], len(chosen), labels.tolist())
     experiment.log_environment()
     births = BirthTimes.measure(
@@ -119,7 +119,7 @@ def _restrict(experiment: Experiment, entry: ScorerEntry, layer: Layer) -> Exper
     """Return the experiment with a recipe that scores this layer by this scorer only, so that no other is checked."""
     recipe = experiment.recipe
     return experiment.with_recipe(
-        recipe.with_options("score", layers=(layer.name,), samples=None).with_scorers([entry])
+        recipe.with_options("score", exclude=(), layers=(layer.name,), samples=None).with_scorers([entry])
     )
 
 

@@ -24,9 +24,10 @@ from prune_fe.scorers.base import Scorer
 from prune_fe.scoring.score import check_scorer, score_all
 from prune_fe.scoring.scores import Array, Scores
 from prune_fe.studies.indicators import ALL_INDICATORS, RATE, H
+from prune_fe.studies.last_layer import choose_layer
 from prune_fe.studies.options import SubjectOptions
 from prune_fe.studies.output import write_study
-from prune_fe.tracing.layers import Layer, find_layers
+from prune_fe.tracing.layers import Layer
 
 TRAINED = "trained"
 """Name of the state of a subject in which nothing is changed."""
@@ -245,8 +246,7 @@ def choose_subject(experiment: Experiment, options: SubjectOptions) -> Subject:
     if samples > available:
         raise DataError(f"{samples} samples asked for, the smallest compared class has {available} training images")
     network = initialise_network(experiment, experiment.seed)
-    names = None if options.layer is None else [options.layer]
-    layer = find_layers(network, experiment.example.to(experiment.device), names)[-1]
+    layer = choose_layer(experiment, network, options.layer, [H.build_scorer(label)])
     folder = f"{safe_file_name(layer.name)}-class-{label}-samples-{samples}"
     if len(compared) < len(classes):
         folder += f"-compared-{len(compared)}"

@@ -78,7 +78,7 @@ def training_study(
     untrained = initialise_network(experiment, experiment.seed)
     names = recipe.score.layers if options.layer is None else (options.layer,)
     layer = find_scorable_layers(experiment, untrained, names, entry)[0][-1]
-    scoring = recipe.with_options("score", layers=(layer.name,), samples=samples, classes=numbers)
+    scoring = recipe.with_options("score", exclude=(), layers=(layer.name,), samples=samples, classes=numbers)
     experiment = experiment.with_recipe(scoring.with_scorers([entry]))
     check(experiment, untrained)
     del untrained

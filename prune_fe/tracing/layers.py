@@ -9,6 +9,7 @@ functions that receive it. This works for any network that runs.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,9 +86,10 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
         model: The network. It is run in evaluation mode and left as it was.
         example: Inputs of the network: a tensor (images, channels, height, width), a tuple of positional arguments, or
             a dict of keyword arguments.
-        names: Names of modules. One that is no convolution, such as a residual block, is read at its output as well.
-            None for every convolution that runs once on a map. (A convolution behind a global pooling, as in the gate
-            of a squeeze-and-excite block, is a linear layer on pooled features: it has no map.)
+        names: Names of modules, or patterns of the names of convolutions, such as "layer[12].*". A module that is no
+            convolution, such as a residual block, is read at its output as well. None for every convolution that runs
+            once on a map. (A convolution behind a global pooling, as in the gate of a squeeze-and-excite block, is a
+            linear layer on pooled features: it has no map.)
 
     Returns:
         The layers in the order in which they run.
@@ -97,6 +99,7 @@ def find_layers(model: nn.Module, example: Inputs, names: Sequence[str] | None =
             run on the example.
     """
     require_network(model)
+    names = None if names is None else expand_patterns(model, names)
     watched = _modules_with_units(model) if names is None else _named_modules(model, names)
     surveyed = survey(model, example, watched)
     layers = [replace(layer, rows=1) for layer in _layers_of(surveyed, watched) if layer.has_map and layer.runs == 1]
@@ -126,6 +129,7 @@ def find_layers_with_units(
             the example.
     """
     require_network(model)
+    names = None if names is None else expand_patterns(model, names, linear=linear)
     watched = _modules_with_units(model, linear=linear) if names is None else _named_modules(model, names)
     surveyed = survey(model, example, watched)
     layers = _with_rows(_layers_of(surveyed, watched), model, example, watched)
@@ -228,6 +232,7 @@ def list_layers(model: nn.Module, names: Sequence[str] | None = None, *, linear:
     Raises:
         InputError: The network has no such layer, or none at all.
     """
+    names = None if names is None else expand_patterns(model, names, linear=linear)
     modules = _modules_with_units(model, linear=linear or names is not None)
     for name in names or ():
         if name not in modules:
@@ -242,6 +247,56 @@ def list_layers(model: nn.Module, names: Sequence[str] | None = None, *, linear:
         )
         for name in (modules if names is None else names)
     )
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether a name of layers has wildcards: *, ? or a set of characters in brackets."""
+    return any(sign in name for sign in "*?[")
+
+
+def expand_patterns(model: nn.Module, names: Sequence[str], *, linear: bool = False) -> Sequence[str]:
+    """Return names of layers, with the names that match in the place of each pattern, each once.
+
+    Args:
+        model: The network.
+        names: Names and patterns; anything else than a list of texts is returned as it is.
+        linear: Whether a pattern also stands for linear layers, and not for convolutions only.
+
+    Raises:
+        InputError: A pattern matches nothing.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not any(map(is_pattern, names)):
+        return names
+    known, modules = list(_modules_with_units(model, linear=linear)), dict(model.named_modules())
+    expanded: list[str] = []
+    for name in names:
+        # A module whose own name has such a sign is meant itself.
+        matching = fnmatch.filter(known, name) if is_pattern(name) and name not in modules else [name]
+        if not matching:
+            kind = "layer with units" if linear else "convolution"
+            raise InputError(f"layer {name!r}: no {kind} is called so; there are {shorten(known, 5)}")
+        expanded += matching
+    return list(dict.fromkeys(expanded))
+
+
+def exclude_layers(layers: Sequence[Layer], patterns: Sequence[str]) -> tuple[Layer, ...]:
+    """Return the layers whose names match none of the patterns.
+
+    Args:
+        layers: The layers.
+        patterns: Names and patterns; each must match a layer.
+
+    Raises:
+        InputError: A pattern matches no layer, or no layer is left.
+    """
+    names = [layer.name for layer in layers]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f"exclude {pattern!r}: no layer has such a name; there are {shorten(names, 5)}")
+    kept = tuple(each for each in layers if not any(fnmatch.fnmatchcase(each.name, pattern) for pattern in patterns))
+    if layers and not kept:
+        raise InputError(f"exclude {', '.join(patterns)}: no layer is left")
+    return kept
 
 
 def count_units(module: nn.Module) -> int:

@@ -38,3 +38,24 @@ def test_an_unknown_option_is_an_error() -> None:
         prune_fe.ablate_each(model, data, "0", memory=1.0)  # type: ignore[call-arg]
     with pytest.raises(InputError, match="memory_gib: input should be greater than 0"):
         prune_fe.ablate_each(model, data, "0", memory_gib=-1)
+
+
+def test_each_class_has_the_order_of_its_own_scores_where_there_are_any() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 64, 3))
+    data = [(torch.rand(24, 1, 8, 8), torch.arange(24) % 3)]
+    scores = prune_fe.score(model, data, "feature-entropy")
+    found = prune_fe.ablate(model, data, scores, "0")
+    assert found.classes == ("0", "1", "2")
+    for number in range(3):
+        own = scores.of_class(number)
+        alone = prune_fe.ablate(model, data, own, "0", per_class=False, classes=[number])
+        assert alone.units == tuple(own.weakest("0", 5)[::-1])
+        np.testing.assert_array_equal(found.hits[:, number], alone.hits[:, 0])
+        np.testing.assert_array_equal(found.loss[:, number], alone.loss[:, 0])
+    together = prune_fe.ablate(model, data, scores, "0", per_class=False)
+    assert together.units == tuple(scores.weakest("0", 5)[::-1])
+    with pytest.raises(InputError, match="classes: class 5 has no scores; scored are 0, 1, 2"):
+        prune_fe.ablate(model, data, scores, "0", classes=[5])
+    with pytest.raises(InputError, match="all classes together"):
+        prune_fe.ablate(model, data, prune_fe.score(model, data, "apoz"), "0", per_class=True)

@@ -26,3 +26,20 @@ def test_an_unknown_layer_or_class_is_refused_and_leaves_no_run(recipe, capsys):
     assert "layer 'features.9'" in refused(capsys, 2, "ablate", recipe, "--layer", "features.9")
     assert "class 'ten'" in refused(capsys, 2, "ablate", recipe, "--class", "ten")
     assert list(Path("runs").iterdir()) == []
+
+
+def test_a_trained_network_needs_no_recipe(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    words = ["ablate", "--model", trained, "--data", "digits", "--scorer", "l1-filter", "feature-entropy"]
+    assert main([*words, "--score-samples", "4", "--class", "3", *QUICK, "--output", "studies"]) == 0
+    printed = capsys.readouterr().out
+    assert "layer 'features.4': the last convolution" in printed
+    assert "multiplied by a random factor" not in printed
+    [run] = Path("studies").iterdir()
+    assert (run / "ablation-features.4.csv").is_file()
+    assert "name a recipe, or a trained network with --model" in refused(capsys, 2, "ablate")
+    assert "not both" in refused(capsys, 2, "ablate", "quickstart", "--model", trained)
+    assert "--model needs images: pass --data PATH" in refused(capsys, 2, "ablate", "--model", trained)
+    assert "vgg-small has no trained weights" in refused(
+        capsys, 2, "ablate", "--model", "vgg-small", "--data", "digits"
+    )

@@ -10,7 +10,7 @@ import torch
 from torch._utils import ExceptionWrapper
 
 import prune_fe.experiment.run
-from prune_fe.cli.app import main
+from prune_fe.cli.app import app, main
 from prune_fe.errors import DataError
 from tests.cli.helpers import TINY, names, refused
 
@@ -194,7 +194,7 @@ program.main()
 def test_a_second_signal_ends_at_once_and_an_interruption_is_seen_behind_other_errors(recipe):
     lines = """
 import os, signal, sys, prune_fe.experiment.run
-from prune_fe.cli.app import main
+from prune_fe.cli.app import app, main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def work(*_):
     try:
@@ -226,3 +226,22 @@ program.run()
 """
     done = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+
+
+def test_the_version_has_a_short_name(capsys):
+    assert main(["-V"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+def test_quiet_prints_errors_only_and_the_next_command_speaks_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["score", "--model", "vgg-small", "--size", "16", "--num-classes", "3", "--scorer", "l1-filter"]
+    assert main([*words, "--quiet", "--output", "one"]) == 0
+    assert capsys.readouterr().out == ""
+    assert names(".") == ["one"]
+    assert main([*words, "--output", "two"]) == 0
+    assert "l1-filter" in capsys.readouterr().out
+
+
+def test_completion_can_be_installed():
+    assert "prune-fe" in app.generate_completion(shell="bash")

@@ -1,9 +1,12 @@
 """prune-fe evaluate."""
 
+import json
+from pathlib import Path
+
 from prune_fe.cli.app import main
 from prune_fe.models.build import build
 from prune_fe.models.saved import save
-from tests.cli.helpers import refused
+from tests.cli.helpers import names, refused
 
 LATENCY = ["--latency", "--batch-sizes", "1", "2", "--threads", "1", "--seconds", "0.001"]
 
@@ -23,7 +26,7 @@ def test_the_images_may_be_those_of_training(done, capsys):
     for split in ("test", "train", "validation"):
         assert main(["evaluate", "--model", trained, "--data", "digits", "--split", split]) == 0
         printed = capsys.readouterr().out
-        counts[split] = int(printed.partition("% (")[2].partition(f" {split} images")[0])
+        counts[split] = int(printed.partition(" % of ")[2].partition(f" {split} images")[0].replace(",", ""))
     assert counts["train"] > counts["test"] > counts["validation"] > 0
     assert "--split" in refused(capsys, 2, "evaluate", "--model", trained, "--data", "digits", "--split", "val")
 
@@ -47,3 +50,20 @@ def test_quality_and_time_are_said_together_against_a_named_network(done, capsys
     assert main(["evaluate", "--model", "vgg-small", "--size", "16", "--num-classes", "10", *LATENCY,
                  "--against", trained]) == 2  # fmt: skip
     assert f"{trained} does not run on images of 3×16×16" in capsys.readouterr().err
+
+
+def test_the_numbers_are_written_and_printed_as_json(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    words = ["evaluate", "--model", trained, "--data", "digits", "--json", "--output", "quality"]
+    assert main(words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert names("quality") == ["classes.csv", "confusion.csv", "confusion.svg", "evaluation.json"]
+    written = json.loads(Path("quality/evaluation.json").read_text())
+    assert all(written[key] == printed[key] for key in ("accuracy", "classes"))
+    assert printed["accuracy_low"] < printed["accuracy"] < printed["accuracy_high"]
+    assert sum(row["images"] for row in printed["classes"]) == printed["images"] == 360
+    assert sum(map(sum, printed["confusion"])) == 360
+    assert "quality exists already" in refused(capsys, 2, *words)
+    assert "--output holds what is measured on images" in refused(
+        capsys, 2, "evaluate", "--model", trained, *LATENCY, "--against", trained, "--output", "q"
+    )

@@ -6,7 +6,8 @@ import torch
 
 from prune_fe.cli.app import main
 from prune_fe.models.build import build
-from tests.cli.helpers import scored
+from prune_fe.models.saved import load, save
+from tests.cli.helpers import refused, scored
 
 
 def test_scores_of_another_network_prune_nothing(capsys):
@@ -35,3 +36,30 @@ def test_prune_takes_budgets_patterns_and_protection_and_recalibrates(done, caps
     words[words.index("50")] = "5000"
     assert main([*words, "--output", "never"]) == 3
     assert "--recalibrate 5000: there are" in capsys.readouterr().err
+
+
+def test_scores_of_other_weights_are_refused_unless_they_are_asked_for(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    assert main(["score", "--model", trained, "--scorer", "l1-filter"]) == 0
+    other = load(trained)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    save(other, "other", {"size": 16})
+    words = ["prune", "--model", "./other", "--scores", "scores"]
+    message = refused(capsys, 2, *words)
+    assert "scores holds scores of other weights than those of ./other; is --checkpoint FILE missing?" in message
+    assert main([*words, "--other-weights"]) == 0
+    assert "note: scores holds scores of other weights" in capsys.readouterr().out
+
+
+def test_units_are_scored_again_before_each_round(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    assert main(["score", "--model", trained, "--data", "digits", "--scorer", "apoz", "--samples", "3"]) == 0
+    words = ["prune", "--model", trained, "--scores", "scores", "--rounds", "2"]
+    assert "--rounds 2 does the same as 1 without --rescore each_round" in refused(capsys, 2, *words)
+    words += ["--rescore", "each_round"]
+    assert "--rescore each_round: apoz reads images, pass --data PATH" in refused(capsys, 2, *words)
+    assert main([*words, "--data", "digits"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("layers again by apoz") == 1
+    assert "left (asked for" not in printed

@@ -61,3 +61,10 @@ def test_flags_of_the_explanation_say_which_layers_and_images(recipe, monkeypatc
     assert main([*words, "--seed", "0"]) == 0, capsys.readouterr().err
     assert (given[0].layers, given[0].images_per_class, given[0].seed) == (("features.0", "features.3"), 2, 0)
     assert main([*words[:-1], "0"]) == 2
+
+
+def test_a_trained_network_needs_no_recipe(done, capsys):
+    trained = str(done[1] / "seed-0" / "trained")
+    words = ["study", "rescaling", "--model", trained, "--data", "digits", "--samples", "6"]
+    assert main([*words, "--output", "studies"]) == 0
+    assert "layer 'features.4': the last convolution" in capsys.readouterr().out

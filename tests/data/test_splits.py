@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Subset
 
-from prune_fe.data.splits import Splits, draw_of_each_class, hold_out, split_by_class
+from prune_fe.data.splits import (
+    Splits,
+    draw_of_each_class,
+    hold_out,
+    hold_out_of_test,
+    split_by_class,
+    with_all_training_images,
+)
+from prune_fe.errors import DataError
 from tests.data.pictures import Labelled
 
 
@@ -80,3 +88,24 @@ def test_another_seed_draws_from_all_images_again() -> None:
 def test_what_is_saved_with_a_network_says_how_many_images_there_were() -> None:
     assert limited(5).about["images_per_class"] == 5
     assert "images_per_class" not in limited(None).about
+
+
+def test_validation_images_may_come_from_the_test_images_and_all_training_images_are_trained_on() -> None:
+    before = limited(None)
+    splits = hold_out_of_test(before, 0.25)
+    assert isinstance(splits.validation, Subset)
+    assert isinstance(splits.test, Subset)
+    assert sorted([*splits.validation.indices, *splits.test.indices]) == list(range(len(TARGETS)))
+    assert Counter(TARGETS[i] for i in splits.validation.indices) == {0: 2, 1: 1, 2: 3}
+    assert isinstance(splits.train, Subset)
+    assert list(splits.train.indices) == list(range(len(TARGETS)))
+    # Another seed draws other training images, and no other test images.
+    again = with_all_training_images(splits, seed=5)
+    assert isinstance(again.validation, Subset)
+    assert again.validation.indices == splits.validation.indices
+
+
+def test_a_class_with_one_test_image_gives_none_for_validation() -> None:
+    data, test = Labelled(TARGETS), Labelled([0, 1, 2])
+    with pytest.raises(DataError, match="no class has 2 test images"):
+        hold_out_of_test(hold_out(Splits(data, data, test, ("a", "b", "c"), 1, 2), 0.25, 0), 0.25)

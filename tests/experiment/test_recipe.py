@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from prune_fe.errors import InputError
-from prune_fe.experiment.recipe import load_recipe, parse_value
+from prune_fe.experiment.recipe import Recipe, as_begun, load_recipe, parse_value
 from prune_fe.experiment.strict_yaml import MAX_BYTES
 from prune_fe.io import nearest
 from prune_fe.training.options import TrainOptions
@@ -68,7 +68,8 @@ def test_a_resolved_recipe_loads_as_the_same_recipe(tmp_path):
         ("prune: {ratios: 0.5}", "prune.ratios: unknown key; did you mean 'ratio' or 'max_ratio'?"),
         (
             "score: {zzz: 0.5}",
-            "score.zzz: unknown key; allowed are classes, samples, layers, linear, linear_scorer, batch_size",
+            "score.zzz: unknown key; allowed are classes, samples, layers, exclude, strict, linear, linear_scorer, "
+            "batch_size",
         ),
         ("prune: {coupled: mean}", "prune.coupled: unknown key; did you mean 'scope'?"),
     ],
@@ -393,3 +394,21 @@ def test_a_set_needs_a_recipe_that_trains(tmp_path):
     content = yaml.safe_load(MINIMAL) | {"generalisation": {"sets": {"A": {"AA": {}, "AB": {}}}}}
     with pytest.raises(InputError, match="AA: the recipe has no section train, whose options this would change"):
         load_recipe(write(tmp_path, yaml.safe_dump(content)))
+
+
+def test_an_override_that_takes_the_place_of_a_key_says_so(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("prune: {target_macs: 0.5}\n")
+    said: list[str] = []
+    with pytest.raises(InputError):  # the other sections are missing
+        load_recipe(tmp_path / "r.yaml", {"prune.ratio": 0.7}, said.append)
+    assert said == [f"note: prune.target_macs: 0.5 of {tmp_path}/r.yaml has no effect, prune.ratio stands in its place"]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_factors_and_a_new_one_has_none() -> None:
+    content = {
+        "name": "a", "data": {"source": "digits", "size": 8}, "model": {"name": "vgg-small"}, "scorers": ["random"]
+    }  # fmt: skip
+    recipe = Recipe.model_validate(content)
+    assert recipe.ablate.rescale is None
+    assert as_begun(recipe, {"ablate": {"rescale": [0.5, 1.5]}, "finetune": None}).ablate.rescale == (0.5, 1.5)
+    assert as_begun(recipe, {"ablate": {"rescale": None}}).ablate.rescale is None

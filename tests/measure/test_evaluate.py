@@ -134,3 +134,47 @@ def test_the_image_at_fault_is_named_also_where_images_repeat() -> None:
     output[4, 0] = torch.inf
     with pytest.raises(InputError, match=r"image 11 \(of class 4\)"):
         float64_logits(output, labels, range(10, 13))
+
+
+class Given(nn.Module):
+    """Returns logits that are given as images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) + 0 * self.weight
+
+
+def test_top_5_calibration_and_classes_against_plain_counting() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(200, 8, generator=generator)
+    labels = torch.randint(8, (200,), generator=generator)
+    batches = [(logits[:70, :, None, None], labels[:70]), (logits[70:, :, None, None], labels[70:])]
+    found = evaluate(Given(), batches)
+    order = logits.argsort(dim=1, descending=True)
+    assert found.top_5_accuracy == sum(int(label in row[:5]) for label, row in zip(labels, order, strict=True)) / 200
+    confidence = logits.double().softmax(1).amax(1)
+    right = order[:, 0] == labels
+    error = 0.0
+    for number in range(15):
+        chosen = (confidence >= number / 15) & (confidence < (number + 1) / 15)
+        if chosen.any():
+            error += (
+                abs(float(confidence[chosen].mean()) - float(right[chosen].double().mean())) * int(chosen.sum()) / 200
+            )
+    assert found.calibration_error == pytest.approx(error)
+    rows = found.by_class([f"c{number}" for number in range(8)])
+    third = rows[2]
+    assert third["images"] == int((labels == 2).sum())
+    assert third["recall"] == pytest.approx(float(right[labels == 2].double().mean()))
+    assert third["precision"] == pytest.approx(float(right[order[:, 0] == 2].double().mean()))
+    wrong = order[:, 0][(labels == 2) & ~right].tolist()
+    most = max(set(wrong), key=lambda other: (wrong.count(other), -other))
+    assert (third["confused_with"], third["confused"]) == (f"c{most}", wrong.count(most))
+
+
+def test_fewer_than_five_classes_are_all_in_the_top_5() -> None:
+    found = evaluate(Given(), [(torch.eye(3)[:, :, None, None], torch.tensor([1, 1, 2]))])
+    assert (found.in_top_5, found.accuracy) == (3, pytest.approx(2 / 3))

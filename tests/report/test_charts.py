@@ -17,6 +17,7 @@ from prune_fe.report.charts import (
     accuracy_bars,
     birth_times,
     class_scatter,
+    confusion_matrix,
     criterion_bars,
     histogram,
     layer_profile,
@@ -79,7 +80,16 @@ def statuses() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+CONFUSION = pd.DataFrame(
+    [
+        {"true": one, "predicted": other, "images": 8 if one == other else 1, "share": 0.8 if one == other else 0.1}
+        for one in ("cat", "dog", "<owl>")
+        for other in ("cat", "dog", "<owl>")
+    ]
+)
+
 CHARTS: dict[str, Callable[[], Any]] = {
+    "confusion_matrix": lambda: confusion_matrix(CONFUSION, "Which class is taken for which"),
     "ablation_curves": lambda: ablation_curves(
         curves(), {(o, s): 0.5 for o in ("ascending", "descending") for s in SCORERS}, "Ablation of conv"
     ),

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
+from prune_fe.experiment.recipe import ModelOptions
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import checklist
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.findings import Findings
+from prune_fe.report.wording import describe_point
 
 
 def states(findings: Findings) -> dict[str, bool | None]:
@@ -106,3 +108,36 @@ def test_criteria_that_depart_from_their_papers_are_named(findings: Findings) ->
     assert details(theirs)[requirement] == (
         "second-order: torch-pruning keeps the squared gradient of the last image only, and no second derivative"
     )
+
+
+def with_targets(findings: Findings) -> Findings:
+    """The same results as if 75 and 50 % of the multiply-adds had been asked for, of which 75 and 25 % are left."""
+    recipe = findings.recipe.with_options("compare", ratios=None, target_macs=(0.75, 0.5))
+    asked = {None: None, 0.25: 0.75, 0.75: 0.5}
+    results = [
+        dataclasses.replace(each, goal=each.goal and "target_macs", point=asked[each.point])
+        for each in findings.results
+    ]
+    return dataclasses.replace(findings, recipe=recipe, results=results)
+
+
+def test_what_was_reached_stands_beside_what_was_asked_for(findings: Findings) -> None:
+    targets, requirement = with_targets(findings), "The cost that was asked for was reached"
+    assert requirement not in states(findings)  # a ratio is no target
+    assert (targets.reached(0.75), targets.reached(0.5)) == ((0.75, 0.75), (0.25, 0.25))
+    assert states(targets)[requirement] is False
+    assert details(targets)[requirement] == "asked for 0.5, reached 0.25"
+    assert describe_point(targets, 0.75) == "multiply-adds left 0.75"
+    assert describe_point(targets, 0.5) == "multiply-adds left 0.5 (reached: 0.25)"
+
+
+def test_weights_from_elsewhere_may_have_seen_the_validation_images(findings: Findings) -> None:
+    requirement = "The epoch chosen on validation data"
+    assert states(findings)[requirement] is True
+    networks = {name: ModelOptions(name="vgg-small", checkpoint="dir/a.pth") for name in ("one", "two")}
+    recipe = findings.recipe.with_options("compare", networks=networks)
+    assert states(dataclasses.replace(findings, recipe=recipe))[requirement] is False
+    detail = details(dataclasses.replace(findings, recipe=recipe))[requirement]
+    assert "the checkpoint a.pth may have been trained on them (data.validation_from: test)" in detail
+    other = recipe.with_options("data", validation_from="test")
+    assert states(dataclasses.replace(findings, recipe=other))[requirement] is True

@@ -64,7 +64,8 @@ def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings
     assert rows[TUNED]["minus random"] == ""
     row = rows["zeros"]
     assert row["each seed"] == " ".join(f"{100 * a:.2f}" for a in findings.accuracies("two", "zeros", 0.25))
-    assert (row["right after pruning"], row["parameters"], row["multiply-adds"]) == ("30.00", "37.50k", "3.00M")
+    cost = (row["parameters"], row["multiply-adds"])
+    assert (row["right after pruning"], *cost) == ("30.00", "37.50k (75.0 %)", "3.00M (75.0 %)")
     assert rows["random"]["minus random"] == ""
     assert rows[str(findings.best("two", 0.25))]["minus the best"] == ""
     assert [known.rows[number][0] for number in known.highlight] == [

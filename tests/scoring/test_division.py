@@ -61,3 +61,23 @@ def test_the_error_where_nothing_can_be_scored_names_the_reason_and_the_linear_s
         divide_layers(BNScale(), [LINEAR, UNKNOWN])
     division = divide_layers(FeatureEntropy(), [LINEAR], Taylor())
     assert division.parts == (Part(Taylor(), (LINEAR,)),)
+
+
+SMALL = Layer("small", 4, (2, 2))
+
+
+def test_a_layer_with_maps_that_are_too_small_is_left_out_for_that_scorer_alone() -> None:
+    division = divide_layers(FeatureEntropy(), [CONV, SMALL])
+    assert division.own.layers == (CONV,)
+    assert division.left_out == {"small": "maps are 2×2, a hole needs at least 4×4"}
+    assert divide_layers(L1Filter(), [CONV, SMALL]).left_out == {}
+    taken = divide_layers(FeatureEntropy(), [CONV, SMALL], Taylor())
+    assert (taken.left_out, taken.rest) == ({}, Part(Taylor(), (SMALL,)))
+
+
+@pytest.mark.parametrize(("layers", "are_named"), [([SMALL], False), ([CONV, SMALL], True)])
+def test_where_nothing_is_left_or_all_are_asked_for_it_is_an_error(layers: list[Layer], are_named: bool) -> None:
+    division = divide_layers(FeatureEntropy(), layers, are_named=are_named)
+    assert division.left_out == {}
+    with pytest.raises(InputError, match="layer 'small': maps are 2×2"):
+        division.own.scorer.check(division.own.layers)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.scorers.class_selectivity import ClassSelectivity
+from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores, load_scores
 
 SCORES = Scores(
@@ -107,3 +111,33 @@ def test_a_file_that_lacks_an_array_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_is_refused_by_unit() -> None:
     with pytest.raises(InputError, match="layer 'a', unit 1: the score is nan, it must be finite"):
         Scores("x", {"a": np.array([1.0, np.nan])})
+
+
+@pytest.mark.parametrize("scorer", ["feature-entropy", "class-selectivity"])
+def test_the_scores_of_one_class_rank_as_those_of_its_images_alone(scorer: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 3))
+    data = [(torch.rand(30, 1, 8, 8), torch.arange(30) % 3)]
+    scores = score(model, data, scorer)
+    assert scores.has_classes
+    for label in range(3):
+        own = scores.of_class(str(label))
+        alone = score(model, data, ClassSelectivity(of=label)) if scorer == "class-selectivity" else None
+        if alone is None:
+            chosen = [(images[labels == label], labels[labels == label]) for images, labels in data]
+            alone = score(model, chosen, scorer)
+        assert own.weakest("0", 6) == alone.weakest("0", 6)
+        assert own.classes == (str(label),)
+    assert np.array_equal(scores.of_class(1).keep["0"], scores.of_class("1").keep["0"])
+    with pytest.raises(InputError, match="class 'x': no such class; allowed are 0, 1, 2"):
+        scores.of_class("x")
+    with pytest.raises(InputError, match="class 3: the scores are of 3 classes, numbered from 0"):
+        scores.of_class(3)
+
+
+def test_scores_without_classes_have_none_of_their_own() -> None:
+    scores = score(nn.Sequential(nn.Conv2d(1, 4, 3)), None, "l1-filter")
+    assert not scores.has_classes
+    assert not SCORES.has_classes  # its quantities are not those of the scorer
+    with pytest.raises(InputError, match=r"scores of feature-entropy are of all classes together; score\(…, classes="):
+        SCORES.of_class("cat")

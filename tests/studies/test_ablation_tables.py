@@ -138,7 +138,9 @@ def test_every_class_and_step_is_a_row(networks: list[AblatedNetwork]) -> None:
     assert steps[1]["loss"] == networks[0].ablations["l1-filter"]["ascending"].loss[1].mean()
 
 
-def test_the_figure_has_the_mean_of_each_scorer_and_the_ends_of_its_band(networks: list[AblatedNetwork]) -> None:
+def test_the_figure_has_the_mean_of_each_scorer_and_the_ends_of_its_band(
+    networks: list[AblatedNetwork], recipe_with: Any
+) -> None:
     frame = curve_frame(networks)
     assert len(frame) == 3 * 2 * 2 * 4  # scorers, orders, quantities, steps
     chosen = frame.query("scorer == 'random' and order == 'descending' and quantity == 'loss' and removed == 6")
@@ -150,11 +152,14 @@ def test_the_figure_has_the_mean_of_each_scorer_and_the_ends_of_its_band(network
     (row,) = chosen.to_dict("records")
     assert row["mean"] == pytest.approx(np.mean(losses))
     assert (row["low"], row["high"]) == (min(losses), max(losses))
-    assert curve_title(networks) == "Cumulative ablation of features.4, mean over 2 classes"
+    recipe: Recipe = recipe_with()
+    assert curve_title(networks, recipe) == "Cumulative ablation of features.4, mean over 2 classes"
+    recipe = recipe.with_options("ablate", rescale=(0.5, 1.5))
+    assert curve_title(networks, recipe).endswith("mean over 2 classes, images × 0.5 to 1.5 at random")
 
 
 def test_the_description_says_what_the_tables_are_of(networks: list[AblatedNetwork], recipe_with: Any) -> None:
-    recipe: Recipe = recipe_with()
+    recipe: Recipe = recipe_with().with_options("ablate", rescale=(0.5, 1.5))
     text = describe(networks, recipe)
     assert "Layer 'features.4' of vgg-small, 2 classes with 10 test images each, each multiplied by a random" in text
     assert "networks of seed 1, 4; random: the mean of 2 orders" in text

@@ -35,7 +35,7 @@ def recipe(recipe_with: Callable[..., Recipe]) -> Recipe:
     return recipe_with(
         model={"name": "vgg-small", "arguments": {"stages": [[4], [UNITS]]}},
         scorers=["l1-filter", "l1-activation", "class-selectivity", "random"],
-        ablate={"control_seeds": 2, "every": 3},
+        ablate={"control_seeds": 2, "every": 3, "rescale": [0.5, 1.5]},
     )
 
 

@@ -5,6 +5,7 @@ from prune_fe.report.charts.accuracy_against import accuracy_against
 from prune_fe.report.charts.accuracy_bars import accuracy_bars
 from prune_fe.report.charts.birth_times import birth_times
 from prune_fe.report.charts.class_scatter import class_scatter
+from prune_fe.report.charts.confusion import confusion_matrix
 from prune_fe.report.charts.criterion_bars import criterion_bars
 from prune_fe.report.charts.histogram import histogram
 from prune_fe.report.charts.layer_profile import layer_profile
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy_bars",
     "birth_times",
     "class_scatter",
+    "confusion_matrix",
     "criterion_bars",
     "histogram",
     "layer_profile",
