@@ -77,6 +77,7 @@ def write_flowers(folder: Path, monkeypatch: pytest.MonkeyPatch, images: int = 4
     parts = {"trnid": numbers[: 2 * third], "valid": numbers[2 * third : 3 * third], "tstid": numbers[3 * third :]}
     savemat(base / "setid.mat", parts)
     monkeypatch.setattr(Flowers102, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(Flowers102, "classes", [f"flower {number}" for number in range(classes)], raising=False)
     return folder
 
 
