@@ -62,22 +62,21 @@ def choose_images(
         transform = "crop"
     if known is not None and len(known.mean) != len(source.mean):
         known = None  # of images with other channels, which the network says
+    given = {"source": name, "path": path, "size": size} | {key: getattr(data, key) for key in COPIED}
+    if known is not None and not source.is_stored and transform is None:
+        # Images in memory can be given the mean and the standard deviation only.
+        given |= {"mean": data.mean or known.mean, "std": data.std or known.std}
+        known = None
     if transform is None:
         transform = "paper" if known is None else "weights"
-    given = {"source": name, "path": path, "size": size} | {key: getattr(data, key) for key in COPIED}
-    if known is not None and transform != "paper":
+    if known is not None and transform != "paper" and source.is_stored:
         # What the weights ask for holds for a crop that the user names as well.
         options = validate_options(DataOptions, given | {"resize": None}, "--data", transform="weights")
-        asked = options.with_weights(_without_crop(known) if not source.is_stored else known)
+        asked = options.with_weights(known)
         chosen = asked.transform if transform == "weights" else transform
         resize = None if chosen == "paper" else data.resize or asked.resize
         return validate_options(DataOptions, dataclasses.asdict(asked), "--data", transform=chosen, resize=resize)
     return validate_options(DataOptions, given, "--data", transform=transform)
-
-
-def _without_crop(known: Preprocessing) -> Preprocessing:
-    """Return what images in memory can be given: only their mean and standard deviation."""
-    return dataclasses.replace(known, resize=None, interpolation="bilinear")
 
 
 def describe_images(splits: Splits, model: ModelFlags, notes: Mapping[str, Any], known: Preprocessing | None) -> None:

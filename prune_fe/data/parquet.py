@@ -79,7 +79,7 @@ def load(options: DataOptions, *, reading: Reading) -> Splits:
     image, label = options.columns or _choose_columns(parts[names[0]], str(options.path))
     decode = decode_image_fast if options.decoder == "torchvision" else decode_bytes
     train_rows, test_rows = (_without_decoding(parts[name], image, str(options.path)) for name in names)
-    classes, labels = _read_labels([train_rows, test_rows], label, str(options.path))
+    classes, labels = _read_labels([parts[name] for name in names], label, str(options.path))
     train, test = (
         ParquetImages(rows, image, classes, own, decode).in_order_of_names()
         for rows, own in zip((train_rows, test_rows), labels, strict=True)
