@@ -73,10 +73,6 @@ def test_the_defaults_of_a_recipe_are_the_papers_and_nothing_else() -> None:
         "amp": False,
         "only": (),
         "cache_gib": 4.0,
-        "dropout": {},
-        "label_noise": 0.0,
-        "keep": "best",
-        "until_accuracy": None,
         "distill": None,
     }
     off = {name: value for name, value in options.items() if name not in FIRST_OPTIONS and value}
