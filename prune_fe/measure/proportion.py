@@ -28,7 +28,7 @@ def percent_digits(total: int) -> int:
     """Return the digits behind the point of a percentage of so many images: finer steps do not occur.
 
     >>> [percent_digits(total) for total in (40, 360, 1000, 50_000)]
-    [0, 1, 1, 2]
+    [0, 1, 1, 3]
     """
     return min(max(math.ceil(math.log10(total)) - 2, 0), 4)
 

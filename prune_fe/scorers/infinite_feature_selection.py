@@ -12,6 +12,9 @@ from prune_fe.errors import InputError
 
 Sigma = Literal["raw", "minmax"]
 
+ROUNDING = 1e-12
+"""Largest share of a deviation that may be rounding."""
+
 
 def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None = None, sigma: Sigma = "raw") -> Tensor:
     """Return the Inf-FS score of each feature, 0 throughout where A is 0.
@@ -34,8 +37,10 @@ def infinite_feature_selection(responses: Tensor, alpha: float, r: float | None 
     deviation = torch.where(varies, responses.double().std(dim=0), 0)  # rounding may give equal values a deviation
     if sigma == "minmax":
         # The same as to scale the matrix of max(σ_i, σ_j), whose smallest and largest entries are those of σ.
-        deviation = deviation - deviation.min()
-        deviation = deviation / deviation.max().where(deviation.max() > 0, 1)
+        largest, deviation = deviation.max(), deviation - deviation.min()
+        span = deviation.max()
+        # Deviations that differ by rounding only are equal, and must not be scaled to 0 and 1.
+        deviation = deviation / span if span > ROUNDING * largest else torch.zeros_like(deviation)
     correlation = torch.where(varies[:, None] & varies, spearman(responses), 1).abs()
     A = alpha * torch.maximum(deviation[:, None], deviation) + (1 - alpha) * (1 - correlation)
     radius = float(torch.linalg.eigvalsh(A).abs().max())

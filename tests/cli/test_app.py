@@ -35,7 +35,8 @@ COMMANDS = ("run", "inspect", "score", "study", "sensitivity", "prune", "finetun
         (["study", "rescalin", "a.yaml"], "study 'rescalin': did you mean 'rescaling'?"),
         (
             ["study"],
-            "study: name one of characterisation, classes, explanation, layers, randomness, ratio, rescaling, samples",
+            "study: name one of characterisation, classes, explanation, generalisation, layers, "
+            "randomness, ratio, rescaling, samples, training",
         ),
         (["study", "rescaling", "none.yaml"], "none.yaml: No such file or directory"),
         (["score", "--model", "m", "--samples", "0"], 'Invalid value "0" for --samples. Must be >= 1.'),
@@ -73,7 +74,6 @@ COMMANDS = ("run", "inspect", "score", "study", "sensitivity", "prune", "finetun
             ["finetune", "--model", "m", "--data", "digits", "--lr", "nan"],
             "--lr: input should be a finite number (got nan)",
         ),
-        (["finetune", "--model", "m", "--data", "digits", "--schedule", "cosine"], "cosine schedule needs epochs"),
         (["evaluate", "--model", "m"], "pass --data PATH, or --latency for the time alone"),
         (["evaluate", "--model", "m", "--data", "digits", "--threads", "2"], "and --seconds need --latency"),
         (["evaluate", "--model", "vgg-small", "--latency"], "vgg-small is not a saved model; say with --against what"),

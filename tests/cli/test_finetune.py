@@ -157,7 +157,7 @@ def test_torchrun_trains_in_two_processes_as_in_one(capsys):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    words = [*WORDS[:-4], "--epochs", "1", "-b", "300", "--sync-batchnorm"]
+    words = [*WORDS[:-4], "--epochs", "1", "-b", "300", "--lr", "0.001", "--schedule", "step", "--sync-batchnorm"]
     completed = subprocess.run(
         [sys.executable, "-m", *launcher, f"--rdzv-endpoint=localhost:{port}", "-m", "prune_fe", *words],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},

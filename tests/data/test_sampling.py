@@ -106,7 +106,7 @@ def test_ready_batches_are_taken_as_they_are():
 
 def test_ready_batches_cannot_be_split_over_processes(monkeypatch):
     monkeypatch.setattr(sampling, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="a DataLoader or a list cannot be split"):
+    with pytest.raises(InputError, match="several processes share a data set, or a DataLoader"):
         select_batches([])
 
 

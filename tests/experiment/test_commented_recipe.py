@@ -23,7 +23,7 @@ def test_it_is_the_recipe_again_and_every_key_has_its_help_in_front() -> None:
     assert yaml.safe_load(text) == CONTENT
     Recipe.model_validate(yaml.safe_load(text))
     assert text.startswith("# one line\n# another\n")
-    assert "  # Learning rate at the start.\n  lr: 1.0e-05\n" in text
+    assert "  # Learning rate at the start, or behind the warm-up.\n  lr: 1.0e-05\n" in text
     assert max(map(len, text.splitlines())) <= 120
 
 

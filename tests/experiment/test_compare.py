@@ -25,7 +25,7 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.records import read_record, write_record
 from prune_fe.report import report
 from prune_fe.report.findings import Findings, load_findings
-from prune_fe.training.options import TrainOptions
+from prune_fe.training.options import PaperTrainOptions
 from prune_fe.training.schedule import count_epochs
 from tests.experiment.helpers import CELLS, CONTENT, RECIPE, SCORERS, Silent, fill
 
@@ -188,7 +188,7 @@ def test_the_budget_is_what_the_control_was_trained_for(found: Findings) -> None
     rounds = dataclasses.replace(control, epochs=epochs)
     assert compare.budget_of(RECIPE, rounds) == 1 + 4
     assert compare.budget_of(RECIPE.model_copy(update={"train": None}), rounds) == 4
-    assert count_epochs(TrainOptions()) == 3
+    assert count_epochs(PaperTrainOptions()) == 3
 
 
 def test_a_cell_that_fails_stops_no_other(

@@ -242,7 +242,8 @@ def test_a_share_of_a_gpu_is_assigned_by_its_index(cluster: str) -> None:
 def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     import yaml
 
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(CONTENT | SMALL))
+    long = {"train": CONTENT["train"] | {"epochs": 2000}}  # it must not end before it is interrupted
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(CONTENT | SMALL | long))
     words = [sys.executable, "-m", "prune_fe", "compare", "r.yaml", "--executor", "ray", "--address", "local"]
     marked = os.environ | {"PYTHONPATH": str(ROOT), "PRUNE_FE_TEST": str(tmp_path)}
     driver = subprocess.Popen(

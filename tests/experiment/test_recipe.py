@@ -13,7 +13,7 @@ from prune_fe.errors import InputError
 from prune_fe.experiment.recipe import Recipe, as_begun, load_recipe, parse_value
 from prune_fe.experiment.strict_yaml import MAX_BYTES
 from prune_fe.io import nearest
-from prune_fe.training.options import TrainOptions
+from prune_fe.training.options import PaperTrainOptions
 
 MINIMAL = """
 name: mini
@@ -133,7 +133,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path, lines, mes
         ("score: {samples: 100000000000}", "score.samples: input should be less than 2147483648 (got 100000000000)"),
         ("train: {amp: 1}", "train.amp: input should be a valid boolean (got 1)"),
         ("train: {schedule: cosine}", "train: the cosine schedule needs epochs"),
-        ("train: {schedule: cosin}", "train.schedule: input should be 'step' or 'cosine' (got 'cosin')"),
+        ("train: {schedule: cosin}", "train.schedule: input should be 'step', 'cosine' or 'constant' (got 'cosin')"),
         ("prune: {ratio: 1}", "prune.ratio: input should be less than 1 (got 1)"),
         ("prune: {ratio: -0.1}", "prune.ratio: input should be greater than or equal to 0 (got -0.1)"),
         ("prune: {ratio: .nan}", "prune.ratio: input should be a finite number (got nan)"),
@@ -366,7 +366,7 @@ def test_the_networks_of_a_set_have_their_own_options_of_training(tmp_path):
     recipe = load_recipe(write(tmp_path, yaml.safe_dump(content)))
     changed: Any = recipe.with_training(recipe.generalisation.sets["A"]["AB"]).train
     assert (changed.lr, changed.momentum, changed.dropout) == (0.1, 0.0, {"classifier.*": 0.3})
-    assert changed != recipe.train == TrainOptions(lr=0.1)
+    assert changed != recipe.train == PaperTrainOptions(lr=0.1)
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     assert load_recipe(write(tmp_path, text)) == recipe
 

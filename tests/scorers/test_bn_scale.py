@@ -64,10 +64,12 @@ def test_a_norm_before_the_convolution_is_not_its_own() -> None:
         score(PreActivation(), scorer="bn-scale", example=EXAMPLE)
 
 
-def test_layers_without_a_norm_are_refused_all_by_name() -> None:
-    match = "bn-scale: there is no batch norm between 'bare', 'late' and the maps; leave them out"
-    with pytest.raises(InputError, match=match):
-        score(Net(), scorer="bn-scale", example=EXAMPLE)
+def test_layers_without_a_norm_are_left_out_by_name() -> None:
+    with pytest.warns(UserWarning, match="bn-scale leaves out layer 'bare': there is no batch norm .*'late'"):
+        scores = score(Net(), scorer="bn-scale", example=EXAMPLE)
+    assert not {"bare", "late"} & set(scores.keep)
+    with pytest.raises(InputError, match="there is no batch norm between 'bare'"):
+        score(Net(), scorer="bn-scale", example=EXAMPLE, strict=True)
 
 
 def test_a_norm_without_a_scale_is_refused_by_name() -> None:

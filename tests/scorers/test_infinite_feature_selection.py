@@ -127,8 +127,9 @@ def scaled_inf_fs(responses: Array, alpha: float) -> Array:
         for j in range(features):
             spread[i, j] = entry(responses[:, i], responses[:, j], 1.0)
             rest[i, j] = entry(responses[:, i], responses[:, j], 0.0)
-    spread -= spread.min()
-    A = alpha * (spread / spread.max() if spread.max() > 0 else spread) + (1 - alpha) * rest
+    largest, spread = spread.max(), spread - spread.min()
+    spread = spread / spread.max() if spread.max() > 1e-12 * largest else np.zeros_like(spread)
+    A = alpha * spread + (1 - alpha) * rest
     radius = max(abs(np.linalg.eigvals(A)))
     if radius == 0:
         return np.zeros(features)

@@ -18,8 +18,8 @@ def test_a_scorer_that_compares_classes_is_told_the_class() -> None:
         "class selectivity, index",
     ]
     assert [indicator.build_scorer(7).settings for indicator in comparing] == [
-        {"form": "difference", "of": 7, "eps": 0.0},
-        {"form": "index", "of": 7, "eps": 0.0},
+        {"read": "map", "form": "difference", "of": 7, "eps": 0.0},
+        {"read": "map", "form": "index", "of": 7, "eps": 0.0},
     ]
     assert "of" not in H.build_scorer(7).settings
 

@@ -166,6 +166,7 @@ def test_norms_that_begin_with_zero_do_not_kill_random_units(
     assert [tables[1].rows[name]["maps"].split(", ")[1] for name in tables[1].rows] == [
         "activated",
         "not activated",
+        "not activated",  # the convolution of the shortcut
         "output",
     ]
     (figure,) = tmp_path.glob("*.svg")
