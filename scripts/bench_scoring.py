@@ -45,10 +45,11 @@ def photographs(folder: str, count: int, size: int, in_memory: bool) -> Subset:
     transform = v2.Compose([*steps, v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     data = find_image_files(Path(folder), read_image, transform)
     chosen = np.linspace(0, len(data) - 1, count).astype(int).tolist()
-    if in_memory:
-        data = DecodedWhenDrawn(data, ToPixels(Preprocessing(size)), Normalise(IMAGENET_MEAN, IMAGENET_STD))
-        data.decode(chosen)
-    return Subset(data, chosen)
+    if not in_memory:
+        return Subset(data, chosen)
+    decoded = DecodedWhenDrawn(data, ToPixels(Preprocessing(size)), Normalise(IMAGENET_MEAN, IMAGENET_STD))
+    decoded.decode(chosen)
+    return Subset(decoded, chosen)
 
 
 def print_reading_speed(data: Subset, arguments: argparse.Namespace) -> None:

@@ -10,7 +10,9 @@ import errno
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -103,13 +105,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
     was_quiet, console.quiet = console.quiet, is_quiet
     try:
-        with interrupting() as received:
+        with interrupting() as received, _noting_warnings():
             return _run(words, debug, received)
     except KeyboardInterrupt:  # it came when the command had ended
         print(_interrupted(words), file=sys.stderr)
         return INTERRUPTED
     finally:
         console.quiet = was_quiet
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[None]:
+    """Print the warnings of a command as notes, without the place in the code that they come from."""
+    with warnings.catch_warnings():
+        # Beside the numbers, which another program may read from the standard output.
+        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        yield
 
 
 def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import TRAINED
 from prune_fe.experiment.results import UNPRUNED, Result, load_result
 from prune_fe.experiment.run import WithSeed, run_experiment
-from prune_fe.experiment.run_folder import environment
+from prune_fe.experiment.run_folder import LATENCY, environment
 from prune_fe.experiment.tasks import Task
 from prune_fe.io import explain_disk_errors, new_folder
 from prune_fe.measure.latency import CannotRun, Comparison, compare_latency
@@ -39,8 +39,8 @@ from prune_fe.scoring.fingerprint import hash_weights
 MODEL = "model"
 """The folder of the pruned network inside the run folder; an exported file has the same name and an ending."""
 
-LATENCY, EXPORTED = "latency.json", "export.json"
-"""Files inside the run folder: the times of both networks, and the check of the exported file."""
+EXPORTED = "export.json"
+"""File inside the run folder: the check of the exported file."""
 
 TIMED_BATCHES = (1, 32)
 """Images of one forward pass; the summary names the first."""

@@ -41,6 +41,9 @@ PACKAGES = (
 MACHINE_KEYS = ("device", "threads", "workers")
 """Keys of a recipe that, like the path of the images, may change when a comparison goes on, maybe elsewhere."""
 
+LATENCY = "latency.json"
+"""File of `prune-fe compress` inside the run folder: the times of both networks in turn."""
+
 NETWORKS = "networks"
 """The folder of a comparison's networks inside its run folder; other run folders do not have it."""
 

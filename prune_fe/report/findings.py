@@ -17,7 +17,7 @@ from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.recipe import CONTROLS, Recipe, as_begun, with_controls
 from prune_fe.experiment.result_schema import EnvironmentFile, LabelsFile, check_content
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, Row, load_result
-from prune_fe.experiment.run_folder import NETWORKS, failed_tasks, is_comparison
+from prune_fe.experiment.run_folder import LATENCY, NETWORKS, failed_tasks, is_comparison
 from prune_fe.experiment.tuning import has_tuned_control
 from prune_fe.file_types import require_path
 from prune_fe.measure.statistics import Estimate, simultaneous, spearman
@@ -86,6 +86,8 @@ class Findings:
         environment: Versions and hardware.
         is_comparison: Whether the folder holds a comparison rather than a run.
         failed: Task of a comparison that failed -> its error.
+        latency: Times of the unpruned and the pruned network in turn, in the first setting, as `prune-fe compress`
+            writes them; None where they were not measured.
     """
 
     recipe: Recipe
@@ -96,6 +98,7 @@ class Findings:
     environment: Mapping[str, Any]
     is_comparison: bool = False
     failed: Mapping[str, str] = field(default_factory=dict)
+    latency: Mapping[str, Any] | None = None
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
@@ -439,4 +442,13 @@ def load_findings(folder: Path) -> Findings:
                 if (scores_folder / entry.label / "scores.npz").exists():
                     scores[network, seed, entry.label] = load_scores(scores_folder / entry.label)
     labels, failed = np.array(test["labels"]), failed_tasks(folder)
-    return Findings(recipe, results, scores, test["classes"], labels, environment, comparison, failed)
+    latency = _first_latency(folder / LATENCY)
+    return Findings(recipe, results, scores, test["classes"], labels, environment, comparison, failed, latency)
+
+
+def _first_latency(path: Path) -> Mapping[str, Any] | None:
+    """Return the first setting in which both networks could be timed."""
+    if not path.exists():
+        return None
+    timed: list[dict[str, Any]] = read_record(path)["settings"]
+    return next((each for each in timed if "ratio" in each), None)

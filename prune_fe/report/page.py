@@ -7,6 +7,7 @@ are in the page once. Without JavaScript, the numbers of a chart are in the tabl
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,13 @@ class PageTable:
     def is_empty(self) -> bool:
         """Whether there is no row."""
         return not self.rows
+
+    def without_empty_columns(self) -> PageTable:
+        """Return the table without the columns that are empty in every row: a page is silent about what was not run."""
+        kept = [number for number, _ in enumerate(self.columns) if any(row[number] for row in self.rows)]
+        columns = [self.columns[number] for number in kept]
+        rows = [[row[number] for number in kept] for row in self.rows]
+        return dataclasses.replace(self, columns=columns, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
 from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
 from prune_fe.report.headline import Headline, headline
-from prune_fe.report.numbers import format_count, format_number
+from prune_fe.report.numbers import MISSING, format_count, format_number
 from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.trade_offs import trade_offs
 from prune_fe.report.verdicts import INTERVALS, verdict_table
@@ -64,29 +64,42 @@ def _outcome(findings: Findings) -> Iterator[Block]:
     if table.is_empty:
         yield Text("No network has been pruned yet.")
         return
-    yield table
-    yield Fold("How the intervals are made", [Text(INTERVALS)])
+    if len(findings.scorers) > 1:  # one criterion is compared with nothing
+        yield table
+        yield Fold("How the intervals are made", [Text(INTERVALS)])
 
 
 def _figures(findings: Findings, best: Headline) -> Figures:
     """Return cost, measured time and accuracy of the best criterion's network."""
-    timed_with = ", ".join(dict.fromkeys(each.row.timed_with for each in findings.select(best.network, best.scorer)))
-    timed_with = timed_with or ", ".join(dict.fromkeys(findings.frame["timed_with"]))
     of = f", the best of {len(findings.scorers)} criteria" if len(findings.scorers) > 1 else ""
     title = f"{best.network}, {describe_point(findings, best.point)}: {best.scorer}{of}"
     macs, parameters = (f"{format_count(a)} to {format_count(b)}" for a, b in (best.macs, best.parameters))
-    images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
     seeds = f", {len(findings.seeds)} seeds" if len(findings.seeds) > 1 else ""
     before, after = (f"{100 * value:.1f}" for value in best.accuracy)
     figures = [
         (f"{best.macs[1] / best.macs[0]:.0%}", f"of the multiply-adds left ({macs}; parameters {parameters})"),
-        (f"{best.speed_up:.2f}×", f"as fast, measured ({images} images/s; {timed_with})"),
+        _time_figure(findings, best),
         (
             f"{before} → {after} %",
             f"test accuracy: {best.change_text} points (95 % over {best.change.n:,} test images{seeds})",
         ),
     ]
     return Figures(title, figures)
+
+
+def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
+    """Return the measured time: of both networks in turn where the folder has that, else of each on its own."""
+    if (timed := findings.latency) is not None:
+        setting = timed["setting"]
+        times = " to ".join(f"{timed[name]['median_ms']:.3g}" for name in ("original", "pruned"))
+        place = f"{setting['threads']} threads" if setting["device"] == "cpu" else setting["device"]
+        where = f"{times} ms, medians; batch {setting['batch_size']}, {place}"
+        if not timed["steady"]:
+            return MISSING, f"time not told apart: the machine did other work too ({where})"
+        return f"{timed['ratio']:.2f}×", f"as fast, both networks measured in turn ({where})"
+    timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
+    images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
+    return f"{best.speed_up:.2f}×", f"as fast, measured ({images} images/s; {timed_with})"
 
 
 def _accuracy_table(findings: Findings, network: str) -> PageTable:
@@ -184,7 +197,7 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
     if len(findings.points) == 1:
         note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()
     highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]
-    return PageTable(f"At {describe_point(findings, point)}", columns, rows, note, highlight)
+    return PageTable(f"At {describe_point(findings, point)}", columns, rows, note, highlight).without_empty_columns()
 
 
 def _count_left(count: int, share: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 from prune_fe.experiment.results import BY_LAYER, UNPRUNED
@@ -36,7 +35,7 @@ def verdict_table(findings: Findings) -> PageTable:
     columns += [POINT_NAMES[findings.goal], "highest accuracy", "not told apart from it"]
     columns += [f"better than {CONTROL}", f"worse than {CONTROL}"]
     columns += [describe_scorer(name) for name in [*findings.scratch, *findings.tuned]]
-    return _without_empty_columns(PageTable("What the intervals say", columns, rows, is_prose=True))
+    return PageTable("What the intervals say", columns, rows, is_prose=True).without_empty_columns()
 
 
 def _verdict(findings: Findings, network: str, point: float, best: str) -> list[str]:
@@ -76,10 +75,3 @@ def _controls(findings: Findings, network: str, point: float, best: str) -> Iter
             yield f"{before} before, {after} after"
         else:
             yield ""
-
-
-def _without_empty_columns(table: PageTable) -> PageTable:
-    """Return a table without the columns that are empty in every row: a page does not speak of what was not run."""
-    kept = [number for number, _ in enumerate(table.columns) if any(row[number] for row in table.rows)]
-    columns = [table.columns[number] for number in kept]
-    return dataclasses.replace(table, columns=columns, rows=[[row[number] for number in kept] for row in table.rows])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -245,3 +246,16 @@ def test_quiet_prints_errors_only_and_the_next_command_speaks_again(tmp_path, mo
 
 def test_completion_can_be_installed():
     assert "prune-fe" in app.generate_completion(shell="bash")
+
+
+def test_warnings_are_notes_without_the_place_in_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("a layer is left out", stacklevel=1)
+
+    monkeypatch.setattr("prune_fe.cli.app.app", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["run"]) == 0
+    assert capsys.readouterr().err == "note: a layer is left out\n"

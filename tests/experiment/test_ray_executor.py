@@ -246,9 +246,14 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(CONTENT | SMALL | long))
     words = [sys.executable, "-m", "prune_fe", "compare", "r.yaml", "--executor", "ray", "--address", "local"]
     marked = os.environ | {"PYTHONPATH": str(ROOT), "PRUNE_FE_TEST": str(tmp_path)}
-    driver = subprocess.Popen(
-        words, cwd=tmp_path, env=marked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    )
+    # Where the tests run in a shell's background, Ctrl-C is ignored, and processes inherit that.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        driver = subprocess.Popen(
+            words, cwd=tmp_path, env=marked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
     wait_for(lambda: any('"began"' in log.read_text() for log in tmp_path.glob("runs/t-1/log-*.jsonl")), 120)
     assert len(processes_with(str(tmp_path))) > 4
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does

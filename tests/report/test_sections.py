@@ -54,6 +54,35 @@ def test_three_numbers_of_each_network_come_first(whole: list[Section], findings
     assert one.title.startswith("one, ")
 
 
+@pytest.mark.parametrize(
+    ("steady", "number", "text"),
+    [
+        (True, "1.50×", "as fast, both networks measured in turn (3 to 2 ms, medians; batch 1, 2 threads)"),
+        (False, "–", "time not told apart: the machine did other work too (3 to 2 ms, medians; batch 1, 2 threads)"),
+    ],
+)
+def test_the_time_of_both_networks_in_turn_comes_before_other_times(
+    findings: Findings, steady: bool, number: str, text: str
+) -> None:
+    setting = {"batch_size": 1, "threads": 2, "device": "cpu"}
+    times = {"original": {"median_ms": 3.0}, "pruned": {"median_ms": 2.0}}
+    timed = {"setting": setting, **times, "ratio": 1.5, "steady": steady}
+    part = dataclasses.replace(findings, latency=timed)
+    figures = next(b for b in blocks_of(report_sections(part), "What came out") if isinstance(b, Figures))
+    assert figures.figures[1] == (number, text)
+
+
+def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> None:
+    recipe = findings.recipe.model_copy(update={"scorers": [findings.recipe.scorers[1]]})
+    results = [r for r in findings.results if r.row.scorer in (UNPRUNED, "zeros")]
+    part = dataclasses.replace(findings, recipe=recipe, results=results, is_comparison=False)
+    sections = list(report_sections(part))
+    assert [block.kind for block in next(iter(sections)).blocks] == ["figures", "figures"]
+    known = table(sections, "Accuracy: one", "At share removed 0.25")
+    assert "minus the best" not in known.columns
+    assert "minus random" not in known.columns
+
+
 def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
     known = table(whole, "Accuracy: two", "At share removed 0.25")
     rows = {row[0]: dict(zip(known.columns, row, strict=True)) for row in known.rows}
