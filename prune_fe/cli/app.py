@@ -10,9 +10,7 @@ import errno
 import io
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from prune_fe.cli.export import export
 from prune_fe.cli.finetune import finetune
 from prune_fe.cli.init import init
 from prune_fe.cli.inspect import inspect
-from prune_fe.cli.output import console
+from prune_fe.cli.output import console, noting_warnings
 from prune_fe.cli.prune import prune
 from prune_fe.cli.report import report
 from prune_fe.cli.run import run
@@ -105,22 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
     was_quiet, console.quiet = console.quiet, is_quiet
     try:
-        with interrupting() as received, _noting_warnings():
+        # Beside the numbers, which another program may read from the standard output.
+        with interrupting() as received, noting_warnings(lambda line: print(line, file=sys.stderr)):
             return _run(words, debug, received)
     except KeyboardInterrupt:  # it came when the command had ended
         print(_interrupted(words), file=sys.stderr)
         return INTERRUPTED
     finally:
         console.quiet = was_quiet
-
-
-@contextmanager
-def _noting_warnings() -> Iterator[None]:
-    """Print the warnings of a command as notes, without the place in the code that they come from."""
-    with warnings.catch_warnings():
-        # Beside the numbers, which another program may read from the standard output.
-        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
-        yield
 
 
 def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
 from prune_fe.cli.networks import Loaded, is_saved, load, read_notes, use_threads
-from prune_fe.cli.output import console, reporter, say_next
+from prune_fe.cli.output import console, noting_warnings, reporter, say_next
 from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Several, Threads, Workers
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.experiment.recipe import MAY_HAVE_SEEN, held_out_images
@@ -189,7 +188,7 @@ def _train(
     output = unfinished.with_name(unfinished.name.removesuffix(".unfinished"))
     settings = dataclasses.asdict(complete(options, n_steps, has_batch_norms(network)))
     reporter.say(_describe(settings, n_steps))
-    with reporter.showing(), _noting_warnings(), ExitStack() as stack:
+    with reporter.showing(), noting_warnings(reporter.say), ExitStack() as stack:
         logs = [make_logger(kind, output, settings) for kind in log or ()]
         for each in logs:
             stack.callback(each.close)
@@ -235,14 +234,6 @@ def _describe(settings: Mapping[str, Any], n_steps: int) -> str:
         f"{epochs}, each of {n_steps} steps of {settings['batch_size']} images; {settings['opt']}, learning rate "
         f"{settings['lr']:g} ({settings['schedule']}{warmup})"
     )
-
-
-@contextmanager
-def _noting_warnings() -> Iterator[None]:
-    """Print the warnings in the block as notes."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: reporter.say(f"note: {message}")
-        yield
 
 
 def _load_teacher(teacher: str, splits: Splits) -> nn.Module:

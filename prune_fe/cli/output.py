@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,18 @@ WIDTH = 100
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
 reporter = ConsoleReporter(console)
+
+
+@contextmanager
+def noting_warnings(say: Callable[[str], object]) -> Iterator[None]:
+    """Print the warnings in the block as notes, without the place in the code that they come from.
+
+    Args:
+        say: Prints a line.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        yield
 
 
 def say_next(*words: object) -> None:

@@ -16,7 +16,7 @@ from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
 from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
 from prune_fe.report.headline import Headline, headline
-from prune_fe.report.numbers import MISSING, format_count, format_number
+from prune_fe.report.numbers import MISSING, counted, format_count, format_number
 from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.trade_offs import trade_offs
 from prune_fe.report.verdicts import INTERVALS, verdict_table
@@ -92,7 +92,7 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
     if (timed := findings.latency) is not None:
         setting = timed["setting"]
         times = " to ".join(f"{timed[name]['median_ms']:.3g}" for name in ("original", "pruned"))
-        place = f"{setting['threads']} threads" if setting["device"] == "cpu" else setting["device"]
+        place = counted(setting["threads"], "thread") if setting["device"] == "cpu" else setting["device"]
         where = f"{times} ms, medians; batch {setting['batch_size']}, {place}"
         if not timed["steady"]:
             return MISSING, f"time not told apart: the machine did other work too ({where})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,14 +53,11 @@ def _bars(findings: Findings, network: str, point: float) -> Block:
     for scorer in [UNPRUNED, *findings.tuned, *findings.scorers, *findings.scratch]:
         results = findings.select(network, scorer, None if scorer in (UNPRUNED, TUNED) else point)
         if results:
-            accuracies = [result.row.accuracy for result in results]
             pruned = [r.row.accuracy_pruned for r in results if r.row.accuracy_pruned is not None]
             rows.append(
                 {
                     "criterion": describe_scorer(scorer),
-                    "accuracy": statistics.mean(accuracies),
-                    "low": min(accuracies),
-                    "high": max(accuracies),
+                    **_accuracies(results),
                     "pruned": statistics.mean(pruned) if pruned else np.nan,
                     "detail": describe_missing_seeds(findings, len(results)).strip(),
                 }
@@ -78,6 +75,12 @@ def _bars(findings: Findings, network: str, point: float) -> Block:
     return Charts(numbers, {"": chart})
 
 
+def _accuracies(results: Sequence[Result]) -> dict[str, float]:
+    """Return the mean accuracy over the seeds, and the lowest and highest one."""
+    values = [result.row.accuracy for result in results]
+    return {"accuracy": statistics.mean(values), "low": min(values), "high": max(values)}
+
+
 def _about_ends(findings: Findings) -> str:
     """Return what the ends of an interval are, if there is one."""
     several = len(findings.seeds) > 1
@@ -93,15 +96,12 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Charts:
         for point in [None] if scorer == TUNED else points:
             results = findings.select(network, UNPRUNED if point is None and scorer != TUNED else scorer, point)
             if results:
-                accuracies = [result.row.accuracy for result in results]
                 detail = "unpruned" if point is None else describe_point(findings, point)
                 rows.append(
                     {
                         "criterion": describe_scorer(scorer),
                         "x": statistics.mean(cost_of(result) for result in results),
-                        "accuracy": statistics.mean(accuracies),
-                        "low": min(accuracies),
-                        "high": max(accuracies),
+                        **_accuracies(results),
                         "detail": detail + describe_missing_seeds(findings, len(results)),
                     }
                 )

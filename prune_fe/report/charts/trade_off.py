@@ -61,7 +61,7 @@ def trade_off(
     lines = points.assign(step=range(len(points)))
     ends = points.drop_duplicates("criterion", keep="last")
     ends = ends[ends["criterion"].isin(shown)]
-    ends = ends.assign(place=spread_labels(ends["accuracy"], domain, HEIGHT), x=points["x"].min())
+    ends = ends.assign(label_height=spread_labels(ends["accuracy"], domain, HEIGHT), x=points["x"].min())
     color = style.color(legend=False)
     levels = (
         alt.Chart(points[counts == 1])
@@ -79,7 +79,7 @@ def trade_off(
     text = (
         alt.Chart(ends)
         .mark_text(aria=False, align="left", dx=10, fontSize=12, limit=LABEL_WIDTH)
-        .encode(x=x, y=alt.Y("place:Q", **y), text="criterion:N", color=color)
+        .encode(x=x, y=alt.Y("label_height:Q", **y), text="criterion:N", color=color)
     )
     return alt.LayerChart(layer=[levels, intervals, strokes, markers, text]).properties(
         width="container",
