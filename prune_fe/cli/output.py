@@ -24,7 +24,7 @@ reporter = ConsoleReporter(console)
 
 
 @contextmanager
-def noting_warnings(say: Callable[[str], object]) -> Iterator[None]:
+def noting_warnings(say: Callable[[str], None]) -> Iterator[None]:
     """Print the warnings in the block as notes, without the place in the code that they come from.
 
     Args:
