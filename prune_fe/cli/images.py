@@ -29,7 +29,7 @@ COPIED = (
     "splits",
     "columns",
 )
-"""Flags that are options of the same name."""
+"""Flags that set the option of the same name."""
 
 
 def choose_images(

@@ -90,7 +90,7 @@ class RecipeFlags:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class NetworkFlags:
-    """Flags that say which trained network a command studies, in the place of a recipe."""
+    """Flags that name the trained network to study, instead of a recipe."""
 
     model: str | None = None
     """Instead of a recipe: a torchvision or timm name with --checkpoint or --pretrained, or a folder that prune_fe
@@ -190,7 +190,7 @@ class RequiredDataFlags:
     """torchvision decodes and resizes images about twice as fast, to pixels that differ by up to 2 of 255."""
 
     memory_gib: Annotated[float, Parameter(validator=validators.Number(gte=0))] = MEMORY_GIB
-    """Images that take at most so much memory are decoded once, others each time they are read."""
+    """Images that take at most this much memory are decoded once; others each time they are read."""
 
     splits: Annotated[tuple[str, str] | None, Parameter(help=SPLITS_HELP)] = None
 

@@ -171,7 +171,7 @@ class _Remembered:
             self.state = hashlib.sha256(b"".join(hashlib.sha256(state or b"").digest() for state in states)).hexdigest()
 
     def read(self) -> list[list[int]] | None:
-        """Return the groups; None if they are not known, or a file has changed."""
+        """Return the groups of equal images; None if they are not known, or if a file has changed since."""
         if self.path is None:
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -328,7 +328,7 @@ class _Groups:
             ) from error
 
     def _size(self, dependency: Any) -> tuple[str, int] | None:
-        """Return the layer that a dependency removes channels of, and how many it has; None for an operation."""
+        """Return the layer whose channels a dependency removes, and their number; None for an operation."""
         module = dependency.target.module
         name = self._names.get(id(module))
         if name is None or not self._sides.get(name):

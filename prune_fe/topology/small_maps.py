@@ -349,7 +349,10 @@ def close_paths(paths, n_vertices, rows):
 
 @compiled
 def first_hole(paths, n_vertices):
-    """Return the largest W of an edge with M < W < B, the smallest integer if there is none."""
+    """Return the birth of the first hole in each lane: the largest weight W of an edge with M < W < B.
+
+    The smallest integer stands for no such edge. The top of this file explains M and B.
+    """
     birth = smallest(paths)
     for a in range(n_vertices):
         for b in range(a):

@@ -172,7 +172,10 @@ def _hash_first(images: Any) -> str:
 
 
 def _is_same_training(saved: str, key: str) -> bool:
-    """Return whether two keys are of one training, whatever the number of processes, which earlier versions counted."""
+    """Return whether two keys belong to the same training.
+
+    The number of processes, which earlier versions wrote into the key, is not compared.
+    """
     if saved == key:
         return True
     one, other = json.loads(saved), json.loads(key)
