@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -99,6 +100,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the damages and of the moments of the kills")
     arguments = parser.parse_args()
     began = time.monotonic()
+    # A shell lets the jobs in its background ignore Ctrl-C, and the attacked commands would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.others:
