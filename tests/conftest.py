@@ -75,9 +75,9 @@ def awkward_maps() -> Callable[[int], tuple[Tensor, Tensor, int]]:
 @pytest.fixture(autouse=True, scope="session")
 def _no_time_for_timing() -> Iterator[None]:
     """What a run times, it times for a second; no test looks at how long."""
-    import prune_fe.experiment.experiment
+    import prune_fe.experiment.steps
     from prune_fe.measure.cost import speed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prune_fe.experiment.experiment, "speed", functools.partial(speed, seconds=0.01))
+        patch.setattr(prune_fe.experiment.steps, "speed", functools.partial(speed, seconds=0.01))
         yield

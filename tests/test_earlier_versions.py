@@ -43,7 +43,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*arguments: object, **keywords: object) -> None:
         pytest.fail("something was trained again")
 
-    monkeypatch.setattr("prune_fe.experiment.experiment.finetune", refuse)
+    monkeypatch.setattr("prune_fe.experiment.steps.finetune", refuse)
     return tmp_path / "saved"
 
 

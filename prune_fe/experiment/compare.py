@@ -17,11 +17,12 @@ import torch
 from prune_fe.distributed import all_gather, rank
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.experiment.device import to_device
-from prune_fe.experiment.experiment import Experiment, Outcome, Reporter, begin, check, fit, measure, save_result
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, load_result, save_test_labels
 from prune_fe.experiment.run import compress
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.steps import Outcome, check, fit, measure, save_result
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import (
     count_tunings,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from prune_fe.experiment.experiment import Experiment, Outcome
+from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import held_out_images, seen_elsewhere
+from prune_fe.experiment.steps import Outcome
 from prune_fe.io import finite_json
 
 

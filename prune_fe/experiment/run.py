@@ -16,21 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from torch import Tensor, nn
 
 from prune_fe.experiment.device import to_device
-from prune_fe.experiment.experiment import (
-    Experiment,
-    Outcome,
-    Reporter,
-    begin,
-    check,
-    measure,
-    save_result,
-    score_units,
-)
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.origin import origin_of
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import TUNED, UNPRUNED, Row, load_result, save_test_labels
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.sensitivity import measure_sensitivity, saved_sensitivity, sensitivity_path
+from prune_fe.experiment.steps import Outcome, check, measure, save_result, score_units
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.experiment.tuning import (
     count_tunings,

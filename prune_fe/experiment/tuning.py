@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prune_fe.experiment.experiment import Experiment, Outcome, fit, measure
+from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import CONTROLS, Recipe
 from prune_fe.experiment.results import TUNED
+from prune_fe.experiment.steps import Outcome, fit, measure
 from prune_fe.pruning.prune import prune
 from prune_fe.scoring.score import score
 from prune_fe.tracing.copying import copy_model

@@ -16,9 +16,10 @@ from prune_fe.data.labels import image_labels
 from prune_fe.data.relabelled import corrupt_labels
 from prune_fe.distributed import rank
 from prune_fe.errors import InputError
-from prune_fe.experiment.experiment import Experiment, Reporter, begin, check, score_units
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.steps import check, score_units
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.measure.evaluate import evaluate

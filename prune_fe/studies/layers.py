@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.experiment import Experiment, Reporter, begin, score_units
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.steps import score_units
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import safe_file_name
 from prune_fe.report.charts import layer_status

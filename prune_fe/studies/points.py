@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import CheckpointError, InputError
-from prune_fe.experiment.experiment import Experiment, score_units
+from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import ADVICE, UNPRUNED
 from prune_fe.experiment.run import compress
+from prune_fe.experiment.steps import score_units
 from prune_fe.experiment.tasks import Executor, Grid, Task, network_task, raise_failures
 from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.scores import FILE_NAME as SCORES

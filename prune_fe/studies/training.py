@@ -14,19 +14,12 @@ from torch import nn
 
 from prune_fe.distributed import all_gather, rank
 from prune_fe.errors import InputError
-from prune_fe.experiment.experiment import (
-    Experiment,
-    Reporter,
-    begin,
-    check,
-    fit,
-    initialise,
-    save_trained,
-    score_units,
-)
+from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import TRAINED, Recipe
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.experiment.steps import check, fit, score_units
 from prune_fe.experiment.tasks import LocalExecutor, Task, raise_failures
+from prune_fe.experiment.trained import initialise, save_trained
 from prune_fe.io import safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.records import read_npz, write_npz

@@ -18,7 +18,7 @@ import numpy as np
 import prune_fe
 from attacks.damage import plain, read_checkpoint_file
 from prune_fe.ablation import unfinished as unfinished_ablation
-from prune_fe.experiment import experiment
+from prune_fe.experiment import steps
 from prune_fe.experiment.results import load_result
 from prune_fe.measure.cost import speed
 from prune_fe.scoring import collection
@@ -54,7 +54,7 @@ def prepare() -> None:
     birth_times(np.zeros((1, 4, 4), np.float32), threads=1)  # reads the compiled code
     unfinished_ablation.SAVE_SECONDS = collection.SNAPSHOT_SECONDS = 0.0
     unfinished_training.WRITING_SHARE = float("inf")
-    vars(experiment)["speed"] = partial(speed, seconds=0.02)
+    vars(steps)["speed"] = partial(speed, seconds=0.02)
 
 
 @dataclass(frozen=True)

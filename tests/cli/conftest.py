@@ -18,7 +18,7 @@ def _quick(monkeypatch, tmp_path):
     quick = functools.partial(speed, seconds=0.01)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prune_fe.measure.cost.speed", quick)
-    monkeypatch.setattr("prune_fe.experiment.experiment.speed", quick)
+    monkeypatch.setattr("prune_fe.experiment.steps.speed", quick)
 
 
 @pytest.fixture(scope="module")

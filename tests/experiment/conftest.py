@@ -1,14 +1,18 @@
-"""One small comparison for all tests of comparisons."""
+"""One experiment for each test, and one small comparison for all tests of comparisons."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
+from prune_fe.experiment.experiment import Experiment, begin
+from prune_fe.experiment.recipe import Recipe
+from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.report import report
 from prune_fe.report.findings import Findings, load_findings
-from tests.experiment.helpers import fill
+from tests.experiment.helpers import ONE_NETWORK, Silent, fill
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +35,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def found(filled: Path) -> Findings:
     return load_findings(filled)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Iterator[Experiment]:
+    recipe = Recipe.model_validate(ONE_NETWORK)
+    with closing(RunFolder(tmp_path, recipe.model_dump(mode="json"))) as folder:
+        yield begin(recipe, folder, Silent())

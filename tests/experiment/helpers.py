@@ -33,6 +33,15 @@ RECIPE = Recipe.model_validate(CONTENT)
 SCORERS = ["feature-entropy", "zeros", "random", "l1-filter"]
 CELLS = 2 * 2 * (2 + 2 * (len(SCORERS) + 2))  # networks, seeds; unpruned, fine-tuned or not; ratios; scorers, scratch
 
+ONE_NETWORK: dict[str, Any] = {
+    "name": "t",
+    "data": {"source": "digits", "size": 12},
+    "model": {"name": "vgg-small", "arguments": {"stages": [[4]]}},
+    "scorers": ["random", "l1-filter"],
+    "compare": {"networks": {"one": {"name": "vgg-small", "arguments": {"stages": [[6]]}}}},
+    "seeds": [0, 3],
+}
+
 
 class Silent:
     def __init__(self) -> None:

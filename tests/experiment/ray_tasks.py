@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from prune_fe.errors import InputError
-from prune_fe.experiment import compare, experiment
+from prune_fe.experiment import compare, steps
 from prune_fe.experiment.experiment import Reporter
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
@@ -23,7 +23,7 @@ comparison_tasks = compare.comparison_tasks
 
 def quick_comparison_tasks(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> list[Task]:
     """The tasks of a comparison, which time networks for a moment only."""
-    experiment.speed = functools.partial(speed, seconds=0.01)
+    steps.speed = functools.partial(speed, seconds=0.01)
     return comparison_tasks(recipe, folder, reporter)
 
 

@@ -18,7 +18,7 @@ import prune_fe
 from prune_fe.cli.app import main
 from prune_fe.data.splits import hold_out
 from prune_fe.errors import CheckpointError, EnvironmentFault, InputError
-from prune_fe.experiment import compare, experiment, tasks, teacher, tuning
+from prune_fe.experiment import compare, experiment, steps, tasks, teacher, tuning
 from prune_fe.experiment.recipe import Recipe, with_controls
 from prune_fe.experiment.results import TUNED, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
@@ -111,7 +111,7 @@ def test_a_comparison_that_another_command_works_on_is_refused(filled: Path, tmp
 
 
 def test_bad_input_is_said_before_any_network_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "_load_or_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(experiment, "load_or_train", lambda *_: pytest.fail("trained"))
 
     def wrong(change: dict[str, Any], text: str) -> None:
         with pytest.raises(InputError, match=text):
@@ -237,7 +237,7 @@ def test_a_damaged_network_says_what_to_do(filled: Path, tmp_path: Path) -> None
 def test_what_cannot_be_pruned_is_said_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(experiment, "_load_or_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(experiment, "load_or_train", lambda *_: pytest.fail("trained"))
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(CONTENT))
     assert main(["compare", str(recipe), "--output", str(tmp_path / "runs"), "--set", "prune.protect=[nolayer]"]) == 2
@@ -316,7 +316,7 @@ def test_one_teacher_serves_every_criterion(tmp_path: Path, monkeypatch: pytest.
         assert len(arguments) == 4  # no teacher
         return real_fit(*arguments)
 
-    real_fit = experiment.fit
+    real_fit = steps.fit
     monkeypatch.setattr(teacher, "teacher_logits", logits)
     monkeypatch.setattr(tuning, "fit", fit)
     monkeypatch.setattr(compare, "fit", fit_from_scratch)

@@ -278,7 +278,7 @@ def test_scorers_that_cannot_score_the_layer_are_left_out_and_said(
     done: Any, run_study: Any, study: Any, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A pooling has no filters; the network that lies in the folder is not trained again."""
-    monkeypatch.setattr("prune_fe.experiment.experiment.fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("prune_fe.experiment.trained.fit", lambda *_: pytest.fail("trained again"))
     tables, said = run_study(ablation_study, done[0], recipe, layers=["features.3"], classes=CLASSES)
     assert any("l1-filter is left out: layer 'features.3'" in text for text in said)
     assert set(tables[0].rows) == {"l1-activation", "class-selectivity", "random"}
