@@ -9,7 +9,7 @@ import numpy as np
 
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.measure.statistics import Estimate, bootstrap
-from prune_fe.report.findings import RESAMPLES, Findings
+from prune_fe.report.findings import Findings
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ def headline(findings: Findings, network: str) -> Headline | None:
         parameters=means("parameters"),
         images_per_second=(speed(costs[0], None), speed(costs[1], point)),
         accuracy=means("accuracy"),
-        change=bootstrap(change, RESAMPLES),
+        change=bootstrap(change),
     )
