@@ -226,7 +226,7 @@ def _class_bars(findings: Findings, changes: pd.DataFrame, point: float) -> Bloc
     )
     title = f"How unevenly the classes pay at {describe_point(findings, point)}"
     rows = [
-        [str(name), *map(format_number, values)]
+        [str(name), *(f"{value:.1f}" for value in values)]
         for name, values in zip(unevenness.index, unevenness.to_numpy(), strict=True)
     ]
     long = unevenness.rename_axis("criterion").reset_index().melt("criterion", var_name="quantity")
