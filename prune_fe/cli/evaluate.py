@@ -46,7 +46,8 @@ def evaluate(
     """Print accuracy, loss and cost of a network on the images of val/; with --latency, whether pruning made it faster.
 
     Args:
-        split: Which images: test (those of val/), or train or validation (the parts of train/ that `finetune` uses).
+        split: Which images: test (those of val/), or train or validation (the parts of train/ that `finetune` uses,
+            and --validation).
         latency: Time a pruned network and its original in turn; this needs no --data.
         against: The network to compare with, a name or a folder; default: the saved model's network before pruning.
         batch_sizes: Images of one forward pass, one or more numbers for --latency; default: 1 and 32.

@@ -47,7 +47,7 @@ def finetune(
     teacher: str | None = None,
     log: Annotated[list[Literal["tensorboard", "wandb"]] | None, Several] = None,
 ) -> None:
-    """Train a network on train/ and keep its best epoch on images held out from train/.
+    """Train a network on train/ and keep its best epoch on images held out from train/ (or on --validation PATH).
 
     The same command continues a training that was interrupted after its last epoch: the file OUTPUT.unfinished holds it
     until the network is saved. With torchrun (torchrun --nproc-per-node=8 -m prune_fe finetune ...) or accelerate
@@ -75,8 +75,12 @@ def finetune(
         # Process 0 alone writes; an error of it ends the others too.
         from_rank_0(lambda: _claim(stack, output, checkpoints, unfinished))
         loaded = load(model, data, device, seed, new_classifier=True)
-        if model.checkpoint is not None and data.validation_from == "train":
-            reporter.say(f"note: {model.checkpoint} {MAY_HAVE_SEEN}; --validation-from test takes them out of val/")
+        assert loaded.images is not None
+        if model.checkpoint is not None and loaded.images.holds_out_of_train:
+            reporter.say(
+                f"note: {model.checkpoint} {MAY_HAVE_SEEN}; --validation PATH reads others, and --validation-from test "
+                "takes them out of val/"
+            )
         history = _train(
             loaded,
             options,

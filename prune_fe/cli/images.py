@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
-from prune_fe.errors import InputError
+from prune_fe.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from prune_fe.data.options import DataOptions
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from prune_fe.data.splits import Splits
 
 COPIED = (
-    "validation",
     "validation_from",
     "images_per_class",
     "skip_bad",
@@ -63,6 +63,7 @@ def choose_images(
     if known is not None and len(known.mean) != len(source.mean):
         known = None  # of images with other channels, which the network says
     given = {"source": name, "path": path, "size": size} | {key: getattr(data, key) for key in COPIED}
+    given |= validation_keys(data.validation)
     if known is not None and not source.is_stored and transform is None:
         # Images in memory can be given the mean and the standard deviation only.
         given |= {"mean": data.mean or known.mean, "std": data.std or known.std}
@@ -77,6 +78,19 @@ def choose_images(
         resize = None if chosen == "paper" else data.resize or asked.resize
         return validate_options(DataOptions, dataclasses.asdict(asked), "--data", transform=chosen, resize=resize)
     return validate_options(DataOptions, given, "--data", transform=transform)
+
+
+def validation_keys(value: float | str) -> dict[str, Any]:
+    """Return the keys of the section `data` that `--validation` stands for: a share, or the path of a folder.
+
+    Raises:
+        DataError: There is nothing at the path.
+    """
+    if not isinstance(value, str):
+        return {"validation": value}
+    if not Path(value).exists():
+        raise DataError(f"--validation {value}: no such folder or tar file")
+    return {"validation_path": value}
 
 
 def describe_images(splits: Splits, model: ModelFlags, notes: Mapping[str, Any], known: Preprocessing | None) -> None:

@@ -28,6 +28,11 @@ def _check_device(_: Any, value: str | None) -> None:
         raise ValueError("Allowed are auto, cpu, cuda, cuda:N and mps.")
 
 
+def _check_validation(_: Any, value: float | str | None) -> None:
+    if isinstance(value, float | int) and not 0 < value < 1:
+        raise ValueError("Allowed are a share above 0 and below 1, and the path of a folder.")
+
+
 AtLeastOne = validators.Number(gte=1, lt=2**31)
 ThreadNumber = validators.Number(gte=1, lte=2**10)
 Several = Parameter(consume_multiple=True)
@@ -82,6 +87,10 @@ class RecipeFlags:
 
     skip_bad: Annotated[int | None, Parameter(validator=validators.Number(gte=0, lt=2**31))] = None
     """Leave out at most this many image files that cannot be read, and list them in the results."""
+
+    validation: Annotated[float | str | None, Parameter(validator=_check_validation)] = None
+    """Share of the training images that is held out for validation; or a folder CLASS/* of validation images of your
+    own, or a tar file of one."""
 
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None
     """KEY=VALUE for any other key of the recipe: --set prune.ratio=0.7."""
@@ -150,8 +159,9 @@ class RequiredDataFlags:
     torchvision: imagenet, cifar10, cifar100, flowers102, food101, oxford-pets or dtd; default: folder, or parquet for
     hf://, or digits for "digits"."""
 
-    validation: Annotated[float, Parameter(validator=validators.Number(gt=0, lt=1))] = VALIDATION
-    """Share of the training images of each class that is held out from training."""
+    validation: Annotated[float | str, Parameter(validator=_check_validation)] = VALIDATION
+    """Share of the training images of each class that is held out from training; or validation images of your own: a
+    folder CLASS/* with the classes of the training images, or a tar file of one."""
 
     validation_from: Literal["train", "test"] = "train"
     """Where this share comes from: the training images, or val/ (test), whose other images are the test images. Weights

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_fe.cli.images import validation_keys
 from prune_fe.cli.inputs import parse_assignments, require_data, require_scorers
 from prune_fe.cli.output import reporter
 from prune_fe.cli.parameters import ModelFlags, NetworkFlags, RecipeFlags, RequiredDataFlags
@@ -90,6 +91,8 @@ def _read_recipe(
         "workers": flags.workers,
     }
     given = {key: value for key, value in replaced.items() if value is not None}
+    if flags.validation is not None:
+        given |= {f"data.{key}": value for key, value in validation_keys(flags.validation).items()}
     recipe = resolve_recipe(content, given | parse_assignments(flags.set_), where, reporter.say)
     if find_source(recipe.data.source).needs_path and recipe.data.path is None:
         raise InputError(f"{where} reads a folder of images: pass --data PATH")

@@ -31,9 +31,9 @@ def sensitivity(
 ) -> None:
     """Measure accuracy and loss with one group of layers pruned and all others whole, for each group and each ratio.
 
-    The images are those that are held out from train/; the test images decide nothing. Writes OUTPUT/sensitivity.json
-    (read by prune_fe.load_sensitivity, and by `prune-fe prune --ratio auto --sensitivity OUTPUT`), sensitivity.csv and
-    a chart, sensitivity.svg. The same command continues where it was interrupted.
+    The images are those that are held out from train/, or those of --validation PATH; the test images decide nothing.
+    Writes OUTPUT/sensitivity.json (read by prune_fe.load_sensitivity, and by `prune-fe prune --ratio auto --sensitivity
+    OUTPUT`), sensitivity.csv and a chart, sensitivity.svg. The same command continues where it was interrupted.
 
     Args:
         scores: A folder that `prune-fe score` wrote.
@@ -85,7 +85,8 @@ def sensitivity(
     if len(points):
         title = f"Each group of layers alone: {Path(model.model).name}, {loaded_scores.scorer}"
         save_chart(sensitivity_map(points, found.accuracy, title), output / "sensitivity.svg")
-    asked = {"model": Path(model.model).name, "validation": data.validation, "seed": seed, "recalibrate": recalibrate}
+    validation = Path(data.validation).name if isinstance(data.validation, str) else data.validation
+    asked = {"model": Path(model.model).name, "validation": validation, "seed": seed, "recalibrate": recalibrate}
     write_record(output / "env.json", environment() | {"asked": asked, "scores": loaded_scores.about})
     console.print(sensitivity_table(found))
     reporter.say(f"{output}/sensitivity.csv and .svg   (in Python: prune_fe.load_sensitivity({str(output)!r}))")

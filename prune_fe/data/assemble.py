@@ -64,7 +64,7 @@ def make_splits(train: StoredImages, test: StoredImages, reading: Reading, skipp
     """
     require_equal_classes(train, test)
     steps, limit, progress = reading.steps, reading.images_per_class, reading.progress
-    train, test = (_set_steps(part, reading) for part in (train, test))
+    train, test = (set_steps(part, reading) for part in (train, test))
     n_decoded = itertools.count(1)
 
     def count_decoded() -> None:
@@ -93,7 +93,8 @@ def make_splits(train: StoredImages, test: StoredImages, reading: Reading, skipp
     return hold_out(splits, reading.validation, reading.seed, limit, count_decoded)
 
 
-def _set_steps(images: Images, reading: Reading) -> Images:
+def set_steps(images: Images, reading: Reading) -> Images:
+    """Let stored images be read as `reading` says, and return them."""
     images.steps, images.transform = reading.steps, prepare(reading.steps)
     images.crops_in_training = reading.crops_in_training
     return images
@@ -102,15 +103,20 @@ def _set_steps(images: Images, reading: Reading) -> Images:
 def require_equal_classes(train: StoredImages, test: StoredImages) -> None:
     """Raise DataError, naming a class, unless training and test images have the same classes, and images of each."""
     for part, name in ((train, "training"), (test, "test")):
-        counts = Counter(part.targets)
-        if empty := [part.classes[label] for label in range(len(part.classes)) if not counts[label]]:
-            raise DataError(f"class {empty[0]!r}: 0 {name} images, at least 1 is needed")
+        require_all_classes(part, name)
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         if not odd:
             raise DataError("the classes of the training and the test images are the same in another order")
         has, lacks = ("training", "test") if odd[0] in train.classes else ("test", "training")
         raise DataError(f"class {odd[0]!r}: the {has} images have it, the {lacks} images do not")
+
+
+def require_all_classes(images: StoredImages, name: str) -> None:
+    """Raise DataError, naming a class, unless there is an image of each; `name` says which images they are."""
+    counts = Counter(images.targets)
+    if empty := [images.classes[label] for label in range(len(images.classes)) if not counts[label]]:
+        raise DataError(f"class {empty[0]!r}: 0 {name} images, at least 1 is needed")
 
 
 def skip_unreadable(

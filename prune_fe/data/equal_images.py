@@ -127,6 +127,35 @@ def separate_equal_images(
     return sorted({*train, *moved}), sorted(is_held_out - moved)
 
 
+def find_shared_images(images: StoredImages, others: Any) -> list[str]:
+    """Return "PATH and PATH" for each image of one data set that has the content of an image of another one.
+
+    Args:
+        images: The first data set.
+        others: The other one; only `StoredImages` and what is decoded from them are checked.
+    """
+    stored = getattr(others, "images", others)
+    if not isinstance(stored, StoredImages):
+        return []
+    n, sizes = len(images), images.sizes.numpy()
+    # Only what is as large as one of the images can be equal to it; the others are not read.
+    candidates = np.isin(stored.sizes.numpy(), sizes).nonzero()[0]
+
+    def read(number: int, count: int | None) -> bytes:
+        return images.read_bytes(number, count) if number < n else stored.read_bytes(int(candidates[number - n]), count)
+
+    shared = []
+    for group in find_equal(np.concatenate((sizes, stored.sizes.numpy()[candidates])), read):
+        equal = [number for number in group if number >= n]
+        if group[0] < n and equal:
+            shared += [
+                f"{images.where(number)} and {stored.where(int(candidates[equal[0] - n]))}"
+                for number in group
+                if number < n
+            ]
+    return shared
+
+
 def _find_groups(data: StoredImages, test: StoredImages, indices: Sequence[int]) -> list[list[int]]:
     """Return the groups of equal images among the test images and some of the others.
 

@@ -16,6 +16,7 @@ from prune_fe.data.preprocessing import Preprocessing
 from prune_fe.data.registry import Progress
 from prune_fe.data.splits import Splits, check_split
 from prune_fe.data.transforms import read_image, read_image_fast
+from prune_fe.data.validation_images import with_validation_folder
 from prune_fe.errors import DataError
 from prune_fe.file_types import require_path
 from prune_fe.options import Natural, NonNegative, Size, validate_value
@@ -31,7 +32,7 @@ def load(options: DataOptions, *, reading: Reading) -> Splits:
 def folder(
     path: str | Path,
     size: int,
-    validation: float = VALIDATION,
+    validation: float | str | Path = VALIDATION,
     seed: int = 0,
     memory_gib: float = MEMORY_GIB,
     progress: Progress | None = None,
@@ -48,7 +49,8 @@ def folder(
     Args:
         path: The folder, or a tar file of it, which the first call unpacks into a folder next to it.
         size: Height and width of the images, in pixels.
-        validation: Share of the training images of each class that is held out for validation.
+        validation: Share of the training images of each class that is held out for validation; or a folder of
+            validation images <class>/* with the same classes, or a tar file of one.
         seed: Decides which images are drawn and held out.
         memory_gib: Images that take at most this much memory are decoded once, others each time they are read.
         progress: Called with (images decoded, all images) where they are decoded once.
@@ -66,17 +68,22 @@ def folder(
     """
     steps = Preprocessing(validate_value(Size, size, "size"))
     memory_gib = validate_value(NonNegative, memory_gib, "memory_gib")
-    check_split(validation, seed, images_per_class)
+    own = require_path(validation) if isinstance(validation, str | Path) else None
+    share = 0.0 if isinstance(validation, str | Path) else validation
+    check_split(share, seed, images_per_class)
     reading = Reading(
         steps=steps,
-        validation=validation,
+        validation=share,
         seed=seed,
         memory_gib=memory_gib,
         images_per_class=images_per_class,
         progress=progress,
     )
     skip_bad = validate_value(Natural, skip_bad, "skip_bad")
-    return read_folder(require_path(path), reading, read_image, skip_bad, classes)
+    splits = read_folder(require_path(path), reading, read_image, skip_bad, classes)
+    if own is None:
+        return splits
+    return with_validation_folder(splits, own, reading, read_image, skip_bad=skip_bad, some_classes=classes is not None)
 
 
 def read_folder(

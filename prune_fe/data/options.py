@@ -87,6 +87,10 @@ class DataOptions:
     """Where the validation images come from: a share of train/, or of val/ ("test"), whose other images are the test
     images. For weights that were trained on all of train/, only the latter have not been seen."""
 
+    validation_path: str | None = None
+    """Validation images of your own: a folder CLASS/* with the classes of the training images, or a tar file of one. No
+    training or test images are held out then. For image files."""
+
     memory_gib: NonNegative = MEMORY_GIB
     """Images that take at most this much memory are decoded once; others each time they are read."""
 
@@ -134,6 +138,8 @@ class DataOptions:
                 f"source {self.source} has images in memory, which are resized to a square; transform, interpolation "
                 "and decoder are for image files"
             )
+        if self.validation_path is not None:
+            self._check_validation_path(is_stored=source.is_stored)
         if self.resize is not None and self.transform == "paper":
             raise ValueError("resize: transform paper resizes to size×size; transform: crop resizes the short side")
         if self.resize is not None and self.resize < self.size:
@@ -143,6 +149,21 @@ class DataOptions:
         for name, sources in {"splits": ("parquet", "webdataset"), "columns": ("parquet",)}.items():
             if getattr(self, name) is not None and self.source not in sources:
                 raise ValueError(f"{name}: source {self.source} has none; it is for {' and '.join(sources)}")
+
+    def _check_validation_path(self, *, is_stored: bool) -> None:
+        if not is_stored:
+            raise ValueError(
+                f"validation_path: source {self.source} has images in memory; source: {PATH_SOURCE} reads files"
+            )
+        if self.validation_from != "train":
+            raise ValueError("validation_path and validation_from: test both say which validation images; give one")
+        if self.validation != VALIDATION:
+            raise ValueError("validation: no share is held out where validation_path names the validation images")
+
+    @property
+    def holds_out_of_train(self) -> bool:
+        """Whether the validation images are a share of the training images, which are not trained on."""
+        return self.validation_from == "train" and self.validation_path is None
 
     def with_weights(self, asked: Preprocessing | None) -> DataOptions:
         """Return the options with what the network's weights ask for in the place of `transform: weights`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_fe.errors import InputError
+from prune_fe.errors import DataError, InputError
 from prune_fe.io import nearest
 from prune_fe.options import Seed, validate_options, validate_value
 
@@ -133,24 +133,52 @@ def load_data(
         raise InputError(f"data.path is missing, and source {chosen.source} reads images from there: pass --data PATH")
     if is_on_hub(chosen.path) and not source.takes_hub:
         raise InputError(f"data.path: {chosen.path} is on the Hugging Face hub, which source parquet reads")
+    _require_validation(chosen.validation_path)
     default = Preprocessing(chosen.size, mean=source.mean, std=source.std)
     steps = chosen.preprocessing(default)
     steps.require_channels(len(source.mean), chosen.source)
     reading = Reading(
         steps=steps,
         crops_in_training=chosen.transform == "imagenet",
-        validation=chosen.validation,
+        validation=0.0 if chosen.validation_path is not None else chosen.validation,
         seed=validate_value(Seed, seed, "seed"),
         memory_gib=chosen.memory_gib,
         images_per_class=chosen.images_per_class,
         progress=progress,
     )
     splits = source.load(chosen, reading=reading)
-    if chosen.validation_from == "train":
+    if chosen.holds_out_of_train:
         return splits
+    if chosen.validation_path is not None:
+        return _with_validation_folder(splits, chosen, reading)
     from prune_fe.data.splits import hold_out_of_test
 
     return hold_out_of_test(splits, chosen.validation)
+
+
+def _require_validation(path: str | None) -> None:
+    """Raise DataError, before any image is read, where `data.validation_path` names nothing."""
+    from pathlib import Path
+
+    if path is not None and not Path(path).exists():
+        raise DataError(f"data.validation_path: {path}: no such folder or tar file")
+
+
+def _with_validation_folder(splits: Splits, options: DataOptions, reading: Reading) -> Splits:
+    """Return the images with the validation images of `options.validation_path`."""
+    from pathlib import Path
+
+    from prune_fe.data.transforms import read_image, read_image_fast
+    from prune_fe.data.validation_images import with_validation_folder
+
+    return with_validation_folder(
+        splits,
+        Path(str(options.validation_path)),
+        reading,
+        read_image_fast if options.decoder == "torchvision" else read_image,
+        skip_bad=options.skip_bad,
+        some_classes=options.classes is not None,
+    )
 
 
 def is_on_hub(path: str | None) -> bool:

@@ -216,7 +216,7 @@ class Experiment:
     def with_seed(self, seed: int) -> Self:
         """Return the experiment for another seed, with other validation images and another network."""
         data = self.recipe.data
-        if data.validation_from == "test":
+        if not data.holds_out_of_train:
             splits = with_all_training_images(self.splits, seed)
         else:
             splits = hold_out(self.splits, data.validation, seed, data.images_per_class)
@@ -276,7 +276,10 @@ def begin(
         folder.write_table("skipped_images.csv", [{"image": name} for name in splits.skipped])
     is_trained = recipe.train is not None or recipe.finetune is not None
     if is_trained and (origin := seen_elsewhere(recipe)) is not None:
-        reporter.say(f"note: {origin} {MAY_HAVE_SEEN}: data.validation_from: test takes them out of val/ instead")
+        reporter.say(
+            f"note: {origin} {MAY_HAVE_SEEN}: --validation PATH (data.validation_path) reads others, and "
+            "data.validation_from: test takes them out of val/"
+        )
     return Experiment(recipe, splits, seed, device, folder, folder.path, reporter, given)
 
 

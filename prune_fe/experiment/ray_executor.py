@@ -179,7 +179,8 @@ class RayExecutor:
         """Return a recipe as a worker carries it out: with this device and threads, and with absolute paths."""
         changes: dict[str, Any] = {"device": self.share.device, "threads": self.share.cpus}
         compare, networks = recipe.compare, recipe.compare.networks
-        changes["data"] = dataclasses.replace(recipe.data, path=_absolute(recipe.data.path))
+        paths = {name: _absolute(getattr(recipe.data, name)) for name in ("path", "validation_path")}
+        changes["data"] = dataclasses.replace(recipe.data, **paths)
         changes["model"] = dataclasses.replace(recipe.model, checkpoint=_absolute(recipe.model.checkpoint))
         networks = {
             label: dataclasses.replace(model, checkpoint=_absolute(model.checkpoint))
@@ -289,7 +290,7 @@ def _choose_resources(options: ExecutorOptions, recipe: Recipe) -> Share:
 def _local_paths(recipe: Recipe) -> Iterator[Path]:
     """Yield the files and folders that a recipe reads, as absolute paths; not what only a library knows."""
     models = [recipe.model, *recipe.compare.networks.values()]
-    for path in dict.fromkeys([recipe.data.path, *(model.checkpoint for model in models)]):
+    for path in dict.fromkeys([recipe.data.path, recipe.data.validation_path, *(model.checkpoint for model in models)]):
         if path is not None and Path(path).exists():
             yield Path(path).resolve()
 

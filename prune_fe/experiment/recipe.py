@@ -411,9 +411,9 @@ MAY_HAVE_SEEN = "may have been trained on the images that are held out for valid
 def seen_elsewhere(recipe: Recipe) -> str | None:
     """Return what brings weights that may have been trained on all images of train/, the validation images included.
 
-    None where the recipe trains its networks itself, or its validation images come from val/.
+    None where the recipe trains its networks itself, or its validation images come from elsewhere.
     """
-    if recipe.data.validation_from == "test":
+    if not recipe.data.holds_out_of_train:
         return None
     for model in recipe.compare.networks.values() or [recipe.model]:
         if model.checkpoint is not None:
@@ -436,6 +436,8 @@ def held_out_images(data: DataOptions, seed: int) -> dict[str, Any]:
         data: The images.
         seed: Seed of the draw.
     """
+    if data.validation_path is not None:
+        return {"from": "path", "images_per_class": data.images_per_class, "seed": seed}
     return {
         "from": data.validation_from,
         "share": data.validation,

@@ -286,15 +286,20 @@ def _differing_keys(known: Path, recipe: Mapping[str, Any], ignored: Sequence[st
     Args:
         known: The recipe file of the run folder.
         recipe: The other recipe.
-        ignored: Keys that may differ; if there are any, the path of the images may differ too.
+        ignored: Keys that may differ; if there are any, the paths of the images may differ too.
     """
     content = read_yaml(known)
     missing = object()  # a missing key differs from one whose value is None
     complete = (_with_defaults(recipe, content), _with_defaults(content, content))
     one, other = ({key: value for key, value in each.items() if key not in ignored} for each in complete)
     if ignored and isinstance(one.get("data"), dict) and isinstance(other.get("data"), dict):
-        one["data"], other["data"] = ({**each["data"], "path": None} for each in (one, other))
+        one["data"], other["data"] = (_without_places(each["data"]) for each in (one, other))
     return [key for key in one | other if other.get(key, missing) != one.get(key, missing)]
+
+
+def _without_places(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `data` of a recipe without where the images lie."""
+    return {**data, "path": None, "validation_path": data.get("validation_path") is not None}
 
 
 def _with_defaults(content: Mapping[str, Any], saved: Mapping[str, Any]) -> Mapping[str, Any]:

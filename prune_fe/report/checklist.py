@@ -6,6 +6,7 @@ The requirements are those of Blalock et al. 2020, Liu et al. 2019 and Wang et a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,13 +163,16 @@ def _validation(recipe: Recipe, is_trained: bool) -> Entry:
     requirement = "The epoch chosen on validation data"
     if not is_trained:
         return requirement, None, ""
+    if (path := recipe.data.validation_path) is not None:
+        return requirement, True, f"validation images of a folder of their own, {Path(path).name}"
     share = f"{recipe.data.validation:.0%} of the"
     if recipe.data.validation_from == "test":
         return requirement, True, f"{share} images of val/ are held out, the others are the test images"
     held_out = f"{share} training images are held out"
     if (origin := seen_elsewhere(recipe)) is None:
         return requirement, True, held_out
-    return requirement, False, f"{held_out}; {origin} may have been trained on them (data.validation_from: test)"
+    others = "others: data.validation_path, or data.validation_from: test"
+    return requirement, False, f"{held_out}; {origin} may have been trained on them ({others})"
 
 
 def _is_complete(findings: Findings) -> bool:

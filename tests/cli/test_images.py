@@ -8,7 +8,7 @@ from prune_fe.cli.images import choose_images, describe_images
 from prune_fe.cli.parameters import ModelFlags, RequiredDataFlags
 from prune_fe.data.preprocessing import Preprocessing
 from prune_fe.data.splits import Splits
-from prune_fe.errors import InputError
+from prune_fe.errors import DataError, InputError
 
 CROP = Preprocessing(176, 201, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
@@ -22,6 +22,16 @@ def test_without_known_weights_images_become_squares_as_always() -> None:
     options = chosen()
     assert (options.transform, options.size, options.resize, options.interpolation) == ("paper", 224, None, None)
     assert chosen(notes={"size": 64}).size == 64
+
+
+def test_validation_is_a_share_or_a_folder(tmp_path: Any) -> None:
+    assert (chosen(validation=0.2).validation, chosen(validation=0.2).validation_path) == (0.2, None)
+    assert (chosen(validation=str(tmp_path)).validation, chosen(validation=str(tmp_path)).validation_path) == (
+        0.1,
+        str(tmp_path),
+    )
+    with pytest.raises(DataError, match=r"--validation held-out: no such folder or tar file"):
+        chosen(validation="held-out")
 
 
 def test_what_weights_ask_for_is_the_default_and_flags_win() -> None:

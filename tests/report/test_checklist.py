@@ -138,6 +138,9 @@ def test_weights_from_elsewhere_may_have_seen_the_validation_images(findings: Fi
     recipe = findings.recipe.with_options("compare", networks=networks)
     assert states(dataclasses.replace(findings, recipe=recipe))[requirement] is False
     detail = details(dataclasses.replace(findings, recipe=recipe))[requirement]
-    assert "the checkpoint a.pth may have been trained on them (data.validation_from: test)" in detail
+    assert "the checkpoint a.pth may have been trained on them (others: data.validation_path, or" in detail
+    own = recipe.with_options("data", source="folder", validation_path="photos/held-out")
+    assert states(dataclasses.replace(findings, recipe=own))[requirement] is True
+    assert details(dataclasses.replace(findings, recipe=own))[requirement].endswith("of their own, held-out")
     other = recipe.with_options("data", validation_from="test")
     assert states(dataclasses.replace(findings, recipe=other))[requirement] is True
