@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from prune_fe import load_scores
-from prune_fe.report.charts import run_overview, save_chart
+from prune_fe.charts import run_overview, save_chart
 
 STAGES = {
     "accuracy_before": "before pruning",

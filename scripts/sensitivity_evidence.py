@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
+from prune_fe.charts import save_chart, sensitivity_map
 from prune_fe.data.labels import image_labels
 from prune_fe.data.registry import load_data
 from prune_fe.data.splits import Splits, split_by_class
@@ -35,7 +36,6 @@ from prune_fe.pruning.loss_curves import Sensitivity
 from prune_fe.pruning.prune import prune
 from prune_fe.pruning.sensitivity import sensitivity
 from prune_fe.records import write_record
-from prune_fe.report.charts import save_chart, sensitivity_map
 from prune_fe.report.tables import Table
 from prune_fe.scoring.score import score
 from prune_fe.scoring.scores import Scores

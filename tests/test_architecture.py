@@ -12,7 +12,7 @@ LEVELS = [
     {"errors", "signals"},
     {"io", "file_types", "zip_seal"},
     {"records"},
-    {"options", "distributed", "topology", "tracing"},
+    {"options", "distributed", "topology", "tracing", "charts"},
     {"scorers", "data"},
     {"measure"},
     {"scoring"},
@@ -88,5 +88,5 @@ def test_every_module_has_a_test_file() -> None:
     for path in sorted(ROOT.rglob("*.py")):
         place = path.relative_to(ROOT)
         # The charts, a file each, are tested together.
-        name = "report/test_charts.py" if "charts" in place.parts else str(place.with_name(f"test_{place.name}"))
+        name = "charts/test_charts.py" if "charts" in place.parts else str(place.with_name(f"test_{place.name}"))
         assert path.name.startswith("__") or (tests / name).is_file(), f"{place} has no tests/{name}"

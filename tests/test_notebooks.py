@@ -31,3 +31,5 @@ def test_a_notebook_runs_and_what_it_shows_has_a_form_for_notebooks(
         assert "<table" in value._repr_html_()
         assert len(repr(value)) < 200
         assert not value.to_pandas().empty
+        # Its colours are written out: a notebook has no style sheet of the page.
+        assert "var(--" not in value.plot().to_json()

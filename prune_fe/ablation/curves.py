@@ -13,6 +13,7 @@ from prune_fe.errors import InputError
 from prune_fe.scoring.scores import Array
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
 
@@ -100,6 +101,22 @@ class Ablation(MaskedPredictions):
             "loss": self.loss.ravel(),
         }
         return pd.DataFrame(columns)
+
+    def plot(self) -> alt.HConcatChart:
+        """Return a chart of accuracy and loss against the number of removed units, means of the classes."""
+        import pandas as pd
+
+        from prune_fe.charts import ablation_curves, standalone
+
+        label, order = ", ".join(self.layers), f"mean of {len(self.classes)} classes"
+        frames = []
+        for quantity in ("accuracy", "loss"):
+            # A class without images has NaN.
+            mean = np.nanmean(getattr(self, quantity), axis=1)
+            columns = {"scorer": label, "order": order, "quantity": quantity, "removed": self.removed}
+            frames.append(pd.DataFrame(columns | dict.fromkeys(("mean", "low", "high"), mean)))
+        areas = {(order, label): float(np.nanmean(self.area))}
+        return standalone(ablation_curves(pd.concat(frames, ignore_index=True), areas, "Cumulative ablation"))
 
     @property
     def area(self) -> Array:

@@ -162,8 +162,8 @@ def _write_quality(output: Path, model: str, quality: Mapping[str, Any]) -> None
     """Write the numbers, the classes and the confusion matrix into a new folder, whole or not at all."""
     import pandas as pd
 
+    from prune_fe.charts import confusion_matrix, save_chart
     from prune_fe.io import new_folder, write_csv, write_json
-    from prune_fe.report.charts import confusion_matrix, save_chart
 
     names = [row["class"] for row in quality["classes"]]
     cells = [

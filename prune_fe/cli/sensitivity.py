@@ -46,12 +46,12 @@ def sensitivity(
     """
     require_data(data.data)
     _require_own_folder(output)
+    from prune_fe.charts import save_chart, sensitivity_map
     from prune_fe.data.labels import image_labels
     from prune_fe.experiment.run_folder import environment
     from prune_fe.io import write_csv
     from prune_fe.pruning.sensitivity import sensitivity as measure
     from prune_fe.records import write_record
-    from prune_fe.report.charts import save_chart, sensitivity_map
     from prune_fe.report.console import sensitivity_table
     from prune_fe.scoring.scores import load_scores
     from prune_fe.training.recalibration import RAW_CURVES, has_batch_norms, recalibrating

@@ -18,6 +18,7 @@ from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
 
@@ -92,6 +93,25 @@ class Pruned:
             for step in self.steps
         ]
         return pd.DataFrame(rows, columns=["layers", "units", "asked", "removed", "kept", "reason"])
+
+    def plot(self) -> alt.LayerChart:
+        """Return a chart of the share of its units that each layer has lost, which a notebook shows."""
+        import pandas as pd
+
+        from prune_fe.charts import layer_profile, standalone
+
+        shares: dict[str, float] = {}
+        for step in self.steps:
+            for layer, kept in step.kept.items():
+                removed = len(step.removed.get(layer, ()))
+                shares[layer] = removed / max(removed + len(kept), 1)
+        rows = [
+            {"criterion": "removed", "depth": depth, "layer": layer, "value": share, "low": share, "high": share}
+            for depth, (layer, share) in enumerate(shares.items(), start=1)
+        ]
+        columns = ["criterion", "depth", "layer", "value", "low", "high"]
+        frame, title = pd.DataFrame(rows, columns=columns), "removed units"
+        return standalone(layer_profile(frame, title, "Removed share of each layer", form=".0%"))
 
     def surviving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut tensors that belong to weights, such as momentum, moving averages or masks, to the kept channels.

@@ -18,7 +18,7 @@ import altair as alt
 import jinja2
 from markupsafe import Markup
 
-from prune_fe.report.charts.theme import COLOURS, CONFIG, specification
+from prune_fe.charts.theme import COLOURS, CONFIG, specification
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prune_fe.charts import criterion_bars, histogram, layer_profile
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.measure.statistics import spearman
-from prune_fe.report.charts import criterion_bars, histogram, layer_profile
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
 from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
@@ -29,10 +29,9 @@ from prune_fe.report.wording import (
     describe_reached,
     describe_scorer,
 )
-from prune_fe.scoring.scores import Scores
+from prune_fe.scoring.scores import Scores, histogram_bins, standardised
 
 SHOWN_CLASSES = 20
-MOST_BINS = 24
 QUANTITIES = {"feature_entropy_nats": "H, nats", "selective_rate": "ε", "entropy_per_rate_nats": "H/ε, nats"}
 
 
@@ -343,10 +342,10 @@ def _profile_chart(findings: Findings, points: pd.DataFrame, title: str, y_title
 
 def _score_histograms(findings: Findings, network: str) -> Block:
     """Return a histogram of each criterion's scores, with the same number of bins for all."""
-    groups = {label: _standardised(next(iter(each.values()))) for label, each in findings.scores_of(network).items()}
+    groups = {label: standardised(next(iter(each.values()))) for label, each in findings.scores_of(network).items()}
     finite = {label: values[np.isfinite(values)] for label, values in groups.items()}
     most = max(map(len, finite.values()), default=0)
-    bins = int(np.clip(np.ceil(np.sqrt(most)), 5, MOST_BINS))
+    bins = histogram_bins(most)
     title, x_title = "Distribution of the scores", "standardised score"
     charts, rows = {}, []
     for label, values in finite.items():
@@ -365,12 +364,6 @@ def _score_histograms(findings: Findings, network: str) -> Block:
     )
     columns = ["criterion", "units", "not finite", "from", "to", *(f"bin {number}" for number in range(1, bins + 1))]
     return Charts(PageTable(title, columns, rows, note), charts)
-
-
-def _standardised(scores: Scores) -> np.ndarray:
-    """Return the scores of all layers, each layer with mean 0 and standard deviation 1."""
-    layers = [(keep - keep.mean()) / (keep.std() or 1) for keep in scores.keep.values()]
-    return np.concatenate(layers) if layers else np.empty(0)
 
 
 def _agreement(findings: Findings, network: str) -> list[Block]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prune_fe.charts import accuracy_bars, trade_off
 from prune_fe.experiment.results import TUNED, UNPRUNED, Result
-from prune_fe.report.charts import accuracy_bars, trade_off
 from prune_fe.report.findings import FEATURE_ENTROPY, Findings
 from prune_fe.report.numbers import format_number
 from prune_fe.report.page import Block, Charts, Fold, PageTable

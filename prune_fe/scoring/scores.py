@@ -22,6 +22,7 @@ from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.base import Scorer
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
 Array = NDArray[Any]
@@ -53,6 +54,9 @@ TYPES: Mapping[str, Any] = {
 """The types of these fields in a file."""
 
 FILE_NAME = "scores.npz"
+
+MOST_BINS = 24
+"""Largest number of bins of a histogram of scores."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,36 @@ class Scores:
 
         columns = ["layer", "unit", *self._scorer_column, "keep", *self.raw]
         return pd.DataFrame(self._unit_rows(), columns=columns)
+
+    def plot(self, quantity: str | None = None) -> alt.LayerChart | alt.Chart:
+        """Return a chart of the scores, or of a quantity that they were computed from, which a notebook shows.
+
+        Args:
+            quantity: One of `raw`, such as "feature_entropy_nats": its mean over the units of each layer, from the
+                first layer to the last. None: how the scores of all layers are distributed, each layer standardised.
+
+        Raises:
+            InputError: There is no such quantity.
+        """
+        import pandas as pd
+
+        from prune_fe.charts import histogram, layer_profile, standalone
+
+        if quantity is None:
+            values = standardised(self)
+            counts, edges = np.histogram(values, bins=histogram_bins(len(values)))
+            frame = pd.DataFrame({"start": edges[:-1], "end": edges[1:], "count": counts})
+            return standalone(histogram(frame, "standardised score", f"Distribution of the scores: {self.scorer}"))
+        if quantity not in self.raw:
+            raise InputError(f"quantity {quantity!r}: {nearest(quantity, self.raw)}")
+        rows = [
+            {"criterion": self.scorer_of(layer), "depth": depth, "layer": layer}
+            | dict.fromkeys(("value", "low", "high"), self.layer_mean(quantity, layer))
+            for depth, layer in enumerate(self.keep, start=1)
+            if layer in self.raw[quantity]
+        ]
+        title = quantity.replace("_", " ")
+        return standalone(layer_profile(pd.DataFrame(rows), title, f"{title} of each layer"))
 
     @property
     def _scorer_column(self) -> list[str]:
@@ -259,6 +293,17 @@ class Scores:
     def _scorer_cell(self, layer: str) -> list[str]:
         """Return the cell of the column "scorer", which is there if the layers have several."""
         return [self.scorer_of(layer)] if self.other_scorers else []
+
+
+def standardised(scores: Scores) -> Array:
+    """Return the scores of all layers, each layer with mean 0 and standard deviation 1."""
+    layers = [(keep - keep.mean()) / (keep.std() or 1) for keep in scores.keep.values()]
+    return np.concatenate(layers) if layers else np.empty(0)
+
+
+def histogram_bins(count: int) -> int:
+    """Return the number of bins for so many values: about their square root, from 5 to `MOST_BINS`."""
+    return int(np.clip(np.ceil(np.sqrt(count)), 5, MOST_BINS))
 
 
 def weakest(scores: Array, count: int) -> list[int]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from prune_fe.ablation.tally import require_images
+from prune_fe.charts import ablation_curves, save_chart
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment.device import to_device
@@ -25,7 +26,6 @@ from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import nearest, safe_file_name
-from prune_fe.report.charts import ablation_curves, save_chart
 from prune_fe.report.tables import Table
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scoring.score import check_scorer

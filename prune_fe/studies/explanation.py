@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, Subset
 from prune_fe.ablation.curves import UnitAblation
 from prune_fe.ablation.tally import require_images
 from prune_fe.ablation.trial import Trial
+from prune_fe.charts import rank_correlation
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import InputError
@@ -32,7 +33,6 @@ from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, network_task, raise_failures
 from prune_fe.io import safe_file_name
-from prune_fe.report.charts import rank_correlation
 from prune_fe.report.tables import Table
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scoring.score import check_scorer

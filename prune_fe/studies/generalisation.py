@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import Subset
 
+from prune_fe.charts import class_scatter, layer_status, save_chart
 from prune_fe.data.labels import image_labels
 from prune_fe.data.relabelled import corrupt_labels
 from prune_fe.distributed import rank
@@ -24,7 +25,6 @@ from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise
 from prune_fe.io import nearest, safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.records import read_record, write_record
-from prune_fe.report.charts import class_scatter, layer_status, save_chart
 from prune_fe.report.tables import Table
 from prune_fe.scoring.scores import load_scores
 from prune_fe.studies.generalisation_tables import NetworkStatus, SetComparison

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from prune_fe.charts import layer_status
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
@@ -18,7 +19,6 @@ from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.steps import score_units
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task, raise_failures
 from prune_fe.io import safe_file_name
-from prune_fe.report.charts import layer_status
 from prune_fe.report.tables import Table
 from prune_fe.scoring.scores import FILE_NAME, Scores, load_scores
 from prune_fe.studies.cumulative_ablation import layers_name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from prune_fe.charts import save_chart
 from prune_fe.experiment.experiment import Experiment
-from prune_fe.report.charts import save_chart
 from prune_fe.report.tables import Table
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from prune_fe.charts import accuracy_against
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.results import UNPRUNED
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import Executor, Grid, LocalExecutor, Task
-from prune_fe.report.charts import accuracy_against
 from prune_fe.report.tables import Table
 from prune_fe.studies.output import write_study
 from prune_fe.studies.points import (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Subset
 
+from prune_fe.charts import sample_size
 from prune_fe.data.labels import image_labels
 from prune_fe.data.sampling import choose_images
 from prune_fe.errors import DataError, InputError
@@ -17,7 +18,6 @@ from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.io import safe_file_name
 from prune_fe.measure.statistics import Estimate
-from prune_fe.report.charts import sample_size
 from prune_fe.report.tables import Table
 from prune_fe.scorers import resolve_scorer
 from prune_fe.scorers.feature_entropy import FeatureEntropy

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_fe.charts import training_course
 from prune_fe.distributed import all_gather, rank
 from prune_fe.errors import InputError
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
@@ -23,7 +24,6 @@ from prune_fe.experiment.trained import initialise, save_trained
 from prune_fe.io import safe_file_name
 from prune_fe.measure.evaluate import evaluate
 from prune_fe.records import read_npz, write_npz
-from prune_fe.report.charts import training_course
 from prune_fe.report.tables import Table
 from prune_fe.scoring.scores import Scores
 from prune_fe.studies.layer_choice import ENTROPY, choose_class, choose_scored_images, find_scorable_layers

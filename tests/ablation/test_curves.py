@@ -1,5 +1,6 @@
 """Summaries of ablation curves, and results of several classes that are joined."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,11 @@ def test_single_units_have_no_curve() -> None:
         assert hasattr(Ablation, name)
         assert not hasattr(single, name)
     assert prune_fe.UnitAblation is UnitAblation
+
+
+def test_a_plot_shows_the_means_of_the_classes_with_images() -> None:
+    found = made_up(Ablation, [0, 2, 4], classes=2)
+    found = dataclasses.replace(found, images=np.array([5, 0]), hits=found.hits * [1, 0])
+    rows = [row for each in found.plot().to_dict()["datasets"].values() for row in each]
+    accuracy = {row["removed"]: row["value"] for row in rows if row["quantity"] == "accuracy"}
+    assert accuracy == dict(zip([0, 2, 4], found.accuracy[:, 0], strict=True))

@@ -51,3 +51,11 @@ def test_the_difference_to_the_masked_original_is_measured() -> None:
     with torch.no_grad():
         next(pruned.model.parameters()).add_(1)
     assert pruned.difference(model, X)[0] > 1e-2 * largest
+
+
+def test_a_plot_shows_the_share_of_its_units_that_each_layer_has_lost() -> None:
+    pruned = prune(small(), score(small(), scorer="random"), example=X, ratio={"features.0": 0.5, "features.7": 0.25})
+    [rows] = pruned.plot().to_dict()["datasets"].values()
+    shares = {row["layer"]: row["value"] for row in rows}
+    assert shares == {layer: len(step.removed[layer]) / step.units for step in pruned.steps for layer in step.layers}
+    assert shares["features.0"] == 0.5

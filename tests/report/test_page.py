@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from prune_fe.report.charts import criterion_bars, histogram, layer_profile, trade_off
-from prune_fe.report.charts.theme import COLOURS
+from prune_fe.charts import criterion_bars, histogram, layer_profile, trade_off
+from prune_fe.charts.theme import COLOURS
 from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, PageTable, Row, Section, Text, render_page
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -141,3 +141,14 @@ def test_scores_without_classes_have_none_of_their_own() -> None:
     assert not SCORES.has_classes  # its quantities are not those of the scorer
     with pytest.raises(InputError, match=r"scores of feature-entropy are of all classes together; score\(…, classes="):
         SCORES.of_class("cat")
+
+
+def test_a_plot_shows_the_distribution_or_a_quantity_of_each_layer() -> None:
+    bins = SCORES.plot().to_dict()
+    assert "var(--" not in str(bins)
+    [rows] = bins["datasets"].values()
+    assert sum(row["count"] for row in rows) == 3
+    [rows] = SCORES.plot("norm").to_dict()["datasets"].values()
+    assert [(row["layer"], row["value"]) for row in rows] == [("a", 3.5), ("b", 5.0)]
+    with pytest.raises(InputError, match="quantity 'nrm': did you mean 'norm'"):
+        SCORES.plot("nrm")

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
 
 
 def rank_correlation(points: pd.DataFrame, title: str) -> alt.LayerChart:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prune_fe.report.charts import (
+from prune_fe.charts import (
     ablation_curves,
     accuracy_against,
     accuracy_bars,
@@ -31,7 +31,7 @@ from prune_fe.report.charts import (
     trade_off,
     training_course,
 )
-from prune_fe.report.charts.theme import COLOURS, SERIES, SHAPES, SeriesStyle, spread_labels
+from prune_fe.charts.theme import COLOURS, SERIES, SHAPES, SeriesStyle, spread_labels
 
 SCORERS = ["feature-entropy", "l1-filter", "hrank", "random"]
 

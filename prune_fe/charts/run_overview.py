@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
 
 
 def run_overview(profile: pd.DataFrame, accuracies: pd.DataFrame, title: str, accuracy_title: str) -> alt.HConcatChart:

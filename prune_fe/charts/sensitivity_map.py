@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import WIDTH, heading
+from prune_fe.charts.theme import WIDTH, heading
 
 ROW = 20
 """Pixels of a row."""

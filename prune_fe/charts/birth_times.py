@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle
 
 
 def birth_times(times: pd.DataFrame, title: str) -> alt.LayerChart:

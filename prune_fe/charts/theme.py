@@ -335,6 +335,19 @@ def specification(chart: alt.TopLevelMixin) -> dict[str, Any]:
         return {**chart.to_dict(), "config": CONFIG}
 
 
+def standalone(chart: alt.TopLevelMixin, mode: str = "light") -> Any:
+    """Return a chart that needs no page around it: with the theme, the colours of a mode and a width of its own.
+
+    Args:
+        chart: One of this package's charts.
+        mode: "light" or "dark".
+
+    Returns:
+        A chart of altair, of the same kind, which a notebook shows and `save` writes.
+    """
+    return alt.Chart.from_dict(_coloured(chart, mode))
+
+
 def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> None:
     """Draw a chart into a file. The same chart gives the same bytes.
 
@@ -348,13 +361,7 @@ def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> Non
     """
     import vl_convert
 
-    colours = COLOURS[mode]
-    drawn = specification(chart)
-    # There is no container whose width a file could take.
-    drawn |= {"width": WIDTH} if drawn.get("width") == "container" else {}
-    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], json.dumps(drawn))
-    content = json.loads(text)
-    content["config"]["background"] = colours["surface"]
+    content = _coloured(chart, mode)
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     if path.suffix == ".svg":
         write_bytes(path, vl_convert.vegalite_to_svg(content, vl_version=version).encode("utf-8"))
@@ -362,3 +369,13 @@ def save_chart(chart: alt.TopLevelMixin, path: Path, mode: str = "light") -> Non
         write_bytes(path, vl_convert.vegalite_to_png(content, vl_version=version, scale=2))
     else:
         raise ValueError(f"{path}: a chart is saved as .svg or .png")
+
+
+def _coloured(chart: alt.TopLevelMixin, mode: str) -> dict[str, Any]:
+    """Return a chart's specification with the colours of a mode in the place of their names."""
+    colours, drawn = COLOURS[mode], specification(chart)
+    # There is no container whose width a file could take.
+    drawn |= {"width": WIDTH} if drawn.get("width") == "container" else {}
+    content: dict[str, Any] = json.loads(re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], json.dumps(drawn)))
+    content["config"]["background"] = colours["surface"]
+    return content

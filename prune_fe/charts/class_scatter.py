@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
 
 
 def class_scatter(points: pd.DataFrame, title: str) -> alt.HConcatChart:

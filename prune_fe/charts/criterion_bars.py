@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import SeriesStyle
+from prune_fe.charts.theme import SeriesStyle
 
 
 def criterion_bars(values: pd.DataFrame, x_title: str, title: str, form: str = ".1f") -> alt.LayerChart:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import SeriesStyle
+from prune_fe.charts.theme import SeriesStyle
 
 BAR_HEIGHT = 26
 

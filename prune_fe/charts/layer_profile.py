@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, series_lines
+from prune_fe.charts.theme import HEIGHT, MOST_BANDS, SeriesStyle, series_lines
 
 
 def layer_profile(

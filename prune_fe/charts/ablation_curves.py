@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading, series_lines
 
 ORDERS = {"ascending": "ascending: best units first", "descending": "descending: worst units first"}
 QUANTITIES = {"accuracy": "test accuracy", "loss": "test loss (nats)"}

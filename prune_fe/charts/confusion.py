@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import heading
+from prune_fe.charts.theme import heading
 
 CELL, LARGEST = 22, 620
 """Pixels of a class, and at most of the whole matrix."""

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
+from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle, heading
 
 AGREED = (0.9, 0.95, 0.99)
 QUANTILES = {"low": 0.025, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.975}

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from prune_fe.report.charts.theme import SeriesStyle, spread_labels
+from prune_fe.charts.theme import SeriesStyle, spread_labels
 
 HEIGHT = 380
 LABEL_WIDTH = alt.ExprRef("containerSize()[0] > 0 && containerSize()[0] < 500 ? 100 : 160")
