@@ -23,6 +23,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +31,9 @@ from prune_fe.errors import EnvironmentFault, InputError
 
 PARTIAL = ".partial"
 """The end of the names of files and folders that are not whole yet."""
+
+CSV_DIGITS = 9
+"""Significant digits of a number in a CSV file: as many as float32 has, in which networks compute."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -243,7 +247,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 
@@ -332,8 +336,17 @@ def finite_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def safe_cell(value: Any) -> Any:
-    """Return a CSV cell that no spreadsheet runs as a formula: an apostrophe in front keeps it a text."""
+def csv_cell(value: Any) -> Any:
+    """Return a cell of a CSV file for people: a number with at most `CSV_DIGITS` digits, and no formula.
+
+    An apostrophe in front keeps a text that a spreadsheet would run as a formula. Numbers that are read back to the bit
+    stand in JSON or npz files beside the table.
+
+    >>> csv_cell(2 / 3), csv_cell(1234567), csv_cell("=1+1")
+    (0.666666667, 1234567, "'=1+1")
+    """
+    if isinstance(value, Real) and not isinstance(value, Integral):  # also NumPy's numbers
+        return float(f"{value:.{CSV_DIGITS}g}")
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,18 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prune_fe.errors import EnvironmentFault, InputError
 from prune_fe.io import (
     claimed,
+    csv_cell,
     explain_disk_errors,
     finite_json,
     lock_folder,
     nearest,
     new_files,
     new_folder,
-    safe_cell,
     safe_file_name,
     temporary_folder,
     write_bytes,
@@ -121,12 +123,26 @@ def test_csv_keeps_texts_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
 def test_a_cell_that_a_spreadsheet_would_run_is_quoted(value: str) -> None:
-    assert safe_cell(value) == f"'{value}"
+    assert csv_cell(value) == f"'{value}"
+
+
+def test_a_number_has_at_most_nine_digits() -> None:
+    assert [csv_cell(value) for value in (1 / 3, 1e-20 / 3, 123456789.25, 2.0, 12345678901, True, None)] == [
+        0.333333333,
+        3.33333333e-21,
+        123456789.0,
+        2.0,
+        12345678901,
+        True,
+        None,
+    ]
+    assert math.isnan(csv_cell(math.nan))
+    assert csv_cell(np.float32(0.1)) == 0.1
 
 
 @pytest.mark.parametrize("value", ["a=1", "", -1, 0.5, None])
 def test_other_cells_stay(value: Any) -> None:
-    assert safe_cell(value) == value
+    assert csv_cell(value) == value
 
 
 # Folders

@@ -198,4 +198,4 @@ def read_image_list(file: Path) -> list[str]:
         raise DataError(f"{file}: not a list of images that can be read ({error})") from error
     if not rows or any(row.get("image") is None for row in rows):
         raise DataError(f"{file}: a list of images has a column 'image' and at least one row")
-    return [row["image"].removeprefix("'") for row in rows]  # io.safe_cell puts the apostrophe there.
+    return [row["image"].removeprefix("'") for row in rows]  # io.csv_cell puts the apostrophe there.

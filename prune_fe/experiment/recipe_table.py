@@ -126,10 +126,15 @@ def keys_markdown() -> str:
     for key in recipe_keys():
         default = f"`{key.default}`" if key.default else "**needed**"
         known = first.setdefault(key.help, key.name)
-        meaning = re.sub(r"([|<>])", r"\\\1", key.help) if known == key.name else f"as `{known}`"
+        meaning = escape_cell(key.help) if known == key.name else f"as `{known}`"
         lines.append(f"| `{key.name}` | {default} | {key.allowed} | {meaning} |")
     lines += ["", f"Scorers: {', '.join(f'`{name}`' for name in BUILT_IN)}, and those of installed packages.", "", END]
     return "\n".join(lines)
+
+
+def escape_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table shows it."""
+    return re.sub(r"([|<>])", r"\\\1", text)
 
 
 def recipes_markdown() -> str:
@@ -149,6 +154,11 @@ def with_tables(text: str) -> str:
         text: The text, with the lines that are around each table.
     """
     for begin, end, table in ((LIST_BEGIN, LIST_END, recipes_markdown()), (BEGIN, END, keys_markdown())):
-        before, _, rest = text.partition(begin)
-        text = before + table + rest.partition(end)[2]
+        text = put_between(text, begin, end, table)
     return text
+
+
+def put_between(text: str, begin: str, end: str, table: str) -> str:
+    """Return a text with a table in the place of two lines and what stands between them; the table has both lines."""
+    before, _, rest = text.partition(begin)
+    return before + table + rest.partition(end)[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune_fe.io import safe_cell, write_text
+from prune_fe.io import csv_cell, write_text
 from prune_fe.measure.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ def escape_markdown(text: str) -> str:
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a data frame without its index as CSV, whole or not at all; no cell is a formula for a spreadsheet."""
-    write_text(path, frame.map(safe_cell).to_csv(index=False, lineterminator="\r\n"))
+    write_text(path, frame.map(csv_cell).to_csv(index=False, lineterminator="\r\n"))

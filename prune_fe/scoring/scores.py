@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.file_types import require_path
-from prune_fe.io import explain_disk_errors, nearest, replacing, safe_cell
+from prune_fe.io import csv_cell, explain_disk_errors, nearest, replacing
 from prune_fe.options import Natural, validate_value
 from prune_fe.records import damaged, read_npz, write_npz
 from prune_fe.scorers import resolve_scorer
@@ -288,7 +288,7 @@ class Scores:
             for unit in range(len(keep) if known else 0):
                 for index, name in enumerate(self.classes):
                     values = (float(known[q][index, unit]) if q in known else "" for q in quantities)
-                    yield [layer, unit, safe_cell(name), *values]
+                    yield [layer, unit, name, *values]
 
     def _scorer_cell(self, layer: str) -> list[str]:
         """Return the cell of the column "scorer", which is there if the layers have several."""
@@ -379,7 +379,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any
     with explain_disk_errors(path), replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 
 def _over_classes(values: Array) -> Array:

@@ -60,7 +60,7 @@ def test_agreement_csv_has_every_pair(reported: Path, findings: Findings) -> Non
                              "jaccard_ratio_0.25", "jaccard_ratio_0.75"]  # fmt: skip
     row = next(r for r in rows if (r["network"], r["one"], r["other"], r["layer"]) == ("two", "zeros", "random",
                                                                                        "features.4"))  # fmt: skip
-    assert float(row["spearman"]) == findings.agreement("two", "zeros", "random")["features.4"]
+    assert float(row["spearman"]) == pytest.approx(findings.agreement("two", "zeros", "random")["features.4"], rel=1e-8)
 
 
 def test_report_json_has_the_means_and_differences(reported: Path, findings: Findings) -> None:
