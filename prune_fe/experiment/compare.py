@@ -17,6 +17,7 @@ import torch
 from prune_fe.distributed import all_gather, rank
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.experiment.device import to_device
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.recipe import CONTROLS, Recipe, with_controls
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, load_result, save_test_labels
@@ -132,23 +133,29 @@ class Comparison:
             for network in self.recipe.compare.networks:
                 experiment = dataclasses.replace(self.experiment.with_network(network), seed=seed)
                 unpruned, scores = experiment.result_path(UNPRUNED), experiment.seed_folder / "scores.json"
-                yield self._task(unpruned, (), self._train, network, seed)
-                yield self._task(scores, (unpruned,), self._score, network, seed)
+                train, scoring, pruning = (Kind(f"{network}: {name}") for name in ("train", "score", "prune"))
+                pruning = dataclasses.replace(pruning, shorter="fewer operating points, criteria or seeds")
+                yield self._task(unpruned, (), self._train, network, seed, kind=train)
+                yield self._task(scores, (unpruned,), self._score, network, seed, kind=scoring)
                 for amount in amounts:
                     for label in labels:
                         path = experiment.result_path(label, amount)
-                        yield self._task(path, (scores,), self._prune, network, seed, label, amount)
+                        yield self._task(path, (scores,), self._prune, network, seed, label, amount, kind=pruning)
                     control = experiment.result_path(self._control_label, amount)
                     for label in scratch:
                         path = experiment.result_path(label, amount)
-                        late.append(self._task(path, (control,), self._from_scratch, network, seed, label, amount))
+                        kind = Kind(f"{network}: {label}", "smaller budgets of compare.scratch")
+                        arguments = (self._from_scratch, network, seed, label, amount)
+                        late.append(self._task(path, (control,), *arguments, kind=kind))
                 if has_tuned_control(self.recipe):
                     yield self._task(experiment.result_path(TUNED), (unpruned,), self._tune_unpruned, network, seed)
         yield from late
 
-    def _task(self, result: Path, needs: tuple[Path, ...], work: Any, *arguments: Any) -> Task:
+    def _task(
+        self, result: Path, needs: tuple[Path, ...], work: Any, *arguments: Any, kind: Kind | None = None
+    ) -> Task:
         name = ".".join(result.relative_to(self.experiment.folder.path).with_suffix("").parts)
-        return Task(name, result, needs, functools.partial(work, *arguments, result))
+        return Task(name, result, needs, functools.partial(work, *arguments, result), kind=kind)
 
     def _select(self, network: str, seed: int) -> Experiment:
         """Return the experiment of a network and seed."""

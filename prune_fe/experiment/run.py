@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from torch import Tensor, nn
 
 from prune_fe.experiment.device import to_device
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.experiment import Experiment, Reporter, begin
 from prune_fe.experiment.origin import origin_of
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
@@ -44,6 +45,9 @@ from prune_fe.training.recalibration import recalibrate
 
 MEASURED = "cells."
 """Prefix of the name of a task whose result is a measured network."""
+
+TRAINING, SCORING, PRUNING = Kind("train"), Kind("score"), Kind("prune", "fewer scorers or seeds")
+"""Tasks that take about the same time."""
 
 WithSeed = Callable[[int], Experiment]
 """Function from a seed to the experiment of that seed."""
@@ -122,13 +126,15 @@ def run_tasks(experiment: Experiment) -> Iterator[Task]:
     for seed in experiment.recipe.seeds:
         of_seed = dataclasses.replace(experiment, seed=seed)
         unpruned = of_seed.result_path(UNPRUNED)
-        yield Task(f"{MEASURED}{unpruned.stem}", unpruned, (), functools.partial(_train, with_seed, seed))
+        work = functools.partial(_train, with_seed, seed)
+        yield Task(f"{MEASURED}{unpruned.stem}", unpruned, (), work, kind=TRAINING)
         if has_tuned_control(experiment.recipe):
             path = of_seed.result_path(TUNED)
             yield Task(f"{MEASURED}{path.stem}", path, (unpruned,), functools.partial(_tune_unpruned, with_seed, seed))
         # The scores of a pass are saved in the order of their labels.
         scores = of_seed.seed_folder / experiment.recipe.scorers[-1].label / SCORES
-        yield Task(f"seed-{seed}.scores", scores, (unpruned,), functools.partial(_score, with_seed, seed))
+        work = functools.partial(_score, with_seed, seed)
+        yield Task(f"seed-{seed}.scores", scores, (unpruned,), work, kind=SCORING)
         for entry in experiment.recipe.scorers:
             path, needs = of_seed.result_path(entry.label), [unpruned, scores]
             if experiment.recipe.prune.is_auto:
@@ -136,7 +142,8 @@ def run_tasks(experiment: Experiment) -> Iterator[Task]:
                 work = functools.partial(_measure_sensitivity, with_seed, seed, entry.label)
                 yield Task(f"seed-{seed}.{entry.label}.sensitivity", curves, needs, work)
                 needs = [*needs, curves]
-            yield Task(f"{MEASURED}{path.stem}", path, needs, functools.partial(_prune, with_seed, seed, entry))
+            work = functools.partial(_prune, with_seed, seed, entry)
+            yield Task(f"{MEASURED}{path.stem}", path, needs, work, kind=PRUNING)
 
 
 def _train(with_seed: WithSeed, seed: int) -> None:

@@ -16,6 +16,7 @@ from prune_fe.data.sampling import choose_images
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import DataError
 from prune_fe.experiment.device import to_device
+from prune_fe.experiment.estimate import TrainingTime
 from prune_fe.experiment.recipe import (
     ScorerEntry,
 )
@@ -126,9 +127,11 @@ def fit(
         The epochs; the first describes the network before training.
     """
     splits, progress = experiment.splits, experiment.reporter.progress(description)
+    estimate = TrainingTime(experiment.reporter.say, description)
 
     def report(epoch: Epoch | None, done: int, total: int) -> None:
         progress(done, total)
+        estimate.step(done, total)
         if epoch is not None and after_epoch is not None:
             after_epoch(epoch)
 

@@ -7,13 +7,15 @@ logged, and stops only the tasks that need its result.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from prune_fe.distributed import from_rank_0, world_size
 from prune_fe.errors import DataError, InputError, PruneFEError
+from prune_fe.experiment.estimate import Kind, TaskTimes
 from prune_fe.experiment.experiment import Experiment, Reporter
 from prune_fe.experiment.recipe import TRAINED, Recipe
 from prune_fe.experiment.run_folder import RunFolder
@@ -31,12 +33,15 @@ class Task:
         result: File that `work` writes as its last step, whole or not at all.
         needs: Results of other tasks that must exist before the work can begin.
         work: Function that does the work.
+        kind: Tasks that take about the same time, from which it is estimated how long a run takes; None where no other
+            task does.
     """
 
     name: str
     result: Path
     needs: Sequence[Path]
     work: Callable[[], None]
+    kind: Kind | None = field(default=None, kw_only=True)
 
     @property
     def is_finished(self) -> bool:
@@ -105,11 +110,15 @@ class LocalExecutor:
         """
         check_order(tasks)
         failures: dict[str, PruneFEError] = {}
-        progress = self.reporter.progress("tasks")
+        progress, times = self.reporter.progress("tasks"), TaskTimes(self.reporter.say)
         for number, task in enumerate(tasks):
             progress(number, len(tasks))
             if self._is_open(task, lost_results(tasks, failures)):
+                began = time.monotonic()
                 self._work_on(task, failures)
+                if task.name not in failures and not times.has_said:
+                    left = [each.kind for each in tasks[number + 1 :] if not each.is_finished]
+                    times.add(task.kind, time.monotonic() - began, left)
         progress(len(tasks), len(tasks))
         return failures
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from prune_fe.experiment.estimate import WORTH_SAYING, describe_seconds
 from prune_fe.io import shorten
 from prune_fe.report.numbers import format_count, format_spread
 
@@ -84,13 +85,20 @@ class ConsoleReporter:
         return update
 
     def _line_progress(self, task: str) -> Callable[[int, int], None]:
-        last = time.monotonic()
+        last, first = time.monotonic(), (0, time.monotonic())
 
         def update(completed: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= PLAIN_SECONDS:
-                last = time.monotonic()
-                self.say(f"  {task}: {completed} of {total}" if total else f"  {task}: {completed}")
+            nonlocal last, first
+            now = time.monotonic()
+            if completed < first[0] or first[0] == 0:  # what was finished before tells nothing about the pace
+                first = completed, now
+            if now - last < PLAIN_SECONDS:
+                return
+            last, text = now, f"  {task}: {completed} of {total}" if total else f"  {task}: {completed}"
+            if (n := completed - first[0]) > 0 and total:
+                left = (now - first[1]) / n * (total - completed)
+                text += f", about {describe_seconds(left)} left" if left >= WORTH_SAYING else ""
+            self.say(text)
 
         return update
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.tasks import Task
 from prune_fe.scorers import resolve_scorer
@@ -77,9 +78,9 @@ class ClassScores:
     def tasks(self) -> Iterator[Task]:
         """Yield one task for each pass."""
         for folder in self.passes:
-            yield Task(
-                f"seed-{self.experiment.seed}.scores.{folder}", self._result(folder), (), partial(self._make, folder)
-            )
+            name, work = f"seed-{self.experiment.seed}.scores.{folder}", partial(self._make, folder)
+            kind = Kind("scores of a class") if folder.startswith("class-") else None
+            yield Task(name, self._result(folder), (), work, kind=kind)
 
     def needs(self, label: str) -> list[Path]:
         """Return the results of the tasks that a scorer's scores come from; the control needs none."""

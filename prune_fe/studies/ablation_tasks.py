@@ -17,6 +17,7 @@ from prune_fe.ablation.curves import Ablation, join
 from prune_fe.ablation.trial import Run, Trial
 from prune_fe.data.datasets import Rescaled
 from prune_fe.errors import InputError
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.tasks import Task, network_task
 from prune_fe.scoring.scores import Array, weakest
@@ -24,6 +25,9 @@ from prune_fe.studies.ablation_files import finished_classes, load_ablations, lo
 from prune_fe.studies.ablation_scores import ClassScores
 from prune_fe.studies.ablation_tables import ORDERS, AblatedNetwork
 from prune_fe.tracing.layers import Layer
+
+CURVE_STEP = 4
+"""The option that shortens the curves, `ablate.every`, is proposed this many times as large as it is."""
 
 SAVE_SECONDS = 30.0
 """Time between two saves of the curves of a task with many classes, if one class does not take longer."""
@@ -93,10 +97,15 @@ class NetworkAblation:
         if len(self.layers) == 1:
             path = self._single_units_path
             yield AblationTask(f"{seed}.single-units", path, (), self._make_single_units, self.class_names)
+        every = CURVE_STEP * self.experiment.recipe.ablate.every
+        curves = Kind("curves")
+        if len(self.layers) == 1 and every < self.layers[0].units:  # of several layers, the number of masks is fixed
+            curves = Kind("curves", f"ablate.every={every}", 1 / CURVE_STEP)
         for label in self.scores.labels:
             for order in ORDERS:
                 path, work = self._curve_path(label, order), partial(self._make_curves, label, order)
-                yield AblationTask(f"{seed}.{label}.{order}", path, self.scores.needs(label), work, self.class_names)
+                needs = self.scores.needs(label)
+                yield AblationTask(f"{seed}.{label}.{order}", path, needs, work, self.class_names, kind=curves)
 
     def load(self) -> AblatedNetwork:
         """Return the finished ablations."""

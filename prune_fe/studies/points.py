@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_fe.data.labels import image_labels
 from prune_fe.errors import CheckpointError, InputError
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.experiment import Experiment
 from prune_fe.experiment.recipe import Recipe, ScorerEntry
 from prune_fe.experiment.results import ADVICE, UNPRUNED
@@ -140,7 +141,8 @@ class PointGroup:
         scores = self.scores_folder / self.entries[-1].label / SCORES
         yield Task(f"{self._task_name(self.scores_folder)}.scores", scores, (), self._score)
         for entry in self.entries:
-            yield Task(f"{name}.{entry.label}", self.path(entry.label), (scores,), partial(self._make_point, entry))
+            work = partial(self._make_point, entry)
+            yield Task(f"{name}.{entry.label}", self.path(entry.label), (scores,), work, kind=Kind("points"))
 
     def _task_name(self, folder: Path) -> str:
         return folder.relative_to(self.experiment.place).as_posix().replace("/", ".")

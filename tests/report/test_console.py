@@ -72,6 +72,17 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
     assert out.getvalue().splitlines() == [f"  scoring: {n} of 60" for n in (15, 30, 45, 60)]
 
 
+def test_a_long_step_says_how_long_it_will_take_at_its_own_pace(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    tick = ConsoleReporter(Console(file=out, width=80)).progress("training")
+    for step in range(500, 516):  # 499 steps were finished before
+        now[0] += 1.0
+        tick(step, 1100)
+    assert out.getvalue().splitlines() == ["  training: 514 of 1100, about 10 minutes left"]
+
+
 def test_after_an_exception_progress_is_shown_again():
     out = io.StringIO()
     reporter = ConsoleReporter(Console(file=out, width=80, force_terminal=True))

@@ -1,0 +1,129 @@
+"""How long a run will still take, from the measured time of its finished tasks and of the first steps of a training."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WORTH_SAYING = 120.0
+"""Seconds from which on an estimate is printed."""
+
+MEASURED_STEPS, MEASURED_SECONDS = 20, 10.0
+"""Steps of a training, without the first one, after which its time is estimated; fewer where they take that long."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Tasks that take about the same time.
+
+    Attributes:
+        name: Name of the kind.
+        shorter: What makes such tasks shorter or fewer, such as "ablate.every=4"; "" where nothing does.
+        factor: Share of their time that is left with it; None where that depends on what the user takes away.
+    """
+
+    name: str
+    shorter: str = ""
+    factor: float | None = None
+
+
+class TaskTimes:
+    """Says once how long the open tasks will take, as soon as a task of their kind has been measured.
+
+    Args:
+        say: Prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.seconds: dict[Kind, list[float]] = defaultdict(list)
+        self.has_said = False
+
+    def add(self, kind: Kind | None, seconds: float, open_kinds: Sequence[Kind | None]) -> None:
+        """Add the time of a finished task, and say how long the others will take if it is long and not said yet.
+
+        Args:
+            kind: The kind of the finished task; None is not measured.
+            seconds: How long it took.
+            open_kinds: The kinds of the tasks that are left.
+        """
+        if kind is None:
+            return
+        self.seconds[kind].append(seconds)
+        if self.has_said or kind not in open_kinds:
+            return
+        text = self._describe(open_kinds)
+        if text is not None:
+            self.say(text)
+            self.has_said = True
+
+    def _describe(self, open_kinds: Sequence[Kind | None]) -> str | None:
+        """Return the estimate; None if it is short."""
+        known = [kind for kind in open_kinds if kind in self.seconds]
+        times = {kind: sum(values) / len(values) for kind, values in self.seconds.items()}
+        total = sum(times[kind] for kind in known if kind is not None)
+        if total < WORTH_SAYING:
+            return None
+        n_known, n_open = len(known), len(open_kinds)
+        count = f"{n_known} tasks" if n_known == n_open else f"{n_known} of the {n_open} tasks"
+        text = f"about {describe_seconds(total)} for {count} that are left, at the pace of those before"
+        # The kind that takes the most time is the one to shorten.
+        longest = max(set(known), key=lambda kind: times[kind] * known.count(kind) if kind is not None else 0.0)
+        if longest is None or not longest.shorter:
+            return text
+        if longest.factor is None:
+            return f"{text}; {longest.shorter} shorten it"
+        saved = (1 - longest.factor) * times[longest] * known.count(longest)
+        return f"{text}; {longest.shorter} would make it about {describe_seconds(total - saved)}"
+
+
+class TrainingTime:
+    """Says once how long a training will take, from the time of its first steps.
+
+    Args:
+        say: Prints a line.
+        name: Name of the training.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.say, self.name, self.clock = say, name, clock
+        self.began: tuple[int, float] | None = None
+        self.has_said = False
+
+    def step(self, done: int, total: int) -> None:
+        """Count a step.
+
+        Args:
+            done: Steps that are done.
+            total: Steps in all.
+        """
+        if self.has_said or total <= 0:
+            return
+        if self.began is None:  # The first step is slower than the others.
+            self.began = done, self.clock()
+            return
+        steps, seconds = done - self.began[0], self.clock() - self.began[1]
+        if steps < 1 or (steps < MEASURED_STEPS and seconds < MEASURED_SECONDS):
+            return
+        self.has_said = True
+        left = seconds / steps * (total - done)
+        if left >= WORTH_SAYING:
+            self.say(
+                f"{self.name}: about {describe_seconds(left)} for {total - done:,} steps, at the pace of the first "
+                f"{steps}; fewer epochs shorten it"
+            )
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration in words, with as many digits as an estimate has.
+
+    >>> describe_seconds(45), describe_seconds(100), describe_seconds(2500), describe_seconds(9000)
+    ('1 minute', '2 minutes', '42 minutes', '2.5 hours')
+    """
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 90:
+        return f"{minutes} minute" + "s" * (minutes > 1)
+    return f"{seconds / 3600:.1f} hours"
