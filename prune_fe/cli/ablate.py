@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prune_fe.cli.output import print_tables, reporter
-from prune_fe.cli.parameters import ExecutorFlags, NetworkFlags, RecipeFlags, RecipePath, Seeds, Several
+from prune_fe.cli.output import print_json, print_tables, reporter, text_to_stderr
+from prune_fe.cli.parameters import ExecutorFlags, Json, NetworkFlags, RecipeFlags, RecipePath, Seeds, Several
 from prune_fe.cli.run_folders import open_run, using
 from prune_fe.experiment.options import ExecutorOptions
 
@@ -21,6 +21,7 @@ def ablate(
     class_: Annotated[list[str] | None, Several, Parameter(name="--class")] = None,
     seed: Seeds = None,
     executor: ExecutorFlags = ExecutorOptions(),
+    json: Json = False,
 ) -> None:
     """Mask the units of a layer one after the other, ordered by every scorer, and measure test accuracy.
 
@@ -37,6 +38,7 @@ def ablate(
             with one run of the whole network for each mask.
         class_: Names of one or more classes; default: all.
     """
+    text_to_stderr(json)
     checked, folder = open_run(recipe, flags, seed, network=network)
     from prune_fe.experiment.executors import open_executor
     from prune_fe.studies.cumulative_ablation import ablation_study
@@ -44,3 +46,5 @@ def ablate(
     with using(folder, flags.resume), open_executor(executor, checked, folder, reporter) as chosen:
         tables = ablation_study(checked, folder, reporter, layer, class_, chosen)
     print_tables(tables)
+    if json:
+        print_json({"folder": str(folder.path), "numbers": [entry for table in tables for entry in table.entries()]})

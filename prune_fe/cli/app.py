@@ -73,8 +73,8 @@ RESUME_HINTS = {
 
 app = App(
     name="prune-fe",
-    help="Compress neural networks, ablate their units and benchmark pruning criteria. Every command takes --quiet, "
-    "which prints errors only, and --debug, which prints their traceback.",
+    help="Compress neural networks, ablate their units and benchmark pruning criteria.",
+    help_epilogue="Every command takes --quiet, which prints errors only, and --debug, which prints their traceback.",
     version=lambda: metadata.version("prune-fe"),
     version_flags=("--version", "-V"),
     default_parameter=Parameter(negative=()),
@@ -101,16 +101,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # A run must not end because "×" cannot be printed.
-    was_quiet, console.quiet = console.quiet, is_quiet
-    try:
+    was_quiet, console.quiet, was_stderr = console.quiet, is_quiet, console.stderr
+
+    def note(line: str) -> None:
         # Beside the numbers, which another program may read from the standard output.
-        with interrupting() as received, noting_warnings(lambda line: print(line, file=sys.stderr)):
+        if not is_quiet:
+            print(line, file=sys.stderr)
+
+    try:
+        with interrupting() as received, noting_warnings(note):
             return _run(words, debug, received)
     except KeyboardInterrupt:  # it came when the command had ended
         print(_interrupted(words), file=sys.stderr)
         return INTERRUPTED
     finally:
-        console.quiet = was_quiet
+        console.quiet, console.stderr = was_quiet, was_stderr
 
 
 def _run(words: Sequence[str], debug: bool, received: Sequence[int]) -> int:

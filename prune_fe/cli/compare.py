@@ -28,7 +28,7 @@ def compare(
     from prune_fe.distributed import from_rank_0, process_group, rank
 
     with process_group():
-        console.quiet = rank() > 0
+        console.quiet = console.quiet or rank() > 0
         opened = []
 
         def open_on_rank_0() -> str:

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new
 from prune_fe.cli.networks import Loaded, load, use_threads
-from prune_fe.cli.output import reporter, say_next
-from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Threads, Workers
+from prune_fe.cli.output import print_json, reporter, say_next, text_to_stderr
+from prune_fe.cli.parameters import Device, Json, ModelFlags, NewFolder, RequiredDataFlags, Seed, Threads, Workers
 from prune_fe.cli.run_folders import using
 from prune_fe.errors import InputError
 from prune_fe.experiment.recipe import CompressOptions, ModelOptions, PruneSection, resolve_recipe
@@ -40,6 +40,7 @@ def compress(
     workers: Workers = 0,
     seed: Seed = 0,
     set_: Assignments = None,
+    json: Json = False,
 ) -> None:
     """Compress a trained network: check, score, prune, recalibrate, fine-tune, measure, time, save, export, report.
 
@@ -53,6 +54,7 @@ def compress(
         output: A new folder, or one that this command has begun.
         seed: Seed of the images that are held out and scored on, and of their order in fine-tuning.
     """
+    text_to_stderr(json)
     require_data(data.data)
     if not (output / "recipe.yaml").is_file():
         require_new(output)
@@ -80,6 +82,8 @@ def compress(
     _say_export(output, result)
     say_next("evaluate", "--model", output / MODEL, "--data", data.data, "--latency")
     reporter.say(str(result))
+    if json:
+        print_json(result.numbers())
 
 
 def require_trained(model: ModelFlags) -> None:

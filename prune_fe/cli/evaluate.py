@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import require_data, require_new
-from prune_fe.cli.networks import Loaded, is_saved, load, require_forward
-from prune_fe.cli.output import console, print_json, reporter
-from prune_fe.cli.parameters import AtLeastOne, BatchSize, DataFlags, Device, ModelFlags, Several, ThreadNumber, Workers
+from prune_fe.cli.networks import Loaded, is_saved, load, require_forward, use_threads
+from prune_fe.cli.output import console, print_json, reporter, text_to_stderr
+from prune_fe.cli.parameters import (
+    AtLeastOne,
+    BatchSize,
+    DataFlags,
+    Device,
+    Json,
+    ModelFlags,
+    Several,
+    ThreadNumber,
+    Workers,
+)
 from prune_fe.errors import InputError
 from prune_fe.report.console import WideTable, latency_table
 
@@ -41,7 +51,7 @@ def evaluate(
     memory_format: Annotated[list[Literal["contiguous", "channels_last"]] | None, Several] = None,
     seconds: Annotated[float | None, Parameter(validator=validators.Number(gt=0, lt=math.inf))] = None,
     output: Path | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> None:
     """Print accuracy, loss and cost of a network on the images of val/; with --latency, whether pruning made it faster.
 
@@ -51,13 +61,16 @@ def evaluate(
         latency: Time a pruned network and its original in turn; this needs no --data.
         against: The network to compare with, a name or a folder; default: the saved model's network before pruning.
         batch_sizes: Images of one forward pass, one or more numbers for --latency; default: 1 and 32.
-        threads: CPU threads, one or more numbers for --latency; default: 1 and all.
+        threads: CPU threads; for --latency one or more numbers. Default: torch's choice, and for --latency 1 and all.
         dtype: Data types of weights and images, one or more for --latency; default: float32.
         memory_format: Memory formats of weights and images, one or more for --latency; default: both.
         seconds: How long each network is timed in each setting; default: 0.5.
         output: A new folder for the numbers, a table of the classes and the confusion matrix, as JSON, CSV and figure.
-        json: Print the numbers as JSON, and nothing else.
     """
+    text_to_stderr(json)
+    if not latency and threads is not None and len(threads) == 1:
+        use_threads(threads[0])
+        threads = None
     settings = {
         "batch_sizes": batch_sizes,
         "threads": threads,
@@ -77,7 +90,6 @@ def evaluate(
         if data.data is None:
             raise InputError("--output holds what is measured on images: pass --data PATH")
         require_new(output)
-    console.quiet = console.quiet or json
     loaded = load(model, data, device, seed=0)
     original = _load_original(model.model, against, loaded) if latency else None
     quality: dict[str, Any] = {}

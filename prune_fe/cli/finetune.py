@@ -14,8 +14,18 @@ from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
 from prune_fe.cli.networks import Loaded, is_saved, load, read_notes, use_threads
-from prune_fe.cli.output import console, noting_warnings, reporter, say_next
-from prune_fe.cli.parameters import Device, ModelFlags, NewFolder, RequiredDataFlags, Seed, Several, Threads, Workers
+from prune_fe.cli.output import console, noting_warnings, print_json, reporter, say_next, text_to_stderr
+from prune_fe.cli.parameters import (
+    Device,
+    Json,
+    ModelFlags,
+    NewFolder,
+    RequiredDataFlags,
+    Seed,
+    Several,
+    Threads,
+    Workers,
+)
 from prune_fe.errors import InputError, PruneFEError
 from prune_fe.experiment.recipe import MAY_HAVE_SEEN, held_out_images
 from prune_fe.io import claimed, explain_disk_errors, new_folder
@@ -46,6 +56,7 @@ def finetune(
     checkpoints: Path | None = None,
     teacher: str | None = None,
     log: Annotated[list[Literal["tensorboard", "wandb"]] | None, Several] = None,
+    json: Json = False,
 ) -> None:
     """Train a network on train/ and keep its best epoch on images held out from train/ (or on --validation PATH).
 
@@ -62,6 +73,7 @@ def finetune(
         log: Write the epochs for TensorBoard too, to OUTPUT.tensorboard, or send them to Weights & Biases. They are
             always in OUTPUT/epochs.csv.
     """
+    text_to_stderr(json)
     if options.distill is not None and teacher is None:
         raise InputError("--distill-weight and --distill-temperature need --teacher")
     require_data(data.data)
@@ -71,7 +83,7 @@ def finetune(
     use_threads(threads)
     with process_group(), ExitStack() as stack:
         is_first = rank() == 0
-        console.quiet = not is_first
+        console.quiet = console.quiet or not is_first
         # Process 0 alone writes; an error of it ends the others too.
         from_rank_0(lambda: _claim(stack, output, checkpoints, unfinished))
         loaded = load(model, data, device, seed, new_classifier=True)
@@ -95,6 +107,9 @@ def finetune(
         from_rank_0(lambda: _save(loaded, model, seed, output, history, unfinished))
     reporter.say(f"epoch {_kept(history, options).number} is kept: {output}   (its epochs: {output / 'epochs.csv'})")
     say_next("evaluate", "--model", output, "--data", data.data)
+    if json and is_first:
+        epochs = [dataclasses.asdict(epoch) for epoch in history]
+        print_json({"output": str(output), "kept": _kept(history, options).number, "epochs": epochs})
 
 
 def _claim(stack: ExitStack, output: Path, checkpoints: Path | None, unfinished: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import new_output
 from prune_fe.cli.networks import load, use_threads
-from prune_fe.cli.output import console, reporter
-from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, Threads
+from prune_fe.cli.output import console, print_json, reporter, text_to_stderr
+from prune_fe.cli.parameters import DataFlags, Device, Json, ModelFlags, Threads
 from prune_fe.errors import InputError
 from prune_fe.io import write_json
 
@@ -31,6 +31,7 @@ def inspect(
     output: Path | None = None,
     device: Device = "cpu",
     threads: Threads = None,
+    json: Json = False,
 ) -> None:
     """Print the layers of a network, what can be removed of each, what not and why, and what each costs.
 
@@ -44,6 +45,7 @@ def inspect(
         size: Height and width of the images; default: the saved model's, or 224.
         output: Write the table to this new file as well, .csv or .json, with all columns of prune_fe.inspect.
     """
+    text_to_stderr(json)
     if output is not None and output.suffix not in SUFFIXES:
         raise InputError(f"--output {output}: allowed are names that end in {' or '.join(SUFFIXES)}")
     with ExitStack() as stack:
@@ -64,6 +66,8 @@ def inspect(
         reporter.say(line)
     if output is not None:
         reporter.say(f"table: {output}")
+    if json:
+        print_json(_content(table, model, loaded.example) | {"output": None if output is None else str(output)})
 
 
 def _write(output: Path, table: pd.DataFrame, model: str, example: Tensor) -> None:
@@ -73,5 +77,10 @@ def _write(output: Path, table: pd.DataFrame, model: str, example: Tensor) -> No
     if output.suffix == ".csv":
         write_frame(output, table)
         return
+    write_json(output, _content(table, model, example))
+
+
+def _content(table: pd.DataFrame, model: str, example: Tensor) -> dict[str, Any]:
+    """Return the table as the content of a JSON file."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    write_json(output, {"model": model, "image": list(example.shape[1:]), "layers": rows})
+    return {"model": model, "image": list(example.shape[1:]), "layers": rows}

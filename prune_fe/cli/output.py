@@ -40,6 +40,11 @@ def say_next(*words: object) -> None:
     reporter.say("next: " + shlex.join(["prune-fe", *map(str, words)]))
 
 
+def text_to_stderr(json: bool) -> None:
+    """Print everything that is for people to standard error, for a command whose standard output is JSON alone."""
+    console.stderr = console.stderr or json
+
+
 def print_json(content: Mapping[str, Any]) -> None:
     """Print JSON to standard output, also where nothing else is printed; NaN becomes null."""
     print(json.dumps(finite_json(content), indent=1, ensure_ascii=False))

@@ -51,6 +51,10 @@ Workers = Annotated[
     ),
 ]
 Threads = Annotated[int | None, Parameter(help="CPU threads; default: torch's choice.", validator=ThreadNumber)]
+Json = Annotated[
+    bool,
+    Parameter(name="--json", help="Print the main numbers and paths as one JSON object; all else goes to stderr."),
+]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 or mps.", validator=_check_device)]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))]
 RecipePath = Annotated[

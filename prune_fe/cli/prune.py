@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data
 from prune_fe.cli.networks import RECALIBRATED, Loaded, load, use_threads
-from prune_fe.cli.output import reporter, say_next
-from prune_fe.cli.parameters import DataFlags, Device, ModelFlags, NewFolder, Seed, Threads
+from prune_fe.cli.output import print_json, reporter, say_next, text_to_stderr
+from prune_fe.cli.parameters import DataFlags, Device, Json, ModelFlags, NewFolder, Seed, Threads
 from prune_fe.errors import DataError, InputError
 from prune_fe.experiment.recipe import PruneSection
 from prune_fe.signals import ignore_signals
@@ -36,6 +36,7 @@ def prune(
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Remove the units with the lowest scores, and write a folder that prune_fe.load reads.
 
@@ -50,6 +51,7 @@ def prune(
             refused.
         seed: Seed with which the images are drawn.
     """
+    text_to_stderr(json)
     require_data(data.data)
     if options.recalibrate is not None and data.data is None:
         raise InputError("--recalibrate needs training images: pass --data PATH")
@@ -64,9 +66,11 @@ def prune(
         )
     use_threads(threads)
     with new_output(output):
-        _prune(model, scores, sensitivity, options, data, other_weights, output, device, seed)
+        numbers = _prune(model, scores, sensitivity, options, data, other_weights, output, device, seed)
     reporter.say(f"pruned model: {output}")
     say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")
+    if json:
+        print_json({"model": model.model, "scores": str(scores), "output": str(output)} | numbers)
 
 
 def _prune(
@@ -79,8 +83,8 @@ def _prune(
     output: Path,
     device: str,
     seed: int,
-) -> None:
-    """Load, prune and save the network."""
+) -> dict[str, Any]:
+    """Load, prune and save the network, and return the main numbers."""
     from prune_fe.data.labels import image_labels
     from prune_fe.measure.cost import cost
     from prune_fe.models.saved import save
@@ -134,6 +138,13 @@ def _prune(
         f"parameters {before.parameters:,} -> {after.parameters:,}, multiply-adds {before.macs:,} -> {after.macs:,}: "
         + options.describe_reached(after.macs / before.macs, after.parameters / before.parameters)
     )
+    steps = [
+        {"layers": step.layers, "units": step.units, "asked": step.asked, "removed": step.count, "reason": step.left}
+        for step in pruned.steps
+    ]
+    costs = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after)}
+    left = {"macs_left": after.macs / before.macs, "parameters_left": after.parameters / before.parameters}
+    return costs | left | {"steps": steps, "notes": pruned.notes}
 
 
 def _rescoring(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -20,12 +20,13 @@ from prune_fe.cli.networks import (
     recalibration_words,
     use_threads,
 )
-from prune_fe.cli.output import console, reporter, say_next
+from prune_fe.cli.output import console, print_json, reporter, say_next, text_to_stderr
 from prune_fe.cli.parameters import (
     AtLeastOne,
     BatchSize,
     DataFlags,
     Device,
+    Json,
     ModelFlags,
     Seed,
     Several,
@@ -38,6 +39,8 @@ from prune_fe.report.console import layer_table, training_table
 from prune_fe.scorers.registry import BUILT_IN, SCORERS
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from prune_fe.data.splits import Splits
     from prune_fe.scoring.scores import Scores
 
@@ -66,6 +69,7 @@ def score(
     threads: Threads = None,
     seed: Seed = 0,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    json: Json = False,
 ) -> None:
     """Score every unit of a network; several scorers share one pass over the images.
 
@@ -95,6 +99,7 @@ def score(
         set_: KEY=VALUE, a setting of the scorer: --set rank=edges. With several scorers: --set
             feature-entropy.rank=edges.
     """
+    text_to_stderr(json)
     require_scorers(scorer)
     if from_checkpoints is not None and model.checkpoint is not None:
         raise InputError("--checkpoint and --from-checkpoints: give one of them")
@@ -104,7 +109,7 @@ def score(
     require_data(data.data)
     _require_score_folder(output)
     settings = scorer_settings(scorer, parse_assignments(set_))
-    from prune_fe.data.sampling import read_image_list, select_by_name
+    from prune_fe.data.sampling import read_image_list
     from prune_fe.experiment.run_folder import environment
     from prune_fe.models.checkpoints import list_checkpoints
     from prune_fe.scorers import resolve_scorer
@@ -121,12 +126,7 @@ def score(
     use_threads(threads)
     loaded = load(_with_first_checkpoint(model, checkpoints), data, device, seed)
     network, example = loaded.network, loaded.example
-    train = loaded.splits.train if loaded.splits else None
-    if train is not None and listed is not None:
-        try:
-            train = select_by_name(train, listed)
-        except DataError as error:
-            raise DataError(f"{error} (which training images are held out depends on --seed)") from error
+    train = _training_images(loaded, listed)
     request = {
         "model": model.model,
         "checkpoint": model.checkpoint or from_checkpoints,
@@ -180,6 +180,38 @@ def score(
         reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
     else:
         _print_scores(scores_by_name, output, model, loaded, data.data)
+    if json:
+        found = {"rows": rows} if checkpoints else {"scorers": _numbers(scores_by_name, output)}
+        print_json({"model": model.model, "output": str(output)} | found)
+
+
+def _training_images(loaded: Loaded, listed: Sequence[str] | None) -> Dataset[Any] | None:
+    """Return the training images, or those of them that are listed by name; None without --data."""
+    from prune_fe.data.sampling import select_by_name
+
+    if loaded.splits is None or listed is None:
+        return loaded.splits.train if loaded.splits else None
+    try:
+        return select_by_name(loaded.splits.train, listed)
+    except DataError as error:
+        raise DataError(f"{error} (which training images are held out depends on --seed)") from error
+
+
+def _numbers(scores_by_name: Mapping[str, Scores], output: Path) -> dict[str, Any]:
+    """Return for each scorer its folder, its images and the means of each layer, for --json."""
+    return {
+        name: {
+            "folder": str(output / name),
+            "images": scores.images,
+            "seconds": scores.seconds,
+            "layers": {
+                layer: {"units": len(keep)}
+                | {q: scores.layer_mean(q, layer) for q, layers in scores.raw.items() if layer in layers}
+                for layer, keep in scores.keep.items()
+            },
+        }
+        for name, scores in scores_by_name.items()
+    }
 
 
 def _print_scores(

@@ -9,8 +9,8 @@ from cyclopts import Parameter, validators
 
 from prune_fe.cli.inputs import require_data, require_new
 from prune_fe.cli.networks import is_saved, load, recalibration_words, use_threads
-from prune_fe.cli.output import console, reporter, say_next
-from prune_fe.cli.parameters import BatchSize, Device, ModelFlags, RequiredDataFlags, Seed, Threads, Workers
+from prune_fe.cli.output import console, print_json, reporter, say_next, text_to_stderr
+from prune_fe.cli.parameters import BatchSize, Device, Json, ModelFlags, RequiredDataFlags, Seed, Threads, Workers
 from prune_fe.errors import DataError
 from prune_fe.pruning.options import SensitivityOptions
 
@@ -28,6 +28,7 @@ def sensitivity(
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Measure accuracy and loss with one group of layers pruned and all others whole, for each group and each ratio.
 
@@ -44,6 +45,7 @@ def sensitivity(
         seed: Seed with which the held-out images are drawn; take the one of `finetune`, so that the network was not
             trained on them.
     """
+    text_to_stderr(json)
     require_data(data.data)
     _require_own_folder(output)
     from prune_fe.charts import save_chart, sensitivity_map
@@ -96,6 +98,9 @@ def sensitivity(
     words += recalibration_words(loaded, data.data)
     target = ["--ratio", "auto", "--target-macs", 0.5, "--sensitivity", output]
     say_next("prune", "--model", model.model, *words, "--scores", scores, *target, "--output", "pruned")
+    if json:
+        whole = {"images": found.images, "accuracy": found.accuracy, "loss": found.loss}
+        print_json({"model": model.model, "output": str(output)} | whole | {"groups": list(found.rows())})
 
 
 def _require_own_folder(output: Path) -> None:

@@ -29,7 +29,7 @@ from prune_fe.experiment.tasks import Task
 from prune_fe.io import explain_disk_errors, new_folder
 from prune_fe.measure.latency import CannotRun, Comparison, compare_latency
 from prune_fe.measure.proportion import percent
-from prune_fe.measure.statistics import bootstrap
+from prune_fe.measure.statistics import Estimate, bootstrap
 from prune_fe.models.export import SUFFIXES, export
 from prune_fe.models.manifest import read_manifest
 from prune_fe.models.saved import load
@@ -85,6 +85,29 @@ class Compression:
         """Share of the parameters that is left."""
         return self.after.row.parameters / self.before.row.parameters
 
+    @property
+    def accuracy_change(self) -> Estimate:
+        """Accuracy of the pruned network minus that of the unpruned one, paired over the test images."""
+        return bootstrap(self.after.correct.astype(float) - self.before.correct.astype(float))
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the main numbers and paths, for a JSON file."""
+        change = self.accuracy_change
+        return {
+            "folder": str(self.folder),
+            "model": str(self.folder / MODEL),
+            "report": None if self.report is None else str(self.report),
+            "exported": None if self.exported is None else str(self.folder / self.exported["path"]),
+            "asked": {self.asked[0]: self.asked[1]},
+            "macs_left": self.macs_left,
+            "parameters_left": self.parameters_left,
+            "test_images": len(self.after.correct),
+            "accuracy_before": self.before.row.accuracy,
+            "accuracy_after": self.after.row.accuracy,
+            "accuracy_change": {"mean": change.mean, "low": change.low, "high": change.high},
+            "latency": self.latency,
+        }
+
     def __str__(self) -> str:
         """Return three lines: the cost, the measured time, and the accuracy with the interval of its change."""
         return "\n".join((self._cost_line(), self._time_line(), self._accuracy_line()))
@@ -117,7 +140,7 @@ class Compression:
 
     def _accuracy_line(self) -> str:
         n, before, after = len(self.after.correct), self.before.correct, self.after.correct
-        change = bootstrap(after.astype(float) - before.astype(float))
+        change = self.accuracy_change
         sign = "−" if change.mean < 0 else "+"
         half = (change.high - change.low) / 2
         return (

@@ -1,6 +1,7 @@
 """prune-fe ablate."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -31,11 +32,14 @@ def test_an_unknown_layer_or_class_is_refused_and_leaves_no_run(recipe, capsys):
 def test_a_trained_network_needs_no_recipe(done, capsys):
     trained = str(done[1] / "seed-0" / "trained")
     words = ["ablate", "--model", trained, "--data", "digits", "--scorer", "l1-filter", "feature-entropy"]
-    assert main([*words, "--score-samples", "4", "--class", "3", *QUICK, "--output", "studies"]) == 0
-    printed = capsys.readouterr().out
-    assert "layer 'features.4': the last convolution" in printed
-    assert "multiplied by a random factor" not in printed
+    assert main([*words, "--score-samples", "4", "--class", "3", *QUICK, "--output", "studies", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "layer 'features.4': the last convolution" in printed.err
+    assert "multiplied by a random factor" not in printed.err
     [run] = Path("studies").iterdir()
+    content = json.loads(printed.out)
+    assert content["folder"] == str(run)
+    assert {entry["row"] for entry in content["numbers"]} >= {"l1-filter", "feature-entropy", "random"}
     assert (run / "ablation-features.4.csv").is_file()
     assert "name a recipe, or a trained network with --model" in refused(capsys, 2, "ablate")
     assert "not both" in refused(capsys, 2, "ablate", "quickstart", "--model", trained)

@@ -76,7 +76,7 @@ COMMANDS = ("run", "inspect", "score", "study", "sensitivity", "prune", "finetun
             "--lr: input should be a finite number (got nan)",
         ),
         (["evaluate", "--model", "m"], "pass --data PATH, or --latency for the time alone"),
-        (["evaluate", "--model", "m", "--data", "digits", "--threads", "2"], "and --seconds need --latency"),
+        (["evaluate", "--model", "m", "--data", "digits", "--threads", "1", "2"], "and --seconds need --latency"),
         (["evaluate", "--model", "vgg-small", "--latency"], "vgg-small is not a saved model; say with --against what"),
         (["evaluate", "--model", "m", "--latency", "--batch-sizes", "1", "0"], "for --batch-sizes. Must be >= 1."),
         (["evaluate", "--model", "m", "--latency", "--dtype", "int8"], 'Invalid value "int8" for --dtype.'),
@@ -258,4 +258,6 @@ def test_warnings_are_notes_without_the_place_in_the_code(
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert main(["run"]) == 0
-    assert capsys.readouterr().err == "note: a layer is left out\n"
+        assert capsys.readouterr().err == "note: a layer is left out\n"
+        assert main(["run", "--quiet"]) == 0
+        assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """prune-fe compress."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,14 @@ def test_it_ends_with_three_lines_and_goes_on_from_what_is_finished(trained, cap
     assert {"report.html", "latency.json", "summary.csv", "model"} <= set(names("compressed"))
     recipe = yaml.safe_load(Path("compressed/recipe.yaml").read_text())
     assert (recipe["model"]["name"], recipe["prune"]["target_macs"]) == (str(trained), 0.6)
-    assert main(words) == 0
-    printed = capsys.readouterr().out
-    assert "compressed: what is finished there is used again" in printed
-    assert printed.splitlines()[-3:] == [cost, time, accuracy]
+    assert main([*words, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "compressed: what is finished there is used again" in printed.err
+    assert printed.err.splitlines()[-3:] == [cost, time, accuracy]
+    content = json.loads(printed.out)
+    assert (content["model"], content["report"]) == ("compressed/model", "compressed/report.html")
+    assert content["asked"] == {"target_macs": 0.6}
+    assert content["accuracy_change"]["mean"] == content["accuracy_after"] - content["accuracy_before"]
     assert "was begun with another recipe (different: prune)" in refused(
         capsys, 2, *words, "--set", "prune.target_macs=0.5"
     )

@@ -21,8 +21,10 @@ def test_a_network_by_name_needs_no_data_and_no_flag(capsys, tmp_path):
 def test_a_saved_network_is_known_by_its_folder_and_the_table_is_written(done, capsys):
     trained = done[1] / "seed-0" / "trained"
     for name in ("layers.csv", "layers.json"):
-        assert main(["inspect", "--model", str(trained), "--output", name]) == 0
-    assert "on images of 1×16×16" in capsys.readouterr().out
+        assert main(["inspect", "--model", str(trained), "--output", name, "--json"]) == 0
+        printed = capsys.readouterr()
+    assert "on images of 1×16×16" in printed.err
+    assert json.loads(printed.out) == json.loads(Path("layers.json").read_text()) | {"output": "layers.json"}
     rows = list(csv.DictReader(Path("layers.csv").read_text().splitlines()))
     content = json.loads(Path("layers.json").read_text())
     assert (content["model"], content["image"]) == (str(trained), [1, 16, 16])

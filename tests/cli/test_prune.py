@@ -1,5 +1,6 @@
 """prune-fe prune."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -25,9 +26,16 @@ def test_scores_of_another_network_prune_nothing(capsys):
 def test_prune_takes_budgets_patterns_and_protection_and_recalibrates(done, capsys):
     trained = str(done[1] / "seed-0" / "trained")
     assert main(["score", "--model", trained, "--scorer", "l1-filter"]) == 0
+    capsys.readouterr()
     words = ["prune", "--model", trained, "--scores", "scores"]
-    assert main([*words, "--ratio", "features.[!0]=0.5", "features.0=0.25", "--output", "by-name"]) == 0
-    assert "features.0: 4 units, 1 asked, 1 removed, 3 kept" in capsys.readouterr().out
+    assert main([*words, "--ratio", "features.[!0]=0.5", "features.0=0.25", "--output", "by-name", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "features.0: 4 units, 1 asked, 1 removed, 3 kept" in printed.err
+    content = json.loads(printed.out)
+    assert content["steps"][0] == {
+        "layers": ["features.0"], "units": 4, "asked": 1, "removed": 1, "reason": None
+    }  # fmt: skip
+    assert content["macs_left"] == content["after"]["macs"] / content["before"]["macs"]
     words += ["--protect", "features.0", "--data", "digits", "--recalibrate", "50", "--target-params", "0.6"]
     assert main([*words, "--output", "protected"]) == 0
     printed = capsys.readouterr().out

@@ -16,10 +16,13 @@ from tests.scorers.installed import POINTS, install
 
 
 def test_a_scorer_of_weights_needs_no_data(capsys):
-    assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", "--size", "32"]) == 0
-    printed = capsys.readouterr().out
-    assert "vgg-small starts with random weights" in printed
-    assert "next: prune-fe prune --model vgg-small --size 32 --scores scores/l1-filter --ratio 0.5" in printed
+    assert main(["score", "--model", "vgg-small", "--scorer", "l1-filter", "--size", "32", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "vgg-small starts with random weights" in printed.err
+    assert "next: prune-fe prune --model vgg-small --size 32 --scores scores/l1-filter --ratio 0.5" in printed.err
+    found = json.loads(printed.out)["scorers"]["l1-filter"]
+    assert found["folder"] == "scores/l1-filter"
+    assert found["layers"]["features.0"].keys() == {"units", "l1_filter"}
 
 
 def test_several_scorers_share_a_pass_and_leave_a_folder_each(capsys):

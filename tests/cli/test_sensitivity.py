@@ -1,5 +1,6 @@
 """prune-fe sensitivity, and prune-fe prune --ratio auto."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -43,8 +44,12 @@ def test_curves_are_measured_once_and_spread_a_target(trained, capsys, monkeypat
     assert f"accuracy on {found.images} held-out images" in " ".join(printed.split())
     with monkeypatch.context() as patch:
         patch.setattr(module, "evaluate", None)  # nothing is measured again
-        assert main(words(trained)) == 0
-    assert "sensitivity exists already; it is used again if nothing has changed" in capsys.readouterr().out
+        assert main(words(trained, "--json")) == 0
+    printed = capsys.readouterr()
+    assert "sensitivity exists already; it is used again if nothing has changed" in printed.err
+    content = json.loads(printed.out)
+    assert (content["images"], content["accuracy"]) == (found.images, found.accuracy)
+    assert [row["ratio"] for row in content["groups"]] == [0.25, 0.5] * 2
     prune = ["prune", "--model", trained, "--scores", "scores", "--ratio", "auto"]
     assert main([*prune, "--target-params", "0.6", "--sensitivity", "sensitivity"]) == 0
     printed = capsys.readouterr().out
