@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2.functional import normalize, resize
 
+from prune_fe import charts
 from prune_fe.charts import save_chart
 from prune_fe.experiment.run_folder import environment
-from prune_fe.report import charts
 from prune_fe.topology import birth_times, births, portable
 from prune_fe.tracing.feature_maps import observe
 from prune_fe.tracing.layers import find_layers

@@ -94,7 +94,7 @@ def _compare(classes: Sequence[str], names: Sequence[str]) -> str:
 def _prepare(files: ImageFiles, splits: Splits, reading: Reading) -> ImageFiles | DecodedWhenDrawn:
     """Return the images as they are read: decoded once where those of the other parts are and the memory suffices."""
     files, steps = set_steps(files, reading), reading.steps
-    total = sum(len(part) for part in (splits.train, splits.test, files))  # type: ignore[arg-type]
+    total: int = sum(len(part) for part in (splits.train, splits.test, files))  # type: ignore[arg-type, misc]
     if not isinstance(splits.test, DecodedWhenDrawn) or total * 3 * steps.size**2 > reading.memory_gib * 2**30:
         return files
     decoded = DecodedWhenDrawn(files, ToPixels(steps), Normalise(steps.mean, steps.std))

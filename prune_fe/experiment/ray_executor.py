@@ -179,7 +179,7 @@ class RayExecutor:
         """Return a recipe as a worker carries it out: with this device and threads, and with absolute paths."""
         changes: dict[str, Any] = {"device": self.share.device, "threads": self.share.cpus}
         compare, networks = recipe.compare, recipe.compare.networks
-        paths = {name: _absolute(getattr(recipe.data, name)) for name in ("path", "validation_path")}
+        paths: dict[str, Any] = {name: _absolute(getattr(recipe.data, name)) for name in ("path", "validation_path")}
         changes["data"] = dataclasses.replace(recipe.data, **paths)
         changes["model"] = dataclasses.replace(recipe.model, checkpoint=_absolute(recipe.model.checkpoint))
         networks = {
