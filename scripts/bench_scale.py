@@ -143,7 +143,8 @@ def print_listing(count: int, folder: Path) -> None:
     """Print what the list of `count` images takes in memory and files, without the files."""
     before = current_mib()
     status = FileStatus()
-    entry = os.stat_result((0o100644, 1, 1, 1, 0, 0, FILE_BYTES, 0, 0, 0))
+    times = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0}
+    entry = os.stat_result((0o100644, 1, 1, 1, 0, 0, FILE_BYTES, 0, 0, 0), times)
     per_class = -(-count // 1000)
 
     def names() -> Iterator[str]:

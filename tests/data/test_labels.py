@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.image_folder import folder
+from prune_fe.data import labels
 from prune_fe.data.labels import class_names, hash_images, image_labels, image_names
 from prune_fe.data.sampling import select_by_name
 from prune_fe.data.transforms import Normalise
@@ -38,9 +39,11 @@ def test_names_and_labels_are_found_through_subset_and_loader():
     assert image_labels(TensorDataset(torch.zeros(2, 1), torch.tensor([4, 5]))) == [4, 5]
 
 
-def test_the_hash_of_images_is_of_their_names_labels_and_order() -> None:
+def test_the_hash_of_images_is_of_their_names_labels_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
     data = InMemory(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), [0, 1, 1], "ab", Normalise((0.0,), (1.0,)), "xyz")
     hashes = [hash_images(Subset(data, indices)) for indices in ([0, 1, 2], [0, 1], [1, 0], [0, 2], [0, 1])]
     assert len(set(hashes)) == 4
     assert hashes[1] == hashes[4]
     assert hash_images(data) == hashlib.sha256(b'[["x", "y", "z"], [0, 1, 1]]').hexdigest() == hashes[0]
+    monkeypatch.setattr(labels, "HASHED_AT_ONCE", 2)
+    assert hash_images(data) == hashes[0]
