@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from prune_fe.data import labels
 from prune_fe.data.datasets import InMemory
 from prune_fe.data.image_folder import folder
-from prune_fe.data import labels
 from prune_fe.data.labels import class_names, hash_images, image_labels, image_names
 from prune_fe.data.sampling import select_by_name
 from prune_fe.data.transforms import Normalise
