@@ -2,7 +2,7 @@
 
 Its graph is turned into prune_fe's own, so that planning, verification and records are the same with both engines. Then
 torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects:
-torch-pruning removes the wrong inputs of some grouped convolutions, for example, without an error.
+torch-pruning removes the wrong channels behind some splits, for example, without an error.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch.nn.modules.conv import _ConvNd
 from prune_fe.errors import InputError, describe_error
 from prune_fe.pruning.channel_limits import EndlessSearchError, SearchGuard
 from prune_fe.pruning.cut import AxisKey, Cutter, KeptChannels
+from prune_fe.pruning.grouped_convolutions import register
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_model
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
 from prune_fe.tracing.memory_format import keep_memory_format
-from prune_fe.tracing.module_rules import count_positions
+from prune_fe.tracing.module_rules import convolution_axes, count_positions
 from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
 from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name, named_tensors, set_tensor
 from prune_fe.tracing.watching import Watch, evaluating
@@ -73,21 +74,43 @@ def build_graph(model: nn.Module, example: Inputs, has_branches: bool = False) -
         builder.apply_at(name, positions)
     for name, side in groups.roots():
         root = groups.add_axis(builder, name, side)
-        for key, channels, root_channels in groups.parts(groups.find_group(name, range(len(root.channels)))):
-            if key is None:
-                builder.fix(to_tensor(root.channels[root_channels]), OUTPUT)
-                continue
-            axis = groups.add_axis(builder, *key)
-            if channels.max() >= len(axis.channels) or root_channels.max() >= len(root.channels):
-                raise InputError(
-                    f"engine torch-pruning: its group of layer {name!r} names channels that do not exist: numbers up "
-                    f"to {root_channels.max()} for the {len(root.channels)} channels of the layer, and up to "
-                    f"{channels.max()} for the {len(axis.channels)} of {key[0]!r}; {ADVICE}"
-                )
-            builder.couple(root.channels[root_channels], axis.channels[channels])
+        narrower = _couple(builder, groups, (name, side))
+        for key in narrower:
+            _couple(builder, groups, key)
         if groups.is_output(name):
             builder.fix(to_tensor(root.channels), OUTPUT)
     return builder.build(count_rows(example))
+
+
+def _couple(builder: GraphBuilder, groups: _Groups, key: AxisKey) -> list[AxisKey]:
+    """Couple the channels of an axis with all that are in torch-pruning's group of them.
+
+    Args:
+        builder: The graph so far.
+        groups: torch-pruning's groups.
+        key: The axis.
+
+    Returns:
+        The axes of the group for which torch-pruning names one channel in place of several: where the units of a linear
+        layer are viewed as maps, it ties each input of the next layer to any one of the units that it consists of.
+    """
+    root, narrower = groups.add_axis(builder, *key), []
+    for other, channels, root_channels in groups.parts(groups.find_group(key[0], range(len(root.channels)), key[1])):
+        if other is None:
+            builder.fix(to_tensor(root.channels[root_channels]), OUTPUT)
+            continue
+        axis = groups.add_axis(builder, *other)
+        if channels.max() >= len(axis.channels) or root_channels.max() >= len(root.channels):
+            raise InputError(
+                f"engine torch-pruning: its group of layer {key[0]!r} names channels that do not exist: numbers up "
+                f"to {root_channels.max()} for the {len(root.channels)} channels of the layer, and up to "
+                f"{channels.max()} for the {len(axis.channels)} of {other[0]!r}; {ADVICE}"
+            )
+        builder.couple(root.channels[root_channels], axis.channels[channels])
+        times, rest = divmod(len(root.channels), len(axis.channels))
+        if times > 1 and not rest and other[0] in groups.modules and np.array_equal(root_channels // times, channels):
+            narrower.append(other)
+    return narrower
 
 
 def cut(
@@ -120,7 +143,8 @@ def cut(
     groups, now = _Groups(model, example, has_branches), dict(before)
     for name, side in groups.roots():
         key = (name, side)
-        removed = np.flatnonzero(~np.isin(now[key], after[key]))
+        # Not all are known: a grouped convolution has other sides when one channel of each of its groups is left.
+        removed = np.flatnonzero(~np.isin(now[key], after[key])) if key in now else np.empty(0)
         if not removed.size:
             continue
         for part, channels, _ in groups.prune(name, removed):
@@ -208,6 +232,7 @@ class _Groups:
         """
         self._library = import_torch_pruning()
         self._graph = self._library.DependencyGraph()
+        register(self._graph, self._library)
         flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
         try:
             # It follows autograd's graph, which has no frozen weights.
@@ -247,7 +272,8 @@ class _Groups:
         self._names = names
         # A grouped convolution may become a depthwise one when it is cut.
         self._sides = {name: self._find_sides(module) for name, module in self.modules.items()}
-        self._parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._model = model
+        self._name_parameters()
         self._guard = SearchGuard(self._graph, self._size if check_numbers else None)
 
     def sides(self, name: str) -> tuple[str, ...]:
@@ -266,15 +292,20 @@ class _Groups:
         Args:
             builder: The graph.
             name: Name of the module.
-            side: "in", "out" or "both".
+            side: "in", "out" or "both", or the name of a parameter.
             shape: The shape of the module's output; only the first call needs it.
         """
+        if side not in ("in", "out", "both"):  # a parameter of its own
+            ((dim, width),) = _wide_dims(self._model.get_submodule(name).get_parameter(side))
+            return builder.axis(name, side, width, dim=dim)
         module, pruner = self.modules[name], self._graph.get_pruner_of_module(self.modules[name])
+        if isinstance(module, _ConvNd) and side != "both":
+            return convolution_axes(builder, name, module, 1 - len(shape))[side == "out"]
         size = pruner.get_in_channels(module) if side == "in" else pruner.get_out_channels(module)
-        blocks = 1
-        if side != "both" or isinstance(module, nn.GroupNorm):
-            blocks = pruner.get_in_channel_groups(module) if side == "in" else pruner.get_out_channel_groups(module)
+        blocks = module.num_groups if isinstance(module, nn.GroupNorm) else 1
         is_last = isinstance(module, nn.Linear | nn.LayerNorm)
+        if isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm and len(shape) > 2:
+            is_last = shape[1] != size  # its own code may move the channels to the end and back
         return builder.axis(name, side, size, blocks, -1 if is_last else 1 - len(shape))
 
     def roots(self) -> Iterator[tuple[str, str]]:
@@ -311,12 +342,14 @@ class _Groups:
             raise InputError(
                 f"engine torch-pruning: it cannot cut layer {name!r} ({describe_error(error)}); {ADVICE}"
             ) from error
+        self._name_parameters()
         return removed
 
-    def find_group(self, name: str, units: Iterable[int]) -> Any:
+    def find_group(self, name: str, units: Iterable[int], side: str = "out") -> Any:
         """Return torch-pruning's group of units of a layer, by their numbers in the network as it is now."""
         module = self.modules[name]
-        function = self._graph.get_pruner_of_module(module).prune_out_channels
+        pruner = self._graph.get_pruner_of_module(module)
+        function = pruner.prune_in_channels if side == "in" else pruner.prune_out_channels
         self._guard.start()
         try:
             return self._graph.get_pruning_group(module, function, list(map(int, units)))
@@ -326,6 +359,10 @@ class _Groups:
             raise InputError(
                 f"engine torch-pruning: it cannot find the group of layer {name!r} ({describe_error(error)}); {ADVICE}"
             ) from error
+
+    def _name_parameters(self) -> None:
+        """Record the names of the parameters, which are others after a cut."""
+        self._parameters = {id(parameter): name for name, parameter in self._model.named_parameters()}
 
     def _size(self, dependency: Any) -> tuple[str, int] | None:
         """Return the layer whose channels a dependency removes, and their number; None for an operation."""
@@ -343,11 +380,20 @@ class _Groups:
         """Return the axis that a dependency removes channels of; None for an operation without channels of its own."""
         module = dependency.target.module
         if isinstance(module, nn.Parameter):
-            raise InputError(
-                f"engine torch-pruning: parameter {self._parameters[id(module)]!r} belongs to no layer, and "
-                f"torch-pruning only guesses which of its dimensions has the channels; {ADVICE}"
-            )
+            owner, _, attribute = self._parameters[id(module)].rpartition(".")
+            if len(_wide_dims(module)) != 1:
+                raise InputError(
+                    f"engine torch-pruning: parameter {self._parameters[id(module)]!r} of shape {tuple(module.shape)} "
+                    f"belongs to no layer, and torch-pruning only guesses which of its dimensions has the channels; "
+                    f"{ADVICE}"
+                )
+            return owner, attribute
         name = self._names.get(id(module)) if isinstance(module, nn.Module) else None
         if name is None or not (sides := self.sides(name)):
             return None
         return name, sides[-1] if self._is_out(dependency) else sides[0]
+
+
+def _wide_dims(tensor: Tensor) -> list[tuple[int, int]]:
+    """Return the dimensions of a tensor that are larger than 1, each with its size."""
+    return [(dim, size) for dim, size in enumerate(tensor.shape) if size > 1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from prune_fe import prune
 from prune_fe.errors import InputError
@@ -15,7 +16,7 @@ from prune_fe.pruning import torch_pruning_engine
 from prune_fe.pruning.records import Pruned
 from prune_fe.scoring.score import score
 from prune_fe.tracing.memory_format import is_channels_last
-from tests.tracing.networks import Attention, Chunks, Concatenation, Gate, Grouped, Net, Shuffle, Split, Upwards
+from tests.tracing.networks import Attention, Chunks, Concatenation, Gate, Net, Shuffle, Split, Upwards
 
 pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 
@@ -54,7 +55,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{name: torchvision_model(name) for name in ("resnet18", "resnet34", "resnet50", "mobilenet_v2")},
     "densenet121": torchvision_model("densenet121"),
     "googlenet": torchvision_model("googlenet", aux_logits=False, init_weights=False),
-    "efficientnet_b0": torchvision_model("efficientnet_b0"),
+    **{name: torchvision_model(name) for name in ("efficientnet_b0", "resnext50_32x4d", "regnet_x_400mf")},
 }
 
 
@@ -135,22 +136,57 @@ def test_a_graph_that_cannot_be_built_is_refused_by_name() -> None:
         prune_with_both(Detached(), X[:, :, :16, :16])
 
 
-def test_a_parameter_of_no_layer_is_refused_by_name() -> None:
-    class Scaled(Net):
+class Scaled(Net):
+    """Channels multiplied with a parameter that belongs to no layer."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(shape) + 0.5)
+
+    def body(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"ratio": 0.6, "rounds": 2}], ids=str)
+def test_a_parameter_of_no_layer_with_one_dimension_is_cut(settings: dict[str, Any]) -> None:
+    first, second = prune_with_both(Scaled(8, 1, 1), X[:, :, :16, :16], **settings)
+    assert second.model.get_parameter("scale").shape == (len(second.steps[-1].kept["stem"]), 1, 1)
+    assert_same(first, second)
+
+
+def test_a_parameter_of_no_layer_with_several_dimensions_is_refused_by_name() -> None:
+    with pytest.raises(
+        InputError, match=r"engine torch-pruning: parameter 'scale' of shape \(8, 16, 16\) belongs to no layer"
+    ):
+        prune_with_both(Scaled(8, 16, 16), X[:, :, :16, :16])
+
+
+def test_a_layer_norm_that_moves_the_channels_is_cut() -> None:
+    blocks = [CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 1)]
+    first, second = prune_with_both(ConvNeXt(blocks, num_classes=3), ratio=0.5)
+    assert all(step.left is None for step in second.steps)
+    assert_same(first, second)
+
+
+def test_the_units_that_are_viewed_as_one_map_are_removed_together() -> None:
+    class Viewed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(8, 1, 1))
+            self.first, self.conv, self.last = nn.Linear(6, 32), nn.Conv2d(8, 4, 1), nn.Linear(16, 3)
 
-        def body(self, x: Tensor) -> Tensor:
-            return x * self.scale
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu().view(-1, self.conv.in_channels, 2, 2)
+            return self.last(self.conv(x).relu().flatten(1))
 
-    with pytest.raises(InputError, match="engine torch-pruning: parameter 'scale' belongs to no layer"):
-        prune_with_both(Scaled(), X[:, :, :16, :16])
+    model, example = Viewed(), torch.randn(2, 6)
+    scores = score(model, scorer="l2-filter", example=example, linear=True)
+    first, second = (prune(model, scores, 0.5, example, engine=engine) for engine in ("trace", "torch-pruning"))
+    assert [(step.layers, step.count) for step in second.steps] == [(("first",), 4), (("conv",), 2)]
+    assert_same(first, second)
 
 
-@pytest.mark.parametrize("kind", [Chunks, Grouped])
-def test_channels_that_it_removes_wrongly_are_refused_by_name(kind: type[nn.Module]) -> None:
-    model, example = kind(), X[:, :, :16, :16]
+def test_channels_that_it_removes_wrongly_are_refused_by_name() -> None:
+    model, example = Chunks(), X[:, :, :16, :16]
     with pytest.raises(InputError, match=r"engine torch-pruning: it cuts .* in another way|it cannot cut layer"):
         prune(model, score(model, scorer="l1-filter"), 0.5, example, engine="torch-pruning")
 
