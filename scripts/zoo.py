@@ -1,26 +1,31 @@
 """Prune half of the units of networks of every family with both engines, verify the results, and write results/zoo.md.
 
-    python scripts/zoo.py --compare                        all of them, each in a process of its own, and torch-pruning
-    python scripts/zoo.py timm/res2net50_26w_4s            one or more, printed only
+    python scripts/zoo.py --compare                        all of them, with torch-pruning's own pruner beside them
+    python scripts/zoo.py --compare --tested               those that torch-pruning's tests prune, printed only
+    python scripts/zoo.py timm/res2net50_26w_4s            one or more, printed only, and measured anew
 
 The networks come from torchvision and timm, a few are written in zoos/networks.py, and zoos/tested.py has those that
-torch-pruning's tests prune. Every family has a few rows. Each row is kept in a file of its own: after an interruption,
-the same command goes on with the networks that have none.
+torch-pruning's tests prune. Every family has a few rows. Each network is cut by each engine in a process of its own,
+with limits of time and memory, and what it gave is kept in a file of its own: after an interruption, the same command
+goes on with what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
+import math
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
@@ -32,8 +37,13 @@ from torch import Tensor, nn
 
 from zoos.networks import SIZE, build_network, draw_inputs, find_box_layers, is_classifier, is_detector, list_networks
 from zoos.report import COLUMNS, OUTCOMES, RIVAL, find_rows_behind, format_report, format_row
+from zoos.tested import is_tested
 
 RATIO = 0.5
+
+PARTS = {"theirs": "their", "cut": "", "engine": "engine"}
+"""Part of a row that has a process and a file of its own -> how the names of its columns begin: torch-pruning's own
+pruner, the engine "trace", and the engine "torch-pruning"."""
 
 TOLERANCE, TOLERANCE_FLOAT64 = 1e-3, 1e-9
 """The largest difference of the outputs, as a share of the largest output."""
@@ -89,59 +99,60 @@ def find_unreached(gradients: Mapping[str, Tensor]) -> set[str]:
 
 
 def cut(name: str, size: int) -> dict[str, Any]:
-    """Prune one network with the engine "trace" and return its row of the table.
+    """Prune one network with the engine "trace" and return its row of the table, with a digest of the tensors.
 
     Args:
         name: A name of the lists in zoos/networks.py, such as "timm/resnet18".
         size: Height and width of the images.
     """
-    return next(cut_with_both(name, size))
-
-
-def cut_with_both(name: str, size: int) -> Iterator[dict[str, Any]]:
-    """Prune one network with each engine.
-
-    Yields:
-        The row of the table without, and then with the columns of the engine "torch-pruning".
-    """
-    import prune_fe
     from prune_fe.errors import InputError
 
     model, example = make_network(name, size), draw_inputs(name, size, 1)
-    row: dict[str, Any] = {"name": name}
-    tensors: dict[str, Tensor] = {}
-    scores = None
     try:
-        scores = prune_fe.score(model, None, scorer="l1-filter", linear=True, example=example)
-        ours, seconds = prune_with(model, scores, example, "trace")
-        tensors = {key: tensor.clone() for key, tensor in ours.model.state_dict().items()}
-        row |= check(name, size, model, ours) | {"seconds": seconds}
+        pruned, seconds = prune_with(model, example, "trace")
+        digest = find_digest(pruned.model)
+        return {"name": name, **check(name, size, model, pruned), "seconds": seconds, "digest": digest}
     except InputError as error:
-        row |= {"outcome": "refused", "why": str(error)}
-    yield row
-    if scores is None:
-        return
+        return {"name": name, "outcome": "refused", "why": str(error)}
+
+
+def cut_with_engine(name: str, size: int, digest: str) -> dict[str, Any]:
+    """Prune one network with the engine "torch-pruning" and return its columns of the table.
+
+    Args:
+        name: The network.
+        size: Height and width of the images.
+        digest: What `find_digest` returned for the network that "trace" gave; "" if it gave none.
+    """
+    from prune_fe.errors import InputError
+
+    model, example = make_network(name, size), draw_inputs(name, size, 1)
     try:
-        theirs, seconds = prune_with(model, scores, example, "torch-pruning")
-        same = have_same_bits(tensors, theirs.model.state_dict())
-        found = {"outcome": "same bits"} if same else check(name, size, model, theirs)
-        found |= {"left": theirs.parameters, "seconds": seconds}
+        pruned, seconds = prune_with(model, example, "torch-pruning")
+        is_same = find_digest(pruned.model) == digest
+        found = {"outcome": "same bits"} if is_same else check(name, size, model, pruned)
+        found |= {"left": pruned.parameters, "seconds": seconds}
     except InputError as error:
         found = {"outcome": "refused", "why": str(error)}
-    yield row | {f"engine_{key}": value for key, value in found.items()}
+    return {f"engine_{key}": value for key, value in found.items()}
 
 
-def prune_with(model: nn.Module, scores: Any, example: Any, engine: str) -> tuple[Any, float]:
-    """Prune a network, and return the result and the seconds of the processor."""
+def prune_with(model: nn.Module, example: Any, engine: str) -> tuple[Any, float]:
+    """Score and prune a network, and return the result and the seconds of the processor that prune() took."""
     import prune_fe
 
+    scores = prune_fe.score(model, None, scorer="l1-filter", linear=True, example=example)
     start = time.process_time()
     return prune_fe.prune(model, scores, RATIO, example, engine=engine), time.process_time() - start
 
 
-def have_same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    """Return whether two state dicts have the same tensors."""
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+def find_digest(model: nn.Module) -> str:
+    """Return a digest of the names, shapes and bits of all tensors of a network."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def check(name: str, size: int, model: nn.Module, pruned: Any) -> dict[str, Any]:
@@ -224,41 +235,38 @@ def try_torch_pruning(name: str, size: int) -> dict[str, Any]:
     return prune_by_torch_pruning(make_network(name, size), inputs, RATIO, TOLERANCE_FLOAT64)
 
 
-def run_in_a_process(engine: str, name: str, size: int, seconds: float, gib: float) -> dict[str, Any]:
+def run_in_a_process(part: str, entry: str, seconds: float, gib: float, digest: str = "") -> dict[str, Any]:
     """Prune one network in a process of its own, so that a network that hangs or crashes loses only its own row.
 
     Args:
-        engine: "cut" or "theirs", as for --child.
-        name: The network.
-        size: Height and width of the images.
+        part: A key of PARTS.
+        entry: The network, with the size of the images.
         seconds: The time limit.
         gib: The limit of the address space.
+        digest: What the engine "torch-pruning" is compared with.
 
     Returns:
-        The columns that the process printed, or its last line of errors in place of those that it did not print.
+        The columns that the process printed, or its last line of errors in place of the outcome.
     """
 
-    def limit_memory() -> None:
+    def set_limits() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30),) * 2)
+        signal.alarm(math.ceil(seconds) + 5)  # it also ends if this program has ended before
 
-    command = [sys.executable, __file__, "--child", engine, f"{name}:{size}"]
+    command = [sys.executable, __file__, "--child", part, entry, digest]
     try:
         process = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=limit_memory, check=False
+            command, capture_output=True, text=True, timeout=seconds, preexec_fn=set_limits, check=False
         )
-        printed = process.stdout
+        found: list[dict[str, Any]] = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+        if found:
+            return found[-1]
         error = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
-    except subprocess.TimeoutExpired as expired:
-        # What subprocess keeps of the output is bytes here, also with text=True.
-        printed = expired.stdout.decode() if isinstance(expired.stdout, bytes) else expired.stdout or ""
-        error = f"not done after {seconds:g} s"
-    found: list[dict[str, Any]] = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    if engine == "theirs":
-        return found[-1] if found else {"their_outcome": error}
-    if not found:
-        return {"name": name, "outcome": "FAILED", "why": error}
-    # The first row is without the second engine.
-    return found[-1] if len(found) > 1 or found[-1]["outcome"] == "refused" else found[-1] | {"engine_outcome": error}
+    except subprocess.TimeoutExpired:
+        error = f"not done in {seconds:g} s"
+    if part == "cut":
+        return {"name": entry.partition(":")[0], "outcome": "FAILED", "why": error}
+    return {f"{PARTS[part]}_outcome": error}
 
 
 def measure(entry: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -275,11 +283,14 @@ def measure(entry: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     name, _, size = entry.partition(":")
     row: dict[str, Any] = {}
-    for engine in ("theirs", "cut") if arguments.compare else ("cut",):
-        file = arguments.rows / f"{name.replace('/', '-')}-{engine}.json"
+    for part in PARTS if arguments.compare else ("cut", "engine"):
+        if part == "engine" and "engine_outcome" in row:
+            continue  # one process measured both engines when this row was kept
+        file = arguments.rows / f"{name.replace('/', '-')}-{part}.json"
         kept = json.loads(file.read_text()) if file.is_file() else {}
         if kept.get("versions") != find_versions() and not arguments.kept:
-            found = run_in_a_process(engine, name, int(size or SIZE), arguments.seconds, arguments.gib)
+            limits = arguments.seconds, arguments.gib
+            found = run_in_a_process(part, f"{name}:{size or SIZE}", *limits, digest=row.get("digest", ""))
             kept = {"versions": find_versions(), "row": found}
             write_json(file, kept)
         row |= kept.get("row", {})
@@ -297,11 +308,12 @@ def main() -> None:
         description=__doc__, epilog=OUTCOMES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="such as timm/resnet18 or torchvision/inception_v3:128")
-    parser.add_argument("--child", choices=("cut", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--tested", action="store_true", help="only the networks that torch-pruning's tests prune")
     parser.add_argument("--compare", action="store_true", help="try torch-pruning's own pruner as well")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
-    parser.add_argument("--seconds", type=float, default=180, help="limit for one network")
-    parser.add_argument("--gib", type=float, default=12, help="address space for one network")
+    parser.add_argument("--seconds", type=float, default=180, help="limit for one network and engine")
+    parser.add_argument("--gib", type=float, default=12, help="address space for one network and engine")
     parser.add_argument("--rows", type=Path, default=Path("runs/zoo"), help="folder that keeps the rows")
     parser.add_argument("--kept", action="store_true", help="measure nothing: the table of the rows that are kept")
     parser.add_argument("--output", type=Path, default=Path("results/zoo.md"))
@@ -310,15 +322,17 @@ def main() -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         name, _, size = arguments.names[0].partition(":")
-        rows = cut_with_both(name, int(size)) if arguments.child == "cut" else [try_torch_pruning(name, int(size))]
-        for row in rows:
-            print(json.dumps(row), flush=True)
+        engine = partial(cut_with_engine, digest=arguments.names[1])
+        tried: dict[str, Callable[[str, int], dict[str, Any]]]
+        tried = {"theirs": try_torch_pruning, "cut": cut, "engine": engine}
+        print(json.dumps(tried[arguments.child](name, int(size))), flush=True)
         return
+    names = [name for name in list_networks() if not arguments.tested or is_tested(name.partition(":")[0])]
     rows = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         if arguments.names:
             arguments.rows = Path(folder)  # what is named is measured anew
-        for row in pool.map(partial(measure, arguments=arguments), arguments.names or list_networks()):
+        for row in pool.map(partial(measure, arguments=arguments), arguments.names or names):
             if "outcome" not in row:
                 continue
             rows.append(row)
@@ -328,7 +342,7 @@ def main() -> None:
     if arguments.compare:
         rival = RIVAL.format(version=metadata.version("torch-pruning"), double=TOLERANCE_FLOAT64)
     report = format_report(rows, columns, rival)
-    if arguments.names:
+    if arguments.names or arguments.tested:
         print("\n".join(find_rows_behind(rows)))
     else:
         arguments.output.write_text(report)

@@ -52,45 +52,73 @@ def test_cut_proved_saved_and_loaded(zoo: Any, name: str) -> None:
     [
         ("tested/test_cascaded_concat", "same bits"),
         ("tested/test_multiple_inputs_and_outputs", "refused"),
-        ("tested/test_reshape", "cut"),
+        ("tested/test_split", "cut"),
         ("timm/ghostnet_100", "same bits"),
     ],
 )
 def test_both_engines_have_columns(zoo: Any, name: str, outcome: str) -> None:
-    first, both = zoo.cut_with_both(name, 32)
-    assert both.items() >= first.items()
-    assert both["engine_outcome"] == outcome, both
-    assert bool(both.get("engine_why")) == (outcome != "same bits")
+    first = zoo.cut(name, 32)
+    columns = zoo.cut_with_engine(name, 32, first.get("digest", ""))
+    assert first.keys().isdisjoint(columns)
+    assert columns["engine_outcome"] == outcome, columns
+    assert bool(columns.get("engine_why")) == (outcome != "same bits")
+
+
+def test_a_digest_is_of_names_shapes_and_bits(zoo: Any) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(4))
+    first = zoo.find_digest(model)
+    assert zoo.find_digest(copy.deepcopy(model)) == first
+    model.get_parameter("0.bias").data[1] = -0.0
+    assert zoo.find_digest(model) != first
+    assert zoo.find_digest(nn.BatchNorm2d(4)) != first
 
 
 def test_rows_are_measured_once(zoo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    def run(engine: str, name: str, *limits: Any) -> dict[str, Any]:
-        calls.append((engine, name, *limits))
-        return {"name": name} if engine == "cut" else {"their_left": 0.5}
+    def run(part: str, entry: str, *limits: Any, digest: str) -> dict[str, Any]:
+        calls.append((part, entry, *limits, digest))
+        return found[part]
 
+    found: dict[str, dict[str, Any]] = {
+        "theirs": {"their_left": 0.5},
+        "cut": {"name": "timm/a", "digest": "d"},
+        "engine": {"engine_left": 1},
+    }
     calls: list[Any] = []
     monkeypatch.setattr(zoo, "run_in_a_process", run)
     arguments = argparse.Namespace(rows=tmp_path, compare=True, seconds=9, gib=2, kept=False)
+    row = {"name": "timm/a", "their_left": 0.5, "digest": "d", "engine_left": 1}
     for _ in range(2):
-        assert zoo.measure("timm/a:96", arguments) == {"name": "timm/a", "their_left": 0.5}
-        assert calls == [("theirs", "timm/a", 96, 9, 2), ("cut", "timm/a", 96, 9, 2)]
+        assert zoo.measure("timm/a:96", arguments) == row
+        assert [call[0] for call in calls] == ["theirs", "cut", "engine"]
+        assert [call[1:4] for call in calls] == 3 * [("timm/a:96", 9, 2)]
+        assert [call[4] for call in calls] == ["", "", "d"]
     monkeypatch.setattr(zoo, "find_versions", lambda: "others")
     zoo.measure("timm/a:96", arguments)
-    assert len(calls) == 4
+    assert len(calls) == 6
     arguments.kept = True
     assert zoo.measure("timm/b", arguments) == {}
-    assert zoo.measure("timm/a", arguments)["their_left"] == 0.5
-    assert len(calls) == 4
+    assert zoo.measure("timm/a", arguments) == row
+    assert len(calls) == 6
 
 
-def test_what_a_process_printed_before_its_end_counts(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_with_both_engines_stays_as_it_is(zoo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(zoo, "run_in_a_process", None)
+    row = {"name": "a", "outcome": "cut", "engine_outcome": "same bits"}
+    (tmp_path / "a-cut.json").write_text(json.dumps({"versions": zoo.find_versions(), "row": row}))
+    arguments = argparse.Namespace(rows=tmp_path, compare=False, seconds=9, gib=2, kept=False)
+    assert zoo.measure("a", arguments) == row
+
+
+def test_how_a_process_ended_is_the_outcome_of_its_part(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended:
-        stdout, stderr, returncode = '{"name": "a", "outcome": "cut"}\n', "noise\nMemoryError: much\n", 1
+        stdout, stderr, returncode = "", "noise\nMemoryError: much\n", 1
 
     monkeypatch.setattr(zoo.subprocess, "run", lambda *_, **__: Ended)
-    row = zoo.run_in_a_process("cut", "a", 64, 1, 1)
-    assert row == {"name": "a", "outcome": "cut", "engine_outcome": "MemoryError: much"}
-    assert zoo.run_in_a_process("theirs", "a", 64, 1, 1) == json.loads(Ended.stdout)
+    assert zoo.run_in_a_process("cut", "a:64", 1, 1) == {"name": "a", "outcome": "FAILED", "why": "MemoryError: much"}
+    assert zoo.run_in_a_process("engine", "a:64", 1, 1) == {"engine_outcome": "MemoryError: much"}
+    assert zoo.run_in_a_process("theirs", "a:64", 1, 1) == {"their_outcome": "MemoryError: much"}
+    Ended.stdout = 'noise\n{"their_left": 1}\n'
+    assert zoo.run_in_a_process("theirs", "a:64", 1, 1) == {"their_left": 1}
 
 
 def test_the_networks_of_torch_prunings_tests_are_counted() -> None:
@@ -101,8 +129,8 @@ def test_the_networks_of_torch_prunings_tests_are_counted() -> None:
 
 
 def test_a_network_that_hangs_or_dies_is_a_row_of_the_table(zoo: Any) -> None:
-    assert zoo.run_in_a_process("cut", "timm/resnet18", 64, seconds=0.1, gib=32)["why"] == "not done after 0.1 s"
-    row = zoo.run_in_a_process("cut", "timm/nothing", 64, seconds=120, gib=32)
+    assert zoo.run_in_a_process("cut", "timm/resnet18:64", seconds=0.1, gib=32)["why"] == "not done in 0.1 s"
+    row = zoo.run_in_a_process("cut", "timm/nothing:64", seconds=120, gib=32)
     assert row["outcome"] == "FAILED"
     assert "unknown model 'timm/nothing'" in row["why"]
 

@@ -28,10 +28,11 @@ COLUMNS = (
 """Explanation of the columns."""
 
 ENGINE = (
-    'engine torch-pruning: the same call of prune() with engine="torch-pruning", in the same process. "same bits": the '
+    'engine torch-pruning: the same call of prune() with engine="torch-pruning". "same bits": the '
     'pruned network has the tensors that "trace" gives, and is proved with it. "cut": it lost other units, and all '
     'that "cut" means for "trace" was checked. "refused", with the beginning of the reason: the error comes before '
-    "anything changed, and names the layer or the network. left and seconds are those of this engine."
+    'anything changed, and names the layer or the network. "not done in N s": the process of this engine was ended '
+    "then. left and seconds are those of this engine."
 )
 """Explanation of the columns about the engine "torch-pruning"."""
 
@@ -169,9 +170,11 @@ def format_report(rows: list[dict[str, Any]], columns: str, rival: str = "") -> 
 
 def _count_engine(rows: list[dict[str, Any]]) -> str:
     """Return how often each outcome of the engine "torch-pruning" occurs."""
-    known = ("same bits", "cut", "refused", "FAILED", "not done")
+    known = ("same bits", "cut", "refused", "FAILED", "not done", "not tried")
     outcomes = [row.get("engine_outcome", "not tried") for row in rows]
-    kinds = Counter(next((kind for kind in known if outcome.startswith(kind)), outcome) for outcome in outcomes)
+    kinds = Counter(
+        next((kind for kind in known if outcome.startswith(kind)), "ended by an error") for outcome in outcomes
+    )
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
