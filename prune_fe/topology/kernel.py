@@ -233,8 +233,10 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
         start = starts[image] + unit
         if is_interleaved:
             if unit == 0:
+                # As many as there are units: of a layer that is divided, the last part may have fewer than the others.
+                columns_of_units = column_tops[: n_columns * n_units]
                 fill_interleaved_tops(
-                    bits, start, stride, n_elements, n_strips, strip_tops, column_tops, lows[:n_units]
+                    bits, start, stride, n_elements, n_strips, strip_tops, columns_of_units, lows[:n_units]
                 )
             offset = offset_of(unit)
             if unit % LANES == 0:

@@ -332,6 +332,15 @@ def test_few_images_are_divided_among_the_threads() -> None:
     assert torch.equal(found, birth_times(maps))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_units_that_are_divided_into_unequal_parts_lose_nothing(dtype: torch.dtype) -> None:
+    maps = torch.randn(1, 84, 70, 70).to(dtype)
+    images = maps.contiguous(memory_format=torch.channels_last)
+    layout = layout_of(bit_patterns(images, str(dtype).removeprefix("torch.")))
+    assert chunk_shape(layout, 70, threads=2) == (1, 64)  # the last 20 are a part of their own
+    assert torch.equal(birth_times(images, threads=2), birth_times(maps))
+
+
 def test_maps_of_a_network_in_training_are_taken_and_left_as_they_are() -> None:
     maps = torch.from_numpy(random_maps(10)).requires_grad_()
     before = maps.detach().clone()
