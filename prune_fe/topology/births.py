@@ -30,7 +30,7 @@ CHUNK_ELEMENTS = 1 << 16
 MIN_UNITS = 64
 """Interleaved units that one thread takes at least, where there are so many: fewer would split what lies together."""
 
-MAX_STRIP_TOPS = 1 << 21
+MAX_STRIP_TOPS = 1 << 20
 """Largest number of interleaved units' strip tops, except for MIN_UNITS units: more would not stay in the cache."""
 
 
@@ -300,7 +300,7 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
     if n_units == 1:
         return max(1, CHUNK_ELEMENTS // size**2), 1
     n_strips = kernel.strip_counts(size, True)[0]
-    largest = MAX_STRIP_TOPS // (3 * n_strips)
+    largest = MAX_STRIP_TOPS // (2 * n_strips)
     if n_images < 2 * threads:
         largest = min(largest, n_units * n_images // (2 * threads))
     width = min(n_units, max(1, largest // MIN_UNITS) * MIN_UNITS)

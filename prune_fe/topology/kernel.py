@@ -23,23 +23,36 @@ into columns, each of every n-th strip (for small maps, a column is one strip). 
 largest of each strip, its top. The columns' tops show how large the first few elements of the map are, and only strips
 with such a top are read again. For interleaved maps the pass takes all units at once, because memory is read in whole
 cache lines and fastest in order, and it keeps the second largest of each strip too: most strips need not be read again.
-
-All compiled functions are in this one file because numba compares only the file of the function that it loads from its
-cache: a change in another file, of a function that is called, would go unnoticed.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from prune_fe.topology.compiling import aligned_empty, compiled, entry_point
+from prune_fe.topology.lanes import (
+    address_of,
+    bits_of_both,
+    bits_of_either,
+    fill,
+    higher,
+    if_greater,
+    lane_count,
+    load,
+    load_first,
+    lower,
+    minus,
+    smallest,
+    store,
+)
 
 NOT_FINITE = -1  # in place of a birth time: the map has NaN or an infinite element
 NO_HOLE = -1  # in place of a position in a slice: the slice gives no hole
 CONE = -2  # the slice gives no hole, and no later one will
 UNSURE = -3  # the remaining elements must enter before it is known
 
+MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elements than in random maps
 SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
@@ -47,33 +60,13 @@ MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives u
 LANES = 16  # how many interleaved units' tops are transposed at once: a cache line of 32-bit numbers
 BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
 STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once
+ROW_MASK = 15  # the bits of a number that tell which row of an interleaved strip its top is
 MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
 MAX_RANKED = 128  # beyond this many items a radix sort is faster than rank_sort
-CACHE_LINE = 64  # bytes
 DIGIT_BITS = 8  # of the radix sort
 
 QUOTIENT_BITS = 42
 MAX_ROWS = 1 << QUOTIENT_BITS // 3  # up to this size, vertices() divides every index exactly
-
-
-def entry_point(function: Callable) -> Callable:
-    """Compile a function that Python calls, on its first call, to run without the GIL; cache its code on the disk.
-
-    numba's `parallel=True` is no option: its OpenMP runtime clashes with torch's and dies in forked data loader
-    workers.
-    """
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return numba.njit(nogil=True)(function)
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile a function that only compiled functions call.
-
-    Without a wrapper for Python and a cache entry of its own (the entry point's contains it), it compiles faster.
-    """
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[call-overload]
 
 
 @entry_point
@@ -86,12 +79,13 @@ class Scratch(NamedTuple):
     """Arrays that one thread needs to process maps of one size and type; nothing in them outlives a map.
 
     Attributes:
-        strip_tops: The largest element of each strip, (strips,). For interleaved units, (strips · blocks · 3 · BLOCK,):
-            for each block of units the largest elements, the second largest, and which row of the strip the largest is.
-        column_tops: (columns · units,), the largest element of each column, if the maps are interleaved and a column is
-            more than one strip; otherwise empty.
+        strip_tops: The largest element of each strip, (strips,). For interleaved units, (strips · blocks · 2 · BLOCK,):
+            for each block of units the largest elements, and the second largest ones, whose lowest bits (ROW_MASK) are
+            replaced by the row of the strip in which the largest is.
+        column_tops: (columns · blocks · BLOCK,), the largest element of each column, if the maps are interleaved and a
+            column is more than one strip; otherwise empty.
         tops: (1 or LANES, columns), the largest element of each column, of one unit or some interleaved ones.
-        lows: (units,), the smallest element of each of the interleaved units.
+        lows: (blocks · BLOCK,), the smallest element of each of the interleaved units.
         columns: (columns + 1,) int32, the columns that have elements of a slice.
         strips: (strips + 1,) int32, the strips that have elements of a slice.
         sample: (at most MAX_SAMPLED,), every n-th element.
@@ -141,17 +135,6 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
     return n_strips, min(n_strips, math.ceil(elements_per_wanted ** (1 / 3) * 1.5 * slice_size(size)))
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array that begins with a line of the cache: longer vectors that begin elsewhere are read half as fast.
-
-    numpy aligns arrays to 16 bytes.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + CACHE_LINE, np.uint8)
-    first = -memory.ctypes.data % CACHE_LINE
-    return memory[first : first + size].view(dtype).reshape(shape)
-
-
 def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
     """Return scratch arrays for maps of m² elements that are given as integers of this type.
 
@@ -164,11 +147,12 @@ def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
     is_interleaved = n_units > 1
     n_strips, n_columns = strip_counts(size, is_interleaved)
     n_words = (size + 63) // 64
+    width = strip_width(n_units)
     return Scratch(
-        strip_tops=aligned_empty((n_strips * (strip_width(n_units) if is_interleaved else 1),), dtype),
-        column_tops=aligned_empty((n_columns * n_units if is_interleaved and n_columns < n_strips else 0,), dtype),
+        strip_tops=aligned_empty((n_strips * (width if is_interleaved else 1),), dtype),
+        column_tops=aligned_empty((n_columns * width // 2 if is_interleaved and n_columns < n_strips else 0,), dtype),
         tops=aligned_empty((LANES if is_interleaved else 1, n_columns), dtype),
-        lows=np.empty(n_units, dtype),
+        lows=aligned_empty((width // 2,), dtype),
         columns=np.empty(n_columns + 1, np.int32),
         strips=np.empty(n_strips + 1, np.int32),
         sample=np.empty(len(range(0, n_elements, sample_step(n_elements))), dtype),
@@ -187,8 +171,8 @@ def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
 
 @entry_point
 def strip_width(n_units):
-    """Return the length of a strip's tops of interleaved units: three numbers a unit, in whole blocks."""
-    return 3 * BLOCK * -(-n_units // BLOCK)
+    """Return the length of a strip's tops of interleaved units: two numbers a unit, in whole blocks."""
+    return 2 * BLOCK * -(-n_units // BLOCK)
 
 
 @entry_point
@@ -233,16 +217,13 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
         start = starts[image] + unit
         if is_interleaved:
             if unit == 0:
-                # As many as there are units: of a layer that is divided, the last part may have fewer than the others.
-                columns_of_units = column_tops[: n_columns * n_units]
-                fill_interleaved_tops(
-                    bits, start, stride, n_elements, n_strips, strip_tops, columns_of_units, lows[:n_units]
-                )
+                numbers = n_elements, n_strips, n_columns
+                fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, column_tops, lows)
             offset = offset_of(unit)
             if unit % LANES == 0:
                 n_lanes = min(LANES, n_units - unit)
                 if len(column_tops) > 0:
-                    transpose(column_tops, unit, n_units, n_lanes, tops_of_lanes)
+                    transpose(column_tops, unit, width // 2, n_lanes, tops_of_lanes)
                 else:
                     transpose(strip_tops, offset, width, n_lanes, tops_of_lanes)
             tops = tops_of_lanes[unit % LANES]
@@ -255,17 +236,17 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
             continue
         # A slice holds the elements with floor ≤ key < ceiling, and none goes below last_floor.
         ceiling, last_floor = np.int64(highest) + 1, np.int64(lowest) + 1
-        n_slice = slice_size(size)
+        n_slice = min(slice_size(size), MAX_FIRST_SLICE)
         n_entered = n_values = 0
         clear(neighbours, labels, degrees)
         while ceiling > last_floor:
             values, n_wanted = tops, n_slice
             if n_entered > 0:
-                last_floor = max(last_floor, cone_floor(bits, start, stride, degrees))
-                if last_floor >= ceiling:
-                    break
                 # After that many elements most vertices are connected, and find_later_hole has few pairs to test.
                 if n_entered >= size:
+                    last_floor = max(last_floor, cone_floor(bits, start, stride, degrees))
+                    if last_floor >= ceiling:
+                        break
                     position = find_later_hole(bits, start, stride, scratch, last_floor, ceiling)
                     if position == NO_HOLE:
                         break
@@ -366,79 +347,92 @@ def largest(values):
 
 
 @compiled
-def fill_interleaved_tops(bits, start, stride, n_elements, n_strips, strip_tops, column_tops, lows):
+def fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, column_tops, lows):
     """Write the tops of each strip and column and the lowest key of interleaved units.
 
     Args:
         bits: The bit patterns.
         start: Where the first unit's map begins.
         stride: Distance between two elements of a map.
-        n_elements: Elements of a map.
-        n_strips: Strips of a map.
+        n_units: The interleaved units.
+        numbers: How many elements, strips and columns a map has.
         strip_tops: Output, as in Scratch.
         column_tops: Output, as in Scratch; may be empty.
-        lows: Output, (units,).
+        lows: Output, as in Scratch.
     """
-    n_units, width = len(lows), strip_width(len(lows))
-    n_columns = len(column_tops) // n_units
+    words, tops, columns, lowest = address_of(bits), address_of(strip_tops), address_of(column_tops), address_of(lows)
+    n_elements, n_strips, n_columns = np.uint64(numbers[0]), np.uint64(numbers[1]), np.uint64(numbers[2])
+    start, stride, n_units = np.uint64(start), np.uint64(stride), np.uint64(n_units)
+    width, n_lanes = np.uint64(strip_width(n_units)), lane_count(words)
     lows[:] = np.iinfo(bits.dtype).max
     for strip in range(n_strips):
-        for first in range(0, n_units, BLOCK):
-            n_lanes = min(BLOCK, n_units - first)
-            at = strip * width + 3 * first
-            block, low = strip_tops[at : at + 3 * BLOCK], lows[first : first + n_lanes]
-            block[:] = np.iinfo(bits.dtype).min
-            row = 0
-            for index in range(strip, n_elements, STRIP_ROWS * n_strips):
-                merge_rows(bits, start + first, stride, index, n_strips, n_elements, row, block, low)
-                row += STRIP_ROWS
-            if n_columns > 0:
-                at = strip % n_columns * n_units + first
-                merge_tops(block, column_tops[at : at + n_lanes], strip < n_columns)
+        row = 0
+        for index in range(strip, n_elements, STRIP_ROWS * n_strips):
+            at0 = start + index * stride
+            # A row beyond the last one is replaced by the strip's first. That can only make the second largest too
+            # large, and the strip is then read again.
+            step = n_strips * stride
+            at1 = at0 + step if index + n_strips < n_elements else at0
+            at2 = at1 + step if index + 2 * n_strips < n_elements else at0
+            at3 = at2 + step if index + 3 * n_strips < n_elements else at0
+            for unit in range(np.uint64(0), n_units, n_lanes):
+                places, n = (at0 + unit, at1 + unit, at2 + unit, at3 + unit), n_units - unit
+                merge_rows(words, places, n, row, tops, strip * width + offset_of(unit), lowest, unit)
+            row += STRIP_ROWS
+        if len(column_tops) > 0:
+            at_column = strip % n_columns * (width // np.uint64(2))
+            for unit in range(np.uint64(0), n_units, n_lanes):
+                top = load(tops, strip * width + offset_of(unit))
+                if strip >= n_columns:
+                    top = higher(top, load(columns, at_column + unit))
+                store(columns, at_column + unit, top)
 
 
 @compiled
-def merge_rows(bits, start, stride, index, n_strips, n_elements, row, block, lows):
-    """Merge STRIP_ROWS = 4 elements of a strip into the tops of a block of units and into their lowest keys.
+def merge_rows(words, places, n, row, tops, at, lows, unit):
+    """Merge STRIP_ROWS = 4 elements of a strip of some units, one in each lane, into their tops and lowest keys.
 
-    All that is written are two arrays, in which the numbers of one kind are BLOCK apart: with more arrays, or smaller
-    distances, the compiler cannot prove that lanes are independent, and does not vectorise.
+    Args:
+        words: Address of the bit patterns.
+        places: Where the elements of the first unit are, a tuple of 4.
+        n: How many units there are from the first one on; if they are fewer than lanes, the other lanes do not matter.
+        row: Number of the first element in the strip.
+        tops: Address of the tops.
+        at: Where the tops of the strip have that of the first unit.
+        lows: Address of the lowest keys.
+        unit: Number of the first unit.
     """
-    # A row beyond the last one is replaced by the strip's first. That can only make the second largest too large, and
-    # the strip is then read again.
-    i1, i2, i3 = index + n_strips, index + 2 * n_strips, index + 3 * n_strips
-    at0 = start + index * stride
-    at1 = start + i1 * stride if i1 < n_elements else at0
-    at2 = start + i2 * stride if i2 < n_elements else at0
-    at3 = start + i3 * stride if i3 < n_elements else at0
-    number = bits.dtype.type
-    row0, row1, row2, row3 = number(row), number(row + 1), number(row + 2), number(row + 3)
-    for i in range(len(lows)):
-        lane, second_lane, row_lane = np.uint64(i), np.uint64(i + BLOCK), np.uint64(i + 2 * BLOCK)
-        key0, key1 = key_at(bits, at0 + i), key_at(bits, at1 + i)
-        key2, key3 = key_at(bits, at2 + i), key_at(bits, at3 + i)
-        high01, low01, row01 = max(key0, key1), min(key0, key1), row1 if key1 > key0 else row0
-        high23, low23, row23 = max(key2, key3), min(key2, key3), row3 if key3 > key2 else row2
-        high, second = max(high01, high23), max(min(high01, high23), low01, low23)
-        before = block[lane]
-        lows[lane] = min(lows[lane], low01, low23)
-        block[row_lane] = (row23 if high23 > high01 else row01) if high > before else block[row_lane]
-        block[second_lane] = max(min(high, before), second, block[second_lane])
-        block[lane] = max(high, before)
+    key0, key1 = load_keys(words, places[0], n), load_keys(words, places[1], n)
+    key2, key3 = load_keys(words, places[2], n), load_keys(words, places[3], n)
+    high01, low01 = higher(key0, key1), lower(key0, key1)
+    high23, low23 = higher(key2, key3), lower(key2, key3)
+    row01 = if_greater(key1, key0, fill(words, row + 1), fill(words, row))
+    row23 = if_greater(key3, key2, fill(words, row + 3), fill(words, row + 2))
+    high, rows = higher(high01, high23), if_greater(high23, high01, row23, row01)
+    second = higher(lower(high01, high23), higher(low01, low23))
+    store(lows, unit, lower(load(lows, unit), lower(low01, low23)))
+    mask, at_second = fill(words, ROW_MASK), at + np.uint64(BLOCK)
+    if row > 0:
+        before, packed = load(tops, at), load(tops, at_second)
+        second = higher(higher(lower(high, before), second), bits_of_either(packed, mask))
+        rows = if_greater(high, before, rows, bits_of_both(packed, mask))
+        high = higher(high, before)
+    store(tops, at, high)
+    store(tops, at_second, bits_of_either(bits_of_both(second, fill(words, ~ROW_MASK)), rows))
 
 
 @compiled
-def merge_tops(block, column_tops, is_first):
-    """Merge the tops of a strip into those of its column."""
-    for i in range(len(column_tops)):
-        lane = np.uint64(i)
-        column_tops[lane] = block[lane] if is_first else max(column_tops[lane], block[lane])
+def load_keys(words, at, n):
+    """Return the keys of the first n units from a place on, or of as many as there are lanes; see key_at."""
+    lanes = load(words, at) if n >= lane_count(words) else load_first(words, at, np.int64(n))
+    return if_greater(fill(words, 0), lanes, minus(smallest(words), lanes), lanes)
 
 
 @compiled
 def offset_of(unit):
     """Return where the tops of a strip have the top of an interleaved unit."""
-    return unit // BLOCK * (3 * BLOCK) + unit % BLOCK
+    number = np.uint64(unit)
+    return number // np.uint64(BLOCK) * np.uint64(2 * BLOCK) + number % np.uint64(BLOCK)
 
 
 @compiled
@@ -577,28 +571,30 @@ def choose_floor(values, n_wanted, lowest, ceiling):
     n_above = count(values, ceiling)
     if count(values, lowest) - n_above <= 2 * n_wanted:
         return lowest
-    # Bisection: the number of values ≥ the middle falls as the middle rises.
-    floor = lowest
-    while ceiling - floor > 1:
+    # Floors that many values reach are near the largest value, compared with all numbers between it and the lowest: so
+    # steps down that double, and then bisection of the last one.
+    step, floor, n = (ceiling - lowest >> 8) + 1, ceiling, 0
+    while n < n_wanted and floor > lowest:
+        ceiling, floor = floor, max(lowest, floor - step)
+        step *= 2
+        n = count(values, floor) - n_above
+    while n > 2 * n_wanted and ceiling - floor > 1:
         middle = (floor + ceiling) >> 1
-        n = count(values, middle) - n_above
-        if n < n_wanted:
+        n_middle = count(values, middle) - n_above
+        if n_middle < n_wanted:
             ceiling = middle
         else:
-            floor = middle
-            if n <= 2 * n_wanted:
-                break
+            floor, n = middle, n_middle
     return floor
 
 
 @compiled
 def count(values, floor):
     """Return how many values are ≥ the floor."""
-    floor = values.dtype.type(floor)
-    n = 0
+    floor, n = values.dtype.type(floor), np.int32(0)
     for i in range(len(values)):
-        n += values[i] >= floor
-    return n
+        n = np.int32(n + np.int32(values[i] >= floor))  # in 32 bits, so that a vector counts twice as many
+    return np.int64(n)
 
 
 @compiled
@@ -653,9 +649,10 @@ def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, fl
     for i in range(n_picked):
         strip = np.uint64(strips[i])
         at = strip * np.uint64(width) + np.uint64(offset)
-        index = strip + np.uint64(strip_tops[at + np.uint64(2 * BLOCK)]) * np.uint64(n_strips)
+        packed = np.int64(strip_tops[at + np.uint64(BLOCK)])
+        index = strip + np.uint64(packed & ROW_MASK) * np.uint64(n_strips)
         items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
-        items[2 * i + 1] = strip_tops[at + np.uint64(BLOCK)]
+        items[2 * i + 1] = packed | ROW_MASK  # not below the second largest
     first = np.int64(1 - ceiling) << 32
     n = n_others = np.uint64(0)
     for i in range(n_picked):

@@ -3,7 +3,6 @@
 from itertools import combinations
 from typing import Any, get_args
 
-import numba
 import numpy as np
 import pytest
 
@@ -87,15 +86,3 @@ def test_ranks_number_the_different_values_of_each_map() -> None:
     ranks = np.empty(values.shape, np.int32)
     kernel.fill_ranks(values, ranks)
     assert ranks.tolist() == [[2, 0, 2, 1], [np.iinfo(np.int32).max] * 4, [0] * 4]
-
-
-def test_without_a_folder_for_the_cache_the_kernel_is_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_in_memory: Any = numba.njit
-
-    def njit(cache: bool = False, **options: bool) -> Any:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_in_memory(**options)
-
-    monkeypatch.setattr(numba, "njit", njit)
-    assert kernel.entry_point(lambda x: x + 1)(1) == 2

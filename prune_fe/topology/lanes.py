@@ -1,0 +1,180 @@
+"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of another map.
+
+All functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
+lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
+and each slice of an array counts its readers, which takes as long as many numbers.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# The functions that numba compiles, and the callbacks that it calls, have no types for mypy.
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+
+intrinsic: Any = extending.intrinsic  # mypy takes its first argument, the compiler's own, for one that callers give
+
+N_LANES = {16: 32, 32: 16}
+"""Bits of a number -> lanes of a vector: 64 bytes, the longest registers and a line of the cache."""
+
+
+class Lanes(types.Type):
+    """The type of a vector of integers, one for each map."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.n = N_LANES[dtype.bitwidth]
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@extending.register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    """Represents Lanes as a vector of LLVM."""
+
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.dtype.bitwidth), kind.n))
+
+
+@intrinsic
+def address_of(_, array):
+    """Return the address of an array's first number: passing an address costs nothing, an array counts its readers."""
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def lane_count(_, numbers):
+    """Return how many of the numbers at an address are one vector."""
+    n = N_LANES[numbers.dtype.bitwidth]
+    return types.uintp(numbers), lambda context, *_: context.get_constant(types.uintp, n)
+
+
+@intrinsic
+def load(_, numbers, index):
+    """Return the lanes that begin at the i-th number after an address."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        place = _place(context, builder, lanes, *arguments)
+        return builder.load(place, align=numbers.dtype.bitwidth // 8)
+
+    return lanes(numbers, types.uintp), generate
+
+
+@intrinsic
+def load_first(_, numbers, index, n):
+    """Return lanes of which the first n begin at the i-th number after an address; nothing behind these is read."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        vector = context.get_value_type(lanes)
+        places = ir.Constant(vector, list(range(lanes.n)))
+        limit = builder.icmp_signed("<", places, _broadcast(builder, vector, arguments[2]))
+        pointer, alignment = vector.as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(vector, [pointer, alignment, limit.type, vector])
+        function = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.masked.load.v{lanes.n}i{numbers.dtype.bitwidth}.p0"
+        )
+        place = _place(context, builder, lanes, *arguments[:2])
+        size = alignment(numbers.dtype.bitwidth // 8)
+        return builder.call(function, [place, size, limit, ir.Constant(vector, None)])
+
+    return lanes(numbers, types.uintp, types.int64), generate
+
+
+@intrinsic
+def prefetch(_, numbers, index):
+    """Ask for the i-th number after an address to be in the second-level cache soon; the address may be invalid."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", kinds[:1], ir.FunctionType(ir.VoidType(), [kinds[0], *[kinds[1]] * 3])
+        )
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kinds[0])
+        read, level, data = (kinds[1](number) for number in (0, 2, 1))
+        builder.call(function, [place, read, level, data])
+
+    return types.void(numbers, types.uintp), generate
+
+
+@intrinsic
+def store(_, numbers, index, lanes):
+    """Write the lanes from the i-th number after an address on."""
+
+    def generate(context, builder, signature, arguments):
+        place = _place(context, builder, lanes, *arguments[:2])
+        builder.store(arguments[2], place, align=numbers.dtype.bitwidth // 8)
+
+    return types.void(numbers, types.uintp, lanes), generate
+
+
+def _place(context, builder, lanes, address, index):
+    """Return the address of the i-th number, as one of lanes."""
+    return builder.bitcast(builder.gep(address, [index]), context.get_value_type(lanes).as_pointer())
+
+
+@intrinsic
+def fill(_, numbers, number):
+    """Return lanes of the type of the numbers at an address that all hold one number."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        return _broadcast(builder, context.get_value_type(lanes), arguments[1])
+
+    return lanes(numbers, types.int64), generate
+
+
+def _broadcast(builder, vector, number):
+    """Return a vector of this type with the lower bits of an integer in each lane."""
+    none = ir.Constant(vector, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    first = builder.insert_element(none, builder.trunc(number, vector.element), zeros.type.element(0))
+    return builder.shuffle_vector(first, none, zeros)
+
+
+@intrinsic
+def smallest(_, numbers):
+    """Return lanes that hold the smallest integer, which is the key of no number."""
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(context.get_value_type(lanes), [-(1 << (numbers.dtype.bitwidth - 1))] * lanes.n)
+
+    return lanes(numbers), generate
+
+
+def _binary(instruction: Callable) -> Callable:
+    """Return a function of two lanes that is one instruction, or two."""
+
+    @intrinsic
+    def function(_, x, y):
+        return x(x, x), lambda context, builder, signature, arguments: instruction(builder, *arguments)
+
+    return function
+
+
+higher = _binary(lambda builder, x, y: builder.select(builder.icmp_signed(">", x, y), x, y))
+lower = _binary(lambda builder, x, y: builder.select(builder.icmp_signed("<", x, y), x, y))
+plus = _binary(lambda builder, x, y: builder.add(x, y))
+minus = _binary(lambda builder, x, y: builder.sub(x, y))
+bits_of_both = _binary(lambda builder, x, y: builder.and_(x, y))
+bits_of_either = _binary(lambda builder, x, y: builder.or_(x, y))
+
+
+@intrinsic
+def if_greater(_, x, y, yes, no):
+    """Return `yes` in the lanes with x > y and `no` in the others."""
+
+    def generate(context, builder, signature, arguments):
+        x, y, yes, no = arguments
+        return builder.select(builder.icmp_signed(">", x, y), yes, no)
+
+    return yes(x, x, x, x), generate

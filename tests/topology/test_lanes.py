@@ -1,0 +1,64 @@
+"""Vectors of integers: each function against numpy, lane by lane."""
+
+import ctypes
+import mmap
+import sys
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from prune_fe.topology import lanes
+from prune_fe.topology.lanes import address_of, fill, if_greater, load, load_first, prefetch, smallest, store
+
+
+@numba.njit
+def compute(one, other, results, n_first):
+    """Write a row of results for each function."""
+    at = np.uint64(1)  # not where a vector begins
+    a, b = load(address_of(one), at), load(address_of(other), at)
+    prefetch(address_of(one), np.uint64(1) << np.uint64(40))  # an address that is not there does no harm
+    store(address_of(results[0]), 0, a)
+    store(address_of(results[1]), 0, lanes.higher(a, b))
+    store(address_of(results[2]), 0, lanes.lower(a, b))
+    store(address_of(results[3]), 0, lanes.plus(a, b))
+    store(address_of(results[4]), 0, lanes.minus(a, b))
+    store(address_of(results[5]), 0, lanes.bits_of_both(a, b))
+    store(address_of(results[6]), 0, lanes.bits_of_either(a, b))
+    store(address_of(results[7]), 0, if_greater(a, b, fill(address_of(one), 5), smallest(address_of(one))))
+    store(address_of(results[8]), 0, load_first(address_of(one), at, n_first))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_each_function_is_numpys(dtype: type[np.integer]) -> None:
+    limits: Any = np.iinfo(dtype)
+    n = lanes.N_LANES[limits.bits]
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(limits.min, limits.max, (2, n + 1), dtype, endpoint=True)
+    one[1:4], other[1:4] = (limits.min, 7, limits.max), (limits.max, 7, limits.min)
+    a, b = one[1:], other[1:]
+    for n_first in (0, 1, n - 1, n):
+        results = np.empty((9, n), dtype)
+        compute(one, other, results, n_first)
+        expected = [a, np.maximum(a, b), np.minimum(a, b), a + b, a - b, a & b, a | b, np.where(a > b, 5, limits.min)]
+        np.testing.assert_array_equal(results, [*expected, np.where(np.arange(n) < n_first, a, 0)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is protected in another way")
+def test_lanes_behind_the_first_ones_are_not_read() -> None:
+    memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    last = np.frombuffer(memory, np.int32)[mmap.PAGESIZE // 4 - 3 : mmap.PAGESIZE // 4]
+    last[:] = 1, 2, 3
+    result = np.ones(16, np.int32)
+    next_page, protect = ctypes.c_void_p(last.ctypes.data + last.nbytes), ctypes.CDLL(None).mprotect
+    assert protect(next_page, mmap.PAGESIZE, 0) == 0  # reading it would end the process
+    read_first(last, result, 3)
+    assert protect(next_page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+    assert result.tolist() == [1, 2, 3] + 13 * [0]
+
+
+@numba.njit
+def read_first(words, result, n):
+    """Write the first n words to the result."""
+    store(address_of(result), 0, load_first(address_of(words), np.uint64(0), n))
