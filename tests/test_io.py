@@ -137,7 +137,7 @@ def test_a_number_has_at_most_nine_digits() -> None:
         None,
     ]
     assert math.isnan(csv_cell(math.nan))
-    assert csv_cell(np.float32(0.1)) == 0.1
+    assert csv_cell(np.float32(0.1)) == 0.100000001
 
 
 @pytest.mark.parametrize("value", ["a=1", "", -1, 0.5, None])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import parse_assignments, require_data, require_new
-from prune_fe.cli.networks import Loaded, load, use_threads
+from prune_fe.cli.networks import Loaded, data_words, load, use_threads
 from prune_fe.cli.output import print_json, reporter, say_next, text_to_stderr
 from prune_fe.cli.parameters import Device, Json, ModelFlags, NewFolder, RequiredDataFlags, Seed, Threads, Workers
 from prune_fe.cli.run_folders import using
@@ -80,7 +80,7 @@ def compress(
         reporter.say(f"report: {result.report}")
     reporter.say(f"network: {output / MODEL}   (in Python: prune_fe.load({str(output / MODEL)!r}))")
     _say_export(output, result)
-    say_next("evaluate", "--model", output / MODEL, "--data", data.data, "--latency")
+    say_next("evaluate", "--model", output / MODEL, *data_words(data), "--latency")
     reporter.say(str(result))
     if json:
         print_json(result.numbers())
@@ -88,6 +88,10 @@ def compress(
 
 def require_trained(model: ModelFlags) -> None:
     """Raise InputError where the flags name a network that nobody has trained."""
+    if Path(model.model).is_file():
+        raise InputError(
+            f"{model.model} is a file: say which network it is of with --model, and --checkpoint {model.model}"
+        )
     if model.checkpoint is None and not model.pretrained and not is_saved(model.model):
         raise InputError(
             f"{model.model} has no trained weights: pass --checkpoint FILE or --pretrained, or a folder of "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data, require_new
-from prune_fe.cli.networks import Loaded, is_saved, load, read_notes, use_threads
+from prune_fe.cli.networks import Loaded, data_words, is_saved, load, read_notes, use_threads
 from prune_fe.cli.output import console, noting_warnings, print_json, reporter, say_next, text_to_stderr
 from prune_fe.cli.parameters import (
     Device,
@@ -106,7 +106,7 @@ def finetune(
         ignore_signals()
         from_rank_0(lambda: _save(loaded, model, seed, output, history, unfinished))
     reporter.say(f"epoch {_kept(history, options).number} is kept: {output}   (its epochs: {output / 'epochs.csv'})")
-    say_next("evaluate", "--model", output, "--data", data.data)
+    say_next("evaluate", "--model", output, *data_words(data))
     if json and is_first:
         epochs = [dataclasses.asdict(epoch) for epoch in history]
         print_json({"output": str(output), "kept": _kept(history, options).number, "epochs": epochs})

@@ -112,6 +112,6 @@ def describe_images(splits: Splits, model: ModelFlags, notes: Mapping[str, Any],
         text += f"; {model.model} was trained with {trained}×{trained}"
         if trained != splits.size:
             text += f" (--size {trained})"
-    elif model.checkpoint is not None:
+    elif model.checkpoint is not None and model.size is None:
         text += f"; {model.checkpoint} does not say what it was trained with (--size N)"
     reporter.say(text)

@@ -139,13 +139,21 @@ def read_notes(model: str) -> dict[str, Any]:
     return notes if isinstance(notes, dict) else {}
 
 
-def recalibration_words(loaded: Loaded, data: str | None) -> list[str | Path | int]:
+def data_words(data: RequiredDataFlags) -> list[str]:
+    """Return the flags that let another command read the same images."""
+    return ["--data", data.data, *([] if data.source is None else ["--source", data.source])]
+
+
+def recalibration_words(loaded: Loaded, data: RequiredDataFlags) -> list[str | int]:
     """Return the flags that let `prune-fe prune` recalibrate batch norms; [] for a network without, or no images."""
     from prune_fe.training.recalibration import has_batch_norms
 
-    if data is None or loaded.splits is None or not has_batch_norms(loaded.network):
+    if data.data is None or loaded.splits is None or not has_batch_norms(loaded.network):
         return []
-    return ["--data", data, "--recalibrate", min(RECALIBRATED, len(loaded.splits.train))]  # type: ignore[arg-type]
+    # The number of training images depends on which are held out.
+    own = ["--validation", data.validation] if isinstance(data.validation, str) else []
+    n_images = min(RECALIBRATED, len(loaded.splits.train))  # type: ignore[arg-type]
+    return [*data_words(data), *own, "--recalibrate", n_images]
 
 
 def require_forward(network: nn.Module, example: Tensor, name: str) -> None:

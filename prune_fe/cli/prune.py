@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from prune_fe.cli.inputs import new_output, require_data
-from prune_fe.cli.networks import RECALIBRATED, Loaded, load, use_threads
+from prune_fe.cli.networks import RECALIBRATED, Loaded, data_words, load, use_threads
 from prune_fe.cli.output import print_json, reporter, say_next, text_to_stderr
 from prune_fe.cli.parameters import DataFlags, Device, Json, ModelFlags, NewFolder, Seed, Threads
 from prune_fe.errors import DataError, InputError
@@ -68,7 +68,8 @@ def prune(
     with new_output(output):
         numbers = _prune(model, scores, sensitivity, options, data, other_weights, output, device, seed)
     reporter.say(f"pruned model: {output}")
-    say_next("finetune", "--model", output, "--data", data.data or "PATH", "--output", "finetuned")
+    images = data_words(data) if data.data else ["--data", "PATH"]
+    say_next("finetune", "--model", output, *images, "--output", "finetuned")
     if json:
         print_json({"model": model.model, "scores": str(scores), "output": str(output)} | numbers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prune_fe.cli.output import console, reporter, say_next
 from prune_fe.cli.parameters import ExecutorFlags, RecipeFlags, RecipePath, Seeds
 from prune_fe.cli.run_folders import open_run, using
+from prune_fe.data.registry import PATH_SOURCE
 from prune_fe.errors import PruneFEError
 from prune_fe.experiment.options import ExecutorOptions
 from prune_fe.report.console import results_table
@@ -33,6 +34,9 @@ def run(
     except PruneFEError as error:  # The run itself has succeeded.
         reporter.say(f"no report: {error}")
     reporter.say(f"pruned model: {last}   (in Python: prune_fe.load({str(last)!r}))")
-    say_next("evaluate", "--model", last, "--data", checked.data.path or checked.data.source)
+    source = (
+        [] if checked.data.path is None or checked.data.source == PATH_SOURCE else ["--source", checked.data.source]
+    )
+    say_next("evaluate", "--model", last, "--data", checked.data.path or checked.data.source, *source)
     images = ("--data", flags.data) if flags.data else ()
     say_next("run", recipe, *images, "--set", "prune.ratio=0.7", "--seed", 0, 1, 2)

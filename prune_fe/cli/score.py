@@ -179,7 +179,7 @@ def score(
         console.print(training_table(rows))
         reporter.say(f"every layer and quantity at every checkpoint: {output}/training.csv")
     else:
-        _print_scores(scores_by_name, output, model, loaded, data.data)
+        _print_scores(scores_by_name, output, model, loaded, data)
     if json:
         found = {"rows": rows} if checkpoints else {"scorers": _numbers(scores_by_name, output)}
         print_json({"model": model.model, "output": str(output)} | found)
@@ -215,7 +215,7 @@ def _numbers(scores_by_name: Mapping[str, Scores], output: Path) -> dict[str, An
 
 
 def _print_scores(
-    scores_by_name: Mapping[str, Scores], output: Path, model: ModelFlags, loaded: Loaded, data: str | None
+    scores_by_name: Mapping[str, Scores], output: Path, model: ModelFlags, loaded: Loaded, data: DataFlags
 ) -> None:
     """Print a table for each scorer, and the command that prunes by the first of them."""
     for name, scores in scores_by_name.items():

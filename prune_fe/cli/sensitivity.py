@@ -95,7 +95,7 @@ def sensitivity(
     outputs = None if is_saved(model.model) else model.num_classes or len(loaded.splits.classes)
     flags = {"--checkpoint": model.checkpoint, "--num-classes": outputs, "--size": loaded.example.shape[-1]}
     words = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
-    words += recalibration_words(loaded, data.data)
+    words += recalibration_words(loaded, data)
     target = ["--ratio", "auto", "--target-macs", 0.5, "--sensitivity", output]
     say_next("prune", "--model", model.model, *words, "--scores", scores, *target, "--output", "pruned")
     if json:

@@ -130,6 +130,8 @@ def separate_equal_images(
 def find_shared_images(images: StoredImages, others: Any) -> list[str]:
     """Return "PATH and PATH" for each image of one data set that has the content of an image of another one.
 
+    An image that is in both is named once.
+
     Args:
         images: The first data set.
         others: The other one; only `StoredImages` and what is decoded from them are checked.
@@ -148,11 +150,9 @@ def find_shared_images(images: StoredImages, others: Any) -> list[str]:
     for group in find_equal(np.concatenate((sizes, stored.sizes.numpy()[candidates])), read):
         equal = [number for number in group if number >= n]
         if group[0] < n and equal:
-            shared += [
-                f"{images.where(number)} and {stored.where(int(candidates[equal[0] - n]))}"
-                for number in group
-                if number < n
-            ]
+            other = stored.where(int(candidates[equal[0] - n]))
+            own = [images.where(number) for number in group if number < n]
+            shared += [name if name == other else f"{name} and {other}" for name in own]
     return shared
 
 

@@ -54,7 +54,7 @@ def with_validation_folder(
     require_all_classes(files, "validation")
     for data, name, advice in (
         (splits.train.dataset, "training", "remove them from one of the two"),  # type: ignore[attr-defined]
-        (splits.test, "test", "data.validation_from: test takes a share of the test images instead"),
+        (splits.test, "test", "validation_from: test takes a share of the test images instead"),
     ):
         if shared := find_shared_images(files, data):
             raise DataError(

@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+TASKS = "tasks"
+"""Name of the progress of tasks. They take different times, of which `TaskTimes` knows more than a bar."""
+
 WORTH_SAYING = 120.0
 """Seconds from which on an estimate is printed."""
 

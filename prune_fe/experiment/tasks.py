@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from prune_fe.distributed import from_rank_0, world_size
 from prune_fe.errors import DataError, InputError, PruneFEError
-from prune_fe.experiment.estimate import Kind, TaskTimes
+from prune_fe.experiment.estimate import TASKS, Kind, TaskTimes
 from prune_fe.experiment.experiment import Experiment, Reporter
 from prune_fe.experiment.recipe import TRAINED, Recipe
 from prune_fe.experiment.run_folder import RunFolder
@@ -110,7 +110,7 @@ class LocalExecutor:
         """
         check_order(tasks)
         failures: dict[str, PruneFEError] = {}
-        progress, times = self.reporter.progress("tasks"), TaskTimes(self.reporter.say)
+        progress, times = self.reporter.progress(TASKS), TaskTimes(self.reporter.say)
         for number, task in enumerate(tasks):
             progress(number, len(tasks))
             if self._is_open(task, lost_results(tasks, failures)):

@@ -120,6 +120,18 @@ class Comparison:
         return self.ratio_high <= UNSTEADY * self.ratio_low
 
 
+def medians_agree(timed: Mapping[str, Any]) -> bool:
+    """Return whether the medians of both networks tell the same as the ratio, which is the median of pairs.
+
+    On a machine with other work, the blocks of one network may lie in slower minutes than those of the other.
+
+    Args:
+        timed: A `Comparison` as a dictionary.
+    """
+    quotient = timed["original"]["median_ms"] / timed["pruned"]["median_ms"]
+    return bool(0.9 * timed["ratio_low"] <= quotient <= 1.1 * timed["ratio_high"])
+
+
 @dataclass(frozen=True)
 class CannotRun:
     """A setting in which one of the two networks cannot run.

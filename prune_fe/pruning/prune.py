@@ -292,7 +292,9 @@ class _Pruning:
             resource, target = self.options.target
             share, what = shares[resource], {"macs": "multiply-adds", "parameters": "parameters"}[resource]
             if abs(share - target) > TARGET_TOLERANCE * target:
-                yield f"{share:.1%} of the {what} are left, not {target:.1%}: the network's widths allow nothing closer"
+                given = [name for name in ("max_ratio", "protect") if getattr(self.options, name)]
+                limits = " and ".join(["the network's widths", *given])
+                yield f"{share:.1%} of the {what} are left, not {target:.1%}: {limits} allow nothing closer"
         if self.allocation is not None:
             yield from self.allocation.notes(self.plan)
         if changed := list(self._changed_sizes()):

@@ -153,9 +153,13 @@ def _origin(findings: Findings) -> list[Entry]:
         *([("Every criterion as its paper defines it", False, "; ".join(departures))] if departures else []),
         _validation(recipe, is_trained),
         ("Hardware and versions", bool(findings.environment), "see below"),
-        ("The source code of the results", is_clean, ", ".join(_shorten(commits))),
+        ("The source code of the results", is_clean, ", ".join(_shorten([_source(each) for each in commits]))),
         ("Everything that the recipe asks for", not findings.missing, "; ".join(_shorten(findings.missing))),
     ]
+
+
+def _source(commit: str) -> str:
+    return "no commit is known: prune_fe was installed, and not run from its repository" if commit == "None" else commit
 
 
 def _validation(recipe: Recipe, is_trained: bool) -> Entry:

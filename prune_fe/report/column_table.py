@@ -83,8 +83,8 @@ def table_files() -> Iterator[TableFile]:
     yield TableFile(
         ("agreement.csv",),
         "`compare`, `report`: a pair of criteria and a layer",
-        NETWORK
-        | {
+        {
+            "network": NETWORK["network"],
             "layer": LAYER["layer"],
             "one": "a criterion",
             "other": "another criterion",
@@ -96,10 +96,11 @@ def table_files() -> Iterator[TableFile]:
     yield TableFile(
         ("classes.csv (in a run folder)",),
         "`run`, `compare`: a class, and a criterion at an operating point",
-        NETWORK
-        | {"scorer": results["scorer"]}
-        | CLASS
-        | {
+        {
+            "network": NETWORK["network"],
+            "scorer": results["scorer"],
+            "ratio, target_macs, target_params": "the operating point: one of these columns is there",
+            **CLASS,
             "before": "share of the class's test images that the unpruned network classifies correctly, mean of seeds",
             "after": "the same of the pruned network",
         },

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from prune_fe.experiment.estimate import WORTH_SAYING, describe_seconds
+from prune_fe.experiment.estimate import TASKS, WORTH_SAYING, describe_seconds
 from prune_fe.io import shorten
 from prune_fe.report.numbers import format_count, format_spread
 
@@ -95,7 +95,7 @@ class ConsoleReporter:
             if now - last < PLAIN_SECONDS:
                 return
             last, text = now, f"  {task}: {completed} of {total}" if total else f"  {task}: {completed}"
-            if (n := completed - first[0]) > 0 and total:
+            if (n := completed - first[0]) > 0 and total and task != TASKS:
                 left = (now - first[1]) / n * (total - completed)
                 text += f", about {describe_seconds(left)} left" if left >= WORTH_SAYING else ""
             self.say(text)

@@ -86,5 +86,5 @@ def headline(findings: Findings, network: str) -> Headline | None:
         parameters=means("parameters"),
         images_per_second=(speed(costs[0], None), speed(costs[1], point)),
         accuracy=means("accuracy"),
-        change=bootstrap(change),
+        change=bootstrap(change),  # as `prune-fe compress` prints it
     )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from prune_fe.charts import criterion_bars, histogram, layer_profile
 from prune_fe.experiment.results import TUNED, UNPRUNED
+from prune_fe.measure.latency import medians_agree
 from prune_fe.measure.statistics import spearman
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
@@ -92,7 +93,8 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
         setting = timed["setting"]
         times = " to ".join(f"{timed[name]['median_ms']:.3g}" for name in ("original", "pruned"))
         place = counted(setting["threads"], "thread") if setting["device"] == "cpu" else setting["device"]
-        where = f"{times} ms, medians; batch {setting['batch_size']}, {place}"
+        measured = f"{times} ms, medians" if medians_agree(timed) else "median of pairs, on a machine with other work"
+        where = f"{measured}; batch {setting['batch_size']}, {place}"
         if not timed["steady"]:
             return MISSING, f"time not told apart: the machine did other work too ({where})"
         return f"{timed['ratio']:.2f}×", f"as fast, both networks measured in turn ({where})"
@@ -189,10 +191,12 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
         "minus the best",
         f"minus {CONTROL}",
     ]
-    note = (
-        "Accuracies in percent. The last two columns are differences in points, paired over the test images, with "
-        "intervals of 95 % that hold for all pairs at once."
-    )
+    note = "Accuracies in percent."
+    if any(row[-1] or row[-2] for row in rows):
+        note += (
+            " The last two columns are differences in points, paired over the test images, with intervals of 95 % that "
+            "hold for all pairs at once."
+        )
     if len(findings.points) == 1:
         note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()
     highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]

@@ -54,7 +54,8 @@ def test_it_ends_with_three_lines_and_goes_on_from_what_is_finished(trained, cap
     content = json.loads(printed.out)
     assert (content["model"], content["report"]) == ("compressed/model", "compressed/report.html")
     assert content["asked"] == {"target_macs": 0.6}
-    assert content["accuracy_change"]["mean"] == content["accuracy_after"] - content["accuracy_before"]
+    change = content["accuracy_after"] - content["accuracy_before"]
+    assert content["accuracy_change"]["mean"] == pytest.approx(change)
     assert "was begun with another recipe (different: prune)" in refused(
         capsys, 2, *words, "--set", "prune.target_macs=0.5"
     )
@@ -92,3 +93,9 @@ def test_a_checkpoint_is_pruned_without_fine_tuning_and_other_weights_are_refuse
     assert "batch norms recalibrated on 500 images" in printed
     torch.save(build("vgg-small", 10, in_channels=1).state_dict(), "a.pth")
     assert "out was begun with other weights of the network; choose another --output" in refused(capsys, 2, *words)
+
+
+def test_a_file_of_weights_is_no_model(capsys):
+    Path("my.pth").touch()
+    message = refused(capsys, 2, *WORDS, "--model", "my.pth")
+    assert message == "my.pth is a file: say which network it is of with --model, and --checkpoint my.pth"

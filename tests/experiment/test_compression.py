@@ -17,6 +17,8 @@ TIMED = {
     "original": {"median_ms": 12.34},
     "pruned": {"median_ms": 8.0},
     "ratio": 1.5,
+    "ratio_low": 1.45,
+    "ratio_high": 1.55,
     "faster": True,
     "steady": True,
 }
@@ -58,6 +60,7 @@ def test_what_was_asked_for_stands_beside_what_was_reached() -> None:
         ({"steady": False}, "time not told apart: this machine was busy with other work (batch 1"),
         ({"setting": SETTING | {"device": "cuda:0"}}, "1.5 × faster (batch 1, cuda:0;"),
         ({"setting": SETTING | {"threads": 1}}, "1.5 × faster (batch 1, 1 thread;"),
+        ({"pruned": {"median_ms": 12.5}}, "1.5 × faster (batch 1, 2 threads; median of pairs timed in turn, on a"),
     ],
 )
 def test_a_network_that_is_not_faster_is_not_called_so(changes: dict[str, Any], text: str) -> None:

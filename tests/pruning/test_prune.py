@@ -655,6 +655,8 @@ def test_a_budget_that_the_widths_do_not_allow_is_met_as_nearly_as_they_do_and_s
         == f"{pruned.parameters:.1%} of the parameters are left, not 1.0%: the network's widths allow nothing closer"
     )
     assert [step.units - step.count for step in pruned.steps] == [1, 1, 1]
+    (note,) = prune(model, score(model, scorer="random"), example=X, target_params=0.01, max_ratio=0.5).notes
+    assert note.endswith("the network's widths and max_ratio allow nothing closer")
 
 
 def test_with_the_same_budget_criteria_are_compared_at_the_same_cost() -> None:

@@ -8,7 +8,8 @@ from prune_fe.experiment.results import Row
 from prune_fe.pruning.inspection import COLUMNS as INSPECTED
 from prune_fe.pruning.loss_curves import CurvePoint
 from prune_fe.report.column_table import BEGIN, END, columns_markdown, table_files
-from prune_fe.report.findings import COLUMNS
+from prune_fe.report.findings import COLUMNS, Findings
+from prune_fe.report.report import agreement_frame, class_frame
 from prune_fe.training.custom import Epoch
 
 
@@ -23,11 +24,14 @@ def test_the_glossary_in_the_folder_of_the_recipes_is_current() -> None:
     assert text == put_between(text, BEGIN, END, columns_markdown()), "run python scripts/recipes_readme.py"
 
 
-def test_every_column_of_the_tables_is_explained() -> None:
+def test_every_column_of_the_tables_is_explained(findings: Findings) -> None:
     assert explained("cells.csv") == set(COLUMNS) >= {entry.name for entry in dataclasses.fields(Row)}
     assert explained("epochs.csv") == {entry.name for entry in dataclasses.fields(Epoch)}
     assert explained("sensitivity.csv") > {entry.name for entry in dataclasses.fields(CurvePoint)}
     assert explained("inspect") == set(INSPECTED)
+    assert explained("classes.csv (in a run folder)") > set(class_frame(findings).columns)
+    agreed = {name for name in agreement_frame(findings).columns if not name.startswith("jaccard_")}
+    assert explained("agreement.csv") == agreed | {"jaccard_…"}
 
 
 def test_a_column_is_explained_once() -> None:

@@ -66,7 +66,7 @@ def test_the_time_of_both_networks_in_turn_comes_before_other_times(
 ) -> None:
     setting = {"batch_size": 1, "threads": 2, "device": "cpu"}
     times = {"original": {"median_ms": 3.0}, "pruned": {"median_ms": 2.0}}
-    timed = {"setting": setting, **times, "ratio": 1.5, "steady": steady}
+    timed = {"setting": setting, **times, "ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "steady": steady}
     part = dataclasses.replace(findings, latency=timed)
     figures = next(b for b in blocks_of(report_sections(part), "What came out") if isinstance(b, Figures))
     assert figures.figures[1] == (number, text)
@@ -81,6 +81,7 @@ def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> Non
     known = table(sections, "Accuracy: one", "At share removed 0.25")
     assert "minus the best" not in known.columns
     assert "minus random" not in known.columns
+    assert "columns" not in known.note
 
 
 def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
