@@ -129,6 +129,8 @@ CONFIG: Mapping[str, Any] = {
         "titlePadding": 8,
     },
     "axisX": {"grid": False},
+    # Without it, an axis that is as wide as the page has a label every 40 pixels.
+    "axisXQuantitative": {"tickCount": 8},
     "axisY": {"domain": False, "ticks": False},
     "legend": {
         "orient": "bottom",
