@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prune_fe.errors import InputError
-from prune_fe.topology import kernel, portable, small_maps
+from prune_fe.topology import graph, kernel, portable, small_maps, strips
 
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
@@ -69,8 +69,8 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; allowed: 1 or more")
     dtype = check_maps(maps)
-    if maps.shape[-1] > kernel.MAX_ROWS:
-        raise InputError(f"maps have {maps.shape[-1]} rows; allowed: at most {kernel.MAX_ROWS}")
+    if maps.shape[-1] > graph.MAX_ROWS:
+        raise InputError(f"maps have {maps.shape[-1]} rows; allowed: at most {graph.MAX_ROWS}")
     if isinstance(maps, torch.Tensor) and maps.device.type != "cpu":
         on_device = births_on_device(maps.detach(), rank == "edges", can_use_triton(maps))
         check_finite(maps, (on_device != kernel.NOT_FINITE).cpu().numpy())
@@ -299,7 +299,7 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
     n_images, n_units = len(layout.starts), layout.n_units
     if n_units == 1:
         return max(1, CHUNK_ELEMENTS // size**2), 1
-    n_strips = kernel.strip_counts(size, True)[0]
+    n_strips = strips.strip_counts(size, True)[0]
     largest = MAX_STRIP_TOPS // (2 * n_strips)
     if n_images < 2 * threads:
         largest = min(largest, n_units * n_images // (2 * threads))

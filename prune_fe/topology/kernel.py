@@ -17,12 +17,7 @@ equation says that one unknown is zero or that two are equal.
 Once most vertices are connected, the first hole among the remaining elements can be found without sorting them
 (find_later_hole).
 
-Maps are read where they lie: each by itself, or interleaved as in PyTorch's channels-last format, where the elements of
-all units at one position lie side by side. A map is divided into strips, each of every n-th element, and the strips
-into columns, each of every n-th strip (for small maps, a column is one strip). One pass over all elements finds the
-largest of each strip, its top. The columns' tops show how large the first few elements of the map are, and only strips
-with such a top are read again. For interleaved maps the pass takes all units at once, because memory is read in whole
-cache lines and fastest in order, and it keeps the second largest of each strip too: most strips need not be read again.
+strips.py reads the maps, graph.py has the graph, and equal_edges.py the linear system.
 """
 
 import math
@@ -31,48 +26,44 @@ from typing import NamedTuple
 import numpy as np
 
 from prune_fe.topology.compiling import aligned_empty, compiled, entry_point
-from prune_fe.topology.lanes import (
-    address_of,
-    bits_of_both,
-    bits_of_either,
-    fill,
-    higher,
-    if_greater,
-    lane_count,
-    load,
-    load_first,
-    lower,
-    minus,
-    smallest,
-    store,
+from prune_fe.topology.equal_edges import add_group, fill_pending, group_around, has_hole, join_group
+from prune_fe.topology.graph import (
+    add_neighbour,
+    adjacent,
+    clear,
+    fill_reached,
+    share_a_neighbour,
+    trailing_zeros,
+    unite,
+    vertices,
+)
+from prune_fe.topology.sorting import bit_length, sort
+from prune_fe.topology.strips import (
+    LANES,
+    count_elements,
+    fill_interleaved_tops,
+    fill_tops,
+    gather,
+    gather_tops,
+    key_at,
+    largest,
+    offset_of,
+    pick,
+    slice_size,
+    strip_counts,
+    strip_width,
+    transpose,
 )
 
 NOT_FINITE = -1  # in place of a birth time: the map has NaN or an infinite element
 NO_HOLE = -1  # in place of a position in a slice: the slice gives no hole
 CONE = -2  # the slice gives no hole, and no later one will
 UNSURE = -3  # the remaining elements must enter before it is known
-
 MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elements than in random maps
 SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
-LANES = 16  # how many interleaved units' tops are transposed at once: a cache line of 32-bit numbers
-BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
-STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once
-ROW_MASK = 15  # the bits of a number that tell which row of an interleaved strip its top is
-MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
-MAX_RANKED = 128  # beyond this many items a radix sort is faster than rank_sort
-DIGIT_BITS = 8  # of the radix sort
-
-QUOTIENT_BITS = 42
-MAX_ROWS = 1 << QUOTIENT_BITS // 3  # up to this size, vertices() divides every index exactly
-
-
-@entry_point
-def slice_size(size):
-    """Return how many elements the first slice should have: about as many as a birth needs on size × size maps."""
-    return 14 + size // 4
 
 
 class Scratch(NamedTuple):
@@ -120,21 +111,6 @@ class Scratch(NamedTuple):
     unknowns: np.ndarray
 
 
-def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
-    """Return how many strips a map of size × size elements is divided into, and how many columns the strips are."""
-    n_elements = size * size
-    elements_per_wanted = n_elements / (1.5 * slice_size(size))
-    if is_interleaved:
-        # Each row is a place from which the memory is read in order; with 16 of them it is read half as fast.
-        n_rows = STRIP_ROWS if size <= 20 else 2 * STRIP_ROWS
-    else:
-        n_rows = max(1, round(elements_per_wanted ** (1 / 2 if size <= MAX_ROWS_OF_ONE_WORD else 1 / 3)))
-    n_strips = -(-n_elements // n_rows)
-    if size <= MAX_ROWS_OF_ONE_WORD:
-        return n_strips, n_strips
-    return n_strips, min(n_strips, math.ceil(elements_per_wanted ** (1 / 3) * 1.5 * slice_size(size)))
-
-
 def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
     """Return scratch arrays for maps of m² elements that are given as integers of this type.
 
@@ -167,12 +143,6 @@ def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
         pending=np.empty((n_elements, 2), np.int32),
         unknowns=np.zeros((size, size), np.int32),
     )
-
-
-@entry_point
-def strip_width(n_units):
-    """Return the length of a strip's tops of interleaved units: two numbers a unit, in whole blocks."""
-    return 2 * BLOCK * -(-n_units // BLOCK)
 
 
 @entry_point
@@ -302,148 +272,6 @@ def fill_ranks(values, ranks):
 
 
 @compiled
-def key_at(bits, index):
-    """Return an integer in the order of the IEEE numbers, for the one with these bits; −0 and +0 give the same.
-
-    An IEEE number is a sign and a magnitude, so ±magnitude has the numbers' order.
-    """
-    word = bits[np.uint64(index)]  # a loop with a signed index is not vectorised
-    return word if word >= 0 else bits.dtype.type(np.iinfo(bits.dtype).min - word)
-
-
-@compiled
-def fill_tops(bits, start, n_elements, strip_tops, tops):
-    """Write the largest key of each strip and column of a map, and return the lowest and the highest key.
-
-    For most maps this is the only pass over all elements.
-    """
-    n_strips, n_columns = len(strip_tops), len(tops)
-    rows = strip_tops if n_columns < n_strips else tops
-    lowest = key_at(bits, start)
-    for strip in range(n_strips):
-        key = key_at(bits, start + strip)
-        rows[strip] = key
-        lowest = min(lowest, key)
-    for first in range(n_strips, n_elements, n_strips):
-        for strip in range(min(n_strips, n_elements - first)):
-            key = key_at(bits, start + first + strip)
-            rows[np.uint64(strip)] = max(rows[np.uint64(strip)], key)
-            lowest = min(lowest, key)
-    if n_columns < n_strips:
-        tops[:] = rows[:n_columns]
-        for first in range(n_columns, n_strips, n_columns):
-            for column in range(min(n_columns, n_strips - first)):
-                tops[np.uint64(column)] = max(tops[np.uint64(column)], rows[np.uint64(first + column)])
-    return lowest, largest(tops)
-
-
-@compiled
-def largest(values):
-    """Return the largest value."""
-    result = values[0]
-    for i in range(len(values)):
-        result = max(result, values[i])
-    return result
-
-
-@compiled
-def fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, column_tops, lows):
-    """Write the tops of each strip and column and the lowest key of interleaved units.
-
-    Args:
-        bits: The bit patterns.
-        start: Where the first unit's map begins.
-        stride: Distance between two elements of a map.
-        n_units: The interleaved units.
-        numbers: How many elements, strips and columns a map has.
-        strip_tops: Output, as in Scratch.
-        column_tops: Output, as in Scratch; may be empty.
-        lows: Output, as in Scratch.
-    """
-    words, tops, columns, lowest = address_of(bits), address_of(strip_tops), address_of(column_tops), address_of(lows)
-    n_elements, n_strips, n_columns = np.uint64(numbers[0]), np.uint64(numbers[1]), np.uint64(numbers[2])
-    start, stride, n_units = np.uint64(start), np.uint64(stride), np.uint64(n_units)
-    width, n_lanes = np.uint64(strip_width(n_units)), lane_count(words)
-    lows[:] = np.iinfo(bits.dtype).max
-    for strip in range(n_strips):
-        row = 0
-        for index in range(strip, n_elements, STRIP_ROWS * n_strips):
-            at0 = start + index * stride
-            # A row beyond the last one is replaced by the strip's first. That can only make the second largest too
-            # large, and the strip is then read again.
-            step = n_strips * stride
-            at1 = at0 + step if index + n_strips < n_elements else at0
-            at2 = at1 + step if index + 2 * n_strips < n_elements else at0
-            at3 = at2 + step if index + 3 * n_strips < n_elements else at0
-            for unit in range(np.uint64(0), n_units, n_lanes):
-                places, n = (at0 + unit, at1 + unit, at2 + unit, at3 + unit), n_units - unit
-                merge_rows(words, places, n, row, tops, strip * width + offset_of(unit), lowest, unit)
-            row += STRIP_ROWS
-        if len(column_tops) > 0:
-            at_column = strip % n_columns * (width // np.uint64(2))
-            for unit in range(np.uint64(0), n_units, n_lanes):
-                top = load(tops, strip * width + offset_of(unit))
-                if strip >= n_columns:
-                    top = higher(top, load(columns, at_column + unit))
-                store(columns, at_column + unit, top)
-
-
-@compiled
-def merge_rows(words, places, n, row, tops, at, lows, unit):
-    """Merge STRIP_ROWS = 4 elements of a strip of some units, one in each lane, into their tops and lowest keys.
-
-    Args:
-        words: Address of the bit patterns.
-        places: Where the elements of the first unit are, a tuple of 4.
-        n: How many units there are from the first one on; if they are fewer than lanes, the other lanes do not matter.
-        row: Number of the first element in the strip.
-        tops: Address of the tops.
-        at: Where the tops of the strip have that of the first unit.
-        lows: Address of the lowest keys.
-        unit: Number of the first unit.
-    """
-    key0, key1 = load_keys(words, places[0], n), load_keys(words, places[1], n)
-    key2, key3 = load_keys(words, places[2], n), load_keys(words, places[3], n)
-    high01, low01 = higher(key0, key1), lower(key0, key1)
-    high23, low23 = higher(key2, key3), lower(key2, key3)
-    row01 = if_greater(key1, key0, fill(words, row + 1), fill(words, row))
-    row23 = if_greater(key3, key2, fill(words, row + 3), fill(words, row + 2))
-    high, rows = higher(high01, high23), if_greater(high23, high01, row23, row01)
-    second = higher(lower(high01, high23), higher(low01, low23))
-    store(lows, unit, lower(load(lows, unit), lower(low01, low23)))
-    mask, at_second = fill(words, ROW_MASK), at + np.uint64(BLOCK)
-    if row > 0:
-        before, packed = load(tops, at), load(tops, at_second)
-        second = higher(higher(lower(high, before), second), bits_of_either(packed, mask))
-        rows = if_greater(high, before, rows, bits_of_both(packed, mask))
-        high = higher(high, before)
-    store(tops, at, high)
-    store(tops, at_second, bits_of_either(bits_of_both(second, fill(words, ~ROW_MASK)), rows))
-
-
-@compiled
-def load_keys(words, at, n):
-    """Return the keys of the first n units from a place on, or of as many as there are lanes; see key_at."""
-    lanes = load(words, at) if n >= lane_count(words) else load_first(words, at, np.int64(n))
-    return if_greater(fill(words, 0), lanes, minus(smallest(words), lanes), lanes)
-
-
-@compiled
-def offset_of(unit):
-    """Return where the tops of a strip have the top of an interleaved unit."""
-    number = np.uint64(unit)
-    return number // np.uint64(BLOCK) * np.uint64(2 * BLOCK) + number % np.uint64(BLOCK)
-
-
-@compiled
-def transpose(columns, first, width, n_lanes, tops):
-    """Write the tops of n_lanes units, in columns that are `width` apart, to tops, (LANES, columns)."""
-    for column in range(tops.shape[1]):
-        for lane in range(n_lanes):
-            tops[np.uint64(lane), np.uint64(column)] = columns[np.uint64(column * width + first + lane)]
-
-
-@compiled
 def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
     """Find the first hole among the elements below the ceiling, without entering them.
 
@@ -489,25 +317,6 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
             return position
         unite(labels, a, b)
     return NO_HOLE
-
-
-@compiled
-def fill_reached(neighbours, a, reached):
-    """Write the set of vertices b whose pair {a, b} need not be tested: within two edges of a, or b ≤ a."""
-    size = len(neighbours)
-    for i in range(len(reached)):
-        reached[i] = 0
-    for i in range(len(reached)):
-        near = word(neighbours, a, i)
-        while near != 0:
-            c = (i << 6) + trailing_zeros(near)
-            near &= near - np.uint64(1)
-            for j in range(len(reached)):
-                reached[j] |= word(neighbours, c, j)
-    # All b ≤ a, and the bits beyond the last vertex.
-    reached[a >> 6] |= (np.uint64(2) << np.uint64(a & 63)) - np.uint64(1)
-    if size & 63:
-        reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
 
 
 @compiled
@@ -598,153 +407,6 @@ def count(values, floor):
 
 
 @compiled
-def count_elements(bits, start, stride, n_elements, strips, n_picked, n_strips, floor):
-    """Return how many elements of the strips are ≥ the floor."""
-    floor = bits.dtype.type(floor)
-    n = 0
-    for i in range(n_picked):
-        for index in range(strips[i], n_elements, n_strips):
-            n += key_at(bits, start + index * stride) >= floor
-    return n
-
-
-@compiled
-def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floor):
-    """Write the strips that have an element ≥ the floor to `strips`, and return their number."""
-    # Without branches: each column is written, and the position moves on only if it is wanted. The indices are
-    # unsigned because signed ones would be tested for being negative.
-    least = tops.dtype.type(floor)
-    n_columns = np.uint64(len(tops))
-    is_strip = len(tops) == n_strips
-    picked = strips if is_strip else columns
-    n_picked = np.uint64(0)
-    for column in range(n_columns):
-        picked[n_picked] = column
-        n_picked += np.uint64(tops[column] >= least)
-    if is_strip:
-        return np.int64(n_picked)
-    # First all strips of the columns, so that no write waits for a top to be read from far away.
-    n_read = np.uint64(0)
-    for i in range(n_picked):
-        strip = np.uint64(columns[i])
-        while strip < np.uint64(n_strips):
-            top = strip_tops[strip * np.uint64(width) + np.uint64(offset)]
-            spare[n_read] = (np.int64(top) << 32) | np.int64(strip)
-            n_read += np.uint64(1)
-            strip += n_columns
-    n = np.uint64(0)
-    for i in range(n_read):
-        strips[n] = spare[i] & 0xFFFFFFFF
-        n += np.uint64(spare[i] >> 32 >= least)
-    return np.int64(n)
-
-
-@compiled
-def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, floor, ceiling):
-    """Write the tops below the ceiling of the interleaved strips that have no second element ≥ the floor to `items`.
-
-    Returns:
-        The number of items; and the number of the other strips, which are moved to the front.
-    """
-    for i in range(n_picked):
-        strip = np.uint64(strips[i])
-        at = strip * np.uint64(width) + np.uint64(offset)
-        packed = np.int64(strip_tops[at + np.uint64(BLOCK)])
-        index = strip + np.uint64(packed & ROW_MASK) * np.uint64(n_strips)
-        items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
-        items[2 * i + 1] = packed | ROW_MASK  # not below the second largest
-    first = np.int64(1 - ceiling) << 32
-    n = n_others = np.uint64(0)
-    for i in range(n_picked):
-        item, is_alone, strip = items[2 * i], items[2 * i + 1] < floor, strips[i]
-        items[n] = item
-        n += np.uint64(is_alone & (item >= first))
-        strips[n_others] = strip
-        n_others += np.uint64(not is_alone)
-    return np.int64(n), np.int64(n_others)
-
-
-@compiled
-def gather(bits, start, stride, n_elements, strips, n_picked, n_strips, items, n, floor, ceiling):
-    """Append the elements of the strips with floor ≤ key < ceiling to n items, and return the new number of items.
-
-    An item is −key in the upper 32 bits and the element's index in the lower 32.
-    """
-    least, most = bits.dtype.type(floor), bits.dtype.type(ceiling - 1)
-    n_read, step = np.uint64(n), np.uint64(n_strips)
-    for i in range(n_picked):
-        index = np.uint64(strips[i])
-        while index < np.uint64(n_elements):
-            key = key_at(bits, np.uint64(start) + index * np.uint64(stride))
-            items[n_read] = (-np.int64(key) << 32) | np.int64(index)
-            n_read += np.uint64((least <= key) & (key <= most))
-            index += step
-    return np.int64(n_read)
-
-
-@compiled
-def sort(items, order, n, base, n_bits):
-    """Write the first n items to `order` in rising order, and overwrite them.
-
-    Args:
-        items: The items, unsorted.
-        order: Output.
-        n: Number of items.
-        base: A lower bound of −key.
-        n_bits: −key − base is below 2 to the n_bits.
-    """
-    if n <= MAX_RANKED:
-        rank_sort(items, order, n)
-        return
-    # Two digits a round, so that the result is in `items` after each.
-    for shift in range(0, n_bits, 2 * DIGIT_BITS):
-        sort_digit(items, order, n, base, shift)
-        sort_digit(order, items, n, base, shift + DIGIT_BITS)
-    order[:n] = items[:n]
-
-
-@compiled
-def rank_sort(items, order, n):
-    """Write each item to the position given by the number of smaller ones: n² steps, but vectorised, no branches."""
-    for i in range(n):
-        item = items[i]
-        rank = 0
-        for j in range(n):
-            rank += items[j] < item
-        order[rank] = item
-
-
-@compiled
-def sort_digit(items, order, n, base, shift):
-    """Sort stably by the digit of −key − base at bit `shift`: one pass of a radix sort."""
-    # Where the next item of each digit goes: after all items of smaller digits.
-    ends = np.zeros((1 << DIGIT_BITS) + 1, np.int64)
-    for i in range(n):
-        ends[digit_of(items[i], base, shift) + 1] += 1
-    for digit in range(1 << DIGIT_BITS):
-        ends[digit + 1] += ends[digit]
-    for i in range(n):
-        digit = digit_of(items[i], base, shift)
-        order[ends[digit]] = items[i]
-        ends[digit] += 1
-
-
-@compiled
-def digit_of(item, base, shift):
-    """Return the digit of −key − base at bit `shift`."""
-    return ((item >> 32) - base) >> shift & ((1 << DIGIT_BITS) - 1)
-
-
-@compiled
-def bit_length(number):
-    """Return how many bits a number ≥ 0 has."""
-    n = 0
-    while number >> n:
-        n += 1
-    return n
-
-
-@compiled
 def enter_slice(order, n, neighbours, later_neighbours, reached, labels, degrees, pending, unknowns):
     """Enter the elements of a slice, one group of equal ones after the other, until there is a hole after a group.
 
@@ -796,337 +458,3 @@ def enter_slice(order, n, neighbours, later_neighbours, reached, labels, degrees
             return n_values, CONE
         i = end
     return n_values, NO_HOLE
-
-
-@compiled
-def group_around(order, n, i):
-    """Return where the group of items with the key of the i-th begins and ends."""
-    begin, end = i, i + 1
-    while begin > 0 and order[begin - 1] >> 32 == order[i] >> 32:
-        begin -= 1
-    while end < n and order[end] >> 32 == order[i] >> 32:
-        end += 1
-    return begin, end
-
-
-@compiled
-def add_group(order, begin, end, neighbours, later_neighbours):
-    """Write the graph with the edges of a group, which has not entered yet, to `later_neighbours`."""
-    later_neighbours[:] = neighbours
-    for i in range(begin, end):
-        a, b = vertices(order[i], len(neighbours))
-        add_neighbour(later_neighbours, a, b)
-        add_neighbour(later_neighbours, b, a)
-
-
-@compiled
-def join_group(neighbours, later_neighbours, reached, labels, degrees):
-    """Enter all edges of a group that join with H¹ = 0 in some order, and return whether one of the others is a hole.
-
-    Among them an edge is a hole for certain that closes no triangle even when all have entered: its unknown in eq. 1 is
-    in no equation. Several passes are needed because an edge that has joined may let another one close a triangle.
-    """
-    has_joined = True
-    while has_joined:
-        has_joined = False
-        for a in range(len(labels)):
-            is_reached_known = False
-            for i in range(a >> 6, n_words(neighbours)):
-                pending = word(later_neighbours, a, i) & ~word(neighbours, a, i)
-                if i == a >> 6:
-                    pending &= ~((np.uint64(2) << np.uint64(a & 63)) - np.uint64(1))  # each edge once, as a < b
-                if pending == 0:
-                    continue
-                if not is_reached_known:
-                    fill_reached(neighbours, a, reached)
-                    is_reached_known = True
-                # For each set bit, from the lowest on.
-                while pending != 0:
-                    b = (i << 6) + trailing_zeros(pending)
-                    pending &= pending - np.uint64(1)
-                    if (reached[i] >> np.uint64(b & 63)) & np.uint64(1) != 0 or labels[a] != labels[b]:
-                        connect(neighbours, labels, degrees, a, b)
-                        has_joined = True
-                    elif next_common(later_neighbours, a, b, 0) < 0:
-                        return True
-    return False
-
-
-@compiled
-def fill_pending(neighbours, later_neighbours, pending):
-    """Write the edges that have not entered to `pending`, and return their number."""
-    n_pending = 0
-    for a in range(len(neighbours)):
-        for i in range(a >> 6, n_words(neighbours)):
-            others = word(later_neighbours, a, i) & ~word(neighbours, a, i)
-            while others != 0:
-                b = (i << 6) + trailing_zeros(others)
-                others &= others - np.uint64(1)
-                if a < b:
-                    pending[n_pending, 0] = a
-                    pending[n_pending, 1] = b
-                    n_pending += 1
-    return n_pending
-
-
-@compiled
-def vertices(item, size):
-    """Return the row and the column of an item's element.
-
-    By a multiplication: a division costs more than all else that is done with most elements.
-    """
-    index = np.uint64(item & 0xFFFFFFFF)
-    row = (index * np.uint64((1 << QUOTIENT_BITS) // size + 1)) >> np.uint64(QUOTIENT_BITS)
-    return row, index - row * np.uint64(size)
-
-
-@compiled
-def clear(neighbours, labels, degrees):
-    """Remove all edges from the graph."""
-    neighbours[:] = 0
-    degrees[:] = 0
-    for vertex in range(len(labels)):
-        labels[vertex] = vertex
-        add_neighbour(neighbours, vertex, vertex)
-
-
-@compiled
-def n_words(neighbours):
-    """Return how many words a vertex's set of neighbours has; if it is one, the compiler knows."""
-    return 1 if neighbours.ndim == 1 else neighbours.shape[1]
-
-
-@compiled
-def word(neighbours, vertex, i):
-    """Return the i-th word of a vertex's set of neighbours."""
-    return neighbours[vertex] if neighbours.ndim == 1 else neighbours[vertex, i]
-
-
-@compiled
-def add_neighbour(neighbours, a, b):
-    """Add b to the neighbours of a."""
-    if neighbours.ndim == 1:
-        neighbours[a] |= np.uint64(1) << np.uint64(b)
-    else:
-        neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
-
-
-@compiled
-def adjacent(neighbours, a, b):
-    """Return whether {a, b} is an edge, or a = b."""
-    return (word(neighbours, a, b >> 6) >> np.uint64(b & 63)) & np.uint64(1) != 0
-
-
-@compiled
-def connect(neighbours, labels, degrees, a, b):
-    """Add the edge {a, b}."""
-    add_neighbour(neighbours, a, b)
-    add_neighbour(neighbours, b, a)
-    degrees[a] += 1
-    degrees[b] += 1
-    if labels[a] != labels[b]:
-        unite(labels, a, b)
-
-
-@compiled
-def unite(labels, a, b):
-    """Merge the components of a and b."""
-    # For so few vertices a vectorised pass is faster than a union–find tree.
-    old, new = labels[b], labels[a]
-    for vertex in range(len(labels)):
-        labels[vertex] = new if labels[vertex] == old else labels[vertex]
-
-
-@compiled
-def share_a_neighbour(neighbours, a, b):
-    """Return whether {a, b}, which is not an edge yet, would close a triangle."""
-    common = np.uint64(0)
-    for i in range(n_words(neighbours)):
-        common |= word(neighbours, a, i) & word(neighbours, b, i)
-    return common != 0
-
-
-@compiled
-def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, each of which closes a triangle with others, and return whether there is a hole then."""
-    number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
-    hole = has_nonzero_solution(neighbours, unknowns, pending, n_pending)
-    clear_unknowns(unknowns, pending, n_pending)
-    return hole
-
-
-@compiled
-def number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, and number their unknowns from 1 on."""
-    for i in range(n_pending):
-        a, b = pending[i, 0], pending[i, 1]
-        unknowns[a, b] = unknowns[b, a] = i + 1
-        connect(neighbours, labels, degrees, a, b)
-
-
-@compiled
-def clear_unknowns(unknowns, pending, n_pending):
-    """Set the unknowns of the pending edges back to zero."""
-    for i in range(n_pending):
-        a, b = pending[i, 0], pending[i, 1]
-        unknowns[a, b] = unknowns[b, a] = 0
-
-
-@compiled
-def has_nonzero_solution(neighbours, unknowns, pending, n_pending):
-    """Return whether eq. 1 has a solution other than zero."""
-    # Most equations identify two unknowns; only what is left needs elimination.
-    classes = np.arange(n_pending + 1).astype(np.int32)
-    while identify(neighbours, unknowns, pending, n_pending, classes):
-        pass
-    n_columns = renumber(classes)
-    return n_columns > 0 and not is_full_rank(neighbours, unknowns, pending, n_pending, classes, n_columns)
-
-
-@compiled
-def identify(neighbours, unknowns, pending, n_pending, classes):
-    """Merge unknowns that one equation shows to be equal, or zero (class 0), and return whether any were merged."""
-    merged = False
-    for i in range(n_pending):
-        a, b = pending[i, 0], pending[i, 1]
-        c = next_common(neighbours, a, b, 0)
-        while c >= 0:
-            x, y, z = equation(unknowns, classes, a, b, c)
-            merged |= deduce(classes, x, y, z) or deduce(classes, y, z, x) or deduce(classes, z, x, y)
-            c = next_common(neighbours, a, b, c + 1)
-    return merged
-
-
-@compiled
-def equation(unknowns, classes, a, b, c):
-    """Return the classes of the three unknowns of the triangle {a, b, c}, whose sum is zero."""
-    return find_root(classes, unknowns[a, b]), find_root(classes, unknowns[b, c]), find_root(classes, unknowns[a, c])
-
-
-@compiled
-def deduce(classes, x, y, z):
-    """Merge what x + y + z = 0 implies, and return whether any were merged.
-
-    Over GF(2), if x = 0 then y = z, and if y = z then x = 0.
-    """
-    return (x == 0 or y == z) and (merge(classes, y, z) or merge(classes, x, 0))
-
-
-@compiled
-def find_root(classes, unknown):
-    """Return the smallest member of a class of unknowns, which represents it (union–find with path halving)."""
-    while classes[unknown] != unknown:
-        classes[unknown] = classes[classes[unknown]]
-        unknown = classes[unknown]
-    return unknown
-
-
-@compiled
-def merge(classes, a, b):
-    """Merge two classes, and return whether they were different."""
-    a, b = find_root(classes, a), find_root(classes, b)
-    classes[max(a, b)] = min(a, b)  # so that class 0, which is zero, keeps its number
-    return a != b
-
-
-@compiled
-def renumber(classes):
-    """Number the classes other than zero 1, 2, …, in place, and return how many there are."""
-    n_columns = 0
-    for unknown in range(1, len(classes)):
-        if classes[unknown] == unknown:
-            n_columns += 1
-            classes[unknown] = n_columns
-        else:
-            # Roots come before their members, so the parent has its new number already.
-            classes[unknown] = classes[classes[unknown]]
-    return n_columns
-
-
-@compiled
-def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
-    """Return whether the remaining equations, in three different unknowns each, allow only zero.
-
-    By Gaussian elimination over GF(2).
-
-    Args:
-        neighbours: The graph with the pending edges.
-        unknowns: The number of each pending edge's unknown.
-        pending: The pending edges.
-        n_pending: How many there are.
-        columns: (unknowns + 1,) int32, the class of each unknown; 0 = zero.
-        n_columns: How many classes there are besides zero.
-    """
-    basis = np.zeros((n_columns + 1, (n_columns >> 6) + 1), np.uint64)  # row c: the vector whose first column is c
-    rank = 0
-    for i in range(n_pending):
-        a, b = pending[i, 0], pending[i, 1]
-        c = next_common(neighbours, a, b, 0)
-        while c >= 0:
-            x, y, z = unknowns[a, b], unknowns[b, c], unknowns[a, c]
-            # Each triangle once, and only if none of its unknowns is known to be zero.
-            if x > y and x > z and columns[x] * columns[y] * columns[z] != 0:
-                flip_bit(basis[0], columns[x])
-                flip_bit(basis[0], columns[y])
-                flip_bit(basis[0], columns[z])
-                rank += extend_basis(basis)
-                if rank == n_columns:
-                    return True
-            c = next_common(neighbours, a, b, c + 1)
-    return False
-
-
-@compiled
-def flip_bit(vector, column):
-    """Add 1 to one column of a vector over GF(2)."""
-    vector[column >> 6] ^= np.uint64(1) << np.uint64(column & 63)
-
-
-@compiled
-def extend_basis(basis):
-    """Reduce row 0 by the basis in the other rows and move it there.
-
-    Returns:
-        1, or 0 if it was a sum of basis vectors.
-    """
-    vector = basis[0]
-    for word in range(len(vector)):
-        # Eliminate the columns in rising order until one has no pivot yet.
-        while vector[word] != 0:
-            column = (word << 6) + trailing_zeros(vector[word])
-            pivot = basis[column]
-            if pivot[word] == 0:
-                pivot[:] = vector
-                vector[:] = 0
-                return 1
-            for later in range(word, len(vector)):
-                vector[later] ^= pivot[later]
-    return 0
-
-
-@compiled
-def next_common(neighbours, a, b, start):
-    """Return the first common neighbour ≥ `start` of the neighbours a and b, −1 if there is none."""
-    mask = ~np.uint64(0) << np.uint64(start & 63)
-    for i in range(start >> 6, n_words(neighbours)):
-        common = word(neighbours, a, i) & word(neighbours, b, i) & mask
-        # a and b are in both sets, since each vertex counts as its own neighbour.
-        for end in (a, b):
-            if end >> 6 == i:
-                common &= ~(np.uint64(1) << np.uint64(end & 63))
-        if common != 0:
-            return (i << 6) + trailing_zeros(common)
-        mask = ~np.uint64(0)
-    return -1
-
-
-@compiled
-def trailing_zeros(word):
-    """Return the position of the lowest set bit."""
-    n = 0
-    # Halve the word as long as its lower half is zero.
-    for step in (32, 16, 8, 4, 2, 1):
-        if word & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:
-            word >>= np.uint64(step)
-            n += step
-    return n

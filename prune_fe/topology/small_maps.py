@@ -105,7 +105,7 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
 
 @compiled
 def read_keys(words, firsts, stride, n_elements, keys):
-    """Write the elements as integers in the order of the IEEE numbers; −0 and +0 give the same (kernel.key_at)."""
+    """Write the elements as integers in the order of the IEEE numbers; −0 and +0 give the same (strips.key_at)."""
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
     are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
     if not are_neighbours:

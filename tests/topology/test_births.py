@@ -21,7 +21,7 @@ from prune_fe.errors import InputError
 from prune_fe.topology import birth_times, portable
 from prune_fe.topology import births as births_module
 from prune_fe.topology.births import CHUNK_ELEMENTS, Layout, Rank, bit_patterns, chunk_shape, has_hole, layout_of, share
-from prune_fe.topology.kernel import MAX_ROWS
+from prune_fe.topology.graph import MAX_ROWS
 
 Draw = Callable[[str, int, int], torch.Tensor]
 

@@ -1,0 +1,244 @@
+"""Decide whether edges of equal value, which enter together, give a hole: equation 1 of kernel.py."""
+
+import numpy as np
+
+from prune_fe.topology.compiling import compiled
+from prune_fe.topology.graph import (
+    add_neighbour,
+    connect,
+    fill_reached,
+    n_words,
+    next_common,
+    trailing_zeros,
+    vertices,
+    word,
+)
+
+
+@compiled
+def group_around(order, n, i):
+    """Return where the group of items with the key of the i-th begins and ends."""
+    begin, end = i, i + 1
+    while begin > 0 and order[begin - 1] >> 32 == order[i] >> 32:
+        begin -= 1
+    while end < n and order[end] >> 32 == order[i] >> 32:
+        end += 1
+    return begin, end
+
+
+@compiled
+def add_group(order, begin, end, neighbours, later_neighbours):
+    """Write the graph with the edges of a group, which has not entered yet, to `later_neighbours`."""
+    later_neighbours[:] = neighbours
+    for i in range(begin, end):
+        a, b = vertices(order[i], len(neighbours))
+        add_neighbour(later_neighbours, a, b)
+        add_neighbour(later_neighbours, b, a)
+
+
+@compiled
+def join_group(neighbours, later_neighbours, reached, labels, degrees):
+    """Enter all edges of a group that join with H¹ = 0 in some order, and return whether one of the others is a hole.
+
+    Among them an edge is a hole for certain that closes no triangle even when all have entered: its unknown in eq. 1 is
+    in no equation. Several passes are needed because an edge that has joined may let another one close a triangle.
+    """
+    has_joined = True
+    while has_joined:
+        has_joined = False
+        for a in range(len(labels)):
+            is_reached_known = False
+            for i in range(a >> 6, n_words(neighbours)):
+                pending = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+                if i == a >> 6:
+                    pending &= ~((np.uint64(2) << np.uint64(a & 63)) - np.uint64(1))  # each edge once, as a < b
+                if pending == 0:
+                    continue
+                if not is_reached_known:
+                    fill_reached(neighbours, a, reached)
+                    is_reached_known = True
+                # For each set bit, from the lowest on.
+                while pending != 0:
+                    b = (i << 6) + trailing_zeros(pending)
+                    pending &= pending - np.uint64(1)
+                    if (reached[i] >> np.uint64(b & 63)) & np.uint64(1) != 0 or labels[a] != labels[b]:
+                        connect(neighbours, labels, degrees, a, b)
+                        has_joined = True
+                    elif next_common(later_neighbours, a, b, 0) < 0:
+                        return True
+    return False
+
+
+@compiled
+def fill_pending(neighbours, later_neighbours, pending):
+    """Write the edges that have not entered to `pending`, and return their number."""
+    n_pending = 0
+    for a in range(len(neighbours)):
+        for i in range(a >> 6, n_words(neighbours)):
+            others = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+            while others != 0:
+                b = (i << 6) + trailing_zeros(others)
+                others &= others - np.uint64(1)
+                if a < b:
+                    pending[n_pending, 0] = a
+                    pending[n_pending, 1] = b
+                    n_pending += 1
+    return n_pending
+
+
+@compiled
+def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
+    """Add the pending edges, each of which closes a triangle with others, and return whether there is a hole then."""
+    number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
+    hole = has_nonzero_solution(neighbours, unknowns, pending, n_pending)
+    clear_unknowns(unknowns, pending, n_pending)
+    return hole
+
+
+@compiled
+def number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
+    """Add the pending edges, and number their unknowns from 1 on."""
+    for i in range(n_pending):
+        a, b = pending[i, 0], pending[i, 1]
+        unknowns[a, b] = unknowns[b, a] = i + 1
+        connect(neighbours, labels, degrees, a, b)
+
+
+@compiled
+def clear_unknowns(unknowns, pending, n_pending):
+    """Set the unknowns of the pending edges back to zero."""
+    for i in range(n_pending):
+        a, b = pending[i, 0], pending[i, 1]
+        unknowns[a, b] = unknowns[b, a] = 0
+
+
+@compiled
+def has_nonzero_solution(neighbours, unknowns, pending, n_pending):
+    """Return whether eq. 1 has a solution other than zero."""
+    # Most equations identify two unknowns; only what is left needs elimination.
+    classes = np.arange(n_pending + 1).astype(np.int32)
+    while identify(neighbours, unknowns, pending, n_pending, classes):
+        pass
+    n_columns = renumber(classes)
+    return n_columns > 0 and not is_full_rank(neighbours, unknowns, pending, n_pending, classes, n_columns)
+
+
+@compiled
+def identify(neighbours, unknowns, pending, n_pending, classes):
+    """Merge unknowns that one equation shows to be equal, or zero (class 0), and return whether any were merged."""
+    merged = False
+    for i in range(n_pending):
+        a, b = pending[i, 0], pending[i, 1]
+        c = next_common(neighbours, a, b, 0)
+        while c >= 0:
+            x, y, z = equation(unknowns, classes, a, b, c)
+            merged |= deduce(classes, x, y, z) or deduce(classes, y, z, x) or deduce(classes, z, x, y)
+            c = next_common(neighbours, a, b, c + 1)
+    return merged
+
+
+@compiled
+def equation(unknowns, classes, a, b, c):
+    """Return the classes of the three unknowns of the triangle {a, b, c}, whose sum is zero."""
+    return find_root(classes, unknowns[a, b]), find_root(classes, unknowns[b, c]), find_root(classes, unknowns[a, c])
+
+
+@compiled
+def deduce(classes, x, y, z):
+    """Merge what x + y + z = 0 implies, and return whether any were merged.
+
+    Over GF(2), if x = 0 then y = z, and if y = z then x = 0.
+    """
+    return (x == 0 or y == z) and (merge(classes, y, z) or merge(classes, x, 0))
+
+
+@compiled
+def find_root(classes, unknown):
+    """Return the smallest member of a class of unknowns, which represents it (union–find with path halving)."""
+    while classes[unknown] != unknown:
+        classes[unknown] = classes[classes[unknown]]
+        unknown = classes[unknown]
+    return unknown
+
+
+@compiled
+def merge(classes, a, b):
+    """Merge two classes, and return whether they were different."""
+    a, b = find_root(classes, a), find_root(classes, b)
+    classes[max(a, b)] = min(a, b)  # so that class 0, which is zero, keeps its number
+    return a != b
+
+
+@compiled
+def renumber(classes):
+    """Number the classes other than zero 1, 2, …, in place, and return how many there are."""
+    n_columns = 0
+    for unknown in range(1, len(classes)):
+        if classes[unknown] == unknown:
+            n_columns += 1
+            classes[unknown] = n_columns
+        else:
+            # Roots come before their members, so the parent has its new number already.
+            classes[unknown] = classes[classes[unknown]]
+    return n_columns
+
+
+@compiled
+def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
+    """Return whether the remaining equations, in three different unknowns each, allow only zero.
+
+    By Gaussian elimination over GF(2).
+
+    Args:
+        neighbours: The graph with the pending edges.
+        unknowns: The number of each pending edge's unknown.
+        pending: The pending edges.
+        n_pending: How many there are.
+        columns: (unknowns + 1,) int32, the class of each unknown; 0 = zero.
+        n_columns: How many classes there are besides zero.
+    """
+    basis = np.zeros((n_columns + 1, (n_columns >> 6) + 1), np.uint64)  # row c: the vector whose first column is c
+    rank = 0
+    for i in range(n_pending):
+        a, b = pending[i, 0], pending[i, 1]
+        c = next_common(neighbours, a, b, 0)
+        while c >= 0:
+            x, y, z = unknowns[a, b], unknowns[b, c], unknowns[a, c]
+            # Each triangle once, and only if none of its unknowns is known to be zero.
+            if x > y and x > z and columns[x] * columns[y] * columns[z] != 0:
+                flip_bit(basis[0], columns[x])
+                flip_bit(basis[0], columns[y])
+                flip_bit(basis[0], columns[z])
+                rank += extend_basis(basis)
+                if rank == n_columns:
+                    return True
+            c = next_common(neighbours, a, b, c + 1)
+    return False
+
+
+@compiled
+def flip_bit(vector, column):
+    """Add 1 to one column of a vector over GF(2)."""
+    vector[column >> 6] ^= np.uint64(1) << np.uint64(column & 63)
+
+
+@compiled
+def extend_basis(basis):
+    """Reduce row 0 by the basis in the other rows and move it there.
+
+    Returns:
+        1, or 0 if it was a sum of basis vectors.
+    """
+    vector = basis[0]
+    for i in range(len(vector)):
+        # Eliminate the columns in rising order until one has no pivot yet.
+        while vector[i] != 0:
+            column = (i << 6) + trailing_zeros(vector[i])
+            pivot = basis[column]
+            if pivot[i] == 0:
+                pivot[:] = vector
+                vector[:] = 0
+                return 1
+            for later in range(i, len(vector)):
+                vector[later] ^= pivot[later]
+    return 0
