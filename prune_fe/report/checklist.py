@@ -25,23 +25,18 @@ MANY_CLASSES = 100
 MOST_LISTED = 6
 """Texts of a list that are written out."""
 
-ALONE = "a single criterion is compared with nothing"
-
 Entry = tuple[str, bool | None, str]
 
 
 def comparison_checklist(findings: Findings) -> Checklist:
     """Return the requirements and whether the results meet them.
 
-    Those that concern a comparison do not apply to a single criterion.
+    One criterion alone is compared with nothing: what makes a comparison fair is left out then.
     """
-    comparing = [*_extent(findings), *_controls(findings)]
-    if len(findings.scorers) == 1:
-        comparing = [(requirement, None, ALONE) for requirement, _, _ in comparing]
+    of_comparison = [*_extent(findings), *_fairness(findings), *_controls(findings)]
     entries = [
         *_measurements(findings),
-        *_fairness(findings),
-        *comparing,
+        *(of_comparison if len(findings.scorers) > 1 else _targets(findings)),
         *_origin(findings),
         *((f"Failed: {task}", False, error) for task, error in findings.failed.items()),
     ]

@@ -51,7 +51,9 @@ def report_sections(findings: Findings) -> Iterator[Section]:
         if len(findings.scorers) > 1:
             yield Section(f"Agreement{suffix}", _agreement(findings, network))
         yield Section(f"Cost of each criterion{suffix}", [_scoring_cost(findings, network)])
-    yield Section("What a comparison must report", [comparison_checklist(findings)])
+    is_comparison = len(findings.scorers) > 1
+    title = "What a comparison must report" if is_comparison else "What must be reported"
+    yield Section(title, [comparison_checklist(findings)])
     settings = [_settings(findings), _environment(findings)]
     yield Section("Settings and environment", [Fold("Every key of the recipe, and the machine", settings)])
 

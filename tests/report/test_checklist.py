@@ -9,7 +9,6 @@ from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import checklist
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.findings import Findings
-from prune_fe.report.sections import report_sections
 from prune_fe.report.wording import describe_point
 
 
@@ -145,19 +144,3 @@ def test_weights_from_elsewhere_may_have_seen_the_validation_images(findings: Fi
     assert details(dataclasses.replace(findings, recipe=own))[requirement].endswith("of their own, held-out")
     other = recipe.with_options("data", validation_from="test")
     assert states(dataclasses.replace(findings, recipe=other))[requirement] is True
-
-
-def test_a_single_criterion_is_compared_with_nothing(findings: Findings) -> None:
-    others = [label for label in findings.scorers if label != "zeros"]
-    alone = dataclasses.replace(without(findings, *others), is_comparison=False)
-    known = states(alone)
-    for requirement in (
-        "Random units of the same widths, at every operating point",
-        "At least 3 seeds of every result",
-    ):
-        assert known[requirement] is None
-        assert details(alone)[requirement] == "a single criterion is compared with nothing"
-    assert known["Accuracy before and after pruning"] is True
-    titles = [section.title for section in report_sections(alone)]
-    assert not any(title.startswith("Agreement") for title in titles)
-    assert any(section.title.startswith("Agreement") for section in report_sections(findings))

@@ -9,7 +9,7 @@ import pytest
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.report import sections
 from prune_fe.report.findings import Findings
-from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
+from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.sections import report_sections
 from prune_fe.report.wording import describe_accuracy
 
@@ -82,6 +82,11 @@ def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> Non
     assert "minus the best" not in known.columns
     assert "minus random" not in known.columns
     assert "columns" not in known.note
+    assert not any(section.title.startswith("Agreement") for section in sections)
+    [checklist] = next(section for section in sections if section.title == "What must be reported").blocks
+    assert isinstance(checklist, Checklist)
+    assert not any("every operating point" in requirement for requirement, *_ in checklist.entries)
+    assert any(requirement == "Accuracy before and after pruning" for requirement, *_ in checklist.entries)
 
 
 def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
