@@ -114,7 +114,9 @@ def compare_scorers(arguments: argparse.Namespace) -> None:
         spread = f"{np.median(ratios):13.2f} ({ratios.min():.2f}–{ratios.max():.2f})"
         print(f"{name:<24}  {np.median(own):9.1f}  {spread}", flush=True)
     print("taylor has a backward pass; hrank takes, by its definition, the singular values of every map.")
-    print("Each pass starts with a hash of the weights and a run of one image, whatever the number of images.", flush=True)
+    print(
+        "Each pass starts with a hash of the weights and a run of one image, whatever the number of images.", flush=True
+    )
 
 
 def peak_mib(name: str, arguments: argparse.Namespace, count: int) -> float:
