@@ -170,13 +170,15 @@ def check(name: str, size: int, model: nn.Module, pruned: Any) -> dict[str, Any]
         pruned: The result of prune().
     """
     import prune_fe
+    from prune_fe.pruning.masking import masked
     from prune_fe.tracing.copying import convert
     from prune_fe.tracing.nested import move
 
     example, inputs = draw_inputs(name, size, 1), draw_inputs(name, size, 2 if is_detector(name) else 4)
     before, after = prune_fe.cost(model, example), prune_fe.cost(pruned.model, example)
     difference = relative_difference(pruned, model, inputs)
-    is_single_right = difference <= TOLERANCE or is_detector(name)  # A rounding error changes its choice of boxes.
+    # A rounding error changes a detector's choice of boxes, and grows in a deep network.
+    is_single_right = is_detector(name) or difference <= TOLERANCE or difference <= 10 * rounding(model, inputs)
     faults = [
         *([] if is_single_right else [f"differs from masking by {difference:.1e}"]),
         *find_faults_of_output(name, size, pruned.model, model, inputs),
@@ -187,8 +189,9 @@ def check(name: str, size: int, model: nn.Module, pruned: Any) -> dict[str, Any]
     convert(pruned.model, torch.float64)
     inputs = move(inputs, dtype=torch.float64)
     exact = relative_difference(pruned, model, inputs)
-    # Of the original the units that are left count: all units of a small gate may be dead on these images.
-    whole = pruned.surviving(find_gradients(model, inputs))
+    # The units that are left of a small gate may all be dead on these images, in the masked network too.
+    with masked(model, pruned.model, pruned.cutter.axes, pruned.kept), torch.enable_grad():
+        whole = pruned.surviving(find_gradients(model, inputs))
     lost = find_unreached(find_gradients(pruned.model, inputs)) - find_unreached(whole)
     unexplained = [step.layers[0] for step in pruned.steps if step.count != step.asked and step.left is None]
     faults += [
@@ -206,6 +209,20 @@ def check(name: str, size: int, model: nn.Module, pruned: Any) -> dict[str, Any]
         "groups": [len(pruned.steps), sum(step.count == 0 for step in pruned.steps)],
         "difference": [difference, exact],
     }
+
+
+def rounding(model: nn.Module, inputs: Any) -> float:
+    """Return how far the outputs of a network in float32 are from those in float64, as a share of the largest."""
+    from prune_fe.tracing.copying import convert
+    from prune_fe.tracing.nested import move, run, tensors_in
+
+    exact = copy.deepcopy(model)
+    convert(exact, torch.float64)
+    with torch.no_grad():
+        pairs = zip(
+            tensors_in(run(model, inputs)), tensors_in(run(exact, move(inputs, dtype=torch.float64))), strict=True
+        )
+        return max(float((single - double).abs().max() / double.abs().max()) for single, double in pairs)
 
 
 def relative_difference(pruned: Any, model: nn.Module, inputs: Any) -> float:

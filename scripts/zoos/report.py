@@ -11,8 +11,8 @@ OUTCOMES = (
     "The networks get random weights with which every channel matters (but the boxes of detectors stay near their "
     "anchors). Each is scored by filter L1, linear layers and gates included, and pruned at ratio "
     '0.5. "cut" means all of: the pruned network\'s outputs are those of the original with the same units masked; '
-    "gradients reach every parameter that they reached before; the shape of the output is the same; every group lost "
-    "what was asked, or the table says why not; saved and loaded it gives the same bits. Everything else is "
+    "gradients reach every parameter that they reach in the masked network; the shape of the output is the same; every "
+    "group lost what was asked, or the table says why not; saved and loaded it gives the same bits. Everything else is "
     '"refused" (with the reason, before anything changed) or "FAILED".'
 )
 """Explanation of the outcomes, printed above the table."""
@@ -20,10 +20,10 @@ OUTCOMES = (
 COLUMNS = (
     "Inputs of {size}×{size} (larger where scripts/zoos/networks.py says so), one thread, {versions}. parameters and "
     "multiply-adds (of one image): before → after. left: the share of the parameters. difference: the largest between "
-    "the outputs of the pruned and the masked network, as a share of the largest, in float32 (at most {single:g}; not "
-    "asked of detectors, whose choice of boxes a rounding error changes) and in float64 (at most {double:g}). seconds: "
-    "of the processor, for prune() alone, which includes its verification of each network. The first columns are those "
-    'of the engine "trace".'
+    "the outputs of the pruned and the masked network, as a share of the largest, in float32 (at most {single:g}, or "
+    "ten times what rounding changes in the whole network; not asked of detectors, whose choice of boxes it changes) "
+    "and in float64 (at most {double:g}). seconds: of the processor, for prune() alone, which includes its "
+    'verification of each network. The first columns are those of the engine "trace".'
 )
 """Explanation of the columns."""
 
