@@ -138,7 +138,11 @@ def format_report(rows: list[dict[str, Any]], columns: str, rival: str = "") -> 
     if any("engine_outcome" in row for row in rows):
         lines += [ENGINE, "", f"## The engine torch-pruning: of {len(rows)} networks, {_count_engine(rows)}", ""]
         if any("engine_outcome" not in row for row in rows):
-            lines += ["A row without these columns was measured before they were; its networks are not tried yet.", ""]
+            lines += [
+                "Rows that are empty in these columns were measured before the columns existed; their networks have "
+                "not been tried yet.",
+                "",
+            ]
     if rival:
         outcomes = Counter(_kind_of_outcome(row) for row in rows)
         summary = ", ".join(f"{count} {kind}" for kind, count in outcomes.most_common())
