@@ -45,12 +45,12 @@ class CurvePoint:
     """The network after one group has lost units, while all other groups keep theirs.
 
     Attributes:
-        ratio: Share of the units that was asked for.
+        ratio: Share of the group's units to remove.
         removed: Number of units that are removed.
-        accuracy: Share of the images that is classified correctly.
+        accuracy: Share of the images that are classified correctly.
         loss: Mean cross-entropy of an image in nats.
-        macs: Share of the multiply-adds that is left.
-        parameters: Share of the parameters that is left.
+        macs: Share of the multiply-adds that are left.
+        parameters: Share of the parameters that are left.
     """
 
     ratio: float

@@ -19,7 +19,7 @@ CLASS = {"class": "name of the class"}
 LAYER = {"layer": "name of the module", "unit": "number of the unit in its layer, from 0, before pruning"}
 NETWORK = {
     "network": "label of the network",
-    "goal": "the option that says how much is removed, such as `target_macs`",
+    "goal": "the option that sets how much is removed, such as `target_macs`",
     "point": "its value: the operating point",
 }
 
@@ -28,7 +28,7 @@ QUANTITIES = {
     "mean of the classes",
     "selective_rate": "ε, the share of the images whose map has a hole",
     "entropy_per_rate_nats": "H/ε, the score of feature-entropy",
-    "classes_without_birth": "number of the classes without an image whose map has a hole",
+    "classes_without_birth": "number of the classes in which no image's map has a hole",
     "zero_share": "share of activations that are zero (apoz)",
     "mean_activation": "mean of the unit's map over all images",
     "class_selectivity": "selectivity of the class that activates the unit most, from 0 to 1",
@@ -59,7 +59,7 @@ class TableFile:
 
 
 def table_files() -> Iterator[TableFile]:
-    """Yield the tables of every command."""
+    """Yield the tables that the commands write."""
     results, epochs, points = (_meanings(cls) for cls in (Row, Epoch, CurvePoint))
     results["scorer"] = "label of the criterion, `(unpruned)`, `(unpruned, fine-tuned)` or `scratch#BUDGET`"
     more = {"seconds": "duration of the whole result", "commit": "commit of the source"}
@@ -90,7 +90,7 @@ def table_files() -> Iterator[TableFile]:
             "other": "another criterion",
             "spearman": "Spearman's ρ of the scores of the layer's units",
             "kendall": "Kendall's τ of the same",
-            "jaccard_…": "removed units of both, divided by those of either, at an operating point",
+            "jaccard_…": "units that both remove divided by those that either removes, at an operating point",
         },
     )
     yield TableFile(
@@ -99,7 +99,7 @@ def table_files() -> Iterator[TableFile]:
         {
             "network": NETWORK["network"],
             "scorer": results["scorer"],
-            "ratio, target_macs, target_params": "the operating point: one of these columns is there",
+            "ratio, target_macs, target_params": "the operating point; a table has one of these columns",
             **CLASS,
             "before": "share of the class's test images that the unpruned network classifies correctly, mean of seeds",
             "after": "the same of the pruned network",
@@ -111,7 +111,7 @@ def table_files() -> Iterator[TableFile]:
         {
             "group": "number of the group, from 1",
             "layers": "its layers",
-            "units": "its units",
+            "units": "number of its units",
             **points,
             "loss_increase": "`loss` minus that of the whole network, in nats",
             "reason": "why the group can lose no units",
@@ -135,7 +135,7 @@ def table_files() -> Iterator[TableFile]:
             "best_after": "number of removed units at which it is first reached",
             "best_balanced_accuracy_held_out": "the same, chosen on one half of the images and measured on the other",
             "loss": "mean cross-entropy of the class's images in nats, before anything is removed",
-            "spearman_single_unit": "Spearman's ρ of the scores and of the losses when each unit is masked alone",
+            "spearman_single_unit": "Spearman's ρ between the units' scores and the losses with each unit masked alone",
         },
     )
     yield TableFile(
@@ -150,9 +150,9 @@ def table_files() -> Iterator[TableFile]:
             **CLASS,
             "images": "number of its images",
             "correct": "number of those that are classified correctly",
-            "recall": "share of its images that is classified as it",
-            "precision": "share of the images classified as it that are of it",
-            "confused_with": "the class that its other images are most often taken for",
+            "recall": "share of its images that are classified correctly",
+            "precision": "share of the images taken for this class that belong to it",
+            "confused_with": "the class that its wrongly classified images are most often taken for",
             "confused": "number of these images",
             "true, predicted, share": "class of the images; class they are taken for; share of the true class's images",
         },
@@ -165,8 +165,8 @@ def table_files() -> Iterator[TableFile]:
             "units": "number of its units; missing for norms and others that have none",
             "map_height, map_width": "size of the maps of its units in pixels",
             "groups, tied_to": "numbers of its units' groups, and the other layers in them: tied units go together",
-            "removable": "how many units can be removed at most",
-            "step": "how many go together at least",
+            "removable": "the largest number of units that can be removed",
+            "step": "the smallest number of units that go together",
             "reason": "why units have to stay",
             "parameters, macs": "of the module alone",
         },
@@ -181,7 +181,12 @@ def _meanings(cls: Any) -> dict[str, str]:
 
 def columns_markdown() -> str:
     """Return the glossary as Markdown, with the lines around it; a column is explained once."""
-    lines = [BEGIN, "", "Numbers have at most nine digits; a JSON or npz file beside a table has all of them."]
+    lines = [
+        BEGIN,
+        "",
+        "Numbers have at most nine digits; a JSON or npz file beside a table has all of them. A column with the same",
+        "meaning in several tables is listed with the first of them only.",
+    ]
     known = set[tuple[str, str]]()
     for table in table_files():
         names = ", ".join(name if " " in name else f"`{name}`" for name in table.names)
