@@ -1,4 +1,4 @@
-"""Which classes a network takes for which."""
+"""The confusion matrix: how often a network takes images of one class for another."""
 
 from __future__ import annotations
 

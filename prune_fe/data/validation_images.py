@@ -1,4 +1,4 @@
-"""Validation images of the user's own, in the place of a share of the training or test images."""
+"""Validation images of the user's own, in place of a share of the training or test images."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def with_validation_folder(
     skip_bad: int = 0,
     some_classes: bool = False,
 ) -> Splits:
-    """Return the same training and test images with the validation images of path/<class>/*.
+    """Return the splits with the images of path/<class>/* as validation images.
 
     Args:
-        splits: The images, none held out of the training images.
+        splits: The images, with none of the training images held out.
         path: A folder of classes, or a tar file of one.
         reading: How the images are read.
         read: Function that reads an image file.
         skip_bad: At most this many images that cannot be read are left out, those of `splits` included.
-        some_classes: Whether `splits` has some of the classes of its source only; other classes of the folder are left
-            out then.
+        some_classes: Whether `splits` has only some of the classes of its source; the folder's other classes are then
+            left out.
 
     Raises:
         DataError: The folder is missing, its classes are not those of the training images, an image cannot be read, or
             one has the content of a training or a test image.
     """
-    files = _find(path, splits.classes, read, some_classes=some_classes)
+    files = _find_validation_files(path, splits.classes, read, some_classes=some_classes)
     if files.left_out:
         left_out = describe_left_out(files.left_out)
         warnings.warn(f"{files.root}: {len(files.left_out)} files are no images: {left_out}", stacklevel=3)
@@ -62,37 +62,39 @@ def with_validation_folder(
                 f"{advice}"
             )
     names = tuple(f"validation/{name.partition('/')[2]}" for name in skipped)
-    return replace(splits, validation=_prepare(files, splits, reading), skipped=splits.skipped + names)
+    return replace(splits, validation=_decode_if_it_fits(files, splits, reading), skipped=splits.skipped + names)
 
 
-def _find(path: Path, classes: tuple[str, ...], read: Callable[[str], Any], *, some_classes: bool) -> ImageFiles:
-    """Return the image files of a folder that has the classes of the training images, in their order."""
+def _find_validation_files(
+    path: Path, classes: tuple[str, ...], read: Callable[[str], Any], *, some_classes: bool
+) -> ImageFiles:
+    """Return the image files of a folder, with the classes of the training images in the order of these."""
     root = unpack(path)
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     differ = set(classes) - set(names) if some_classes else set(classes) ^ set(names)
     if differ:
         inner = next((part for part in ("val", "validation", "valid", "test") if part in names), None)
         hint = f"; is it {path / inner}?" if inner is not None and path.is_dir() else ""
-        raise DataError(
-            f"{path}: its folders are not the classes of the training images: {_compare(classes, names)}{hint}"
-        )
+        differences = _describe_differences(classes, names)
+        raise DataError(f"{path}: its folders are not the classes of the training images: {differences}{hint}")
     files = find_image_files(root, read, read, classes)
-    # A source may have its classes in an order of its own.
+    # The classes of the training images need not be sorted by name.
     label_of = {name: label for label, name in enumerate(classes)}
     files.labels = torch.tensor([label_of[files.classes[label]] for label in files.targets], dtype=torch.int64)
     files.classes = classes
     return files.in_order_of_names()
 
 
-def _compare(classes: Sequence[str], names: Sequence[str]) -> str:
-    """Return which classes only one of the two has."""
-    lacking, odd = ([name for name in one if name not in other] for one, other in ((classes, names), (names, classes)))
-    parts = [f"{shorten(lacking)} missing"] if lacking else []
-    return "; ".join([*parts, *([f"{shorten(odd)} only there"] if odd else [])])
+def _describe_differences(classes: Sequence[str], names: Sequence[str]) -> str:
+    """Return which classes have no folder, and which folders are no class."""
+    missing = [name for name in classes if name not in names]
+    extra = [name for name in names if name not in classes]
+    parts = [f"{shorten(missing)} missing"] if missing else []
+    return "; ".join([*parts, *([f"{shorten(extra)} only there"] if extra else [])])
 
 
-def _prepare(files: ImageFiles, splits: Splits, reading: Reading) -> ImageFiles | DecodedWhenDrawn:
-    """Return the images as they are read: decoded once where those of the other parts are and the memory suffices."""
+def _decode_if_it_fits(files: ImageFiles, splits: Splits, reading: Reading) -> ImageFiles | DecodedWhenDrawn:
+    """Return the images, kept decoded in memory if those of the other parts are and all fit into it together."""
     files, steps = set_steps(files, reading), reading.steps
     total: int = sum(len(part) for part in (splits.train, splits.test, files))  # type: ignore[arg-type, misc]
     if not isinstance(splits.test, DecodedWhenDrawn) or total * 3 * steps.size**2 > reading.memory_gib * 2**30:

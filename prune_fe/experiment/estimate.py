@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 TASKS = "tasks"
-"""Name of the progress of tasks. They take different times, of which `TaskTimes` knows more than a bar."""
+"""Name under which the progress of tasks is reported. `TaskTimes` estimates it, because tasks take different times."""
 
 WORTH_SAYING = 120.0
 """Seconds from which on an estimate is printed."""
@@ -24,7 +24,7 @@ class Kind:
     Attributes:
         name: Name of the kind.
         shorter: What makes such tasks shorter or fewer, such as "ablate.every=4"; "" where nothing does.
-        factor: Share of their time that is left with it; None where that depends on what the user takes away.
+        factor: Share of their time that is left then; None where that depends on how much the user changes.
     """
 
     name: str
@@ -45,12 +45,12 @@ class TaskTimes:
         self.has_said = False
 
     def add(self, kind: Kind | None, seconds: float, open_kinds: Sequence[Kind | None]) -> None:
-        """Add the time of a finished task, and say how long the others will take if it is long and not said yet.
+        """Add the time of a finished task, and say how long the open ones will take unless it is short or said already.
 
         Args:
-            kind: The kind of the finished task; None is not measured.
+            kind: The kind of the finished task; None if its time says nothing about others.
             seconds: How long it took.
-            open_kinds: The kinds of the tasks that are left.
+            open_kinds: The kinds of the open tasks, one entry for each task.
         """
         if kind is None:
             return
@@ -71,8 +71,8 @@ class TaskTimes:
             return None
         n_known, n_open = len(known), len(open_kinds)
         count = f"{n_known} tasks" if n_known == n_open else f"{n_known} of the {n_open} tasks"
-        text = f"about {describe_seconds(total)} for {count} that are left, at the pace of those before"
-        # The kind that takes the most time is the one to shorten.
+        text = f"about {describe_seconds(total)} for {count} that are left, at the pace of the finished ones"
+        # The advice is about the kind that takes the most time.
         longest = max(set(known), key=lambda kind: times[kind] * known.count(kind) if kind is not None else 0.0)
         if longest is None or not longest.shorter:
             return text
@@ -100,8 +100,8 @@ class TrainingTime:
         """Count a step.
 
         Args:
-            done: Steps that are done.
-            total: Steps in all.
+            done: Number of finished steps.
+            total: Number of steps in all.
         """
         if self.has_said or total <= 0:
             return

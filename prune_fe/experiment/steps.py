@@ -17,9 +17,7 @@ from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import DataError
 from prune_fe.experiment.device import to_device
 from prune_fe.experiment.estimate import TrainingTime
-from prune_fe.experiment.recipe import (
-    ScorerEntry,
-)
+from prune_fe.experiment.recipe import ScorerEntry
 from prune_fe.experiment.results import BY_LAYER, TUNED, UNPRUNED, Result, Row
 from prune_fe.experiment.run_folder import environment
 from prune_fe.measure.cost import cost, speed
@@ -119,8 +117,8 @@ def fit(
         description: Name of the training in messages and progress bars.
         momentum_buffers: Parameter name -> momentum to start with; afterwards the momentum of the best epoch.
         teacher: What the network learns from beside the labels; see `prune_fe.training.loop.finetune`.
-        unfinished: File from which an interrupted training goes on; by default one of the task that is worked on, which
-            is removed with the task's end.
+        unfinished: File from which an interrupted training continues; by default one of the current task, which is
+            removed when the task ends.
         after_epoch: Called after each epoch, while the network has that epoch's weights.
 
     Returns:
@@ -150,7 +148,7 @@ def fit(
     )
     kept = kept_epoch(history, options)
     if options.keep == "last":
-        what = f"the last one is kept; accuracy {kept.train_accuracy:.2%} on the training images as it was trained, "
+        what = f"the last one is kept; accuracy {kept.train_accuracy:.2%} on the training images during it, "
         what += f"{kept.validation_accuracy:.2%} on the validation images"
     else:
         what = f"epoch {kept.number} is best on the validation images ({kept.validation_accuracy:.2%})"
@@ -204,7 +202,7 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
         label: Label of the scorer that chose the removed units, `UNPRUNED` or `TUNED`.
 
     Returns:
-        The measurements; the accuracy is in `row.accuracy_before`, whatever was done to the network.
+        The measurements. The accuracy is in `row.accuracy_before`, even if the network was pruned or fine-tuned.
     """
     result = evaluate(model, experiment.splits.test, workers=experiment.recipe.workers)
     price, pace = cost(model, experiment.example), from_rank_0(lambda: speed(model, experiment.example))
@@ -234,7 +232,7 @@ def save_result(experiment: Experiment, outcome: Outcome, path: Path, began: flo
         experiment: The experiment; its recipe says how much was to be removed.
         outcome: The measurements.
         path: The file.
-        began: `time.perf_counter()` when the work on it began.
+        began: `time.perf_counter()` when the work on the result began.
     """
     options, is_pruned = experiment.recipe.prune, outcome.row.scorer not in (UNPRUNED, TUNED)
     goal, amount = options.amount

@@ -14,11 +14,7 @@ from torch import nn
 from prune_fe.distributed import all_gather, from_rank_0, rank
 from prune_fe.errors import CheckpointError
 from prune_fe.experiment.device import to_device
-from prune_fe.experiment.recipe import (
-    TRAINED,
-    held_out_images,
-    seen_elsewhere,
-)
+from prune_fe.experiment.recipe import TRAINED, held_out_images, seen_elsewhere
 from prune_fe.experiment.steps import check, fit
 from prune_fe.models.build import build_pretrained
 from prune_fe.models.checkpoints import load_weights, read_checkpoint
@@ -54,7 +50,7 @@ def load_or_train(experiment: Experiment) -> nn.Module:
 def initialise(experiment: Experiment) -> tuple[nn.Module, dict[str, str]]:
     """Return the network before training, on its device and checked, and where its weights come from."""
     model, seed = experiment.recipe.model, experiment.seed
-    torch.manual_seed(seed)  # it decides the first weights
+    torch.manual_seed(seed)  # for the initial weights
     network, renewed = _initial_network(experiment)
     origin = {}
     if model.checkpoint is not None:
@@ -64,7 +60,7 @@ def initialise(experiment: Experiment) -> tuple[nn.Module, dict[str, str]]:
     if renewed:
         message = describe_renewed(model.checkpoint or f"the weights of {model.name}", renewed)
         if experiment.recipe.train is None:
-            raise CheckpointError(f"{message}: a recipe without train: leaves them so")
+            raise CheckpointError(f"{message}; without train: in the recipe, nothing trains the new layers")
         experiment.reporter.say(f"note: {message}")
         experiment.log("new_classifier", seed=seed, keys=renewed)
     network = to_device(network, experiment.device)
@@ -78,7 +74,7 @@ def save_trained(experiment: Experiment, network: nn.Module, origin: Mapping[str
     Args:
         experiment: The experiment.
         network: Its network.
-        origin: Where its first weights came from, as `initialise` returned it.
+        origin: Where its initial weights came from, as returned by `initialise`.
     """
     path = experiment.seed_folder / TRAINED
     if rank() == 0:
@@ -93,9 +89,9 @@ def save_trained(experiment: Experiment, network: nn.Module, origin: Mapping[str
 def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
     """Return the network before training, and the keys of its classifier that trained weights do not fit."""
     model, renewed = experiment.recipe.model, list[str]()
-    begun = experiment.copy_start()
-    if begun is not None:
-        network = begun
+    start = experiment.copy_start()
+    if start is not None:
+        network = start
     elif model.pretrained:
         network, renewed = experiment.build_by(build_pretrained)
     else:
@@ -106,7 +102,7 @@ def _initial_network(experiment: Experiment) -> tuple[nn.Module, list[str]]:
             experiment.splits.classes,
             # In a saved network, it is not known which layers depend on the classes.
             lambda: (
-                [] if begun is not None else experiment.build_by(lambda name, _, **kept: find_output_keys(name, **kept))
+                [] if start is not None else experiment.build_by(lambda name, _, **kept: find_output_keys(name, **kept))
             ),
             new_classifier=True,
         )

@@ -1,8 +1,8 @@
 """Let torch-pruning's groups remove channels from grouped convolutions as the verified index mapping does.
 
-torch-pruning's own function for convolutions removes the same places of every group of channels: of the inputs of a
-convolution it keeps, in every group, what remains of the first. prune_fe ranks the channels of each group by
-themselves, so that other places remain in each.
+torch-pruning's own function for convolutions removes the same positions from every group of channels: in each group it
+keeps the positions of the inputs that remain in the first group. prune_fe ranks the channels of each group separately,
+so that different positions remain in each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDES = ("in", "out")
 
 
 def register(graph: Any, library: Any) -> None:
-    """Replace what a graph of torch-pruning calls to remove channels from convolutions; call it before it is built.
+    """Let a graph of torch-pruning remove channels from convolutions with `ConvolutionPruner`; call before it is built.
 
     Args:
         graph: A `torch_pruning.DependencyGraph`.
@@ -30,27 +30,27 @@ def register(graph: Any, library: Any) -> None:
     kind = library.ops.OPTYPE.CONV
     pruner = ConvolutionPruner(graph.REGISTERED_PRUNERS[kind])
     graph.REGISTERED_PRUNERS[kind] = pruner
-    # By these two sets it tells functions that remove inputs from those that remove outputs.
+    # These two sets tell torch-pruning which functions remove inputs and which remove outputs.
     graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
     graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
 
 
 class ConvolutionPruner:
-    """Removes channels from convolutions, with the methods that torch-pruning asks of such a class.
+    """Removes channels from convolutions, with the methods that torch-pruning calls.
 
-    Every group of channels of a grouped convolution has to lose equally many. They may belong to several layers that
-    torch-pruning cuts one after the other, so that a tensor waits until all groups have.
+    Every group of channels of a grouped convolution has to lose equally many. torch-pruning may remove the channels in
+    several calls, one for each layer that gives them; the tensors are cut when all groups have lost equally many.
     """
 
     def __init__(self, plain: Any) -> None:
-        """Begin without any channel removed.
+        """Start with no channel removed.
 
         Args:
-            plain: torch-pruning's own, for convolutions without groups.
+            plain: torch-pruning's own pruner of convolutions, for those without groups.
         """
-        self.pruning_dim = 1  # torch-pruning writes it
+        self.pruning_dim = 1  # an attribute that torch-pruning sets
         self._plain = plain
-        # Grouped convolution -> side -> the places in its tensors that remain, while these still wait.
+        # Grouped convolution whose tensors are still to be cut -> side -> the channels that remain.
         self._waiting: dict[nn.Module, dict[str, NDArray[np.int64]]] = {}
 
     def prune_out_channels(self, layer: _ConvNd, idxs: Sequence[int]) -> nn.Module:
@@ -70,11 +70,11 @@ class ConvolutionPruner:
         return layer.in_channels
 
     def get_out_channel_groups(self, layer: _ConvNd) -> int:
-        """Return into how many parts the outputs are divided."""
+        """Return the number of groups of outputs."""
         return layer.groups
 
     def get_in_channel_groups(self, layer: _ConvNd) -> int:
-        """Return into how many parts the inputs are divided."""
+        """Return the number of groups of inputs."""
         return layer.groups
 
     def _remove(self, layer: _ConvNd, side: str, channels: Iterable[int]) -> nn.Module:
@@ -87,11 +87,11 @@ class ConvolutionPruner:
         return layer
 
     def _cut(self, layer: _ConvNd, kept: dict[str, NDArray[np.int64]]) -> None:
-        """Cut the tensors of a grouped convolution, unless some of its groups would have more channels than others."""
+        """Cut the tensors of a grouped convolution, unless some of its groups have more channels left than others."""
         rows, columns = reversed(SIDES) if not layer.transposed else SIDES
         widths = {rows: len(layer.weight) // layer.groups, columns: layer.weight.shape[1]}
         counts = {side: np.bincount(kept[side] // widths[side], minlength=layer.groups) for side in SIDES}
-        # A group that gives several outputs for one input is removed with its input.
+        # A group without inputs goes as a whole, as where several outputs are computed from one input.
         left = np.flatnonzero(counts["in"])
         if any(len(set(count[left])) != 1 or count.sum() != count[left].sum() for count in counts.values()):
             return

@@ -1,8 +1,8 @@
 """Find groups and cut networks with torch-pruning (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning").
 
 Its graph is turned into prune_fe's own, so that planning, verification and records are the same with both engines. Then
-torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects:
-torch-pruning removes the wrong channels behind some splits, for example, without an error.
+torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects,
+because torch-pruning can remove wrong channels without an error, behind some splits for example.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def _couple(builder: GraphBuilder, groups: _Groups, key: AxisKey) -> list[AxisKe
         key: The axis.
 
     Returns:
-        The axes of the group for which torch-pruning names one channel in place of several: where the units of a linear
-        layer are viewed as maps, it ties each input of the next layer to any one of the units that it consists of.
+        The axes of the group whose channels each consist of several channels of `key`, as where the units of a linear
+        layer are viewed as maps. torch-pruning couples such a channel with only one of them, so these axes have to be
+        coupled from their own side too.
     """
     root, narrower = groups.add_axis(builder, *key), []
     for other, channels, root_channels in groups.parts(groups.find_group(key[0], range(len(root.channels)), key[1])):
@@ -136,14 +137,14 @@ def cut(
     """
     old = named_tensors(model)
     wanted = {name: cutter.select(name, tensor.detach(), before, after) for name, tensor in old.items()}
-    # torch-pruning gives each of the layers that share a parameter one of its own, under the further names.
+    # Where layers share a parameter, torch-pruning gives each of them a parameter of its own.
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
     groups, now = _Groups(model, example, has_branches), dict(before)
     for name, side in groups.roots():
         key = (name, side)
-        # Not all are known: a grouped convolution has other sides when one channel of each of its groups is left.
+        # A grouped convolution with one channel left in each group has another side, which the mapping does not know.
         removed = np.flatnonzero(~np.isin(now[key], after[key])) if key in now else np.empty(0)
         if not removed.size:
             continue
@@ -167,7 +168,7 @@ def cut(
 
 
 def _run_in_training(model: nn.Module, inputs: Inputs) -> Any:
-    """Return what a network returns as in training; None where its code fails there."""
+    """Return the outputs of a network's training branches; None if its code fails there."""
     # Many networks cannot be trained like this: they want the labels too, for example.
     with taking_training_branches(model), suppress(Exception):
         return run(model, inputs)
@@ -175,7 +176,7 @@ def _run_in_training(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def _keep_form(model: nn.Module, name: str, tensor: Tensor, old: Tensor, flags: Mapping[str, bool]) -> None:
-    """Give a new tensor the memory format of the old one, and the `requires_grad` that torch-pruning does not keep."""
+    """Give a cut tensor the memory format and the `requires_grad` of the old one, which torch-pruning does not keep."""
     owner, _, attribute = name.rpartition(".")
     kept = keep_memory_format(tensor.detach(), old)
     set_tensor(model.get_submodule(owner), attribute, nn.Parameter(kept, flags[name]) if name in flags else kept)
@@ -224,7 +225,7 @@ class _Groups:
             model: The network.
             example: Inputs of it.
             has_branches: Whether the network takes other branches in training, which are followed too.
-            check_numbers: Whether a group must name channels that exist, as long as no channels were removed.
+            check_numbers: Whether a group that names channels that do not exist is an error; only before any cut.
 
         Raises:
             EnvironmentFault: torch-pruning is not installed.
@@ -235,7 +236,7 @@ class _Groups:
         register(self._graph, self._library)
         flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
         try:
-            # It follows autograd's graph, which has no frozen weights.
+            # torch-pruning follows autograd's graph, which leaves out frozen weights.
             for parameter in flags:
                 parameter.requires_grad_(True)
             with evaluating(model), torch.enable_grad(), warnings.catch_warnings():
@@ -250,7 +251,7 @@ class _Groups:
                     output_transform=lambda output: [each for each in tensors_in(output) if each.grad_fn is not None],
                     verbose=False,
                 )
-        except Exception as error:  # any of its rules may fail on a network that it does not know
+        except Exception as error:  # any rule of torch-pruning may fail on an unknown network
             raise InputError(
                 f"engine torch-pruning: it cannot build the graph of {type(model).__name__} "
                 f"({describe_error(error)}); {ADVICE}"
@@ -270,7 +271,7 @@ class _Groups:
                 f"to its weights; {ADVICE}"
             )
         self._names = names
-        # A grouped convolution may become a depthwise one when it is cut.
+        # Found before any cut, which may turn a grouped convolution into a depthwise one with other sides.
         self._sides = {name: self._find_sides(module) for name, module in self.modules.items()}
         self._model = model
         self._name_parameters()
@@ -355,13 +356,13 @@ class _Groups:
             return self._graph.get_pruning_group(module, function, list(map(int, units)))
         except EndlessSearchError as error:
             raise InputError(f"engine torch-pruning: its group of layer {name!r} {error}; {ADVICE}") from error
-        except Exception as error:  # it follows channels through a recurrent layer, for example, and loses count
+        except Exception as error:  # torch-pruning loses count of channels in recurrent layers, for example
             raise InputError(
                 f"engine torch-pruning: it cannot find the group of layer {name!r} ({describe_error(error)}); {ADVICE}"
             ) from error
 
     def _name_parameters(self) -> None:
-        """Record the names of the parameters, which are others after a cut."""
+        """Record the names of the parameters; a cut replaces parameters."""
         self._parameters = {id(parameter): name for name, parameter in self._model.named_parameters()}
 
     def _size(self, dependency: Any) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from prune_fe.topology.graph import (
 
 @compiled
 def group_around(order, n, i):
-    """Return where the group of items with the key of the i-th begins and ends."""
+    """Return where the group of items that have the key of the i-th one begins and ends."""
     begin, end = i, i + 1
     while begin > 0 and order[begin - 1] >> 32 == order[i] >> 32:
         begin -= 1
@@ -28,7 +28,7 @@ def group_around(order, n, i):
 
 @compiled
 def add_group(order, begin, end, neighbours, later_neighbours):
-    """Write the graph with the edges of a group, which has not entered yet, to `later_neighbours`."""
+    """Write to `later_neighbours` the graph as it will be when the edges of a group have entered."""
     later_neighbours[:] = neighbours
     for i in range(begin, end):
         a, b = vertices(order[i], len(neighbours))
@@ -38,10 +38,10 @@ def add_group(order, begin, end, neighbours, later_neighbours):
 
 @compiled
 def join_group(neighbours, later_neighbours, reached, labels, degrees):
-    """Enter all edges of a group that join with H¹ = 0 in some order, and return whether one of the others is a hole.
+    """Add the edges of a group that can enter one by one with H¹ = 0, and return whether another one is surely a hole.
 
-    Among them an edge is a hole for certain that closes no triangle even when all have entered: its unknown in eq. 1 is
-    in no equation. Several passes are needed because an edge that has joined may let another one close a triangle.
+    An edge that closes no triangle even when the whole group has entered is one: no equation of eq. 1 has its unknown.
+    Several passes are needed because an edge that has joined may let another one close a triangle.
     """
     has_joined = True
     while has_joined:

@@ -1,4 +1,4 @@
-"""The graph of the elements that have entered, as sets of neighbours in bits and a label for each component."""
+"""The graph of the elements that have entered: neighbours as sets of bits, and a label for each component."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ MAX_ROWS = 1 << QUOTIENT_BITS // 3  # up to this size, vertices() divides every 
 def vertices(item, size):
     """Return the row and the column of an item's element.
 
-    By a multiplication: a division costs more than all else that is done with most elements.
+    Computed by a multiplication, because a division costs more than all else that is done with most elements.
     """
     index = np.uint64(item & 0xFFFFFFFF)
     row = (index * np.uint64((1 << QUOTIENT_BITS) // size + 1)) >> np.uint64(QUOTIENT_BITS)
@@ -31,7 +31,7 @@ def clear(neighbours, labels, degrees):
 
 @compiled
 def n_words(neighbours):
-    """Return how many words a vertex's set of neighbours has; if it is one, the compiler knows."""
+    """Return how many words a vertex's set of neighbours has; the compiler knows if it is one."""
     return 1 if neighbours.ndim == 1 else neighbours.shape[1]
 
 
@@ -87,7 +87,7 @@ def share_a_neighbour(neighbours, a, b):
 
 @compiled
 def next_common(neighbours, a, b, start):
-    """Return the first common neighbour ≥ `start` of the neighbours a and b, −1 if there is none."""
+    """Return the first common neighbour ≥ `start` of a and b, which are neighbours; −1 if there is none."""
     mask = ~np.uint64(0) << np.uint64(start & 63)
     for i in range(start >> 6, n_words(neighbours)):
         common = word(neighbours, a, i) & word(neighbours, b, i) & mask

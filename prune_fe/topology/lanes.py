@@ -1,8 +1,8 @@
-"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of another map.
+"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of a different map.
 
 All functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
 lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
-and each slice of an array counts its readers, which takes as long as many numbers.
+and slicing an array counts its references, which takes as long as many numbers.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -41,7 +41,7 @@ class LanesModel(models.PrimitiveModel):
 
 @intrinsic
 def address_of(_, array):
-    """Return the address of an array's first number: passing an address costs nothing, an array counts its readers."""
+    """Return the address of an array's first number; passing it costs nothing, an array counts its references."""
 
     def generate(context, builder, signature, arguments):
         return context.make_array(array)(context, builder, arguments[0]).data
@@ -51,7 +51,7 @@ def address_of(_, array):
 
 @intrinsic
 def lane_count(_, numbers):
-    """Return how many of the numbers at an address are one vector."""
+    """Return how many of the numbers at an address make one vector."""
     n = N_LANES[numbers.dtype.bitwidth]
     return types.uintp(numbers), lambda context, *_: context.get_constant(types.uintp, n)
 
@@ -117,7 +117,7 @@ def store(_, numbers, index, lanes):
 
 
 def _place(context, builder, lanes, address, index):
-    """Return the address of the i-th number, as one of lanes."""
+    """Return the address of the i-th number, as the address of lanes."""
     return builder.bitcast(builder.gep(address, [index]), context.get_value_type(lanes).as_pointer())
 
 
@@ -152,7 +152,7 @@ def smallest(_, numbers):
 
 
 def _binary(instruction: Callable) -> Callable:
-    """Return a function of two lanes that is one instruction, or two."""
+    """Return a function of two vectors of lanes that takes one or two instructions."""
 
     @intrinsic
     def function(_, x, y):

@@ -29,7 +29,7 @@ from prune_fe.topology.lanes import (
     store,
 )
 
-LANES = 16  # how many interleaved units' tops are transposed at once: a cache line of 32-bit numbers
+LANES = 16  # of how many interleaved units the tops are transposed at once: a cache line of 32-bit numbers
 BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
 STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once
 ROW_MASK = 15  # the bits of a number that tell which row of an interleaved strip its top is
@@ -38,12 +38,12 @@ MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and
 
 @entry_point
 def slice_size(size):
-    """Return how many elements the first slice should have: about as many as a birth needs on size × size maps."""
+    """Return how many elements kernel.py's first slice should have: about as many as a birth needs on these maps."""
     return 14 + size // 4
 
 
 def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
-    """Return how many strips a map of size × size elements is divided into, and how many columns the strips are."""
+    """Return how many strips a map of size × size elements is divided into, and how many columns the strips form."""
     n_elements = size * size
     elements_per_wanted = n_elements / (1.5 * slice_size(size))
     if is_interleaved:
@@ -59,15 +59,15 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
 
 @entry_point
 def strip_width(n_units):
-    """Return the length of a strip's tops of interleaved units: two numbers a unit, in whole blocks."""
+    """Return how many numbers the tops of a strip of interleaved units take: two for each unit, in whole blocks."""
     return 2 * BLOCK * -(-n_units // BLOCK)
 
 
 @compiled
 def key_at(bits, index):
-    """Return an integer in the order of the IEEE numbers, for the one with these bits; −0 and +0 give the same.
+    """Return the key of the IEEE number with these bits: an integer in the order of the numbers; −0 and +0 share one.
 
-    An IEEE number is a sign and a magnitude, so ±magnitude has the numbers' order.
+    An IEEE number is a sign and a magnitude, so ±magnitude has the order of the numbers.
     """
     word = bits[np.uint64(index)]  # a loop with a signed index is not vectorised
     return word if word >= 0 else bits.dtype.type(np.iinfo(bits.dtype).min - word)
@@ -118,7 +118,7 @@ def fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, col
         stride: Distance between two elements of a map.
         n_units: The interleaved units.
         numbers: How many elements, strips and columns a map has.
-        strip_tops: Output, as in Scratch.
+        strip_tops: Output, as in Scratch of kernel.py.
         column_tops: Output, as in Scratch; may be empty.
         lows: Output, as in Scratch.
     """
@@ -160,7 +160,7 @@ def merge_rows(words, places, n, row, tops, at, lows, unit):
         n: How many units there are from the first one on; if they are fewer than lanes, the other lanes do not matter.
         row: Number of the first element in the strip.
         tops: Address of the tops.
-        at: Where the tops of the strip have that of the first unit.
+        at: Position in the tops of the strip's top of the first unit.
         lows: Address of the lowest keys.
         unit: Number of the first unit.
     """
@@ -185,14 +185,14 @@ def merge_rows(words, places, n, row, tops, at, lows, unit):
 
 @compiled
 def load_keys(words, at, n):
-    """Return the keys of the first n units from a place on, or of as many as there are lanes; see key_at."""
+    """Return the keys of the next n units from a place on, or of as many as there are lanes; see key_at."""
     lanes = load(words, at) if n >= lane_count(words) else load_first(words, at, np.int64(n))
     return if_greater(fill(words, 0), lanes, minus(smallest(words), lanes), lanes)
 
 
 @compiled
 def offset_of(unit):
-    """Return where the tops of a strip have the top of an interleaved unit."""
+    """Return where the top of an interleaved unit is in the tops of a strip."""
     number = np.uint64(unit)
     return number // np.uint64(BLOCK) * np.uint64(2 * BLOCK) + number % np.uint64(BLOCK)
 
@@ -238,10 +238,10 @@ def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floo
 
 @compiled
 def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, floor, ceiling):
-    """Write the tops below the ceiling of the interleaved strips that have no second element ≥ the floor to `items`.
+    """Write to `items` the tops below the ceiling, of the interleaved strips without a second element ≥ the floor.
 
     Returns:
-        The number of items; and the number of the other strips, which are moved to the front.
+        The number of items, and the number of the other strips, which are moved to the front of `strips`.
     """
     for i in range(n_picked):
         strip = np.uint64(strips[i])
@@ -249,7 +249,7 @@ def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, fl
         packed = np.int64(strip_tops[at + np.uint64(BLOCK)])
         index = strip + np.uint64(packed & ROW_MASK) * np.uint64(n_strips)
         items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
-        items[2 * i + 1] = packed | ROW_MASK  # not below the second largest
+        items[2 * i + 1] = packed | ROW_MASK  # at least the second largest
     first = np.int64(1 - ceiling) << 32
     n = n_others = np.uint64(0)
     for i in range(n_picked):

@@ -14,8 +14,8 @@ def test_the_open_tasks_are_estimated_once_from_a_task_of_their_kind() -> None:
     times.add(CURVES, 120.0, [CURVES] * 20)
     times.add(CURVES, 120.0, [CURVES] * 19)
     assert said == [
-        "about 40 minutes for 20 tasks that are left, at the pace of those before; ablate.every=4 would make it about "
-        "10 minutes"
+        "about 40 minutes for 20 tasks that are left, at the pace of the finished ones; ablate.every=4 would make it "
+        "about 10 minutes"
     ]
 
 
@@ -26,8 +26,8 @@ def test_tasks_of_other_kinds_are_not_part_of_it_and_short_work_is_not_announced
     assert said == []
     TaskTimes(said.append).add(PRUNE, 60.0, [PRUNE] * 50 + [None, SCORES])
     assert said == [
-        "about 50 minutes for 50 of the 52 tasks that are left, at the pace of those before; fewer of compare.ratios "
-        "shorten it"
+        "about 50 minutes for 50 of the 52 tasks that are left, at the pace of the finished ones; fewer of "
+        "compare.ratios shorten it"
     ]
 
 

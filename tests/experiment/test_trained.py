@@ -50,7 +50,7 @@ def test_a_backbone_of_other_classes_gets_a_new_classifier_that_is_named(tmp_pat
 def test_a_new_classifier_that_nothing_trains_is_an_error(tmp_path: Path) -> None:
     model = ONE_NETWORK["model"] | {"checkpoint": _backbone(tmp_path / "backbone.pth")}
     recipe = Recipe.model_validate(ONE_NETWORK | {"model": model})
-    text = r"backbone.pth: does not fit classifier, made anew .*: a recipe without train: leaves them so"
+    text = r"backbone.pth: does not fit classifier, made anew .*; without train: in the recipe, nothing trains"
     (tmp_path / "run").mkdir()
     with closing(RunFolder(tmp_path / "run", recipe.model_dump(mode="json"))) as folder:
         experiment = begin(recipe, folder, Silent())
