@@ -48,7 +48,7 @@ def report_sections(findings: Findings) -> Iterator[Section]:
         yield Section(f"Which classes pay{suffix}", _classes(findings, network))
         yield Section(f"Layers{suffix}", _layers(findings, network))
         yield Section(f"Scores{suffix}", [_score_histograms(findings, network)])
-        if len(findings.scorers) > 1:
+        if len(findings.scorers) != 1:
             yield Section(f"Agreement{suffix}", _agreement(findings, network))
         yield Section(f"Cost of each criterion{suffix}", [_scoring_cost(findings, network)])
     is_comparison = len(findings.scorers) > 1
