@@ -1,4 +1,4 @@
-"""Panel (3) of figures 6 and 11 of the paper: feature entropy against selective rate of each class, for several networks."""
+"""Panel (3) of figures 6 and 11 of the paper: feature entropy against selective rate of each class and network."""
 
 from __future__ import annotations
 
