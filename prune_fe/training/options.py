@@ -142,7 +142,7 @@ class TrainOptions:
     """The precision of amp. float16 is for CUDA, and scales the loss so that small gradients do not vanish."""
 
     compile: StrictBool = False
-    """Train the network through torch.compile. It pays for long trainings: compiling takes up to minutes."""
+    """Train the network through torch.compile, which takes up to minutes at first. Two CPU cores gain nothing."""
 
     sync_batchnorm: StrictBool = False
     """With several processes: let batch norms use the statistics of the whole step and not those of a process's
