@@ -181,8 +181,8 @@ def score(
     else:
         _print_scores(scores_by_name, output, model, loaded, data)
     if json:
-        found = {"rows": rows} if checkpoints else {"scorers": _numbers(scores_by_name, output)}
-        print_json({"model": model.model, "output": str(output)} | found)
+        numbers = {"rows": rows} if checkpoints else {"scorers": _numbers(scores_by_name, output)}
+        print_json({"model": model.model, "output": str(output)} | numbers)
 
 
 def _training_images(loaded: Loaded, listed: Sequence[str] | None) -> Dataset[Any] | None:

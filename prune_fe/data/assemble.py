@@ -94,7 +94,7 @@ def make_splits(train: StoredImages, test: StoredImages, reading: Reading, skipp
 
 
 def set_steps(images: Images, reading: Reading) -> Images:
-    """Let stored images be read as `reading` says, and return them."""
+    """Set how stored images are read, and return them."""
     images.steps, images.transform = reading.steps, prepare(reading.steps)
     images.crops_in_training = reading.crops_in_training
     return images

@@ -27,7 +27,7 @@ from prune_fe.experiment.run import WithSeed, run_experiment
 from prune_fe.experiment.run_folder import LATENCY, environment
 from prune_fe.experiment.tasks import Task
 from prune_fe.io import explain_disk_errors, new_folder
-from prune_fe.measure.latency import CannotRun, Comparison, compare_latency, medians_agree
+from prune_fe.measure.latency import CannotRun, Comparison, compare_latency, describe_processor, medians_agree
 from prune_fe.measure.proportion import percent
 from prune_fe.measure.statistics import Estimate, bootstrap
 from prune_fe.models.export import SUFFIXES, export
@@ -130,12 +130,10 @@ class Compression:
             reasons = {str(each["reason"]) for each in self.latency}
             return f"not timed: {'; '.join(sorted(reasons))}"
         setting, ratio = timed["setting"], timed["ratio"]
-        threads = f"{setting['threads']} thread" + "s" * (setting["threads"] > 1)
-        place = threads if setting["device"] == "cpu" else setting["device"]
         times = f"{timed['original']['median_ms']:.3g} → {timed['pruned']['median_ms']:.3g} ms, medians"
         if not medians_agree(timed):
             times = "median of pairs timed in turn, on a machine with other work"
-        where = f"(batch {setting['batch_size']}, {place}; {times})"
+        where = f"(batch {setting['batch_size']}, {describe_processor(setting)}; {times})"
         if not timed["steady"]:
             return f"time not told apart: this machine was busy with other work {where}"
         return f"{ratio:.2g} × faster {where}" if timed["faster"] else f"not faster: {ratio:.2f} × the speed {where}"

@@ -11,7 +11,7 @@ TASKS = "tasks"
 """Name under which the progress of tasks is reported. `TaskTimes` estimates it, because tasks take different times."""
 
 WORTH_SAYING = 120.0
-"""Seconds from which on an estimate is printed."""
+"""Shortest time in seconds that is worth printing."""
 
 MEASURED_STEPS, MEASURED_SECONDS = 20, 10.0
 """Steps of a training, without the first one, after which its time is estimated; fewer where they take that long."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.measure.meter import quartiles, seconds_in_turn
+from prune_fe.measure.meter import describe_threads, quartiles, seconds_in_turn
 from prune_fe.options import BatchSize, validate_value
 from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs, map_tensors, move, run, take_rows, tensors_in
@@ -68,7 +68,7 @@ class Speed:
     device: str
 
     def __str__(self) -> str:
-        return f"batch {self.batch_size}, {self.dtype}, {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"
+        return f"batch {self.batch_size}, {self.dtype}, {self.device}, {describe_threads(self.threads)}"
 
 
 def cost(model: nn.Module, example: Inputs) -> Cost:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
-from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+from prune_fe.measure.meter import Meter, describe_threads, quartiles, seconds_in_turn
 from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.nested import Inputs, describe, has_rows, map_tensors, run, take_rows, tensors_in
 from prune_fe.tracing.weights import require_example, require_network
@@ -54,7 +54,7 @@ class Setting:
     device: str
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
+        threads = describe_threads(self.threads)
         return f"batch {self.batch_size}, {threads}, {self.dtype}, {self.memory_format}, {self.device}"
 
 
@@ -118,6 +118,15 @@ class Comparison:
     def steady(self) -> bool:
         """Whether the quartiles of the ratio differ by no more than the factor `UNSTEADY`."""
         return self.ratio_high <= UNSTEADY * self.ratio_low
+
+
+def describe_processor(setting: Mapping[str, Any]) -> str:
+    """Return what the networks were timed on: the number of threads of a CPU, or the name of another device.
+
+    Args:
+        setting: A `Setting` as a dictionary.
+    """
+    return describe_threads(setting["threads"]) if setting["device"] == "cpu" else str(setting["device"])
 
 
 def medians_agree(timed: Mapping[str, Any]) -> bool:

@@ -130,3 +130,12 @@ def _process_bytes(entry: bytes) -> int:
     if match is None:
         raise ValueError(f"{STATUS} has no entry {entry.decode()}")
     return int(match[1]) << 10
+
+
+def describe_threads(count: int) -> str:
+    """Return a number of threads with its noun.
+
+    >>> describe_threads(1), describe_threads(2)
+    ('1 thread', '2 threads')
+    """
+    return f"{count} thread{'s' * (count != 1)}"

@@ -362,7 +362,7 @@ class _Groups:
             ) from error
 
     def _name_parameters(self) -> None:
-        """Record the names of the parameters; a cut replaces parameters."""
+        """Record the names of the parameters; call it again after a cut, which replaces parameters."""
         self._parameters = {id(parameter): name for name, parameter in self._model.named_parameters()}
 
     def _size(self, dependency: Any) -> tuple[str, int] | None:

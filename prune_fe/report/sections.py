@@ -11,13 +11,13 @@ import pandas as pd
 
 from prune_fe.charts import criterion_bars, histogram, layer_profile
 from prune_fe.experiment.results import TUNED, UNPRUNED
-from prune_fe.measure.latency import medians_agree
+from prune_fe.measure.latency import describe_processor, medians_agree
 from prune_fe.measure.statistics import spearman
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
 from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
 from prune_fe.report.headline import Headline, headline
-from prune_fe.report.numbers import MISSING, counted, format_count, format_number
+from prune_fe.report.numbers import MISSING, format_count, format_number
 from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.trade_offs import trade_offs
 from prune_fe.report.verdicts import INTERVALS, verdict_table
@@ -95,9 +95,8 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
     if (timed := findings.latency) is not None:
         setting = timed["setting"]
         times = " to ".join(f"{timed[name]['median_ms']:.3g}" for name in ("original", "pruned"))
-        place = counted(setting["threads"], "thread") if setting["device"] == "cpu" else setting["device"]
         measured = f"{times} ms, medians" if medians_agree(timed) else "median of pairs, on a machine with other work"
-        where = f"{measured}; batch {setting['batch_size']}, {place}"
+        where = f"{measured}; batch {setting['batch_size']}, {describe_processor(setting)}"
         if not timed["steady"]:
             return MISSING, f"time not told apart: the machine did other work too ({where})"
         return f"{timed['ratio']:.2f}×", f"as fast, both networks measured in turn ({where})"

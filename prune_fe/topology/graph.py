@@ -31,7 +31,7 @@ def clear(neighbours, labels, degrees):
 
 @compiled
 def n_words(neighbours):
-    """Return how many words a vertex's set of neighbours has; the compiler knows if it is one."""
+    """Return the number of words of a vertex's set of neighbours, as a constant where it is 1."""
     return 1 if neighbours.ndim == 1 else neighbours.shape[1]
 
 

@@ -62,8 +62,8 @@ def load(_, numbers, index):
     lanes = Lanes(numbers.dtype)
 
     def generate(context, builder, signature, arguments):
-        place = _place(context, builder, lanes, *arguments)
-        return builder.load(place, align=numbers.dtype.bitwidth // 8)
+        start = _pointer_to(context, builder, lanes, *arguments)
+        return builder.load(start, align=numbers.dtype.bitwidth // 8)
 
     return lanes(numbers, types.uintp), generate
 
@@ -75,16 +75,16 @@ def load_first(_, numbers, index, n):
 
     def generate(context, builder, signature, arguments):
         vector = context.get_value_type(lanes)
-        places = ir.Constant(vector, list(range(lanes.n)))
-        limit = builder.icmp_signed("<", places, _broadcast(builder, vector, arguments[2]))
+        numbers_of_lanes = ir.Constant(vector, list(range(lanes.n)))
+        limit = builder.icmp_signed("<", numbers_of_lanes, _broadcast(builder, vector, arguments[2]))
         pointer, alignment = vector.as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(vector, [pointer, alignment, limit.type, vector])
         function = cgutils.get_or_insert_function(
             builder.module, kind, f"llvm.masked.load.v{lanes.n}i{numbers.dtype.bitwidth}.p0"
         )
-        place = _place(context, builder, lanes, *arguments[:2])
+        start = _pointer_to(context, builder, lanes, *arguments[:2])
         size = alignment(numbers.dtype.bitwidth // 8)
-        return builder.call(function, [place, size, limit, ir.Constant(vector, None)])
+        return builder.call(function, [start, size, limit, ir.Constant(vector, None)])
 
     return lanes(numbers, types.uintp, types.int64), generate
 
@@ -98,9 +98,9 @@ def prefetch(_, numbers, index):
         function = builder.module.declare_intrinsic(
             "llvm.prefetch", kinds[:1], ir.FunctionType(ir.VoidType(), [kinds[0], *[kinds[1]] * 3])
         )
-        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kinds[0])
+        start = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kinds[0])
         read, level, data = (kinds[1](number) for number in (0, 2, 1))
-        builder.call(function, [place, read, level, data])
+        builder.call(function, [start, read, level, data])
 
     return types.void(numbers, types.uintp), generate
 
@@ -110,13 +110,13 @@ def store(_, numbers, index, lanes):
     """Write the lanes from the i-th number after an address on."""
 
     def generate(context, builder, signature, arguments):
-        place = _place(context, builder, lanes, *arguments[:2])
-        builder.store(arguments[2], place, align=numbers.dtype.bitwidth // 8)
+        start = _pointer_to(context, builder, lanes, *arguments[:2])
+        builder.store(arguments[2], start, align=numbers.dtype.bitwidth // 8)
 
     return types.void(numbers, types.uintp, lanes), generate
 
 
-def _place(context, builder, lanes, address, index):
+def _pointer_to(context, builder, lanes, address, index):
     """Return the address of the i-th number, as the address of lanes."""
     return builder.bitcast(builder.gep(address, [index]), context.get_value_type(lanes).as_pointer())
 
