@@ -6,9 +6,9 @@ from prune_fe.topology.compiling import compiled
 from prune_fe.topology.graph import (
     add_neighbour,
     connect,
-    fill_reached,
     n_words,
     next_common,
+    share_a_neighbour,
     trailing_zeros,
     vertices,
     word,
@@ -37,7 +37,31 @@ def add_group(order, begin, end, neighbours, later_neighbours):
 
 
 @compiled
-def join_group(neighbours, later_neighbours, reached, labels, degrees):
+def gives_hole(neighbours, later_neighbours, labels, degrees, pending, unknowns):
+    """Enter a group of equal edges, and return whether there is a hole then; if there is, not all of them have entered.
+
+    Args:
+        neighbours: The graph, without a hole.
+        later_neighbours: The graph with all edges of the group.
+        labels: As in Scratch of kernel.py, like the rest.
+        degrees: Of the graph.
+        pending: Overwritten.
+        unknowns: All zero.
+    """
+    if join_group(neighbours, later_neighbours, labels, degrees):
+        return True
+    n_pending = fill_pending(neighbours, later_neighbours, pending)
+    if n_pending == 0:
+        return False
+    if has_nonzero_solution(neighbours, later_neighbours, unknowns, pending, n_pending):
+        return True
+    for i in range(n_pending):
+        connect(neighbours, labels, degrees, pending[i, 0], pending[i, 1])
+    return False
+
+
+@compiled
+def join_group(neighbours, later_neighbours, labels, degrees):
     """Add the edges of a group that can enter one by one with H¹ = 0, and return whether another one is surely a hole.
 
     An edge that closes no triangle even when the whole group has entered is one: no equation of eq. 1 has its unknown.
@@ -47,26 +71,26 @@ def join_group(neighbours, later_neighbours, reached, labels, degrees):
     while has_joined:
         has_joined = False
         for a in range(len(labels)):
-            is_reached_known = False
             for i in range(a >> 6, n_words(neighbours)):
-                pending = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+                pending = waiting(neighbours, later_neighbours, a, i)
                 if i == a >> 6:
                     pending &= ~((np.uint64(2) << np.uint64(a & 63)) - np.uint64(1))  # each edge once, as a < b
-                if pending == 0:
-                    continue
-                if not is_reached_known:
-                    fill_reached(neighbours, a, reached)
-                    is_reached_known = True
                 # For each set bit, from the lowest on.
                 while pending != 0:
                     b = (i << 6) + trailing_zeros(pending)
                     pending &= pending - np.uint64(1)
-                    if (reached[i] >> np.uint64(b & 63)) & np.uint64(1) != 0 or labels[a] != labels[b]:
+                    if share_a_neighbour(neighbours, a, b) or labels[a] != labels[b]:
                         connect(neighbours, labels, degrees, a, b)
                         has_joined = True
                     elif next_common(later_neighbours, a, b, 0) < 0:
                         return True
     return False
+
+
+@compiled
+def waiting(neighbours, later_neighbours, vertex, i):
+    """Return the i-th word of the set of vertices to which a vertex has an edge of the group that has not entered."""
+    return word(later_neighbours, vertex, i) & ~word(neighbours, vertex, i)
 
 
 @compiled
@@ -87,54 +111,91 @@ def fill_pending(neighbours, later_neighbours, pending):
 
 
 @compiled
-def has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, each of which closes a triangle with others, and return whether there is a hole then."""
-    number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending)
-    hole = has_nonzero_solution(neighbours, unknowns, pending, n_pending)
-    clear_unknowns(unknowns, pending, n_pending)
-    return hole
+def has_nonzero_solution(neighbours, later_neighbours, unknowns, pending, n_pending):
+    """Return whether eq. 1 has a solution other than zero, for pending edges that close no triangle with the graph's.
 
-
-@compiled
-def number_unknowns(neighbours, labels, degrees, unknowns, pending, n_pending):
-    """Add the pending edges, and number their unknowns from 1 on."""
+    Args:
+        neighbours: The graph without the pending edges.
+        later_neighbours: The graph with them.
+        unknowns: All zero, before and after.
+        pending: The pending edges.
+        n_pending: How many there are.
+    """
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
         unknowns[a, b] = unknowns[b, a] = i + 1
-        connect(neighbours, labels, degrees, a, b)
-
-
-@compiled
-def clear_unknowns(unknowns, pending, n_pending):
-    """Set the unknowns of the pending edges back to zero."""
+    # Most equations identify two unknowns; only what is left needs elimination.
+    classes = np.arange(n_pending + 1).astype(np.int32)
+    identify_in_pairs(neighbours, later_neighbours, unknowns, classes)
+    while identify(neighbours, later_neighbours, unknowns, pending, n_pending, classes):
+        pass
+    n_columns = renumber(classes)
+    has_solution = n_columns > 0 and not is_full_rank(
+        neighbours, later_neighbours, unknowns, pending, n_pending, classes, n_columns
+    )
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
         unknowns[a, b] = unknowns[b, a] = 0
+    return has_solution
 
 
 @compiled
-def has_nonzero_solution(neighbours, unknowns, pending, n_pending):
-    """Return whether eq. 1 has a solution other than zero."""
-    # Most equations identify two unknowns; only what is left needs elimination.
-    classes = np.arange(n_pending + 1).astype(np.int32)
-    while identify(neighbours, unknowns, pending, n_pending, classes):
-        pass
-    n_columns = renumber(classes)
-    return n_columns > 0 and not is_full_rank(neighbours, unknowns, pending, n_pending, classes, n_columns)
+def identify_in_pairs(neighbours, later_neighbours, unknowns, classes):
+    """Merge the unknowns of any two pending edges that form a triangle with an edge of the graph: they are equal.
+
+    Around a vertex these are the pending edges to the vertices of one component of the graph on their other ends.
+    """
+    size = len(unknowns)
+    others, ends = np.empty(n_words(neighbours), np.uint64), np.empty(size, np.int32)
+    for a in range(size):
+        for i in range(len(others)):
+            others[i] = waiting(neighbours, later_neighbours, a, i)
+        for i in range(len(others)):
+            while others[i] != 0:
+                ends[0] = (i << 6) + trailing_zeros(others[i])
+                others[i] &= others[i] - np.uint64(1)
+                unknown, n = unknowns[a, ends[0]], 1
+                while n > 0:
+                    n -= 1
+                    b = ends[n]
+                    for j in range(len(others)):
+                        near = word(neighbours, b, j) & others[j]
+                        others[j] &= ~near
+                        while near != 0:
+                            ends[n] = (j << 6) + trailing_zeros(near)
+                            near &= near - np.uint64(1)
+                            merge(classes, unknown, unknowns[a, ends[n]])
+                            n += 1
 
 
 @compiled
-def identify(neighbours, unknowns, pending, n_pending, classes):
-    """Merge unknowns that one equation shows to be equal, or zero (class 0), and return whether any were merged."""
+def identify(neighbours, later_neighbours, unknowns, pending, n_pending, classes):
+    """Merge unknowns that a triangle of pending edges shows to be equal, or zero (class 0).
+
+    Returns:
+        Whether any were merged.
+    """
     merged = False
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
-        c = next_common(neighbours, a, b, 0)
+        c = next_waiting(neighbours, later_neighbours, a, b, b)  # a < b < c: each triangle once
         while c >= 0:
             x, y, z = equation(unknowns, classes, a, b, c)
             merged |= deduce(classes, x, y, z) or deduce(classes, y, z, x) or deduce(classes, z, x, y)
-            c = next_common(neighbours, a, b, c + 1)
+            c = next_waiting(neighbours, later_neighbours, a, b, c)
     return merged
+
+
+@compiled
+def next_waiting(neighbours, later_neighbours, a, b, c):
+    """Return the first vertex above c to which a and b both have a pending edge; −1 if there is none."""
+    mask = ~((np.uint64(2) << np.uint64(c & 63)) - np.uint64(1))
+    for i in range(c >> 6, n_words(neighbours)):
+        common = waiting(neighbours, later_neighbours, a, i) & waiting(neighbours, later_neighbours, b, i) & mask
+        if common != 0:
+            return (i << 6) + trailing_zeros(common)
+        mask = ~np.uint64(0)
+    return -1
 
 
 @compiled
@@ -184,13 +245,14 @@ def renumber(classes):
 
 
 @compiled
-def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
+def is_full_rank(neighbours, later_neighbours, unknowns, pending, n_pending, columns, n_columns):
     """Return whether the remaining equations, in three different unknowns each, allow only zero.
 
     By Gaussian elimination over GF(2).
 
     Args:
-        neighbours: The graph with the pending edges.
+        neighbours: The graph without the pending edges.
+        later_neighbours: The graph with them.
         unknowns: The number of each pending edge's unknown.
         pending: The pending edges.
         n_pending: How many there are.
@@ -201,18 +263,17 @@ def is_full_rank(neighbours, unknowns, pending, n_pending, columns, n_columns):
     rank = 0
     for i in range(n_pending):
         a, b = pending[i, 0], pending[i, 1]
-        c = next_common(neighbours, a, b, 0)
+        c = next_waiting(neighbours, later_neighbours, a, b, b)
         while c >= 0:
-            x, y, z = unknowns[a, b], unknowns[b, c], unknowns[a, c]
-            # Each triangle once, and only if none of its unknowns is known to be zero.
-            if x > y and x > z and columns[x] * columns[y] * columns[z] != 0:
-                flip_bit(basis[0], columns[x])
-                flip_bit(basis[0], columns[y])
-                flip_bit(basis[0], columns[z])
+            x, y, z = columns[unknowns[a, b]], columns[unknowns[b, c]], columns[unknowns[a, c]]
+            if x * y * z != 0:
+                flip_bit(basis[0], x)
+                flip_bit(basis[0], y)
+                flip_bit(basis[0], z)
                 rank += extend_basis(basis)
                 if rank == n_columns:
                     return True
-            c = next_common(neighbours, a, b, c + 1)
+            c = next_waiting(neighbours, later_neighbours, a, b, c)
     return False
 
 

@@ -26,11 +26,12 @@ from typing import NamedTuple
 import numpy as np
 
 from prune_fe.topology.compiling import aligned_empty, compiled, entry_point
-from prune_fe.topology.equal_edges import add_group, fill_pending, group_around, has_hole, join_group
+from prune_fe.topology.equal_edges import add_group, gives_hole, group_around
 from prune_fe.topology.graph import (
     add_neighbour,
     adjacent,
     clear,
+    connect,
     fill_reached,
     share_a_neighbour,
     trailing_zeros,
@@ -63,6 +64,7 @@ MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elem
 SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
+EQUAL_STRIPS = 32  # how many strips enter_equal reads before their elements enter: a cone may need no more
 MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
 
 
@@ -174,7 +176,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
         scratch.spare,
     )
     neighbours, labels, degrees = scratch.neighbours, scratch.labels, scratch.degrees
-    later_neighbours, reached = scratch.later_neighbours, scratch.reached
+    later_neighbours = scratch.later_neighbours
     pending, unknowns = scratch.pending, scratch.unknowns
     size, n_strips, n_columns = len(labels), len(strips) - 1, len(columns) - 1
     is_interleaved, n_elements = stride > 1, size * size
@@ -235,11 +237,14 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
             n = 0
             if is_interleaved:
                 n, n_picked = gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, spare, floor, ceiling)
-            n = gather(bits, start, stride, n_elements, strips, n_picked, n_strips, spare, n, floor, ceiling)
-            sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
-            n_new_values, group = enter_slice(
-                order, n, neighbours, later_neighbours, reached, labels, degrees, pending, unknowns
-            )
+            if floor == ceiling - 1:
+                n, n_new_values, group = enter_equal(bits, start, stride, scratch, n, n_picked, floor)
+            else:
+                n = gather(bits, start, stride, n_elements, strips, n_picked, n_strips, spare, n, floor, ceiling)
+                sort(spare, order, n, 1 - ceiling, bit_length(ceiling - floor - 1))
+                n_new_values, group = enter_slice(
+                    order, n, neighbours, later_neighbours, labels, degrees, pending, unknowns
+                )
             n_values += n_new_values
             if group >= 0:
                 births[i] = n_values if by_edges else n_entered + group + 1
@@ -407,7 +412,7 @@ def count(values, floor):
 
 
 @compiled
-def enter_slice(order, n, neighbours, later_neighbours, reached, labels, degrees, pending, unknowns):
+def enter_slice(order, n, neighbours, later_neighbours, labels, degrees, pending, unknowns):
     """Enter the elements of a slice, one group of equal ones after the other, until there is a hole after a group.
 
     An edge has two elements and enters with the larger one; when the other one enters, the edge exists already.
@@ -449,12 +454,65 @@ def enter_slice(order, n, neighbours, later_neighbours, reached, labels, degrees
         if i + 1 == end:
             return n_values, begin
         add_group(order, i, end, neighbours, later_neighbours)
-        if join_group(neighbours, later_neighbours, reached, labels, degrees):
-            return n_values, begin
-        n_pending = fill_pending(neighbours, later_neighbours, pending)
-        if n_pending > 0 and has_hole(neighbours, labels, degrees, unknowns, pending, n_pending):
+        if gives_hole(neighbours, later_neighbours, labels, degrees, pending, unknowns):
             return n_values, begin
         if degrees.max() == len(labels) - 1:
             return n_values, CONE
         i = end
     return n_values, NO_HOLE
+
+
+@compiled
+def enter_equal(bits, start, stride, scratch, n, n_picked, key):
+    """Enter the elements of one key, without sorting them, until one vertex has all others as neighbours.
+
+    Args:
+        bits: The bit patterns.
+        start: Where the map begins.
+        stride: Distance between two elements of the map.
+        scratch: With n items in `spare`, and n_picked strips that have the other elements of this key in `strips`.
+        n: Number of items.
+        n_picked: Number of strips.
+        key: The key of all the elements; those above it have entered.
+
+    Returns:
+        The number of elements; 1 if they brought a new edge, otherwise 0; and 0 if they gave a hole, NO_HOLE or CONE.
+    """
+    items, strips, n_strips = scratch.spare, scratch.strips, len(scratch.strips) - 1
+    neighbours, later_neighbours, labels, degrees = (
+        scratch.neighbours,
+        scratch.later_neighbours,
+        scratch.labels,
+        scratch.degrees,
+    )
+    size, n_elements = len(labels), len(scratch.order)
+    later_neighbours[:] = neighbours
+    total = is_new = n_waiting = n_read = 0
+    while True:
+        total += n
+        for i in range(n):
+            a, b = vertices(items[i], size)
+            if adjacent(neighbours, a, b):
+                continue
+            is_new = 1
+            if share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b]):
+                connect(neighbours, labels, degrees, a, b)
+                if max(degrees[a], degrees[b]) == size - 1:
+                    return total, is_new, CONE
+            else:
+                add_neighbour(later_neighbours, a, b)
+                add_neighbour(later_neighbours, b, a)
+                n_waiting += 1
+        if n_read == n_picked:
+            break
+        picked = strips[n_read : min(n_read + EQUAL_STRIPS, n_picked)]
+        n = gather(bits, start, stride, n_elements, picked, len(picked), n_strips, items, 0, key, key + 1)
+        n_read += len(picked)
+    if n_waiting > 0:
+        for a in range(size):
+            later_neighbours[a] |= neighbours[a]
+        if gives_hole(neighbours, later_neighbours, labels, degrees, scratch.pending, scratch.unknowns):
+            return total, is_new, 0
+        if degrees.max() == size - 1:
+            return total, is_new, CONE
+    return total, is_new, NO_HOLE

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+KINDS = ("random", "rectified", "few values", "sums", "sums of few values", "flat patch", "saturated", "distances")
 
-@pytest.fixture(params=("random", "rectified", "few values", "sums", "sums of few values", "flat patch"))
+
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of maps that `draw_maps` draws."""
     return request.param
@@ -29,6 +31,12 @@ def draw_maps() -> Callable[[str, int, int], Tensor]:
             return ((rows + columns + 0.05 * noise) * 5).round()
         if kind == "flat patch":
             noise[:, size // 3 :, size // 3 :] = 0.5
+        if kind == "saturated":
+            noise[:, :, -1] = 3
+            noise = noise.clamp(max=float(torch.rand(())))
+        if kind == "distances":  # of points on a circle, of which groups of equal edges fill the hole
+            steps = (rows - rows.transpose(1, 2)).abs()
+            noise = (-40 * torch.minimum(steps, 1 - steps)).round()
         return noise
 
     return draw

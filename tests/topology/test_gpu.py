@@ -29,6 +29,8 @@ interpreted = pytest.mark.skipif(
 @interpreted
 @pytest.mark.parametrize("size", SIZES)
 def test_the_gpu_kernels_give_the_same(size: int, kind: str, draw_maps: Draw) -> None:
+    if size > 14 and kind in ("saturated", "distances"):
+        pytest.skip("the interpreter needs seconds for such a map, in which groups of equal edges enter")
     maps = draw_maps(kind, size, 3 if size < 7 else 1)
     for dtype, by_edges in ((torch.float32, False), (torch.bfloat16, True)):
         cast = maps.to(dtype)

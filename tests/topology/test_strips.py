@@ -52,6 +52,15 @@ def test_the_largest_and_second_largest_of_each_strip(size: int, units: int, dty
             np.testing.assert_array_equal(by_column[column], expected)
 
 
+@pytest.mark.parametrize("size", [29, 56, 65, 112, 224])
+def test_a_strip_of_interleaved_maps_has_elements_of_different_columns_of_the_map(size: int) -> None:
+    n_strips, _ = strips.strip_counts(size, True)
+    columns = np.arange(0, size * size, n_strips) % size
+    assert len(columns) >= strips.STRIP_ROWS
+    gaps = np.diff(np.sort(columns), append=size + columns.min())
+    assert gaps.min() > size / len(columns) - 4
+
+
 @pytest.mark.parametrize("size", [3, 21, 65, 100])
 def test_a_map_by_itself(size: int) -> None:
     maps = np.random.default_rng(size).integers(-1000, 1000, size * size, np.int32)
