@@ -15,6 +15,9 @@ from prune_fe.errors import InputError
 from prune_fe.experiment import compression as steps
 from prune_fe.experiment.compression import Compression
 from prune_fe.experiment.recipe import load_recipe
+from prune_fe.report.findings import load_findings
+from prune_fe.report.page import Figures
+from prune_fe.report.sections import report_sections
 from prune_fe.training.loop import finetune
 
 DATA = digits(12, validation=0.5)
@@ -74,6 +77,17 @@ def test_the_three_lines_are_those_of_the_results(done: Any) -> None:
     assert accuracy.startswith(f"accuracy {100 * before:.1f} → {100 * after:.1f} % (")
     assert accuracy.endswith("95 % interval, 360 test images)")
     assert before == pytest.approx(prune_fe.evaluate(done_start(done), DATA.test).accuracy)
+
+
+def test_the_report_has_the_figures_of_the_three_lines(done: Any) -> None:
+    figures = next(iter(next(iter(report_sections(load_findings(done.folder)))).blocks))
+    assert isinstance(figures, Figures)
+    (cost, _), (time, _), (accuracy, change) = figures.figures
+    lines = str(done).splitlines()
+    assert lines[0].startswith(f"{cost} of the multiply-adds")
+    assert lines[1].startswith("time not told apart") if time == "–" else f"{time} as fast" in lines[1]
+    change = change.removeprefix("test accuracy: ").partition(" points")[0]
+    assert lines[2].startswith(f"accuracy {accuracy} ({change}; 95 % interval")
 
 
 def done_start(done: Any) -> nn.Module:

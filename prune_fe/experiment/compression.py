@@ -28,7 +28,7 @@ from prune_fe.experiment.run_folder import LATENCY, environment
 from prune_fe.experiment.tasks import Task
 from prune_fe.io import explain_disk_errors, new_folder
 from prune_fe.measure.latency import CannotRun, Comparison, compare_latency, describe_processor, medians_agree
-from prune_fe.measure.proportion import percent
+from prune_fe.measure.proportion import describe_change, describe_remainder, describe_speed_up, percent
 from prune_fe.measure.statistics import Estimate, bootstrap
 from prune_fe.models.export import SUFFIXES, export
 from prune_fe.models.manifest import read_manifest
@@ -116,10 +116,10 @@ class Compression:
         option, amount = self.asked
         left = {"target_macs": self.macs_left, "target_params": self.parameters_left}.get(option)
         is_missed = left is not None and abs(left - amount) > 0.01
-        wanted = f" (asked for: {100 * amount:.3g} %, which the network's widths or --max-ratio do not allow)"
+        wanted = f" (asked for: {describe_remainder(amount)}, which the network's widths or --max-ratio do not allow)"
         texts = {
-            "target_macs": f"{100 * self.macs_left:.3g} % of the multiply-adds",
-            "target_params": f"{100 * self.parameters_left:.3g} % of the parameters",
+            "target_macs": f"{describe_remainder(self.macs_left)} of the multiply-adds",
+            "target_params": f"{describe_remainder(self.parameters_left)} of the parameters",
         }
         first, second = list(texts)[:: -1 if option == "target_params" else 1]
         return f"{texts[first]}{wanted if is_missed else ''}, {texts[second]}"
@@ -136,16 +136,13 @@ class Compression:
         where = f"(batch {setting['batch_size']}, {describe_processor(setting)}; {times})"
         if not timed["steady"]:
             return f"time not told apart: this machine was busy with other work {where}"
-        return f"{ratio:.2g} × faster {where}" if timed["faster"] else f"not faster: {ratio:.2f} × the speed {where}"
+        return f"{'' if timed['faster'] else 'not faster: '}{describe_speed_up(ratio)} as fast {where}"
 
     def _accuracy_line(self) -> str:
         n, before, after = len(self.after.correct), self.before.correct, self.after.correct
-        change = self.accuracy_change
-        sign = "−" if change.mean < 0 else "+"
-        half = (change.high - change.low) / 2
         return (
             f"accuracy {percent(before.mean(), n)} → {percent(after.mean(), n)} % "
-            f"({sign}{percent(abs(change.mean), n)} ± {percent(half, n)}; 95 % interval, {n:,} test images)"
+            f"({describe_change(self.accuracy_change)}; 95 % interval, {n:,} test images)"
         )
 
 

@@ -1,8 +1,12 @@
-"""Shares of images as text: with an interval, and with as many digits as the number of images gives."""
+"""Shares and ratios as text, with the same digits wherever they are printed."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prune_fe.measure.statistics import Estimate
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution, for intervals that hold in 95 % of cases."""
@@ -40,6 +44,39 @@ def percent(share: float, total: int) -> str:
     '68.5'
     """
     return f"{100 * share:.{percent_digits(total)}f}"
+
+
+def describe_change(change: Estimate) -> str:
+    """Return the change of an accuracy in points, with half the width of its interval.
+
+    Args:
+        change: The mean over the images (a share) with its interval.
+
+    >>> from prune_fe.measure.statistics import Estimate
+    >>> describe_change(Estimate(-0.024, -0.04, -0.008, 1000))
+    '−2.4 ± 1.6'
+    """
+    sign = "−" if change.mean < 0 else "+"
+    half = (change.high - change.low) / 2
+    return f"{sign}{percent(abs(change.mean), change.n)} ± {percent(half, change.n)}"
+
+
+def describe_remainder(share: float) -> str:
+    """Return the share of a cost that is left, with three significant digits.
+
+    >>> describe_remainder(0.5), describe_remainder(0.09526)
+    ('50 %', '9.53 %')
+    """
+    return f"{100 * share:.3g} %"
+
+
+def describe_speed_up(ratio: float) -> str:
+    """Return how many times as fast a network is.
+
+    >>> describe_speed_up(1.5512)
+    '1.55×'
+    """
+    return f"{ratio:.2f}×"
 
 
 def describe_share(count: int, total: int, of: str = "images") -> str:

@@ -43,11 +43,6 @@ class Headline:
         before, after = self.images_per_second
         return after / before
 
-    @property
-    def change_text(self) -> str:
-        """The change of the accuracy in points, with half the width of its interval."""
-        return f"{100 * self.change.mean:+.1f} ± {50 * (self.change.high - self.change.low):.1f}".replace("-", "−")
-
 
 def headline(findings: Findings, network: str) -> Headline | None:
     """Return the headline of a network: the best criterion at the middle operating point.

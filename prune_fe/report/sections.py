@@ -12,6 +12,7 @@ import pandas as pd
 from prune_fe.charts import criterion_bars, histogram, layer_profile
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.measure.latency import describe_processor, medians_agree
+from prune_fe.measure.proportion import describe_change, describe_remainder, describe_speed_up, percent
 from prune_fe.measure.statistics import spearman
 from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
@@ -78,13 +79,16 @@ def _figures(findings: Findings, best: Headline) -> Figures:
     title = f"{best.network}, {describe_point(findings, best.point)}: {best.scorer}{of}"
     macs, parameters = (f"{format_count(a)} to {format_count(b)}" for a, b in (best.macs, best.parameters))
     seeds = f", {len(findings.seeds)} seeds" if len(findings.seeds) > 1 else ""
-    before, after = (f"{100 * value:.1f}" for value in best.accuracy)
+    before, after = (percent(value, best.change.n) for value in best.accuracy)
     figures = [
-        (f"{best.macs[1] / best.macs[0]:.0%}", f"of the multiply-adds left ({macs}; parameters {parameters})"),
+        (
+            describe_remainder(best.macs[1] / best.macs[0]),
+            f"of the multiply-adds left ({macs}; parameters {parameters})",
+        ),
         _time_figure(findings, best),
         (
             f"{before} → {after} %",
-            f"test accuracy: {best.change_text} points (95 % over {best.change.n:,} test images{seeds})",
+            f"test accuracy: {describe_change(best.change)} points (95 % over {best.change.n:,} test images{seeds})",
         ),
     ]
     return Figures(title, figures)
@@ -99,10 +103,10 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
         where = f"{measured}; batch {setting['batch_size']}, {describe_processor(setting)}"
         if not timed["steady"]:
             return MISSING, f"time not told apart: the machine did other work too ({where})"
-        return f"{timed['ratio']:.2f}×", f"as fast, both networks measured in turn ({where})"
+        return describe_speed_up(timed["ratio"]), f"as fast, both networks measured in turn ({where})"
     timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
     images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
-    return f"{best.speed_up:.2f}×", f"as fast, measured ({images} images/s; {timed_with})"
+    return describe_speed_up(best.speed_up), f"as fast, measured ({images} images/s; {timed_with})"
 
 
 def _accuracy_table(findings: Findings, network: str) -> PageTable:

@@ -42,7 +42,7 @@ def lines(
 def test_cost_time_and_accuracy_with_the_interval_of_the_change() -> None:
     cost, time, accuracy = lines()
     assert cost == "50.2 % of the multiply-adds, 44 % of the parameters"
-    assert time == "1.5 × faster (batch 1, 2 threads; 12.3 → 8 ms, medians)"
+    assert time == "1.50× as fast (batch 1, 2 threads; 12.3 → 8 ms, medians)"
     # 44 images are lost and 20 gained: the standard error of the change is sqrt(64 - 24²/1000) / 1000 = 0.8 %.
     assert accuracy == "accuracy 68.5 → 66.1 % (−2.4 ± 1.6; 95 % interval, 1,000 test images)"
 
@@ -56,11 +56,11 @@ def test_what_was_asked_for_stands_beside_what_was_reached() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"faster": False, "ratio": 1.02}, "not faster: 1.02 × the speed (batch 1"),
+        ({"faster": False, "ratio": 1.02}, "not faster: 1.02× as fast (batch 1"),
         ({"steady": False}, "time not told apart: this machine was busy with other work (batch 1"),
-        ({"setting": SETTING | {"device": "cuda:0"}}, "1.5 × faster (batch 1, cuda:0;"),
-        ({"setting": SETTING | {"threads": 1}}, "1.5 × faster (batch 1, 1 thread;"),
-        ({"pruned": {"median_ms": 12.5}}, "1.5 × faster (batch 1, 2 threads; median of pairs timed in turn, on a"),
+        ({"setting": SETTING | {"device": "cuda:0"}}, "1.50× as fast (batch 1, cuda:0;"),
+        ({"setting": SETTING | {"threads": 1}}, "1.50× as fast (batch 1, 1 thread;"),
+        ({"pruned": {"median_ms": 12.5}}, "1.50× as fast (batch 1, 2 threads; median of pairs timed in turn, on a"),
     ],
 )
 def test_a_network_that_is_not_faster_is_not_called_so(changes: dict[str, Any], text: str) -> None:

@@ -22,8 +22,6 @@ def test_the_numbers_are_those_of_the_best_criterion(findings: Findings) -> None
     assert known.change.mean == pytest.approx(after - before)
     assert known.change.low < known.change.mean < known.change.high
     assert known.change.n == len(findings.labels)
-    assert known.change_text.startswith("−")
-    assert " ± " in known.change_text
 
 
 def test_one_slow_timing_does_not_change_the_speed(findings: Findings) -> None:

@@ -46,10 +46,11 @@ def test_three_numbers_of_each_network_come_first(whole: list[Section], findings
     best = findings.best("two", 0.75)
     assert two.title == f"two, share removed 0.75: {best}, the best of 4 criteria"
     cost, speed, accuracy = two.figures
-    assert cost == ("25%", "of the multiply-adds left (4.00M to 1.00M; parameters 50.00k to 12.50k)")
+    assert cost == ("25 %", "of the multiply-adds left (4.00M to 1.00M; parameters 50.00k to 12.50k)")
     assert speed == ("2.00×", "as fast, measured (667 to 1,333 images/s; batch 64, cpu)")
     unpruned, pruned = (100 * np.mean(findings.accuracies("two", *key)) for key in ((UNPRUNED,), (best, 0.75)))
-    assert accuracy[0] == f"{unpruned:.1f} → {pruned:.1f} %"
+    assert accuracy[0] == f"{unpruned:.0f} → {pruned:.0f} %"  # 80 images give steps of more than a point
+    assert accuracy[1].startswith(f"test accuracy: −{unpruned - pruned:.0f} ± ")
     assert accuracy[1].endswith("(95 % over 80 test images, 2 seeds)")
     assert one.title.startswith("one, ")
 
