@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 TASKS = "tasks"
@@ -41,44 +41,46 @@ class TaskTimes:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self.seconds: dict[Kind, list[float]] = defaultdict(list)
+        self.seconds: dict[Kind, float] = defaultdict(float)  # of all finished tasks of a kind
+        self.finished: Counter[Kind] = Counter()
         self.has_said = False
 
-    def add(self, kind: Kind | None, seconds: float, open_kinds: Sequence[Kind | None]) -> None:
+    def add(self, kind: Kind | None, seconds: float, left: Mapping[Kind | None, int]) -> None:
         """Add the time of a finished task, and say how long the open ones will take unless it is short or said already.
 
         Args:
             kind: The kind of the finished task; None if its time says nothing about others.
             seconds: How long it took.
-            open_kinds: The kinds of the open tasks, one entry for each task.
+            left: Kind -> the number of open tasks.
         """
-        if kind is None:
+        if kind is None or self.has_said:
             return
-        self.seconds[kind].append(seconds)
-        if self.has_said or kind not in open_kinds:
+        self.seconds[kind] += seconds
+        self.finished[kind] += 1
+        if not left.get(kind):
             return
-        text = self._describe(open_kinds)
+        text = self._describe(left)
         if text is not None:
             self.say(text)
             self.has_said = True
 
-    def _describe(self, open_kinds: Sequence[Kind | None]) -> str | None:
+    def _describe(self, left: Mapping[Kind | None, int]) -> str | None:
         """Return the estimate; None if it is short."""
-        known = [kind for kind in open_kinds if kind in self.seconds]
-        times = {kind: sum(values) / len(values) for kind, values in self.seconds.items()}
-        total = sum(times[kind] for kind in known if kind is not None)
+        known = {kind: left.get(kind, 0) for kind in self.finished}
+        times = {kind: self.seconds[kind] / n * known[kind] for kind, n in self.finished.items()}
+        total = sum(times.values())
         if total < WORTH_SAYING:
             return None
-        n_known, n_open = len(known), len(open_kinds)
+        n_known, n_open = sum(known.values()), sum(left.values())
         count = f"{n_known} tasks" if n_known == n_open else f"{n_known} of the {n_open} tasks"
         text = f"about {describe_seconds(total)} for {count} that are left, at the pace of the finished ones"
         # The advice is about the kind that takes the most time.
-        longest = max(set(known), key=lambda kind: times[kind] * known.count(kind) if kind is not None else 0.0)
-        if longest is None or not longest.shorter:
+        longest = max(times, key=lambda kind: times[kind])
+        if not longest.shorter:
             return text
         if longest.factor is None:
             return f"{text}; {longest.shorter} shorten it"
-        saved = (1 - longest.factor) * times[longest] * known.count(longest)
+        saved = (1 - longest.factor) * times[longest]
         return f"{text}; {longest.shorter} would make it about {describe_seconds(total - saved)}"
 
 

@@ -8,6 +8,7 @@ logged, and stops only the tasks that need its result.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,14 +111,21 @@ class LocalExecutor:
         """
         check_order(tasks)
         failures: dict[str, PruneFEError] = {}
+        lost: set[Path] = set()
         progress, times = self.reporter.progress(TASKS), TaskTimes(self.reporter.say)
+        # Each result is looked for once, and not after every task: a network file system takes milliseconds for it.
+        open_kinds = {task.name: task.kind for task in tasks if not task.is_finished}
+        left = Counter(open_kinds.values())
         for number, task in enumerate(tasks):
             progress(number, len(tasks))
-            if self._is_open(task, lost_results(tasks, failures)):
+            if task.name in open_kinds:
+                left[task.kind] -= 1
+            if self._is_open(task, lost):
                 began = time.monotonic()
                 self._work_on(task, failures)
-                if task.name not in failures and not times.has_said:
-                    left = [each.kind for each in tasks[number + 1 :] if not each.is_finished]
+                if task.name in failures:
+                    lost = lost_results(tasks, failures)
+                else:
                     times.add(task.kind, time.monotonic() - began, left)
         progress(len(tasks), len(tasks))
         return failures
@@ -208,10 +216,10 @@ def check_order(tasks: Sequence[Task]) -> None:
         ValueError: It is not so.
     """
     names: set[str] = set()
-    later = [task.result for task in tasks]
+    last = {task.result: number for number, task in enumerate(tasks)}
     for number, task in enumerate(tasks):
         if task.name in names:
             raise ValueError(f"two tasks are called {task.name!r}")
         names.add(task.name)
-        if not set(task.needs).isdisjoint(later[number:]):
+        if any(last.get(path, -1) >= number for path in task.needs):
             raise ValueError(f"task {task.name!r} stands before a task whose result it needs")

@@ -1,5 +1,7 @@
 """Estimates: said once, for tasks of measured kinds, with what shortens them."""
 
+from collections import Counter
+
 from prune_fe.experiment.estimate import Kind, TaskTimes, TrainingTime
 
 CURVES = Kind("curves", "ablate.every=4", 0.25)
@@ -9,10 +11,10 @@ SCORES, PRUNE = Kind("scores"), Kind("prune", "fewer of compare.ratios")
 def test_the_open_tasks_are_estimated_once_from_a_task_of_their_kind() -> None:
     said: list[str] = []
     times = TaskTimes(said.append)
-    times.add(SCORES, 600.0, [CURVES] * 22)
+    times.add(SCORES, 600.0, Counter([CURVES] * 22))
     assert said == []  # no curve has been measured
-    times.add(CURVES, 120.0, [CURVES] * 20)
-    times.add(CURVES, 120.0, [CURVES] * 19)
+    times.add(CURVES, 120.0, Counter([CURVES] * 20))
+    times.add(CURVES, 120.0, Counter([CURVES] * 19))
     assert said == [
         "about 40 minutes for 20 tasks that are left, at the pace of the finished ones; ablate.every=4 would make it "
         "about 10 minutes"
@@ -21,10 +23,10 @@ def test_the_open_tasks_are_estimated_once_from_a_task_of_their_kind() -> None:
 
 def test_tasks_of_other_kinds_are_not_part_of_it_and_short_work_is_not_announced() -> None:
     said: list[str] = []
-    TaskTimes(said.append).add(PRUNE, 1.0, [PRUNE] * 50)
-    TaskTimes(said.append).add(None, 1000.0, [None] * 50)
+    TaskTimes(said.append).add(PRUNE, 1.0, Counter([PRUNE] * 50))
+    TaskTimes(said.append).add(None, 1000.0, Counter([None] * 50))
     assert said == []
-    TaskTimes(said.append).add(PRUNE, 60.0, [PRUNE] * 50 + [None, SCORES])
+    TaskTimes(said.append).add(PRUNE, 60.0, Counter([PRUNE] * 50 + [None, SCORES]))
     assert said == [
         "about 50 minutes for 50 of the 52 tasks that are left, at the pace of the finished ones; fewer of "
         "compare.ratios shorten it"

@@ -1,6 +1,7 @@
 """Tasks: finished, failed and lost ones, and those that another process can make."""
 
 import contextlib
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from prune_fe.errors import CheckpointError, DataError, InputError
 from prune_fe.experiment import tasks as module
+from prune_fe.experiment.estimate import Kind
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder, failed_tasks
 from prune_fe.experiment.tasks import Grid, LocalExecutor, Task, lost_results, raise_failures
@@ -69,6 +71,49 @@ def test_tasks_are_done_once_in_their_order(tmp_path: Path, open_folder: Opener)
     assert reporter.bar[-1] == (5, 5)
     assert executor.execute(chain.tasks) == {}
     assert chain.order == ["0", "2", "3", "4"]
+
+
+def test_many_short_tasks_are_looked_for_a_few_times_each(
+    tmp_path: Path, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def is_finished(task: Task) -> bool:
+        asked.append(task.name)
+        return task.result.exists()
+
+    monkeypatch.setattr(Task, "is_finished", property(is_finished))
+    kind = Kind("short")
+    paths = [tmp_path / str(number) for number in range(30)]
+    tasks = [Task(path.name, path, (), path.touch, kind=kind) for path in paths]
+    assert LocalExecutor(open_folder(), Silent()).execute(tasks) == {}
+    assert all(path.exists() for path in paths)
+    assert len(asked) <= 2 * len(tasks)
+
+
+def test_the_estimate_counts_the_tasks_that_are_left(
+    tmp_path: Path, open_folder: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def work(path: Path) -> None:
+        nonlocal now
+        now += 100.0
+        path.touch()
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    kind, reporter = Kind("long"), Silent()
+    paths = [tmp_path / str(number) for number in range(40)]
+    tasks = [
+        Task(path.name, path, (), functools.partial(work, path), kind=kind if n != 39 else None)
+        for n, path in enumerate(paths)
+    ]
+    for path in paths[5:13]:
+        path.touch()
+    LocalExecutor(open_folder(), reporter).execute(tasks)
+    # 30 of the kind are open after the first one, and one of no kind.
+    [text] = reporter.said
+    assert text.startswith("about 50 minutes for 30 of the 31 tasks that are left")
 
 
 @pytest.mark.parametrize("error", [InputError("no"), DataError("no")])
