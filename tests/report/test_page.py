@@ -267,9 +267,9 @@ PHONE = """<!doctype html><body><iframe style="width: 390px; border: 0" src="pag
 <script>addEventListener("message", (event) => document.body.append(event.data));</script>"""
 
 
-def browse(folder: Path, name: str) -> str:
+def browse(folder: Path, name: str, output: str = "--dump-dom") -> str:
     """The document as the browser has it, after it has run the scripts without complaint."""
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --dump-dom --v=0"
+    flags = f"--headless=new --no-sandbox --disable-gpu --disable-background-networking {output} --v=0"
     own = ["--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'browser'}"]
     browser = subprocess.run(
         [str(CHROMIUM), *flags.split(), *own, (folder / name).as_uri()],
@@ -302,3 +302,14 @@ def test_in_a_browser(tmp_path):
     assert "25.00%" in told
     assert (buttons, before, after, drawn, fits.strip()) == ("2", "2", "1", "5", "true")
     assert "|5|390|true" in browse(tmp_path, "phone.html")
+
+
+@pytest.mark.skipif(None in (CHROMIUM, shutil.which("pdftotext")), reason="no Chromium or no pdftotext on PATH")
+def test_what_is_folded_is_printed(tmp_path):
+    chart = Charts(PageTable("c", ["point"], [["in the numbers"]]), {"": trade_off(frame("a"), "axis", "c", ["other"])})
+    fold = Fold("title of the fold", [Text("text of the fold"), chart])
+    (tmp_path / "page.html").write_text(render_page("t", "s", [Section("p", [fold])]), encoding="utf-8")
+    browse(tmp_path, "page.html", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    printed = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], capture_output=True, text=True, check=True)
+    for text in ("title of the fold", "text of the fold", "in the numbers", "axis"):
+        assert text in printed.stdout

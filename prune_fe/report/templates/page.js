@@ -48,9 +48,9 @@ function draw(chart) {
   chart.addEventListener("keydown", moveFocus);
 }
 
-// A chart takes its width from the page, so that one in a fold is drawn when the fold is opened.
+// A chart takes its width from the page. Some browsers know it only of an open fold: there it is drawn when it is opened.
 for (const chart of document.querySelectorAll(".chart")) {
   const fold = chart.closest("details:not([open])");
-  if (fold) fold.addEventListener("toggle", () => draw(chart), { once: true });
+  if (fold && !chart.clientWidth) fold.addEventListener("toggle", () => draw(chart), { once: true });
   else draw(chart);
 }
