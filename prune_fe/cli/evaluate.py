@@ -132,7 +132,7 @@ def _print_quality(loaded: Loaded, split: str, batch_size: int, workers: int) ->
     reporter.say(f"parameters {price.parameters:,}, multiply-adds {price.macs:,} an image of {pixels}")
     reporter.say(
         f"images/s {pace.images_per_second:,.0f} (quartiles {pace.low:,.0f} to {pace.high:,.0f}, {pace.runs} runs; "
-        f"{pace})"
+        f"{pace}){' while this machine was busy with other work' if pace.is_disturbed else ''}"
     )
     low, high = wilson_interval(right, n)
     return {
@@ -149,6 +149,7 @@ def _print_quality(loaded: Loaded, split: str, batch_size: int, workers: int) ->
         "macs": price.macs,
         "images_per_second": pace.images_per_second,
         "timed_with": str(pace),
+        "timing_disturbed": pace.is_disturbed,
         "classes": rows,
         "confusion": result.confusion.tolist(),
     }

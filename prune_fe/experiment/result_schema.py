@@ -73,6 +73,7 @@ class RowFile(_File):
     images_per_second_high: Quantity
     timed_with: StrictStr
     scoring_seconds: Quantity
+    processor_share: Quantity = None
 
 
 class CorrectFile(_File):

@@ -16,6 +16,7 @@ from prune_fe.data.splits import Splits
 from prune_fe.errors import CheckpointError, InputError
 from prune_fe.experiment.result_schema import ResultFile, check_content
 from prune_fe.experiment.run_folder import RunFolder
+from prune_fe.measure.meter import is_disturbed
 from prune_fe.records import damaged, read_record, write_record
 from prune_fe.scoring.scores import Array
 
@@ -55,6 +56,8 @@ class Row:
         images_per_second_high: Third quartile of the speed.
         timed_with: Batch size, type, device and threads of the timing.
         scoring_seconds: Time that scoring took; None for an unpruned network.
+        processor_share: Share of the timing in which the network had a processor, less than 0.9 on a machine that is
+            busy with other work; None on a GPU and in earlier results.
     """
 
     scorer: str
@@ -71,6 +74,12 @@ class Row:
     images_per_second_high: float
     timed_with: str
     scoring_seconds: float | None
+    processor_share: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other work on the machine disturbed the timing, so that `images_per_second` is too low."""
+        return is_disturbed(self.images_per_second_low, self.images_per_second_high, self.processor_share)
 
     @property
     def accuracy(self) -> float:

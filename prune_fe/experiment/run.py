@@ -106,7 +106,11 @@ def run_experiment(
     measured = [task.result for task in tasks if task.is_finished and task.name.startswith(MEASURED)]
     rows = [load_result(path).row for path in measured]
     if rows:
-        folder.write_table("summary.csv", map(dataclasses.asdict, rows))
+        table = list(map(dataclasses.asdict, rows))
+        if all(row.processor_share is None for row in rows):  # as in the tables of earlier versions
+            for line in table:
+                del line["processor_share"]
+        folder.write_table("summary.csv", table)
     raise_failures(tasks, failures)
     return rows
 

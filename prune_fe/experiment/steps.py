@@ -221,6 +221,7 @@ def measure(experiment: Experiment, model: nn.Module, label: str) -> Outcome:
         images_per_second_high=pace.high,
         timed_with=str(pace),
         scoring_seconds=None,
+        processor_share=pace.processor_share,
     )
     return Outcome(model, row, result.correct)
 

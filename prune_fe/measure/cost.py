@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_fe.measure.meter import describe_threads, quartiles, seconds_in_turn
+from prune_fe.measure.meter import ProcessorShare, describe_threads, is_disturbed, quartiles, seconds_in_turn
 from prune_fe.options import BatchSize, validate_value
 from prune_fe.tracing.copying import restoring_state
 from prune_fe.tracing.nested import Inputs, map_tensors, move, run, take_rows, tensors_in
@@ -56,6 +56,8 @@ class Speed:
         threads: Threads of torch.
         dtype: Data type of the weights and images, such as "float32".
         device: Device of the network, such as "cpu".
+        processor_share: Share of the timed blocks in which the network had a processor; None where another device
+            computes.
     """
 
     images_per_second: float
@@ -66,6 +68,12 @@ class Speed:
     threads: int
     dtype: str
     device: str
+    processor_share: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other work on the machine disturbed the timing."""
+        return is_disturbed(self.low, self.high, self.processor_share)
 
     def __str__(self) -> str:
         return f"batch {self.batch_size}, {self.dtype}, {self.device}, {describe_threads(self.threads)}"
@@ -178,8 +186,9 @@ def speed(model: nn.Module, example: Inputs, batch_size: int = 64, seconds: floa
     batch_size = validate_value(BatchSize, batch_size, "batch_size")
     weight = next(model.parameters())
     images = take_rows(move(take_rows(example, 1), weight.device, weight.dtype), batch_size)
+    share = ProcessorShare()
     with evaluating(model), restoring_state(model), torch.inference_mode(), explain_run(model, images):
-        (times,) = seconds_in_turn([lambda: run(model, images)], seconds, weight.device)
+        (times,) = seconds_in_turn([lambda: run(model, images)], seconds, weight.device, around=share)
     fast, median, slow = quartiles(times)
     return Speed(
         images_per_second=batch_size / median,
@@ -190,4 +199,5 @@ def speed(model: nn.Module, example: Inputs, batch_size: int = 64, seconds: floa
         threads=torch.get_num_threads(),
         dtype=str(weight.dtype).removeprefix("torch."),
         device=str(weight.device),
+        processor_share=share.value if weight.device.type == "cpu" else None,
     )

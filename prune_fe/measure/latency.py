@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prune_fe.errors import InputError
-from prune_fe.measure.meter import Meter, describe_threads, quartiles, seconds_in_turn
+from prune_fe.measure.meter import UNSTEADY, Meter, describe_threads, quartiles, seconds_in_turn
 from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.nested import Inputs, describe, has_rows, map_tensors, run, take_rows, tensors_in
 from prune_fe.tracing.weights import require_example, require_network
@@ -30,9 +30,6 @@ BLOCKS = 7
 
 NOT_FASTER = 0.95
 """A network that takes more than this share of the original's time does not count as faster."""
-
-UNSTEADY = 1.5
-"""If the quartiles of a ratio differ by more than this factor, other work on the machine disturbed the measurement."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from prune_fe.measure.cost import Cost
-from prune_fe.measure.latency import UNSTEADY, CannotRun, Comparison
+from prune_fe.measure.latency import CannotRun, Comparison
+from prune_fe.measure.meter import UNSTEADY
 
 FELL = 0.90
 """Less time is expected once the multiply-adds are below this share of the original's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,13 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 BLOCKS = 20
 """Number of blocks into which the calls of a timed task are divided."""
+
+
+UNSTEADY = 1.5
+"""If the quartiles of a timing differ by more than this factor, other work on the machine disturbed it."""
+
+BUSY = 0.9
+"""If a thread that always computes has a processor for less than this share of the time, the machine is busy."""
 
 
 class Meter:
@@ -67,8 +74,46 @@ class Meter:
         return torch.cuda.memory_stats_as_nested_dict(self._cuda)["allocated_bytes"]["all"][when]
 
 
+class ProcessorShare:
+    """Measures the share of the time inside its `with` statements in which the calling thread had a processor.
+
+    It is close to 1 for a thread that computes, and lower while the thread waits for work of other processes, which the
+    spread of repeated timings does not show where the machine is equally busy all the time.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.own_seconds = 0.0
+
+    @property
+    def value(self) -> float:
+        """The share, at most 1."""
+        return min(self.own_seconds / max(self.seconds, 1e-9), 1.0)
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter(), time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._start[0]
+        self.own_seconds += time.thread_time() - self._start[1]
+
+
+def is_disturbed(low: float, high: float, processor_share: float | None) -> bool:
+    """Return whether other work on the machine disturbed a timing.
+
+    Args:
+        low: Lower quartile of the times or of the speeds.
+        high: Upper quartile.
+        processor_share: Share of the time in which the timed thread had a processor; None if that is not known.
+    """
+    return high > UNSTEADY * low or (processor_share is not None and processor_share < BUSY)
+
+
 def seconds_in_turn(
-    tasks: Sequence[Callable[[], object]], seconds: float, device: torch.device, blocks: int = 1
+    tasks: Sequence[Callable[[], object]],
+    seconds: float,
+    device: torch.device,
+    blocks: int = 1,
+    around: AbstractContextManager[object] | None = None,
 ) -> list[list[float]]:
     """Time tasks in alternating blocks of calls (A B A B …), after a warm-up.
 
@@ -79,6 +124,7 @@ def seconds_in_turn(
         seconds: Each task is timed for at least this long.
         device: Device that the tasks use; it is synchronised before and after each block.
         blocks: Each task is timed in at least this many blocks.
+        around: Entered around each timed block, such as a `ProcessorShare`.
 
     Returns:
         For each task the seconds of one call, a number for each block.
@@ -86,9 +132,11 @@ def seconds_in_turn(
     # Blocks of several calls, because a single one may be shorter than the clock resolves.
     calls = [max(1, round(seconds / BLOCKS / _warm_up(task, seconds / 10, device))) for task in tasks]
     times: list[list[float]] = [[] for _ in tasks]
+    around = nullcontext() if around is None else around
     while len(times[0]) < blocks or min(n * sum(spent) for n, spent in zip(calls, times, strict=True)) < seconds:
         for task, n, spent in zip(tasks, calls, times, strict=True):
-            spent.append(_seconds_per_call(task, n, device))
+            with around:
+                spent.append(_seconds_per_call(task, n, device))
     return times
 
 

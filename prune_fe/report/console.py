@@ -17,7 +17,7 @@ from rich.text import Text
 
 from prune_fe.experiment.estimate import TASKS, WORTH_SAYING, describe_seconds
 from prune_fe.io import shorten
-from prune_fe.report.numbers import format_count, format_spread
+from prune_fe.report.numbers import DISTURBED, format_count, format_speed, format_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,6 +108,7 @@ def results_table(rows: Sequence[Row]) -> Table:
     seeds = {row.seed for row in rows}
     title = f"accuracy: mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "accuracy, one seed"
     caption = "images/s: median; " + ", ".join(dict.fromkeys(row.timed_with for row in rows))
+    caption += f"; {DISTURBED}" if any(row.is_disturbed for row in rows) else ""
     table = _plain_table(title, caption)
     table.add_column("scorer", no_wrap=True)
     headings = ("before", "after\npruning", "after fine-\ntuning", "para-\nmeters", "multiply-\nadds", "images/s")
@@ -122,7 +123,7 @@ def results_table(rows: Sequence[Row]) -> Table:
             format_spread([row.accuracy_finetuned for row in group], ".2%"),
             format_count(statistics.mean(row.parameters for row in group)),
             format_count(statistics.mean(row.macs for row in group)),
-            f"{statistics.mean(row.images_per_second for row in group):,.0f}",
+            format_speed(group),
             format_spread([row.scoring_seconds for row in group], ".2f"),
         )
     return table

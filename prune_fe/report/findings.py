@@ -380,7 +380,8 @@ def load_results(folder: Path | str) -> pd.DataFrame:
         - accuracy: on the test images (a share), of the final network; accuracy_before, accuracy_pruned and
           accuracy_finetuned: before pruning, right after it and after fine-tuning; balanced_accuracy; loss (nats).
         - parameters, macs (multiply-adds of an image), images_per_second with its quartiles
-          images_per_second_low and images_per_second_high, timed_with (the setting of that measurement).
+          images_per_second_low and images_per_second_high, timed_with (the setting of that measurement),
+          processor_share (of that measurement's time; less than 0.9 on a machine that was busy with other work).
         - scoring_seconds: for the scores; seconds: for all of the result; commit: of the source.
 
         What was not measured is NaN or None.

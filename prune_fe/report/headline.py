@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prune_fe.experiment.results import UNPRUNED
+from prune_fe.experiment.results import UNPRUNED, Row
 from prune_fe.measure.statistics import Estimate, bootstrap
 from prune_fe.report.findings import Findings
 
@@ -24,6 +24,7 @@ class Headline:
         parameters: Parameters, before and after pruning.
         images_per_second: Measured images a second, before and after pruning: medians over the networks of the same
             cost, because one that was timed while the machine did other work would mislead.
+        is_disturbed: Whether all networks of one of the two costs were timed while the machine did other work.
         accuracy: Test accuracy (a share), before pruning and of the final network.
         change: Change of the accuracy (a share) with its interval, paired over the test images.
     """
@@ -34,6 +35,7 @@ class Headline:
     macs: tuple[float, float]
     parameters: tuple[float, float]
     images_per_second: tuple[float, float]
+    is_disturbed: bool
     accuracy: tuple[float, float]
     change: Estimate
 
@@ -66,12 +68,14 @@ def headline(findings: Findings, network: str) -> Headline | None:
         unpruned, pruned = (statistics.mean(getattr(pair[end].row, name) for pair in pairs) for end in (0, 1))
         return unpruned, pruned
 
-    def speed(cost: tuple[float, float], where: float | None) -> float:
+    def timings(row: Row, where: float | None) -> tuple[list[float], bool]:
+        """Return the images a second of all networks of a row's cost, and whether all timings are disturbed."""
         rows = [each.row for each in findings.results if each.network == network and each.point == where]
-        alike = [row.images_per_second for row in rows if (row.macs, row.parameters) == cost]
-        return statistics.median(alike)
+        alike = [other for other in rows if (other.macs, other.parameters) == (row.macs, row.parameters)]
+        sound = [other for other in alike if not other.is_disturbed]
+        return [other.images_per_second for other in sound or alike], not sound
 
-    costs = [(row.macs, row.parameters) for row in (pairs[0][0].row, pairs[0][1].row)]
+    timed = [timings(pairs[0][0].row, None), timings(pairs[0][1].row, point)]
     change = np.mean([np.subtract(b.correct, a.correct, dtype=float) for a, b in pairs], axis=0)
     return Headline(
         network,
@@ -79,7 +83,8 @@ def headline(findings: Findings, network: str) -> Headline | None:
         point,
         macs=means("macs"),
         parameters=means("parameters"),
-        images_per_second=(speed(costs[0], None), speed(costs[1], point)),
+        images_per_second=(statistics.median(timed[0][0]), statistics.median(timed[1][0])),
+        is_disturbed=timed[0][1] or timed[1][1],
         accuracy=means("accuracy"),
         change=bootstrap(change),  # as `prune-fe compress` prints it
     )

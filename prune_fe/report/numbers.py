@@ -5,8 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prune_fe.experiment.results import Row
 
 MISSING = "–"
+DISTURBED = "* timed while the machine was busy with other work, so that the network may be faster"
+"""What the asterisk of `format_speed` says."""
+
 LARGE = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -44,6 +51,11 @@ def format_spread(values: Sequence[float | None], form: str) -> str:
         return ""
     mean = f"{statistics.mean(known):{form}}"
     return mean if len(known) == 1 else f"{mean} ±{statistics.stdev(known):{form}}".replace("% ±", " ±")
+
+
+def format_speed(rows: Sequence[Row]) -> str:
+    """Return the mean of the images a second, with an asterisk where other work disturbed one of the timings."""
+    return f"{statistics.mean(row.images_per_second for row in rows):,.0f}" + "*" * any(r.is_disturbed for r in rows)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -18,7 +18,7 @@ from prune_fe.report.checklist import comparison_checklist
 from prune_fe.report.class_names import readable_class_names
 from prune_fe.report.findings import CONTROL, FEATURE_ENTROPY, Findings
 from prune_fe.report.headline import Headline, headline
-from prune_fe.report.numbers import MISSING, format_count, format_number
+from prune_fe.report.numbers import DISTURBED, MISSING, format_count, format_number, format_speed
 from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.trade_offs import trade_offs
 from prune_fe.report.verdicts import INTERVALS, verdict_table
@@ -106,6 +106,8 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
         return describe_speed_up(timed["ratio"]), f"as fast, both networks measured in turn ({where})"
     timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
     images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
+    if best.is_disturbed:
+        return MISSING, f"time not told apart: the machine did other work too ({images} images/s; {timed_with})"
     return describe_speed_up(best.speed_up), f"as fast, measured ({images} images/s; {timed_with})"
 
 
@@ -180,7 +182,7 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
                 f"{100 * statistics.mean(pruned):.2f}" if pruned else "",
                 _count_left(results[0].row.parameters, left and left[1]),
                 _count_left(results[0].row.macs, left and left[0]),
-                f"{statistics.mean(each.row.images_per_second for each in results):,.0f}",
+                format_speed([each.row for each in results]),
                 describe_difference(to_best.get(scorer)),
                 describe_difference(to_random.get(scorer)),
             ]
@@ -203,6 +205,8 @@ def _point_table(findings: Findings, network: str, point: float) -> PageTable:
             " The last two columns are differences in points, paired over the test images, with intervals of 95 % that "
             "hold for all pairs at once."
         )
+    if any("*" in row[columns.index("images/s")] for row in rows if len(row) == len(columns)):
+        note += f" {DISTURBED}."
     if len(findings.points) == 1:
         note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()
     highlight = [number for number, name in enumerate(names) if name in controls_of(findings)]

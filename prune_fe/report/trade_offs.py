@@ -107,9 +107,11 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Charts:
                 )
     title = f"Accuracy against {cost}"
     timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
+    disturbed = sum(result.row.is_disturbed for result in findings.results if result.network == network)
     notes = {
         "multiply-adds": _about_ends(findings),
-        "measured time": f"Medians; {timed_with}. Timings vary on a machine that does other work too.",
+        "measured time": f"Medians; {timed_with}. Timings vary on a machine that does other work too"
+        + (f", as it did during {disturbed} of them, which are too long." if disturbed else "."),
     }
     named = _named(findings, network)
     note = notes.get(cost, "")

@@ -124,7 +124,8 @@ def results_of(directory: Path) -> Any:
     [folder] = [path for path in directory.glob("runs/*-*") if any(path.glob("cells/[!.]*.json"))]
     results = {path.name: plain(load_result(path)) for path in sorted(folder.glob("cells/[!.]*.json"))}
     for result in results.values():
-        result["row"] = {key: value for key, value in result["row"].items() if not key.startswith("images_per_second")}
+        timed = [key for key in result["row"] if key.startswith("images_per_second") or key == "processor_share"]
+        result["row"] = {key: value for key, value in result["row"].items() if key not in timed}
     return results, {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("model.safetensors")}
 
 

@@ -28,7 +28,16 @@ from prune_fe.tracing.layers import find_layers
 from prune_fe.training.loop import finetune
 
 TRAINING: dict[str, Any] = {"lr": 0.1, "schedule": "cosine", "epochs": 2, "batch_size": 12}
-TIMINGS = {"seconds", "own_seconds", "scoring_seconds", "peak_bytes", "environment", "time", "timed_with"}
+TIMINGS = {
+    "seconds",
+    "own_seconds",
+    "scoring_seconds",
+    "processor_share",
+    "peak_bytes",
+    "environment",
+    "time",
+    "timed_with",
+}
 
 Reader = Callable[[Path], Any]
 """Function that reads a file and returns its content, in which == compares to the bit; see `plain`."""

@@ -63,6 +63,7 @@ def test_the_numbers_are_written_and_printed_as_json(done, capsys):
     assert printed["accuracy_low"] < printed["accuracy"] < printed["accuracy_high"]
     assert sum(row["images"] for row in printed["classes"]) == printed["images"] == 360
     assert sum(map(sum, printed["confusion"])) == 360
+    assert printed["timing_disturbed"] in (True, False)
     assert "quality exists already" in refused(capsys, 2, *words)
     assert "--output holds what is measured on images" in refused(
         capsys, 2, "evaluate", "--model", trained, *LATENCY, "--against", trained, "--output", "q"

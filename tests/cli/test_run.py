@@ -73,7 +73,7 @@ def test_a_run_that_was_cut_goes_on_behind_its_last_finished_row(recipe, capsys,
 
     def results(folder):
         rows = csv.DictReader((folder / "summary.csv").read_text().splitlines())
-        return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+        return [{k: v for k, v in row.items() if "second" not in k and k != "processor_share"} for row in rows]
 
     assert results(Path("runs/tiny-1")) == results(done[1])
 

@@ -35,6 +35,18 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
             assert getattr(read, field.name) == getattr(result, field.name)
 
 
+def test_an_earlier_result_says_nothing_of_the_processor(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    Result("one", dataclasses.replace(ROW, processor_share=0.5), np.array([True, True, True, False])).save(path)
+    assert load_result(path).row.is_disturbed
+    content = read_record(path)
+    del content["row"]["processor_share"]
+    write_record(path, content)
+    assert load_result(path).row == ROW
+    assert not ROW.is_disturbed
+    assert dataclasses.replace(ROW, images_per_second_high=6.5).is_disturbed
+
+
 def test_damage_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     Result("one", ROW, np.array([True, True, True, False])).save(path)

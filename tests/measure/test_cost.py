@@ -1,6 +1,7 @@
 """Cost of networks, against torch's own counter, and their speed."""
 
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -112,6 +113,25 @@ def test_speed_says_what_was_timed_and_how() -> None:
     assert 0 < pace.low <= pace.images_per_second <= pace.high
     assert pace.runs >= 1
     assert (pace.batch_size, pace.threads, pace.dtype, pace.device) == (3, torch.get_num_threads(), "float16", "cpu")
+
+
+class Waiting(nn.Module):
+    """A network that has no processor for most of the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.005)
+        return self.layer(images)
+
+
+def test_a_network_that_waits_for_a_processor_is_noticed() -> None:
+    pace = speed(Waiting(), torch.zeros(1, 1), seconds=0.05)
+    assert pace.processor_share is not None
+    assert pace.processor_share < 0.5
+    assert pace.is_disturbed
 
 
 def test_a_slower_network_makes_fewer_images_a_second() -> None:

@@ -2,6 +2,7 @@
 
 import mmap
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from prune_fe.measure import meter
-from prune_fe.measure.meter import Meter, quartiles, seconds_in_turn
+from prune_fe.measure.meter import Meter, ProcessorShare, is_disturbed, quartiles, seconds_in_turn
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,32 @@ def test_a_task_longer_than_the_time_gets_its_blocks(clock: list[float]) -> None
         clock[0] += 100.0
 
     assert seconds_in_turn([run, run], 1.0, CPU, blocks=7) == [[100.0] * 7] * 2
+
+
+def test_the_share_with_a_processor_is_that_of_the_blocks_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, wall, own, share = 0, 0.0, 0.0, ProcessorShare()
+    clock = types.SimpleNamespace(perf_counter=lambda: wall, thread_time=lambda: own)
+    monkeypatch.setattr(meter, "time", clock)
+
+    def task() -> None:
+        nonlocal calls, wall, own
+        calls += 1
+        wall += 1.0
+        own += 1.0 if calls <= 2 else 0.5
+
+    seconds_in_turn([task], 10.0, CPU, around=share)
+    assert (share.seconds, share.value) == (10.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "share", "expected"),
+    [
+        (2.0, 2.9, None, False), (2.0, 3.1, None, True),
+        (2.0, 2.0, 0.95, False), (2.0, 2.0, 0.85, True), (2.0, 3.1, 1.0, True),
+    ],
+)  # fmt: skip
+def test_a_timing_is_disturbed_if_it_varies_or_waits(low: float, high: float, share: float, expected: bool) -> None:
+    assert is_disturbed(low, high, share) == expected
 
 
 def test_quartiles_are_interpolated() -> None:

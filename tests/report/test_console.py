@@ -25,7 +25,9 @@ def row(**fields):
         (field.name for field in dataclasses.fields(prune_fe.experiment.run.Row)), 0.5
     )
     return prune_fe.experiment.run.Row(
-        **known | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9, "timed_with": ""} | fields
+        **known
+        | {"scorer": "a-scorer", "seed": 0, "parameters": 1234, "macs": 5e9, "timed_with": "", "processor_share": 1.0}
+        | fields
     )
 
 
@@ -59,6 +61,14 @@ def test_the_table_fits_into_80_columns_without_a_word_lost():
     assert "…" not in text
     for word in ("class-selectivity", "123,456", "1.23k", "5.00G", "50.00%"):
         assert word in text
+
+
+def test_a_speed_that_was_measured_on_a_busy_machine_is_marked():
+    text = printed([row(images_per_second=21.0, processor_share=0.3), row(scorer="b", images_per_second=483.0)], 200)
+    assert "21*" in text
+    assert "* timed while the machine was busy with other work" in text
+    assert "483 " in text
+    assert "*" not in printed([row()])
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch):

@@ -38,6 +38,27 @@ def test_one_slow_timing_does_not_change_the_speed(findings: Findings) -> None:
     assert other.speed_up == known.speed_up
 
 
+def disturb(findings: Findings, share: float | None, *scorers: str) -> Findings:
+    """Return findings in which the networks of these criteria, or all, were timed on a busy machine."""
+    results = [
+        dataclasses.replace(r, row=dataclasses.replace(r.row, images_per_second=1.0, processor_share=share))
+        if not scorers or r.row.scorer in scorers
+        else r
+        for r in findings.results
+    ]
+    return dataclasses.replace(findings, results=results)
+
+
+def test_disturbed_timings_count_only_where_there_are_no_others(findings: Findings) -> None:
+    known, scorers = headline(findings, "one"), [name for name in findings.scorers if name != "random"]
+    other, none = (headline(disturb(findings, 0.5, *names), "one") for names in (scorers, ()))
+    assert known is not None
+    assert other is not None
+    assert none is not None
+    assert (other.speed_up, other.is_disturbed) == (known.speed_up, False)
+    assert none.is_disturbed
+
+
 def test_only_seeds_with_both_networks_count(findings: Findings) -> None:
     part = [r for r in findings.results if not (r.row.scorer == UNPRUNED and r.row.seed == 3)]
     known = headline(dataclasses.replace(findings, results=part), "one")

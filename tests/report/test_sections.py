@@ -73,6 +73,24 @@ def test_the_time_of_both_networks_in_turn_comes_before_other_times(
     assert figures.figures[1] == (number, text)
 
 
+def test_timings_on_a_busy_machine_are_marked(whole: list[Section], findings: Findings) -> None:
+    results = [
+        dataclasses.replace(r, row=dataclasses.replace(r.row, processor_share=0.5 if r.point == 0.75 else 1.0))
+        for r in findings.results
+    ]
+    sections = list(report_sections(dataclasses.replace(findings, results=results)))
+    figures = next(b for b in blocks_of(sections, "What came out") if isinstance(b, Figures))
+    number, text = figures.figures[1]
+    assert number == "–"
+    assert text.startswith("time not told apart: the machine did other work too (")
+    quiet, busy = (table(sections, "Accuracy: one", f"At share removed {point}") for point in (0.25, 0.75))
+    column = busy.columns.index("images/s")
+    assert all(row[column].endswith("*") for row in busy.rows[:4])
+    assert not any(row[column].endswith("*") for row in quiet.rows)
+    assert "* timed while the machine was busy" in busy.note
+    assert "*" not in quiet.note
+
+
 def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> None:
     recipe = findings.recipe.model_copy(update={"scorers": [findings.recipe.scorers[1]]})
     results = [r for r in findings.results if r.row.scorer in (UNPRUNED, "zeros")]

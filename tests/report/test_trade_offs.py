@@ -75,3 +75,11 @@ def test_what_was_not_run_is_not_in_the_chart(findings: Findings) -> None:
     assert isinstance(main, Charts)
     assert not any("scratch" in row[0] for row in main.numbers.rows)
     assert "scratch" not in str(chart_of(main)["datasets"])
+
+
+def test_times_on_a_busy_machine_are_counted(findings: Findings) -> None:
+    first, *others = findings.results
+    busy = dataclasses.replace(first, row=dataclasses.replace(first.row, processor_share=0.5))
+    _, fold = trade_offs(dataclasses.replace(findings, results=[busy, *others]), first.network)
+    assert isinstance(fold, Fold)
+    assert "as it did during 1 of them, which are too long." in fold.blocks[1].numbers.note  # type: ignore[union-attr]
