@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from prune_fe.tracing.weights import require_example, require_network
 from prune_fe.tracing.wrappers import unwrap
 
 ATTENTION = "scaled_dot_product_attention"
-COUNTED = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", ATTENTION)
+COUNTED = ("conv", "linear", "addmm", "matmul", "mm", "bmm", "einsum", ATTENTION)
 """fvcore's names of the operations whose multiply-adds are counted. Norms, activations and pooling are not."""
 
 
@@ -135,7 +136,7 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
     model = unwrap(model)
     weight = next(model.parameters())
     image = move(take_rows(example, 1), weight.device, weight.dtype)
-    with evaluating(model), restoring_state(model), torch.no_grad(), running_eagerly():
+    with evaluating(model), restoring_state(model), torch.no_grad(), running_eagerly(), _without_fast_path():
         analysis = FlopCountAnalysis(_Flat(model, image), tuple(tensors_in(image)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         # fvcore has no rule for attention and would count it as 0.
@@ -143,6 +144,17 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
         with explain_run(model, image):
             counts = analysis.tracer_warnings("none").by_module_and_operator()
     return {name.removeprefix("network").removeprefix("."): count for name, count in counts.items() if name}
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Let `nn.MultiheadAttention` and torch's encoders call one function for each product, and not one for them all."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 class _Flat(nn.Module):

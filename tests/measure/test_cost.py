@@ -115,6 +115,21 @@ def test_speed_says_what_was_timed_and_how() -> None:
     assert (pace.batch_size, pace.threads, pace.dtype, pace.device) == (3, torch.get_num_threads(), "float16", "cpu")
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_fast_path_of_torchs_attention_is_counted(batch_first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=batch_first)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4),
+        nn.Flatten(2),
+        nn.Linear(4, 8),
+        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+    )
+    layers = 8 * 48 * 4 + 8 * 4 * 8 + 2 * 8 * (4 * 8 * 8 + 2 * 8 * 12)  # 8 tokens, or 8 sequences of one token
+    scores_and_values = 2 * 2 * 8 * (8 if batch_first else 1) * 8
+    assert cost(model, torch.zeros(1, 3, 8, 8)).macs == layers + scores_and_values
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 class Waiting(nn.Module):
     """A network that has no processor for most of the time."""
 
