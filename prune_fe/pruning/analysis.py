@@ -113,23 +113,25 @@ def analyse(
 
 
 def _with_outputs(graph: DependencyGraph, traced: DependencyGraph) -> DependencyGraph:
-    """Return torch-pruning's graph with the outputs of the modules that prune_fe's own trace followed.
+    """Return torch-pruning's graph with the outputs of modules and the products that prune_fe's own trace followed.
 
     Args:
         graph: torch-pruning's graph, which has layers only.
         traced: prune_fe's graph of the same network.
     """
     channel_of: dict[int, int] = {}  # coupled set of `traced` -> a channel of `graph`
-    for key, axis in traced.axes.items() if traced.outputs else ():
+    for key, axis in traced.axes.items() if traced.outputs or traced.products else ():
         if key[1] in ("out", "both") and key in graph.axes and len(axis.channels) == len(graph.axes[key].channels):
             pairs = zip(traced.coupled_set[axis.channels].tolist(), graph.axes[key].channels.tolist(), strict=True)
             channel_of = dict(pairs) | channel_of
+
+    def translate(sets: IdArray) -> IdArray:
+        return graph.coupled_set[[channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()]]
+
     return replace(
         graph,
-        outputs={
-            name: graph.coupled_set[[channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()]]
-            for name, sets in traced.outputs.items()
-        },
+        outputs={name: translate(sets) for name, sets in traced.outputs.items()},
+        products=[replace(each, channels=tuple(map(translate, each.channels))) for each in traced.products],
     )
 
 

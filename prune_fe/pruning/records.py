@@ -54,7 +54,7 @@ class Pruned:
     Attributes:
         model: The pruned network.
         steps: One for each group, in the order in which the layers run.
-        macs: Share of the multiply-adds of convolutions and linear layers that remains.
+        macs: Share of the multiply-adds that remains.
         parameters: Share of the parameters that remains.
         notes: Messages for the user, such as a target that was not met.
         cutter: The index mapping of the tensors of the network that was pruned.

@@ -18,12 +18,14 @@ Resource = Literal["macs", "parameters"]
 class RemainingCost:
     """The multiply-adds and the parameters of a network as functions of the coupled sets that are removed.
 
-    Multiply-adds are those of convolutions, linear layers and the projections of `nn.MultiheadAttention`; other matrix
-    products, such as those of queries and keys, are not counted.
+    Multiply-adds are those that `prune_fe.measure.cost` counts: of convolutions, linear layers and matrix products,
+    such as those of attention.
     """
 
     def __init__(self, model: nn.Module, cutter: Cutter) -> None:
-        axis_sets = list(cutter.axis_sets.values())
+        # The channels of products are further axes.
+        products = cutter.graph.products
+        axis_sets = [*cutter.axis_sets.values(), *(sets for product in products for sets in product.channels)]
         self._sets = np.concatenate(axis_sets)
         self._lengths = np.array([len(sets) for sets in axis_sets])
         # All axes in one array, so that one call counts the kept channels of each.
@@ -33,22 +35,32 @@ class RemainingCost:
         axes_of = {name: [axis_numbers[key] for key, _ in axes] for name, axes in cutter.tensor_axes.items()}
         weights = {name: weight.numel() for name, weight in model.named_parameters()}
         positions = cutter.graph.output_positions
-        products = {}
+        layers = {}
         # A shared weight is one parameter, but each of its layers multiplies it.
         for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
             if module in positions and (attribute == "weight" or attribute.endswith("_proj_weight")):
-                products[name] = weight.numel() * positions[module]
-        self._terms = {"macs": self._as_arrays(products, axes_of), "parameters": self._as_arrays(weights, axes_of)}
+                layers[name] = float(weight.numel() * positions[module])
+        number = len(axis_numbers)
+        for n, product in enumerate(products):
+            name = f"product {n}"  # No parameter has a name with a space.
+            layers[name] = product.macs
+            axes_of[name] = list(range(number, number + len(product.channels)))
+            number += len(product.channels)
+        self._terms = {"macs": self._as_arrays(layers, axes_of), "parameters": self._as_arrays(weights, axes_of)}
 
     def _as_arrays(
-        self, costs: Mapping[str, int], axes_of: Mapping[str, Sequence[int]]
+        self, costs: Mapping[str, float], axes_of: Mapping[str, Sequence[int]]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (n,) the cost of each tensor and (n, 2) the axes it shrinks with; one more axis never shrinks."""
         constant = len(self._lengths)
         # No tensor has more than two axes: the outputs and the inputs of a layer.
         axes = [([*axes_of.get(name, ()), constant, constant])[:2] for name in costs]
         return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
+
+    def total(self, resource: Resource) -> float:
+        """Return a resource of the whole network, the multiply-adds for one image."""
+        return float(self._terms[resource][0].sum())
 
     def share(self, resource: Resource, removed: Iterable[SetId]) -> float:
         """Return the share of a resource that remains without some coupled sets, in [0, 1].

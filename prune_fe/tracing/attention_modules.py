@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prune_fe.tracing.attention_rules import couple_inside
 from prune_fe.tracing.channel_ids import expand_along, to_tensor
+from prune_fe.tracing.products import count_attention
 
 if TYPE_CHECKING:
     from prune_fe.tracing.dependency_graph import Axis, GraphBuilder
@@ -72,6 +73,7 @@ def follow_attention(builder: GraphBuilder, name: str, inputs: Sequence[Tensor],
     cause = f"MultiheadAttention {name!r}, whose heads have the width of its inputs"
     builder.balance([embedding.channels, heads.channels], cause)
     builder.ids[output] = expand_along(last.channels, output.ndim - 1, output.shape)
+    count_attention(builder, module, inputs[:3], ins, parts)
     for owner in (name, projection):
         builder.apply_at(owner, inputs[0][..., 0].numel())
         builder.mask_in_weights(owner)

@@ -8,7 +8,7 @@ of a head, in the queries, keys and values, are removed together.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,15 +31,19 @@ def follow_matrix_product(builder: GraphBuilder, call: Call) -> None:
         builder: Collects the dependency graph.
         call: The call.
     """
-    left, right = [*call.args, *call.kwargs.values()][:2]
-    if call.name == "rmatmul":
-        left, right = right, left
+    left, right = matrix_factors(call)
     batch = [list(range(-tensor.ndim, -2)) for tensor in (left, right)]
     rows = ["row"] if left.ndim > 1 else []
     columns = ["column"] if right.ndim > 1 else []
     output = [*max(batch, key=len), *rows, *columns]
     labels = [[*batch[0], *rows, "inner"], [*batch[1], "inner", *columns]]
     follow_product(builder, call, (left, right), labels, output, f"a matrix product in {builder.location}")
+
+
+def matrix_factors(call: Call) -> tuple[Tensor, Tensor]:
+    """Return the left and the right factor of a call of `matmul` or a relative."""
+    left, right = [*call.args, *call.kwargs.values()][:2]
+    return (right, left) if call.name == "rmatmul" else (left, right)
 
 
 def follow_product(
@@ -162,9 +166,8 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
         builder: Collects the dependency graph.
         call: The call.
     """
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given: dict[str, Any] = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
-    query, key, value = (builder.ids.get(given[name]) for name in names[:3])
+    *factors, options = split_attention(call)
+    query, key, value = map(builder.ids.get, factors)
     reason = f"its channels go through {call.name}() in {builder.location}"
     parts = [own for own in (query, key, value) if own is not None]
     heads = [[dim - own.ndim for dim in varying_dims(own) if dim < own.ndim - 2] for own in parts]
@@ -172,7 +175,7 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
         _fix_all(builder, parts, reason)
     elif len(parts) == 3 and heads[0] and heads[0] == heads[1] == heads[2]:
         every = [couple_inside(builder, own, [dim + own.ndim for dim in heads[0]]) for own in parts]
-        mask = given.get("attn_mask")
+        mask = options.get("attn_mask")
         if isinstance(mask, Tensor) and (own := builder.ids_along(mask, heads[0])) is not None:
             every.append(ids_along(own, [dim + own.ndim for dim in heads[0]]))
         for other in every[1:]:
@@ -187,7 +190,7 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
         builder.ids[call.output] = _along_heads(firsts, dims, call.output)
         _fix_all(builder, parts[1:], f"all heads of {call.name}() in {builder.location} read its channels")
     elif not any(heads):
-        if query is not None and key is not None and given.get("scale") is not None:
+        if query is not None and key is not None and options.get("scale") is not None:
             builder.couple(rows_along(query, query.ndim - 1)[0], rows_along(key, key.ndim - 1)[0])
         else:
             _fix_all(builder, (query, key), f"{reason}, which scales by their number")
@@ -195,6 +198,14 @@ def follow_scaled_dot_product(builder: GraphBuilder, call: Call) -> None:
             builder.ids[call.output] = resize(value, call.output.shape)
     else:
         _fix_all(builder, parts, reason)
+
+
+def split_attention(call: Call) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Any]]:
+    """Return the query, the key, the value and the other arguments of a call of `scaled_dot_product_attention`."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    arguments: dict[str, Any] = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
+    query, key, value = (arguments.pop(name) for name in names[:3])
+    return query, key, value, arguments
 
 
 def _along_heads(channels: IdArray, dims: Sequence[int], output: Tensor) -> Tensor:

@@ -191,9 +191,8 @@ def _find_unread(tracer: ChannelTracer) -> dict[str, set[int]]:
 
 
 def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None:
-    """Follow a network once more, without counting its multiply-adds again; if its code fails, what ran is followed."""
+    """Follow a network once more; if its code fails, what ran is followed."""
     builder = tracer.builder
-    builder.counts_positions = False
     ran_before = dict(builder.run_counts)
     builder.run_counts.clear()
     mode = taking_training_branches if in_training else evaluating
@@ -207,7 +206,6 @@ def _run_again(tracer: ChannelTracer, inputs: Inputs, in_training: bool) -> None
         builder.running[:] = [""]
         builder.runs.clear()
     finally:
-        builder.counts_positions = True
         builder.run_counts |= {name: runs for name, runs in ran_before.items() if name not in builder.run_counts}
 
 

@@ -32,6 +32,7 @@ from prune_fe.tracing.own_code import (
     follow_own_layer,
     is_own_layer,
 )
+from prune_fe.tracing.products import count_products
 from prune_fe.tracing.shared_tensors import couple_shared_tensors
 from prune_fe.tracing.watching import evaluating
 
@@ -180,6 +181,8 @@ class ChannelTracer(CallRecorder):
             self._output, self._has_output = describe(output), self._has_output or bool(tensors_in(output))
             for tensor in tensors_in(output):
                 self.builder.fix(self.builder.ids.get(tensor), OUTPUT)
+            # The survey of the layers may run the network again, on more images.
+            self.builder.counts_positions = False
 
     def _channels_of(self, output: Any) -> IdArray | None:
         """Return the ids of the channels of maps (images, channels, height, width), None for anything else."""
@@ -204,8 +207,10 @@ class ChannelTracer(CallRecorder):
         name = plain_name(func)
         call = Call(name, func, args, kwargs, output, inputs, outputs)
         count_call(self.builder, name)
+        is_layer = False
         try:
-            if follow_own_layer(self.builder, call) or follow_borrowed_layer(self.builder, call):
+            is_layer = follow_own_layer(self.builder, call) or follow_borrowed_layer(self.builder, call)
+            if is_layer:
                 pass
             elif inputs and (outputs or name == "setitem"):
                 follow_function(self.builder, call)
@@ -215,6 +220,8 @@ class ChannelTracer(CallRecorder):
             for value in inputs:
                 reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
                 self.builder.fix(self.builder.ids[value], reason)
+        if not is_layer:
+            count_products(self.builder, call)
         note_values(self, self.builder.running[-1], output)
 
 

@@ -36,6 +36,7 @@ from prune_fe.tracing.channel_ids import (
     varying_dims,
 )
 from prune_fe.tracing.parts import Parts, SameWidth
+from prune_fe.tracing.products import Product
 
 if TYPE_CHECKING:
     from prune_fe.tracing.own_code import Run
@@ -96,6 +97,7 @@ class DependencyGraph:
             its inputs, and not from an attribute.
         outputs: Module that is no layer, such as a residual block -> the coupled set of each channel of its output, for
             the modules that the tracer was asked for and whose output has channels.
+        products: The products that no layer computes, such as those of attention.
     """
 
     axes: Mapping[tuple[str, str], Axis]
@@ -108,6 +110,7 @@ class DependencyGraph:
     mixed_sets: Sequence[tuple[str, IdArray]] = ()
     possible_constraints: Sequence[BalanceConstraint] = ()
     outputs: Mapping[str, IdArray] = field(default_factory=dict)
+    products: Sequence[Product] = ()
 
     def with_constraints(self, added: Sequence[BalanceConstraint]) -> DependencyGraph:
         """Return the graph with more balance constraints, each with its cause."""
@@ -128,7 +131,8 @@ class GraphBuilder:
         runs: What is recorded of the running modules, the innermost last (`own_code.py`).
         run_counts: Module -> the number of its last run, from 0.
         candidates: Tensor made of own tensors with several wide dimensions -> the ids that it may have.
-        counts_positions: Whether `apply_at` counts positions. It is false while the network runs again.
+        counts_positions: Whether `apply_at` counts positions and `multiply` products: only while the network runs for
+            the first time.
         follows_candidates: Whether candidates are being followed. Then `count` and `divide` record nothing, because the
             candidates may turn out not to be channels.
     """
@@ -165,6 +169,7 @@ class GraphBuilder:
         self._counted: list[tuple[str, IdArray]] = []
         self._mixed: list[tuple[str, IdArray]] = []
         self._positions: dict[str, int] = {}
+        self._products: list[Product] = []
         self._helpers: dict[str, list[str]] = {}
 
     @property
@@ -358,6 +363,11 @@ class GraphBuilder:
         if self.counts_positions:
             self._positions[module] = self._positions.get(module, 0) + positions
 
+    def multiply(self, macs: int, channels: tuple[IdArray, ...] = ()) -> None:
+        """Record multiply-adds that no layer computes, for all images; see `Product`."""
+        if self.counts_positions:
+            self._products.append(Product(macs, channels))
+
     def _helpers_of(self, module: str) -> list[str]:
         """Return the modules inside a module that did not run: its code may call other methods of theirs."""
         prefix = f"{module}." if module else ""
@@ -413,6 +423,9 @@ class GraphBuilder:
                 name: positions // (1 if isinstance(self.modules[name], _ConvNd) else images)
                 for name, positions in self._positions.items()
             },
+            products=[
+                Product(each.macs / images, tuple(coupled_set[ids] for ids in each.channels)) for each in self._products
+            ],
         )
 
 
