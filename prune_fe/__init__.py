@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prune_fe.pruning.loss_curves import Sensitivity, load_sensitivity
     from prune_fe.pruning.prune import prune
     from prune_fe.pruning.sensitivity import sensitivity
-    from prune_fe.report.findings import load_results
+    from prune_fe.report.loading import load_results
     from prune_fe.scorers import SCORERS
     from prune_fe.scoring.score import score, score_all
     from prune_fe.scoring.scores import Scores, load_scores
@@ -55,7 +55,7 @@ _HOME = {
     "folder": "data.image_folder",
     "inspect": "pruning.inspection",
     "load": "models.saved",
-    "load_results": "report.findings",
+    "load_results": "report.loading",
     "load_scores": "scoring.scores",
     "load_sensitivity": "pruning.loss_curves",
     "mask": "tracing.feature_maps",

@@ -15,7 +15,7 @@ from prune_fe.errors import InputError
 from prune_fe.experiment import compression as steps
 from prune_fe.experiment.compression import Compression
 from prune_fe.experiment.recipe import load_recipe
-from prune_fe.report.findings import load_findings
+from prune_fe.report.loading import load_findings
 from prune_fe.report.page import Figures
 from prune_fe.report.sections import report_sections
 from prune_fe.training.loop import finetune

@@ -67,7 +67,7 @@ def test_nothing_of_the_group_is_left_behind() -> None:
 
 def test_torchrun_serves_a_comparison(tmp_path: Path) -> None:
     # Imported here: the processes of the other tests import this file, and pandas takes seconds.
-    from prune_fe.report.findings import load_findings
+    from prune_fe.report.loading import load_findings
 
     content = {
         "name": "t", "data": {"source": "digits", "size": 12}, "scorers": ["apoz"], "score": {"samples": 10},

@@ -14,7 +14,7 @@ import torch
 
 import prune_fe
 from prune_fe.cli.app import main
-from prune_fe.report.findings import load_findings
+from prune_fe.report.loading import load_findings
 from prune_fe.scoring.fingerprint import hash_architecture
 
 SAVED = Path(__file__).parent / "fixtures" / "v0.1.0"

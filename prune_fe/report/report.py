@@ -13,7 +13,8 @@ import pandas as pd
 from prune_fe.experiment.results import TUNED, UNPRUNED
 from prune_fe.io import write_json, write_text
 from prune_fe.measure.statistics import kendall, spearman
-from prune_fe.report.findings import COLUMNS, Findings, load_findings
+from prune_fe.report.findings import COLUMNS, Findings
+from prune_fe.report.loading import load_findings
 from prune_fe.report.numbers import counted
 from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, Row, Section, Text, render_page
 from prune_fe.report.sections import report_sections

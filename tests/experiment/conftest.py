@@ -11,7 +11,8 @@ from prune_fe.experiment.experiment import Experiment, begin
 from prune_fe.experiment.recipe import Recipe
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.report import report
-from prune_fe.report.findings import Findings, load_findings
+from prune_fe.report.findings import Findings
+from prune_fe.report.loading import load_findings
 from tests.experiment.helpers import ONE_NETWORK, Silent, fill
 
 

@@ -24,7 +24,8 @@ from prune_fe.experiment.results import TUNED, UNPRUNED, load_result
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.records import read_record, write_record
 from prune_fe.report import report
-from prune_fe.report.findings import Findings, load_findings
+from prune_fe.report.findings import Findings
+from prune_fe.report.loading import load_findings
 from prune_fe.training.options import PaperTrainOptions
 from prune_fe.training.schedule import count_epochs
 from tests.experiment.helpers import CELLS, CONTENT, RECIPE, SCORERS, Silent, fill

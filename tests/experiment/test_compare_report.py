@@ -19,7 +19,8 @@ from prune_fe.experiment.results import UNPRUNED
 from prune_fe.measure.statistics import spearman
 from prune_fe.records import read_record, write_record
 from prune_fe.report import checklist, report
-from prune_fe.report.findings import Findings, load_findings
+from prune_fe.report.findings import Findings
+from prune_fe.report.loading import load_findings
 from tests.experiment.helpers import CELLS, CONTENT, SCORERS
 
 

@@ -12,7 +12,8 @@ import yaml
 from prune_fe.experiment.recipe import Recipe, with_controls
 from prune_fe.experiment.results import SCRATCH, TUNED, UNPRUNED, Result, Row
 from prune_fe.experiment.run_folder import NETWORKS
-from prune_fe.report.findings import Findings, load_findings
+from prune_fe.report.findings import Findings
+from prune_fe.report.loading import load_findings
 from prune_fe.scoring.scores import Scores
 
 LAYERS = {"features.0": 8, "features.4": 12, "features.8": 16}

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from prune_fe.experiment.results import TUNED, UNPRUNED
+from prune_fe.experiment.results import UNPRUNED
 from prune_fe.report import sections
 from prune_fe.report.findings import Findings
 from prune_fe.report.page import Block, Charts, Checklist, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.sections import report_sections
-from prune_fe.report.wording import describe_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def test_the_time_of_both_networks_in_turn_comes_before_other_times(
     assert figures.figures[1] == (number, text)
 
 
-def test_timings_on_a_busy_machine_are_marked(whole: list[Section], findings: Findings) -> None:
+def test_timings_on_a_busy_machine_are_no_speed_up(findings: Findings) -> None:
     results = [
         dataclasses.replace(r, row=dataclasses.replace(r.row, processor_share=0.5 if r.point == 0.75 else 1.0))
         for r in findings.results
@@ -83,12 +82,6 @@ def test_timings_on_a_busy_machine_are_marked(whole: list[Section], findings: Fi
     number, text = figures.figures[1]
     assert number == "–"
     assert text.startswith("time not told apart: the machine did other work too (")
-    quiet, busy = (table(sections, "Accuracy: one", f"At share removed {point}") for point in (0.25, 0.75))
-    column = busy.columns.index("images/s")
-    assert all(row[column].endswith("*") for row in busy.rows[:4])
-    assert not any(row[column].endswith("*") for row in quiet.rows)
-    assert "* timed while the machine was busy" in busy.note
-    assert "*" not in quiet.note
 
 
 def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> None:
@@ -106,49 +99,6 @@ def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> Non
     assert isinstance(checklist, Checklist)
     assert not any("every operating point" in requirement for requirement, *_ in checklist.entries)
     assert any(requirement == "Accuracy before and after pruning" for requirement, *_ in checklist.entries)
-
-
-def test_the_table_of_a_point_has_every_criterion(whole: list[Section], findings: Findings) -> None:
-    known = table(whole, "Accuracy: two", "At share removed 0.25")
-    rows = {row[0]: dict(zip(known.columns, row, strict=True)) for row in known.rows}
-    assert list(rows) == [*findings.scorers, "from scratch, 1× budget", "from scratch, 2× budget", TUNED]
-    tuned = findings.accuracies("two", TUNED)
-    assert rows[TUNED]["each seed"] == " ".join(f"{100 * a:.2f}" for a in tuned)
-    assert rows[TUNED]["drop, points"] == f"{100 * (0.9 - np.mean(tuned)):+.2f}"
-    assert rows[TUNED]["minus random"] == ""
-    row = rows["zeros"]
-    assert row["each seed"] == " ".join(f"{100 * a:.2f}" for a in findings.accuracies("two", "zeros", 0.25))
-    cost = (row["parameters"], row["multiply-adds"])
-    assert (row["right after pruning"], *cost) == ("30.00", "37.50k (75.0 %)", "3.00M (75.0 %)")
-    assert rows["random"]["minus random"] == ""
-    assert rows[str(findings.best("two", 0.25))]["minus the best"] == ""
-    assert [known.rows[number][0] for number in known.highlight] == [
-        "random", "l1-filter", "from scratch, 1× budget", "from scratch, 2× budget", TUNED,
-    ]  # fmt: skip
-
-
-def test_a_missing_criterion_is_said_to_be_missing(findings: Findings) -> None:
-    part = dataclasses.replace(findings, results=[r for r in findings.results if r.row.scorer != "zeros"])
-    known = table(report_sections(part), "Accuracy: one", "At share removed 0.25")
-    assert [row[1] for row in known.rows if row[0] == "zeros"] == ["missing"]
-    assert all(len(row) == len(known.columns) for row in known.rows)
-
-
-def test_the_signs_of_the_accuracies_are_those_of_the_intervals(whole: list[Section], findings: Findings) -> None:
-    known = table(whole, "Accuracy: one", "Accuracy by share removed")
-    signs = {"better": "▲", "worse": "▼"}
-    assert [row[0] for row in known.rows[:2]] == [UNPRUNED, TUNED]
-    assert known.rows[known.highlight[0]][0] == TUNED
-    assert known.rows[1][1:] == [describe_accuracy(findings, "one", TUNED, None)] * 2
-    for row, scorer in zip(known.rows[2:], [*findings.scorers, *findings.scratch], strict=True):
-        for text, point in zip(row[1:], findings.points, strict=True):
-            difference = findings.differences_to_random("one", point).get(scorer)
-            sign = signs.get(difference.verdict, "%") if difference else "%"
-            assert text.endswith(sign)
-
-
-def test_the_schedule_of_networks_from_scratch_is_explained(whole: list[Section]) -> None:
-    assert "follows a cosine" in table(whole, "Accuracy: one", "Accuracy by share removed").note
 
 
 def test_classes_are_in_the_order_of_their_loss(
