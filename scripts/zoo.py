@@ -130,11 +130,11 @@ def cut_with_engine(name: str, size: int, digest: str) -> dict[str, Any]:
     try:
         pruned, seconds = prune_with(model, example, "torch-pruning")
         is_same = find_digest(pruned.model) == digest
-        found = {"outcome": "same bits"} if is_same else check(name, size, model, pruned)
-        found |= {"left": pruned.parameters, "seconds": seconds}
+        columns = {"outcome": "same bits"} if is_same else check(name, size, model, pruned)
+        columns |= {"left": pruned.parameters, "seconds": seconds}
     except InputError as error:
-        found = {"outcome": "refused", "why": str(error)}
-    return {f"engine_{key}": value for key, value in found.items()}
+        columns = {"outcome": "refused", "why": str(error)}
+    return {f"engine_{key}": value for key, value in columns.items()}
 
 
 def prune_with(model: nn.Module, example: Any, engine: str) -> tuple[Any, float]:
@@ -241,7 +241,7 @@ def find_faults_of_output(name: str, size: int, pruned: nn.Module, model: nn.Mod
         loaded = prune_fe.load(path, None if is_classifier(name) else build_network(name, size))
         outputs, before, after = (tensors_in(run(net.eval(), inputs)) for net in (pruned, model, loaded))
     # A detector finds another number of boxes.
-    shapes = [[output.shape[is_detector(name) :] for output in found] for found in (before, outputs)]
+    shapes = [[output.shape[is_detector(name) :] for output in tensors] for tensors in (before, outputs)]
     is_same = len(outputs) == len(after) and all(map(torch.equal, outputs, after))
     return [
         *(["another output shape"] if shapes[0] != shapes[1] else []),
@@ -280,9 +280,11 @@ def run_in_a_process(part: str, entry: str, seconds: float, gib: float, digest: 
         process = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds, preexec_fn=set_limits, check=False
         )
-        found: list[dict[str, Any]] = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-        if found:
-            return found[-1]
+        printed: list[dict[str, Any]] = [
+            json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")
+        ]
+        if printed:
+            return printed[-1]
         error = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
     except subprocess.TimeoutExpired:
         error = f"not done in {seconds:g} s"
@@ -312,8 +314,8 @@ def measure(entry: str, arguments: argparse.Namespace) -> dict[str, Any]:
         kept = json.loads(file.read_text()) if file.is_file() else {}
         if kept.get("versions") != find_versions() and not arguments.kept:
             limits = arguments.seconds, arguments.gib
-            found = run_in_a_process(part, f"{name}:{size or SIZE}", *limits, digest=row.get("digest", ""))
-            kept = {"versions": find_versions(), "row": found}
+            columns = run_in_a_process(part, f"{name}:{size or SIZE}", *limits, digest=row.get("digest", ""))
+            kept = {"versions": find_versions(), "row": columns}
             write_json(file, kept)
         row |= kept.get("row", {})
     return row

@@ -62,22 +62,22 @@ def choose_images(
         transform = "crop"
     if known is not None and len(known.mean) != len(source.mean):
         known = None  # of images with other channels, which the network says
-    given = {"source": name, "path": path, "size": size} | {key: getattr(data, key) for key in COPIED}
-    given |= validation_keys(data.validation)
+    values = {"source": name, "path": path, "size": size} | {key: getattr(data, key) for key in COPIED}
+    values |= validation_keys(data.validation)
     if known is not None and not source.is_stored and transform is None:
         # Images in memory can be given the mean and the standard deviation only.
-        given |= {"mean": data.mean or known.mean, "std": data.std or known.std}
+        values |= {"mean": data.mean or known.mean, "std": data.std or known.std}
         known = None
     if transform is None:
         transform = "paper" if known is None else "weights"
     if known is not None and transform != "paper" and source.is_stored:
         # What the weights ask for holds for a crop that the user names as well.
-        options = validate_options(DataOptions, given | {"resize": None}, "--data", transform="weights")
+        options = validate_options(DataOptions, values | {"resize": None}, "--data", transform="weights")
         asked = options.with_weights(known)
         chosen = asked.transform if transform == "weights" else transform
         resize = None if chosen == "paper" else data.resize or asked.resize
         return validate_options(DataOptions, dataclasses.asdict(asked), "--data", transform=chosen, resize=resize)
-    return validate_options(DataOptions, given, "--data", transform=transform)
+    return validate_options(DataOptions, values, "--data", transform=transform)
 
 
 def validation_keys(value: float | str) -> dict[str, Any]:

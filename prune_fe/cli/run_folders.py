@@ -90,10 +90,10 @@ def _read_recipe(
         "threads": flags.threads,
         "workers": flags.workers,
     }
-    given = {key: value for key, value in replaced.items() if value is not None}
+    overrides = {key: value for key, value in replaced.items() if value is not None}
     if flags.validation is not None:
-        given |= {f"data.{key}": value for key, value in validation_keys(flags.validation).items()}
-    recipe = resolve_recipe(content, given | parse_assignments(flags.set_), where, reporter.say)
+        overrides |= {f"data.{key}": value for key, value in validation_keys(flags.validation).items()}
+    recipe = resolve_recipe(content, overrides | parse_assignments(flags.set_), where, reporter.say)
     if find_source(recipe.data.source).needs_path and recipe.data.path is None:
         raise InputError(f"{where} reads a folder of images: pass --data PATH")
     if recipe.data.source == PATH_SOURCE:

@@ -70,7 +70,7 @@ def sensitivity(
     if output.exists():
         reporter.say(f"{output} exists already; it is used again if nothing has changed")
     with reporter.showing():
-        found = measure(
+        curves = measure(
             loaded.network,
             loaded_scores,
             loaded.splits.validation,
@@ -82,15 +82,15 @@ def sensitivity(
             workers=workers,
             recovery=None if recalibrate is None else recalibrating(train, recalibrate, seed, workers),
         )
-    write_csv(output / "sensitivity.csv", found.rows())
-    points = found.table().dropna(subset="ratio")
+    write_csv(output / "sensitivity.csv", curves.rows())
+    points = curves.table().dropna(subset="ratio")
     if len(points):
         title = f"Each group of layers alone: {Path(model.model).name}, {loaded_scores.scorer}"
-        save_chart(sensitivity_map(points, found.accuracy, title), output / "sensitivity.svg")
+        save_chart(sensitivity_map(points, curves.accuracy, title), output / "sensitivity.svg")
     validation = Path(data.validation).name if isinstance(data.validation, str) else data.validation
     asked = {"model": Path(model.model).name, "validation": validation, "seed": seed, "recalibrate": recalibrate}
     write_record(output / "env.json", environment() | {"asked": asked, "scores": loaded_scores.about})
-    console.print(sensitivity_table(found))
+    console.print(sensitivity_table(curves))
     reporter.say(f"{output}/sensitivity.csv and .svg   (in Python: prune_fe.load_sensitivity({str(output)!r}))")
     outputs = None if is_saved(model.model) else model.num_classes or len(loaded.splits.classes)
     flags = {"--checkpoint": model.checkpoint, "--num-classes": outputs, "--size": loaded.example.shape[-1]}
@@ -99,8 +99,8 @@ def sensitivity(
     target = ["--ratio", "auto", "--target-macs", 0.5, "--sensitivity", output]
     say_next("prune", "--model", model.model, *words, "--scores", scores, *target, "--output", "pruned")
     if json:
-        whole = {"images": found.images, "accuracy": found.accuracy, "loss": found.loss}
-        print_json({"model": model.model, "output": str(output)} | whole | {"groups": list(found.rows())})
+        whole = {"images": curves.images, "accuracy": curves.accuracy, "loss": curves.loss}
+        print_json({"model": model.model, "output": str(output)} | whole | {"groups": list(curves.rows())})
 
 
 def _require_own_folder(output: Path) -> None:

@@ -75,13 +75,13 @@ def _print_study(
     checked, folder = open_run(recipe, flags, network=network)
     # The module loads torch, which takes a second, so it is imported when the recipe has been checked.
     run_study = getattr(importlib.import_module(f"prune_fe.studies.{name}"), f"{name}_study")
-    given = {key: value for key, value in arguments.items() if value is not None}
+    keywords = {key: value for key, value in arguments.items() if value is not None}
     with using(folder, flags.resume), contextlib.ExitStack() as stack:
         if executor is not None:
             from prune_fe.experiment.executors import open_executor
 
-            given["executor"] = stack.enter_context(open_executor(executor, checked, folder, reporter))
-        tables = run_study(checked, folder, reporter, **given)
+            keywords["executor"] = stack.enter_context(open_executor(executor, checked, folder, reporter))
+        tables = run_study(checked, folder, reporter, **keywords)
     print_tables(tables)
 
 

@@ -146,15 +146,15 @@ def find_image_files(
         for label, name in enumerate(chosen):
             # The order of torchvision's ImageFolder: folder by folder, each sorted by name.
             folder = root / _readable(name, root)
-            for path, found in sorted(_walk(folder, above), key=lambda file: (os.path.dirname(file[0]), file[0])):
+            for path, properties in sorted(_walk(folder, above), key=lambda file: (os.path.dirname(file[0]), file[0])):
                 relative = path.removeprefix(f"{root}{os.sep}")
                 if not _is_image(path):
                     left_out.append(relative)
                     continue
-                if not stat.S_ISREG(found.st_mode):
+                if not stat.S_ISREG(properties.st_mode):
                     raise DataError(f"{path}: not a regular file")
                 labels.append(label)
-                status.add(found)
+                status.add(properties)
                 yield _readable(relative, root)
 
     names = PackedTexts(list_names())

@@ -157,10 +157,10 @@ def load(options: DataOptions, *, reading: Reading) -> Splits:
     shards = sorted(path for path in root.rglob("*.tar") if not path.name.startswith("."))
     names = options.splits or ("train", _find_test_part(root, shards))
     decode = decode_image_fast if options.decoder == "torchvision" else decode_bytes
-    found = [(chosen := _shards_of(root, shards, name), read_shards(chosen)) for name in names]
-    highest = max(max(samples.columns[0], default=0) for _, samples in found)
+    parts = [(chosen := _shards_of(root, shards, name), read_shards(chosen)) for name in names]
+    highest = max(max(samples.columns[0], default=0) for _, samples in parts)
     classes = _class_names(root, highest + 1)
-    train, test = (ShardImages(paths, classes, samples, decode).in_order_of_names() for paths, samples in found)
+    train, test = (ShardImages(paths, classes, samples, decode).in_order_of_names() for paths, samples in parts)
     train, test, skipped = skip_unreadable(train, test, options.skip_bad, str(root), names)
     return make_splits(train, test, reading, skipped)
 

@@ -165,18 +165,18 @@ def inspect_all(nodes: Sequence[Mapping[str, Any]], site: Site, say: Callable[[s
     faults, code, packages = list[str](), hash_code(), package_versions()
     for address, reference in references:
         try:
-            found: Inspection = ray.get(reference, timeout=INSPECTION_SECONDS)
+            inspection: Inspection = ray.get(reference, timeout=INSPECTION_SECONDS)
         except GetTimeoutError:
             faults.append(f"machine {address} did not answer for {INSPECTION_SECONDS:g} s")
         except RayError as error:
             faults.append(f"machine {address} cannot run prune_fe: {_last_line(error)}")
         else:
-            if found.unseen:
-                faults.append(describe_unseen(found))
-            elif found.code != code:
+            if inspection.unseen:
+                faults.append(describe_unseen(inspection))
+            elif inspection.code != code:
                 faults.append(f"machine {address} has another prune_fe: install the same one everywhere")
-            elif differing := [name for name in packages if found.packages[name] != packages[name]]:
-                names = ", ".join(f"{name} {found.packages[name] or 'missing'}" for name in differing)
+            elif differing := [name for name in packages if inspection.packages[name] != packages[name]]:
+                names = ", ".join(f"{name} {inspection.packages[name] or 'missing'}" for name in differing)
                 say(f"note: machine {address} has {names}; numbers may differ in the last bits")
     if faults:
         raise EnvironmentFault("; ".join(faults))
@@ -204,9 +204,9 @@ def require_site(site: Site) -> None:
     Raises:
         EnvironmentFault: It does not.
     """
-    found = inspect_machine(site)
-    if found.unseen:
-        raise EnvironmentFault(describe_unseen(found))
+    inspection = inspect_machine(site)
+    if inspection.unseen:
+        raise EnvironmentFault(describe_unseen(inspection))
 
 
 def describe_unseen(inspection: Inspection) -> str:

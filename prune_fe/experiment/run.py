@@ -178,8 +178,8 @@ def _measure_sensitivity(with_seed: WithSeed, seed: int, label: str) -> None:
     """Measure each group of layers of the trained network alone, with the units in the order of one scorer."""
     experiment = with_seed(seed)
     experiment.reporter.say(f"{label}, seed {seed}: measuring each group of layers alone on the validation images")
-    found = measure_sensitivity(experiment, label)
-    experiment.log("sensitivity", scorer=label, seed=seed, loss=found.loss, images=found.images, about=found.about)
+    curves = measure_sensitivity(experiment, label)
+    experiment.log("sensitivity", scorer=label, seed=seed, loss=curves.loss, images=curves.images, about=curves.about)
 
 
 def _prune(with_seed: WithSeed, seed: int, entry: ScorerEntry) -> None:

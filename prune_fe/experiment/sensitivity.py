@@ -38,7 +38,7 @@ def measure_sensitivity(experiment: Experiment, label: str) -> Sensitivity:
         recovery = recalibrating(train, samples, experiment.seed, recipe.workers)
     elif has_batch_norms(experiment.network):
         experiment.reporter.say(f"{RAW_CURVES}; prune.recalibrate sets the number of images to recalibrate on")
-    found = sensitivity(
+    curves = sensitivity(
         experiment.network,
         experiment.scores[label],
         experiment.splits.validation,
@@ -50,8 +50,8 @@ def measure_sensitivity(experiment: Experiment, label: str) -> Sensitivity:
         progress=experiment.reporter.progress(f"{label}: sensitivity"),
     )
     if rank() == 0:
-        write_csv(folder / "sensitivity.csv", found.rows())
-    return found
+        write_csv(folder / "sensitivity.csv", curves.rows())
+    return curves
 
 
 def saved_sensitivity(experiment: Experiment, label: str) -> Sensitivity | None:

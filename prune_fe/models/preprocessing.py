@@ -43,8 +43,8 @@ def library_preprocessing(name: str) -> Preprocessing | None:
         from torchvision.models import get_model_weights
 
         steps: Any = get_model_weights(plain).DEFAULT.transforms()
-        found = {"crop": steps.crop_size[0], "resize": steps.resize_size[0], "mode": steps.interpolation.value}
-        return _make(found | {"mean": steps.mean, "std": steps.std})
+        values = {"crop": steps.crop_size[0], "resize": steps.resize_size[0], "mode": steps.interpolation.value}
+        return _make(values | {"mean": steps.mean, "std": steps.std})
     if library != "timm":
         return None
     import timm
@@ -60,9 +60,9 @@ def library_preprocessing(name: str) -> Preprocessing | None:
     return _make({"crop": size, "resize": resize, "mode": cfg.interpolation, "mean": cfg.mean, "std": cfg.std})
 
 
-def _make(found: Mapping[str, Any]) -> Preprocessing | None:
-    mode = found["mode"]
+def _make(values: Mapping[str, Any]) -> Preprocessing | None:
+    mode = values["mode"]
     if mode not in get_args(Interpolation):
         return None
-    mean, std = tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
-    return Preprocessing(found["crop"], found["resize"], mode, mean, std)
+    mean, std = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
+    return Preprocessing(values["crop"], values["resize"], mode, mean, std)

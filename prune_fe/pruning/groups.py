@@ -221,8 +221,10 @@ def _outputs_of(
     sets: Sequence[SetId], channels_of: Mapping[str, Mapping[SetId, tuple[int, ...]]]
 ) -> dict[str, tuple[tuple[int, ...], ...]]:
     """Return the modules whose outputs have channels of some coupled sets -> the channels of each set."""
-    found = {name: tuple(channels.get(set_id, ()) for set_id in sets) for name, channels in channels_of.items()}
-    return {name: positions for name, positions in found.items() if any(positions)}
+    channels_by_module = {
+        name: tuple(channels.get(set_id, ()) for set_id in sets) for name, channels in channels_of.items()
+    }
+    return {name: positions for name, positions in channels_by_module.items() if any(positions)}
 
 
 def _opaque_group(module: nn.Module, layer: str) -> Group:
@@ -280,13 +282,13 @@ def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tupl
     number_of, position_of = np.full((2, int(graph.coupled_set.max()) + 1), -1)
     for number, group in enumerate(groups):
         number_of[list(group.sets)], position_of[list(group.sets)] = number, np.arange(len(group.sets))
-    found: list[set[tuple[int, ...]]] = [set() for _ in groups]
+    keep_one_of: list[set[tuple[int, ...]]] = [set() for _ in groups]
     axes = [graph.coupled_set[axis.channels] for axis in graph.axes.values()]
     for sets in [*axes, *(counted for _, counted in graph.counted_sets)]:
         numbers, positions = number_of[sets], np.unique(position_of[sets])
         if numbers[0] >= 0 and (numbers == numbers[0]).all() and len(positions) < len(groups[numbers[0]].sets):
-            found[numbers[0]].add(tuple(positions.tolist()))
-    return [tuple(sorted(positions)) for positions in found]
+            keep_one_of[numbers[0]].add(tuple(positions.tolist()))
+    return [tuple(sorted(positions)) for positions in keep_one_of]
 
 
 def _is_depthwise(module: nn.Module) -> bool:

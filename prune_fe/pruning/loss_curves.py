@@ -158,8 +158,8 @@ class Sensitivity:
         Raises:
             InputError: The network has other groups.
         """
-        found = [(group.layers, len(group.sets)) for group in groups]
-        if found != [(curve.layers, curve.units) for curve in self.curves]:
+        expected = [(group.layers, len(group.sets)) for group in groups]
+        if expected != [(curve.layers, curve.units) for curve in self.curves]:
             raise InputError(
                 f"sensitivity: it has curves of {len(self.curves)} groups, the network has {len(groups)} groups, and "
                 "their layers or numbers of units differ; measure this network"

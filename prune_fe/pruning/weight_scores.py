@@ -37,15 +37,15 @@ def find_unseen_layers(
     """
     in_weights = {name for (name, side), axis in cutter.axes.items() if side == "out" and axis.in_weights}
     has_all = set(layers) <= {*scored, *in_weights}
-    found = []
+    unseen = []
     for group in groups:
         known = [layer for layer in group.layers if layer in scored]
         is_seen = np.array([[bool(units) for units in group.layer_units[layer]] for layer in known]).any(axis=0)
         for layer in group.layers if known or has_all else ():
             has_units = np.array([bool(units) for units in group.layer_units[layer]])
             if layer in in_weights and layer not in scored and (has_units & ~is_seen).any():
-                found.append(layer)
-    return list(dict.fromkeys(found))
+                unseen.append(layer)
+    return list(dict.fromkeys(unseen))
 
 
 def find_other_layers(groups: Sequence[Group], scores: Scores, unseen: Collection[str]) -> set[str]:

@@ -208,9 +208,9 @@ def layer_table(label: str, scores: Scores) -> WideTable:
     return WideTable(f"{label}{of}", means + cost, list(scores.keep), columns)
 
 
-def sensitivity_table(found: Sensitivity) -> WideTable:
+def sensitivity_table(sensitivity: Sensitivity) -> WideTable:
     """Return one row for each group: the accuracy of the network when the group alone loses units, at each ratio."""
-    curves = [curve for curve in found.curves if curve.points]
+    curves = [curve for curve in sensitivity.curves if curve.points]
     ratios = list(dict.fromkeys(point.ratio for curve in curves for point in curve.points))
     rows = [
         f"{curve.layers[0]} + {len(curve.layers) - 1}" if len(curve.layers) > 1 else curve.layers[0] for curve in curves
@@ -219,8 +219,8 @@ def sensitivity_table(found: Sensitivity) -> WideTable:
     for ratio in sorted(ratios):
         accuracies = [{point.ratio: f"{point.accuracy:.1%}" for point in curve.points} for curve in curves]
         columns[f"{ratio:.0%}"] = [known.get(ratio, "–") for known in accuracies]
-    caption = f"accuracy on {found.images} held-out images; {found.accuracy:.1%} of the whole network"
-    reasons = [f"{', '.join(curve.layers)}: {curve.reason}" for curve in found.curves if curve.reason]
+    caption = f"accuracy on {sensitivity.images} held-out images; {sensitivity.accuracy:.1%} of the whole network"
+    reasons = [f"{', '.join(curve.layers)}: {curve.reason}" for curve in sensitivity.curves if curve.reason]
     if reasons:
         caption += f"; not measured, or not to the end: {'; '.join(reasons)}"
     return WideTable("accuracy when one group of layers alone loses units", caption, rows, columns)

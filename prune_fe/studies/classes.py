@@ -143,12 +143,12 @@ def _point_groups(
     experiment: Experiment, recipe: Recipe, numbers: Sequence[int], folder_name: str
 ) -> tuple[PointGroup, dict[int, PointGroup]]:
     """Return the control, and number of classes -> the points of feature entropy."""
-    place = experiment.seed_folder / folder_name
-    control = PointGroup(experiment.with_recipe(with_scorers(recipe, [_control()])), place, place / "scores")
+    folder = experiment.seed_folder / folder_name
+    control = PointGroup(experiment.with_recipe(with_scorers(recipe, [_control()])), folder, folder / "scores")
     groups = {}
     for number in numbers:
         variant = with_scorers(recipe.with_options("score", classes=number), _entropy_entries(recipe))
-        path = place / f"classes-{number}"
+        path = folder / f"classes-{number}"
         groups[number] = PointGroup(experiment.with_recipe(variant), path, path / "scores")
     return control, groups
 

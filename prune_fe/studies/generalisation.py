@@ -233,9 +233,9 @@ def _make_networks(experiment: Experiment, sets: Mapping[str, Sequence[str]]) ->
             if options_of.setdefault(label, chosen) != chosen:
                 raise InputError(f"generalisation.sets: {label!r} stands for two trainings; rename one of them")
             first = first_label.setdefault(chosen, label)
-            place = experiment.folder.path / "generalisation" / first
+            folder = experiment.folder.path / "generalisation" / first
             for seed in recipe.seeds:
-                network = TrainedNetwork(dataclasses.replace(own[seed], recipe=varied, place=place), label)
+                network = TrainedNetwork(dataclasses.replace(own[seed], recipe=varied, place=folder), label)
                 networks[label, seed] = networks.get((first, seed), network)
     return networks
 

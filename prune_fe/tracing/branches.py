@@ -62,7 +62,7 @@ def names_in(kind: type[nn.Module]) -> frozenset[str]:
 
     `extra_repr` does not count either: a forward pass does not call it.
     """
-    found: set[str] = set()
+    read: set[str] = set()
     replaced = {"__init__", "extra_repr"}
     for base in kind.__mro__:
         if base.__module__.startswith("torch.nn."):
@@ -70,10 +70,10 @@ def names_in(kind: type[nn.Module]) -> frozenset[str]:
         for name, method in vars(base).items():
             if isinstance(method, FunctionType) and name not in replaced:
                 names = _names_in_code(method.__code__)
-                found |= names
+                read |= names
                 if names.isdisjoint(("super", name)):  # It does not call the method that it replaces.
                     replaced.add(name)
-    return frozenset(found)
+    return frozenset(read)
 
 
 def _names_in_code(code: CodeType) -> frozenset[str]:
@@ -231,8 +231,8 @@ def _is_named(name: str, modules: Mapping[str, nn.Module], ran: set[str]) -> boo
     kind, attribute = type(modules[holder]), name.removeprefix(f"{holder}.").split(".")[0]
     if kind.__module__.startswith("torch.nn."):
         return True
-    found = names_in(kind)
-    return attribute in found or not found.isdisjoint(NAMELESS_ACCESS)
+    read = names_in(kind)
+    return attribute in read or not read.isdisjoint(NAMELESS_ACCESS)
 
 
 def _has_width(ids: Tensor, width: int, is_flattened: bool) -> bool:

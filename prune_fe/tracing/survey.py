@@ -38,14 +38,14 @@ def survey(model: nn.Module, example: Inputs, watched: Mapping[str, nn.Module]) 
         InputError: The network does not run on the example.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    found = Survey(norms.keys() - watched.keys())
+    recorder = Survey(norms.keys() - watched.keys())
     require_example(example)
     try:
-        with evaluating(model), torch.no_grad(), found.watching(norms | dict(watched)):
+        with evaluating(model), torch.no_grad(), recorder.watching(norms | dict(watched)):
             run(model, example)
     except Exception as error:  # a network's code may raise anything at a wrong input
         raise InputError(f"{type(model).__name__} does not run on an input of {describe(example)}: {error}") from error
-    return found
+    return recorder
 
 
 @dataclass(eq=False)

@@ -168,11 +168,11 @@ def require_batch(batch: Any) -> tuple[Inputs, Tensor, Tensor | None]:
         InputError: It is something else.
     """
     parts = list(batch) if isinstance(batch, tuple | list) else []
-    found = dict(leaves(parts[0])) if parts else {}
+    images_by_key = dict(leaves(parts[0])) if parts else {}
     if (
         len(parts) not in (2, 3)
-        or not found
-        or not all(isinstance(part, Tensor) for part in (*found.values(), *parts[1:]))
+        or not images_by_key
+        or not all(isinstance(part, Tensor) for part in (*images_by_key.values(), *parts[1:]))
     ):
         raise InputError(
             f"training images come with labels, as (image, label); a batch is a {type(batch).__name__}; "

@@ -176,8 +176,8 @@ class Yolo(nn.Module):
         p4 = self.out4(torch.cat([self.down4(p3), p4], 1))
         p5 = self.out5(torch.cat([self.down5(p4), c5], 1))
         levels = zip((p3, p4, p5), self.boxes, self.labels, strict=True)
-        found = torch.cat([torch.cat([boxes(p), labels(p)], 1).flatten(2) for p, boxes, labels in levels], 2)
-        bins, logits = found.split((4 * self.bins, self.class_count), 1)
+        predictions = torch.cat([torch.cat([boxes(p), labels(p)], 1).flatten(2) for p, boxes, labels in levels], 2)
+        bins, logits = predictions.split((4 * self.bins, self.class_count), 1)
         # A side is the mean of the positions, weighted by a softmax over the bins.
         share = bins.view(len(x), 4, self.bins, -1).softmax(2)
         sides = (share * self.positions.view(-1, 1)).sum(2)

@@ -176,7 +176,7 @@ def _find_slices(old: Tensor, new: Tensor, dim: int) -> NDArray[np.int64]:
         # All first values are on one line of the original.
         line = old[tuple(slice(None) if d == dim else place for d, place in enumerate(places[0].tolist()))]
         values, order = line.sort()
-        found = torch.searchsorted(values, first).clamp(max=len(values) - 1)
-        if torch.equal(values[found], first):
-            return order[found].numpy()
+        nearest = torch.searchsorted(values, first).clamp(max=len(values) - 1)
+        if torch.equal(values[nearest], first):
+            return order[nearest].numpy()
     raise UnknownCutError("it has weights that the original has not")
