@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch.nn.modules.conv import _ConvNd
 from prune_fe.errors import InputError
 from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import Group, GroupId, find_groups
+from prune_fe.pruning.joined_graph import join_graphs, tie_as_traced
 from prune_fe.pruning.options import Engine
 from prune_fe.pruning.remaining_cost import RemainingCost
-from prune_fe.pruning.torch_pruning_engine import ADVICE, build_graph
+from prune_fe.pruning.torch_pruning_engine import ADVICE, build_graph, can_cut
 from prune_fe.pruning.verify import Trial, Verifier, draw_inputs, make_verifier, randomise, verification_copy
 from prune_fe.tracing.branches import follow_training, keep_unreached
-from prune_fe.tracing.channel_ids import NO_CHANNEL, IdArray
+from prune_fe.tracing.channel_ids import IdArray
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import BalanceConstraint, DependencyGraph, SetId
@@ -85,54 +87,31 @@ def analyse(
     modules = dict(model.named_modules())
     blocks = [name for name in scored if name in modules and not isinstance(modules[name], _ConvNd | nn.Linear)]
     tracing = _trace_quickly(model, example, blocks) or _trace_verification_copy(model, example, blocks)
-    traced, found, graph, verifier = tracing
+    traced, found, own_graph, verifier = tracing
+    graph = own_graph
     if engine == "torch-pruning":
-        graph = _with_outputs(build_graph(model, example, found.has_branches), graph)
+        graph = join_graphs(build_graph(model, example, found.has_branches), own_graph, traced)
     if not graph.axes:
         raise InputError(f"{type(model).__name__} runs none of its layers on the example: nothing can be pruned")
-    cutter = Cutter(traced, graph)
     names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
     if any(layer.is_linear for layer in found.layers if layer.name in linear):
         names = _with_unseen_layers(names, graph)
-    found_groups = find_groups(traced, graph, names)
-    groups, cutter = _try_groups(verifier, cutter, found_groups)
-    if ties := _find_possible_ties(graph, groups):
-        tied = graph.with_constraints(ties)
-        others, other_cutter = _try_groups(verifier, Cutter(traced, tied), find_groups(traced, tied, names))
-        if _count_removable(others) > _count_removable(groups):
-            groups, cutter = others, other_cutter
+    trial = _Trial(traced, graph, names, verifier)
     if engine == "torch-pruning":
-        pairs = zip(groups, found_groups, strict=True)
+        trial = _find_trial_that_can_be_cut(trial, own_graph, partial(can_cut, model, example, found.has_branches))
+    if ties := _find_possible_ties(trial):
+        tied = trial.of(trial.graph.with_constraints(ties))
+        trial = max(trial, tied, key=lambda each: each.count_sets())
+    groups, cutter = trial.groups, trial.cutter
+    if engine == "torch-pruning":
+        pairs = zip(groups, trial.found_groups, strict=True)
         groups = tuple(
             group if group.reason == before.reason else replace(group, reason=f"{group.reason}; {ADVICE}")
             for group, before in pairs
         )
     widths = {layer: len(cutter.axis_sets.get((layer, "out"), ())) or count_units(modules[layer]) for layer in names}
     cost = RemainingCost(traced, cutter)
-    return Analysis(names, widths, groups, cutter, cost, verifier, graph.outputs, found.has_branches)
-
-
-def _with_outputs(graph: DependencyGraph, traced: DependencyGraph) -> DependencyGraph:
-    """Return torch-pruning's graph with the outputs of modules and the products that prune_fe's own trace followed.
-
-    Args:
-        graph: torch-pruning's graph, which has layers only.
-        traced: prune_fe's graph of the same network.
-    """
-    channel_of: dict[int, int] = {}  # coupled set of `traced` -> a channel of `graph`
-    for key, axis in traced.axes.items() if traced.outputs or traced.products else ():
-        if key[1] in ("out", "both") and key in graph.axes and len(axis.channels) == len(graph.axes[key].channels):
-            pairs = zip(traced.coupled_set[axis.channels].tolist(), graph.axes[key].channels.tolist(), strict=True)
-            channel_of = dict(pairs) | channel_of
-
-    def translate(sets: IdArray) -> IdArray:
-        return graph.coupled_set[[channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()]]
-
-    return replace(
-        graph,
-        outputs={name: translate(sets) for name, sets in traced.outputs.items()},
-        products=[replace(each, channels=tuple(map(translate, each.channels))) for each in traced.products],
-    )
+    return Analysis(names, widths, groups, cutter, cost, verifier, trial.graph.outputs, found.has_branches)
 
 
 def _with_unseen_layers(names: Sequence[str], graph: DependencyGraph) -> tuple[str, ...]:
@@ -200,16 +179,22 @@ def _follow(model: nn.Module, inputs: Inputs, tracer: ChannelTracer) -> _Found:
     return _Found(layers, has_branches)
 
 
-def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> tuple[tuple[Group, ...], Cutter]:
+def _random_halves(groups: Sequence[Group]) -> dict[GroupId, list[SetId]]:
+    """Draw half of the coupled sets of every group that can lose some."""
+    return {
+        GroupId(number): _random_half(group, seed=number) for number, group in enumerate(groups) if group.reason is None
+    }
+
+
+def _try_groups(
+    verifier: Verifier, cutter: Cutter, groups: Sequence[Group], halves: Mapping[GroupId, Sequence[SetId]]
+) -> tuple[tuple[Group, ...], Cutter]:
     """Verify the removal of a random half of every group.
 
     Returns:
         The groups, with a reason for those that failed, and a cutter that changes the sizes in the network's code that
         have to change.
     """
-    halves = {
-        GroupId(number): _random_half(group, seed=number) for number, group in enumerate(groups) if group.reason is None
-    }
     # In most networks all groups pass at once, so that one forward pass is enough.
     if verifier.find_fault(cutter, [set_id for sets in halves.values() for set_id in sets]) is None:
         return tuple(groups), cutter
@@ -222,16 +207,96 @@ def _try_groups(verifier: Verifier, cutter: Cutter, groups: Sequence[Group]) -> 
     return tuple(tried), _without_needless_sizes(verifier, cutter, sound)
 
 
-def _find_possible_ties(graph: DependencyGraph, groups: Sequence[Group]) -> list[BalanceConstraint]:
-    """Return the possible constraints whose absence may be the reason why the trial of a group failed."""
-    failed = [group.sets for group in groups if group.reason and graph.fixed_sets.keys().isdisjoint(group.sets)]
-    sets = [set_id for own in failed for set_id in own]
-    return [entry for entry in graph.possible_constraints if np.isin(np.concatenate(entry[0]), sets).any()]
+class _Trial:
+    """The groups of a dependency graph, after a random half of each was removed from a copy of the network.
+
+    Attributes:
+        graph: The graph.
+        found_groups: Its groups.
+        groups: The same, with a reason for those that failed.
+        halves: Group -> the half of its coupled sets that was removed.
+        cutter: A cutter that changes the sizes in the network's code that have to change.
+    """
+
+    def __init__(
+        self,
+        traced: nn.Module,
+        graph: DependencyGraph,
+        names: Sequence[str],
+        verifier: Verifier,
+        only: Collection[SetId] | None = None,
+    ) -> None:
+        """Find the groups of some layers, and try them.
+
+        Args:
+            traced: The network, or a copy of it.
+            graph: The graph.
+            names: The names of the layers.
+            verifier: Checks removals.
+            only: Only the groups with some of these coupled sets are tried; None for all.
+        """
+        self.graph, self._given = graph, (traced, names, verifier)
+        groups = find_groups(traced, graph, names)
+        self.found_groups = tuple(group for group in groups if only is None or not set(only).isdisjoint(group.sets))
+        self.halves = _random_halves(self.found_groups)
+        self.groups, self.cutter = _try_groups(verifier, Cutter(traced, graph), self.found_groups, self.halves)
+
+    def of(self, graph: DependencyGraph, only: Collection[SetId] | None = None) -> _Trial:
+        """Try another graph of the same network, or only its groups with some of these coupled sets."""
+        traced, names, verifier = self._given
+        return _Trial(traced, graph, names, verifier, only)
+
+    @property
+    def removed(self) -> list[SetId]:
+        """The halves of the groups that passed."""
+        return [set_id for number, sets in self.halves.items() if not self.groups[number].reason for set_id in sets]
+
+    @property
+    def failed_sets(self) -> list[SetId]:
+        """The coupled sets of the groups that failed."""
+        fixed = self.graph.fixed_sets.keys()
+        failed = [group.sets for group in self.groups if group.reason and fixed.isdisjoint(group.sets)]
+        return [set_id for sets in failed for set_id in sets]
+
+    def count_sets(self) -> int:
+        """Return the number of coupled sets in groups that can lose some."""
+        return sum(len(group.sets) for group in self.groups if group.reason is None)
+
+    def count_removed_units(self) -> int:
+        """Return the number of units of layers in the halves of the groups that passed."""
+        outputs = [sets for (_, side), sets in self.cutter.axis_sets.items() if side in ("out", "both")]
+        return int(np.isin(np.concatenate(outputs), self.removed).sum())
 
 
-def _count_removable(groups: Sequence[Group]) -> int:
-    """Return the number of coupled sets in groups that can lose some."""
-    return sum(len(group.sets) for group in groups if group.reason is None)
+def _find_trial_that_can_be_cut(
+    trial: _Trial, traced: DependencyGraph, can_be_cut: Callable[[Cutter, Sequence[SetId]], bool]
+) -> _Trial:
+    """Return the trial in which most units can be removed, of those whose groups torch-pruning cuts as was verified.
+
+    What its graph needs help for may be what it cuts wrongly. Then the layers in question keep their units, so that the
+    others can be pruned.
+
+    Args:
+        trial: That of torch-pruning's graph, joined with prune_fe's own.
+        traced: prune_fe's own graph.
+        can_be_cut: Whether torch-pruning removes coupled sets as a cutter does.
+    """
+    if failed := trial.failed_sets:
+        graph = tie_as_traced(trial.graph, traced, failed)
+        # Where each group has to be tried by itself, all of them take long: those that failed are tried first.
+        if trial.of(graph, only=graph.coupled_set[np.isin(trial.graph.coupled_set, failed)].tolist()).removed:
+            tied = trial.of(graph)
+            if tied.count_removed_units() > trial.count_removed_units() and can_be_cut(tied.cutter, tied.removed):
+                return tied
+    if not trial.cutter.code_sizes or can_be_cut(trial.cutter, trial.removed):
+        return trial
+    return trial.of(replace(trial.graph, counted_sets=()))
+
+
+def _find_possible_ties(trial: _Trial) -> list[BalanceConstraint]:
+    """Return the possible constraints whose absence may be the reason why groups failed."""
+    sets = trial.failed_sets
+    return [entry for entry in trial.graph.possible_constraints if np.isin(np.concatenate(entry[0]), sets).any()]
 
 
 def _random_half(group: Group, seed: int) -> list[SetId]:

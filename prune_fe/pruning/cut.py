@@ -166,10 +166,11 @@ class Cutter:
             _set_channel_counts(
                 modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}
             )
-        self._set_code_sizes(modules, after)
+        self.set_code_sizes(model, after)
 
-    def _set_code_sizes(self, modules: Mapping[str, nn.Module], after: KeptChannels) -> None:
-        """Write the numbers of channels that are kept into the attributes that count them."""
+    def set_code_sizes(self, model: nn.Module, after: KeptChannels) -> None:
+        """Write the numbers of channels that are kept into the attributes of a network's modules that count them."""
+        modules = dict(model.named_modules()) if self.code_sizes else {}
         is_kept = np.zeros(self.set_count, bool)
         for key, kept in after.items():
             is_kept[self.axis_sets[key][kept]] = True

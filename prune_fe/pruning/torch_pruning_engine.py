@@ -26,7 +26,7 @@ from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_model
-from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder
+from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.module_rules import convolution_axes, count_positions
 from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
@@ -165,6 +165,25 @@ def cut(
         tensor = getattr(model.get_submodule(first[0]), first[1])
         for module, attribute in others:
             set_tensor(model.get_submodule(module), attribute, tensor)
+    cutter.set_code_sizes(model, after)
+
+
+def can_cut(model: nn.Module, example: Inputs, has_branches: bool, cutter: Cutter, removed: Sequence[SetId]) -> bool:
+    """Return whether torch-pruning's groups remove coupled sets from a copy of a network as a cutter does.
+
+    Args:
+        model: The network.
+        example: Inputs of it.
+        has_branches: Whether it takes other branches in training.
+        cutter: The index mapping, made from `build_graph`.
+        removed: The coupled sets.
+    """
+    try:
+        twin = copy_model(model)
+        cut(cutter, twin, cutter.all_channels(), cutter.channels_without(removed), example, has_branches)
+    except InputError:
+        return False
+    return True
 
 
 def _run_in_training(model: nn.Module, inputs: Inputs) -> Any:

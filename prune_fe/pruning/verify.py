@@ -21,6 +21,7 @@ from prune_fe.pruning.masking import largest_difference
 from prune_fe.pruning.pooled_weights import copy_with_pooled_weights, cut_pooled_weights, find_poolable_layers
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.calls import CallRecorder
+from prune_fe.tracing.channel_ids import IdArray
 from prune_fe.tracing.channel_tracer import ChannelTracer
 from prune_fe.tracing.copying import convert, copy_model
 from prune_fe.tracing.dependency_graph import SetId
@@ -98,6 +99,7 @@ class Verifier:
         self._trial, self._others = trial, iter(others)
         # Removals that passed: the coupled sets, and the attributes of modules that were changed with them.
         self._verified: set[tuple[frozenset[SetId], frozenset[tuple[str, str]]]] = set()
+        self._coupled_set: IdArray | None = None  # that of the graph whose coupled sets these are
 
     @property
     def model(self) -> nn.Module:
@@ -120,6 +122,9 @@ class Verifier:
             The reason why they cannot be removed together, or None if they can.
         """
         sets = frozenset(removed)
+        if cutter.graph.coupled_set is not self._coupled_set:
+            self._verified.clear()  # in another graph the same numbers are other channels
+            self._coupled_set = cutter.graph.coupled_set
         key = sets, frozenset(cutter.code_sizes)
         if key in self._verified:
             return None

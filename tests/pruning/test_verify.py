@@ -1,13 +1,15 @@
 """Removals are tried out before anything is cut."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from prune_fe.pruning.analysis import analyse
-from prune_fe.pruning.cut import find_code_sizes
+from prune_fe.pruning.cut import Cutter, find_code_sizes
 from prune_fe.pruning.groups import GroupId
 from prune_fe.pruning.verify import MAX_IMAGES, Trial, Verifier, randomise, verification_copy
 
@@ -70,6 +72,18 @@ def test_a_verification_holds_for_the_sizes_that_were_changed_and_not_for_as_man
     width, epochs = (analysis.cutter.with_code_sizes({key: sizes[key]}) for key in (("", "width"), ("", "epochs")))
     assert analysis.verifier.find_fault(width, removed) is None
     assert analysis.verifier.find_fault(epochs, removed) is not None
+
+
+def test_a_verification_holds_for_the_channels_and_not_for_others_of_the_same_number() -> None:
+    analysis = analyse(Peeking(), X)
+    graph, (_, b, _) = analysis.cutter.graph, (group.sets for group in analysis.groups)
+    first, second = b[0], b[1]  # the code reads the first unit
+    swapped = np.where(
+        graph.coupled_set == first, second, np.where(graph.coupled_set == second, first, graph.coupled_set)
+    )
+    other = Cutter(analysis.verifier.model, replace(graph, coupled_set=swapped))
+    assert analysis.verifier.find_fault(analysis.cutter, [second]) is None
+    assert analysis.verifier.find_fault(other, [second]) is not None
 
 
 def test_what_was_verified_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

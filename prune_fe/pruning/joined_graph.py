@@ -1,0 +1,147 @@
+"""Join torch-pruning's dependency graph with prune_fe's own, which knows more about the network's code.
+
+torch-pruning follows the channels from layer to layer. It does not see that a norm or code computes a mean over the
+channels, of which the masked network has to leave out the removed ones, nor that code knows numbers of channels: the
+sizes of a split, the width of a view, the heads of attention. prune_fe's own graph has all this, for the channels of
+the same layers, so that it can be named by the channels of torch-pruning's graph.
+
+Which channels go together is what torch-pruning says. Where that fails, `tie_as_traced` ties more of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from prune_fe.tracing.channel_ids import NO_CHANNEL, IdArray
+from prune_fe.tracing.dependency_graph import OUTPUT, Axis, BalanceConstraint, DependencyGraph, SetId
+from prune_fe.tracing.shared_tensors import find_axis_tensors
+
+
+def join_graphs(graph: DependencyGraph, traced: DependencyGraph, model: nn.Module) -> DependencyGraph:
+    """Return torch-pruning's graph with what only prune_fe's own graph has, except for its couplings.
+
+    Args:
+        graph: torch-pruning's graph, which has layers and parameters only.
+        traced: prune_fe's graph of the same network.
+        model: The network.
+    """
+    translation = _Translation(graph, traced)
+    balanced = translation.constraints(list(zip(traced.balance_constraints, traced.balance_causes, strict=True)))
+    counted = [(module, translation.sets(sets)) for module, sets in traced.counted_sets if translation.knows(sets)]
+    own = zip(graph.balance_constraints, graph.balance_causes, strict=True)
+    return replace(
+        graph,
+        axes={**graph.axes, **translation.mixing_axes(dict(model.named_modules()))},
+        counted_sets=[*graph.counted_sets, *counted],
+        mixed_sets=[*graph.mixed_sets, *((what, translation.sets(sets)) for what, sets in traced.mixed_sets)],
+        possible_constraints=translation.constraints(traced.possible_constraints),
+        outputs={name: translation.sets(sets) for name, sets in traced.outputs.items()},
+        products=[replace(each, channels=tuple(map(translation.sets, each.channels))) for each in traced.products],
+        balance_constraints=[],
+        balance_causes=[],
+    ).with_constraints([*balanced, *own])
+
+
+def tie_as_traced(graph: DependencyGraph, traced: DependencyGraph, failed: Collection[SetId]) -> DependencyGraph:
+    """Return torch-pruning's graph with channels coupled that are coupled in prune_fe's own graph as well.
+
+    What goes together in torch-pruning's graph still does, so that its groups can remove these channels.
+
+    Args:
+        graph: torch-pruning's graph.
+        traced: prune_fe's graph of the same network.
+        failed: Coupled sets of torch-pruning's graph that cannot be removed alone: these are coupled with others.
+    """
+    same, none = list(_same_axes(graph, traced)), np.zeros(0, int)
+    sets = np.concatenate([none, *(graph.coupled_set[channels] for _, channels, _ in same)])
+    partners = np.concatenate([none, *(traced.coupled_set[others] for _, _, others in same)])
+    is_tied = np.isin(partners, partners[np.isin(sets, list(failed))])
+    size = int(graph.coupled_set.max()) + 1
+    nodes = size + int(traced.coupled_set.max()) + 1  # the coupled sets of both graphs
+    links = coo_array((np.ones(is_tied.sum(), bool), (sets[is_tied], size + partners[is_tied])), (nodes, nodes))
+    joined = connected_components(links, directed=False)[1]
+
+    def translate(constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
+        return [([joined[block] for block in blocks], cause) for blocks, cause in constraints]
+
+    fixed: dict[SetId, str] = {}
+    for set_id, reason in graph.fixed_sets.items():
+        if reason == OUTPUT or int(joined[set_id]) not in fixed:
+            fixed[SetId(int(joined[set_id]))] = reason
+    return replace(
+        graph,
+        coupled_set=joined[graph.coupled_set],
+        fixed_sets=fixed,
+        counted_sets=[(module, joined[sets]) for module, sets in graph.counted_sets],
+        mixed_sets=[(what, joined[sets]) for what, sets in graph.mixed_sets],
+        possible_constraints=translate(graph.possible_constraints),
+        outputs={name: joined[sets] for name, sets in graph.outputs.items()},
+        products=[replace(each, channels=tuple(joined[sets] for sets in each.channels)) for each in graph.products],
+        balance_constraints=[],
+        balance_causes=[],
+    ).with_constraints(translate(list(zip(graph.balance_constraints, graph.balance_causes, strict=True))))
+
+
+def _same_axes(graph: DependencyGraph, traced: DependencyGraph) -> Iterator[tuple[str, IdArray, IdArray]]:
+    """Yield the side of each axis that both graphs have, and its channels in both."""
+    for key, axis in traced.axes.items():
+        if key in graph.axes and len(axis.channels) == len(graph.axes[key].channels):
+            yield key[1], graph.axes[key].channels, axis.channels
+
+
+class _Translation:
+    """The channels of torch-pruning's graph that coupled sets of prune_fe's own graph have."""
+
+    def __init__(self, graph: DependencyGraph, traced: DependencyGraph) -> None:
+        self._graph, self._traced = graph, traced
+        self._channel_of: dict[int, int] = {}  # coupled set of `traced` -> a channel of `graph`
+        for side, channels, others in _same_axes(graph, traced):
+            if side in ("out", "both"):
+                pairs = zip(traced.coupled_set[others].tolist(), channels.tolist(), strict=True)
+                self._channel_of = dict(pairs) | self._channel_of
+
+    def knows(self, sets: IdArray) -> bool:
+        """Return whether all coupled sets have channels in torch-pruning's graph."""
+        return self._channel_of.keys() >= set(sets.ravel().tolist())
+
+    def channels(self, sets: IdArray) -> IdArray:
+        """Return a channel of torch-pruning's graph for each coupled set; NO_CHANNEL for one that it does not know."""
+        return np.array([self._channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()], int)
+
+    def sets(self, sets: IdArray) -> IdArray:
+        """Return the coupled sets of torch-pruning's graph."""
+        translated: IdArray = self._graph.coupled_set[self.channels(sets)]
+        return translated
+
+    def constraints(self, constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
+        """Return balance constraints of coupled sets of torch-pruning's graph, those of which it knows all channels."""
+        return [
+            ([self.sets(block) for block in blocks], cause)
+            for blocks, cause in constraints
+            if all(map(self.knows, blocks))
+        ]
+
+    def mixing_axes(self, modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], Axis]:
+        """Return the axes that torch-pruning's graph lacks: those of norms, and of statistics that code computes.
+
+        torch-pruning sees of a norm that it does not know only its parameters, which have axes of their own.
+
+        Args:
+            modules: The network's modules by name.
+        """
+        axes = {}
+        for (name, side), axis in self._traced.axes.items():
+            sets, module = self._traced.coupled_set[axis.channels], modules[name]
+            is_norm = side == "both" and not isinstance(module, _ConvNd | nn.Linear)
+            if (name, side) not in self._graph.axes and self.knows(sets) and (is_norm or axis.call is not None):
+                tensors = find_axis_tensors(module, axis) if is_norm else ()
+                if all((name, attribute) in self._graph.axes for attribute, _ in tensors):
+                    axes[name, side] = replace(axis, channels=self.channels(sets))
+        return axes
