@@ -215,12 +215,11 @@ class _Pruning:
         for name, tensor in self.carry.items():
             self.carry[name] = cutter.select(name, tensor, self.kept, after)
         if self.options.engine == "torch-pruning":
-            own_weights(self.model, self.original)
             has_branches = self.analysis.has_branches
             torch_pruning_engine.cut(cutter, self.model, self.kept, after, self.example, has_branches)
         else:
             cutter.cut(self.model, self.kept, after)
-            own_weights(self.model, self.original)
+        own_weights(self.model, self.original)
         self.kept = after
 
     def _update_scores(self, rescore: Rescore, groups: Sequence[GroupId]) -> None:

@@ -25,7 +25,7 @@ from prune_fe.pruning.grouped_convolutions import register
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
-from prune_fe.tracing.copying import copy_model
+from prune_fe.tracing.copying import copy_sharing_weights, restoring_weights
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.module_rules import convolution_axes, count_positions
@@ -56,7 +56,13 @@ def build_graph(model: nn.Module, example: Inputs, has_branches: bool = False) -
         EnvironmentFault: torch-pruning is not installed.
         InputError: torch-pruning cannot build its graph, or has no rule for a module.
     """
-    twin = copy_model(model)
+    twin = copy_sharing_weights(model)
+    with restoring_weights(twin):
+        return _build_graph(twin, example, has_branches)
+
+
+def _build_graph(twin: nn.Module, example: Inputs, has_branches: bool) -> DependencyGraph:
+    """Return the dependency graph of a copy of a network, whose parameters may be written to."""
     shapes, shapes_in_training = _Shapes(), _Shapes()
     with evaluating(twin), torch.no_grad():
         with shapes.watching(dict(twin.named_modules())):
@@ -79,6 +85,7 @@ def build_graph(model: nn.Module, example: Inputs, has_branches: bool = False) -
             _couple(builder, groups, key)
         if groups.is_output(name):
             builder.fix(to_tensor(root.channels), OUTPUT)
+    groups.free_maps()
     return builder.build(count_rows(example))
 
 
@@ -126,7 +133,8 @@ def cut(
 
     Args:
         cutter: The index mapping, made from `build_graph`.
-        model: The network with the channels of `before`.
+        model: The network with the channels of `before`. Its parameters may have the memory of another network's: they
+            are replaced, not written to.
         before: The channels that it has.
         after: The channels to keep, a part of `before`.
         example: Inputs of the network.
@@ -135,24 +143,22 @@ def cut(
     Raises:
         InputError: torch-pruning cuts a tensor in another way than was verified.
     """
-    old = named_tensors(model)
-    wanted = {name: cutter.select(name, tensor.detach(), before, after) for name, tensor in old.items()}
+    # Parameters need no copy: what code writes into them is undone before the new ones are compared with them.
+    old = {
+        name: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
+        for name, tensor in named_tensors(model).items()
+    }
     # Where layers share a parameter, torch-pruning gives each of them a parameter of its own.
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    groups, now = _Groups(model, example, has_branches), dict(before)
-    for name, side in groups.roots():
-        key = (name, side)
-        # A grouped convolution with one channel left in each group has another side, which the mapping does not know.
-        removed = np.flatnonzero(~np.isin(now[key], after[key])) if key in now else np.empty(0)
-        if not removed.size:
-            continue
-        for part, channels, _ in groups.prune(name, removed):
-            if part is not None:
-                now[part] = np.delete(now[part], channels[channels < len(now[part])])
+    with restoring_weights(model):
+        groups = _Groups(model, example, has_branches)
+        _remove(groups, before, after)
+        groups.free_maps()
     for name, tensor in named_tensors(model).items():
-        expected = wanted[first_names.get(name, name)]
+        first_name = first_names.get(name, name)
+        expected = cutter.select(first_name, old[first_name].detach(), before, after)
         if tensor.shape != expected.shape or not torch.equal(tensor, expected):
             module = name.rpartition(".")[0]
             raise InputError(
@@ -168,6 +174,20 @@ def cut(
     cutter.set_code_sizes(model, after)
 
 
+def _remove(groups: _Groups, before: KeptChannels, after: KeptChannels) -> None:
+    """Remove channels with torch-pruning's groups, those of each layer that has some left to lose."""
+    now = dict(before)
+    for name, side in groups.roots():
+        key = (name, side)
+        # A grouped convolution with one channel left in each group has another side, which the mapping does not know.
+        removed = np.flatnonzero(~np.isin(now[key], after[key])) if key in now else np.empty(0)
+        if not removed.size:
+            continue
+        for part, channels, _ in groups.prune(name, removed):
+            if part is not None:
+                now[part] = np.delete(now[part], channels[channels < len(now[part])])
+
+
 def can_cut(model: nn.Module, example: Inputs, has_branches: bool, cutter: Cutter, removed: Sequence[SetId]) -> bool:
     """Return whether torch-pruning's groups remove coupled sets from a copy of a network as a cutter does.
 
@@ -179,7 +199,7 @@ def can_cut(model: nn.Module, example: Inputs, has_branches: bool, cutter: Cutte
         removed: The coupled sets.
     """
     try:
-        twin = copy_model(model)
+        twin = copy_sharing_weights(model)
         cut(cutter, twin, cutter.all_channels(), cutter.channels_without(removed), example, has_branches)
     except InputError:
         return False
@@ -295,6 +315,11 @@ class _Groups:
         self._model = model
         self._name_parameters()
         self._guard = SearchGuard(self._graph, self._size if check_numbers else None)
+
+    def free_maps(self) -> None:
+        """Give up the feature maps that the graph keeps; no group is found after that."""
+        for node in self._graph.module2node.values():
+            node.grad_fn = None
 
     def sides(self, name: str) -> tuple[str, ...]:
         """Return the sides of a module that torch-pruning cuts: "in" and "out", or "both"."""

@@ -257,8 +257,11 @@ class LiveBytes(TorchDispatchMode):
         return output
 
 
+@pytest.mark.parametrize("engine", ["trace", "torch-pruning"])
 @pytest.mark.parametrize("side", [32, 160])
-def test_no_copy_of_the_whole_network_is_made(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_of_the_whole_network_is_made(side: int, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine == "torch-pruning":
+        pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
     # With fewer numbers than usual the pool is as small beside this network as usually beside a large one.
     monkeypatch.setattr(pooled_weights, "PERIOD", 10007)
     model = nn.Sequential(
@@ -268,7 +271,7 @@ def test_no_copy_of_the_whole_network_is_made(side: int, monkeypatch: pytest.Mon
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     scores = score(model, scorer="random")
     with LiveBytes() as count:
-        pruned = prune(model, scores, 0.5, torch.zeros(1, 3, side, side))
+        pruned = prune(model, scores, 0.5, torch.zeros(1, 3, side, side), engine=engine)
     assert 0.4 * weights < sum(weight.numel() * weight.element_size() for weight in pruned.model.parameters())
     assert count.peak <= 1.2 * weights
     with LiveBytes() as count:

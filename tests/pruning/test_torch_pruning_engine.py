@@ -254,3 +254,25 @@ def test_a_group_that_it_cannot_find_is_refused_by_name() -> None:
     scores = score(model, scorer="l2-filter", example=example)
     with pytest.raises(InputError, match="it cannot find the group of layer 'conv' .IndexError: list index.*trace"):
         prune(model, scores, example=example, engine="torch-pruning")
+
+
+class Counting(Net):
+    """A network whose code writes into a weight whenever it runs."""
+
+    def body(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head.bias.add_(1)
+        return x
+
+
+def test_weights_that_code_writes_into_stay_as_they_are() -> None:
+    model, example = Counting(), X[:, :, :16, :16]
+    scores = score(model, scorer="l1-filter", example=example)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruned = prune(model, scores, 0.5, example, engine="torch-pruning").model
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(pruned.get_parameter("head.bias"), before["head.bias"])
+    with torch.no_grad():
+        for weight in pruned.parameters():
+            weight.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
