@@ -1,12 +1,13 @@
 """The program prune-fe, and python -m prune_fe for torchrun and accelerate.
 
-Nothing else is imported before signals are handled, so that an interruption is one line. The first milliseconds, in
+Nothing large is imported before signals are handled, so that an interruption is one line. The first milliseconds, in
 which Python itself starts, cannot be handled: then Ctrl-C prints a traceback or nothing, and nothing has begun.
 """
 
 import os
 import sys
 
+from prune_fe.openmp import shorten_waiting
 from prune_fe.signals import INTERRUPTED, ignore_signals, stop_at_once
 
 
@@ -17,6 +18,7 @@ def main() -> int:
         The exit code. From then on signals are ignored, because the command has ended.
     """
     stop_at_once()
+    shorten_waiting()
     from prune_fe.cli.app import main as run_command
 
     try:

@@ -1,9 +1,11 @@
 """Time the computation of birth times, against persistent homology on the same maps and against a forward pass.
 
+    export GOMP_SPINCOUNT=10000
     python scripts/bench_births.py --images FOLDER --checkpoint vgg16-imagenet.pth --figure births.png | tee births.txt
 
-FOLDER holds photographs; the checkpoint is what scripts/vgg16_imagenet.py writes. The networks run in channels-last, as
-`prune-fe run` does it, and their maps are read as they come and as contiguous copies.
+FOLDER holds photographs; the checkpoint is what scripts/vgg16_imagenet.py writes. As with `prune-fe`, torch's threads
+wait for a short time only (prune_fe/openmp.py), and the networks run in channels-last. Their maps are read as they come
+and as contiguous copies.
 
 All programs of a comparison run alternately in one process, after a check that their results are equal. Each number is
 the median over the repeats, with minimum and maximum. Needs pip install 'prune-fe[bench]'.
@@ -11,6 +13,7 @@ the median over the repeats, with minimum and maximum. Needs pip install 'prune-
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -310,7 +313,8 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     images = photographs(arguments.images, max(4, arguments.batch))
     others = {name: version(name) for name in ("ripser", "giotto-ph", "gudhi")}
-    print(f"{arguments.repeats} repeats; {json.dumps(environment() | {'others': others})}")
+    settings = {"others": others, "spins": os.environ.get("GOMP_SPINCOUNT")}
+    print(f"{arguments.repeats} repeats; {json.dumps(environment() | settings)}")
     if arguments.sizes:
         times: Times = {}
         maps_by_kind = {"ReLU": rectified(images, None)}

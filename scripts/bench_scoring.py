@@ -1,17 +1,19 @@
 """Compare the time and memory of scoring by feature entropy with an evaluation of the same images.
 
-    python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000 --channels-last
+    GOMP_SPINCOUNT=10000 python scripts/bench_scoring.py --images FOLDER --network vgg16 --count 2000 --channels-last
 
-`prune-fe run` puts networks into channels-last. --each-scorer prints the same for every scorer and for all at once.
-FOLDER holds a folder of photographs for each class. The two passes alternate in one process; each memory figure is the
-peak of a process of its own. With --in-memory the photographs are decoded beforehand, as for a GPU, which one decoder
-cannot keep busy; the speed of reading them without a network is printed as well.
+`prune-fe` sets this variable too (prune_fe/openmp.py), and puts networks into channels-last. --each-scorer prints the
+same for every scorer and for all at once. FOLDER holds a folder of photographs for each class. The two passes alternate
+in one process; each memory figure is the peak of a process of its own. With --in-memory the photographs are decoded
+beforehand, as for a GPU, which one decoder cannot keep busy; the speed of reading them without a network is printed as
+well.
 """
 
 import argparse
 import functools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -162,6 +164,7 @@ def main() -> None:
     if arguments.peak:
         return print_peak(arguments.peak[0], arguments, int(arguments.peak[1]))
     settings = {name: value for name, value in vars(arguments).items() if name not in ("images", "peak")}
+    settings["spins"] = os.environ.get("GOMP_SPINCOUNT")
     print(json.dumps(environment() | settings), flush=True)
     # The first call compiles.
     task("score", arguments, arguments.batch)()

@@ -9,7 +9,7 @@ import prune_fe
 
 ROOT = Path(prune_fe.__file__).parent
 LEVELS = [
-    {"errors", "signals"},
+    {"errors", "openmp", "signals"},
     {"io", "file_types", "zip_seal"},
     {"records"},
     {"options", "distributed", "topology", "tracing", "charts"},
