@@ -23,9 +23,10 @@ Chunk = TypeVar("Chunk")
 INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "float64"}
 INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
-# Elements that one thread takes at a time: some tenths of a millisecond of work, far more than it costs to hand out,
-# and little enough that no thread waits long for the last one.
-CHUNK_ELEMENTS = 1 << 16
+# Elements that one thread takes at a time, where there are so many: a tenth of a millisecond of work, far more than it
+# costs to hand out. Each thread takes several times, so that none waits long for the last one.
+CHUNK_ELEMENTS = 1 << 18
+CHUNKS = 4
 
 MIN_UNITS = 64
 """Interleaved units that one thread takes at least, where there are so many: fewer would split what lies together."""
@@ -297,14 +298,14 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
     The units of several images are never divided.
     """
     n_images, n_units = len(layout.starts), layout.n_units
-    if n_units == 1:
-        return max(1, CHUNK_ELEMENTS // size**2), 1
-    n_strips = strips.strip_counts(size, True)[0]
-    largest = MAX_STRIP_TOPS // (2 * n_strips)
-    if n_images < 2 * threads:
-        largest = min(largest, n_units * n_images // (2 * threads))
-    width = min(n_units, max(1, largest // MIN_UNITS) * MIN_UNITS)
-    return (max(1, CHUNK_ELEMENTS // (n_units * size**2)) if width == n_units else 1), width
+    width = n_units
+    if n_units > 1:
+        largest = MAX_STRIP_TOPS // (2 * strips.strip_counts(size, True)[0])
+        if n_images < 2 * threads:
+            largest = min(largest, n_units * n_images // (2 * threads))
+        width = min(n_units, max(1, largest // MIN_UNITS) * MIN_UNITS)
+    step = CHUNK_ELEMENTS // (n_units * size**2) if width == n_units else 1
+    return max(1, min(step, -(-n_images // (CHUNKS * threads)))), width
 
 
 def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads: int, births: np.ndarray) -> None:

@@ -321,8 +321,11 @@ def test_few_images_are_divided_among_the_threads() -> None:
         (8, 512, 2, (1, 512)),
         (1, 512, 2, (1, 128)),
         (1, 100, 4, (1, 64)),
-        (2, 24, 8, (13, 24)),
-        (900, 8, 2, (41, 8)),
+        (2, 24, 8, (1, 24)),
+        (900, 8, 2, (113, 8)),
+        (9000, 8, 2, (167, 8)),
+        (2000, 1, 2, (250, 1)),
+        (20000, 1, 2, (1337, 1)),
     ):
         layout = Layout(np.zeros(1), np.zeros(n_images), n_units, n_units)
         assert chunk_shape(layout, 14, threads) == expected
