@@ -1,4 +1,4 @@
-"""How long torch's threads wait for work before they give their processor away.
+"""How long torch's threads wait for work before they give up their processor.
 
 The standard library alone is imported, because the setting has to be made before torch is loaded.
 """
@@ -12,9 +12,9 @@ SPINS = 10_000
 def shorten_waiting() -> None:
     """Let torch's threads wait for less than a millisecond, unless the environment says how long they wait.
 
-    Between two layers, birth times and other measurements are computed in threads of their own, which a waiting thread
-    of torch keeps from its processor. A network's own layers follow each other faster than that, so that neither they
-    nor training become slower.
+    A waiting thread of torch occupies a processor. Between two layers, birth times and other measurements need that
+    processor, because they are computed in threads of their own. The layers of a network follow each other faster than
+    the threads stop waiting, so that evaluation and training do not become slower.
 
     There is no effect once torch is loaded, or where torch uses another OpenMP than GNU's.
     """

@@ -85,7 +85,7 @@ def test_the_report_has_the_figures_of_the_three_lines(done: Any) -> None:
     (cost, _), (time, _), (accuracy, change) = figures.figures
     lines = str(done).splitlines()
     assert lines[0].startswith(f"{cost} of the multiply-adds")
-    assert lines[1].startswith("time not told apart") if time == "–" else f"{time} as fast" in lines[1]
+    assert lines[1].startswith("times not comparable") if time == "–" else f"{time} as fast" in lines[1]
     change = change.removeprefix("test accuracy: ").partition(" points")[0]
     assert lines[2].startswith(f"accuracy {accuracy} ({change}; 95 % interval")
 

@@ -135,7 +135,7 @@ class Compression:
             times = "median of pairs timed in turn, on a machine with other work"
         where = f"(batch {setting['batch_size']}, {describe_processor(setting)}; {times})"
         if not timed["steady"]:
-            return f"time not told apart: this machine was busy with other work {where}"
+            return f"times not comparable: this machine was busy with other work {where}"
         return f"{'' if timed['faster'] else 'not faster: '}{describe_speed_up(ratio)} as fast {where}"
 
     def _accuracy_line(self) -> str:

@@ -51,7 +51,7 @@ class TaskTimes:
         Args:
             kind: The kind of the finished task; None if its time says nothing about others.
             seconds: How long it took.
-            left: Kind -> the number of open tasks.
+            left: Kind -> the number of its open tasks.
         """
         if kind is None or self.has_said:
             return
@@ -66,12 +66,12 @@ class TaskTimes:
 
     def _describe(self, left: Mapping[Kind | None, int]) -> str | None:
         """Return the estimate; None if it is short."""
-        known = {kind: left.get(kind, 0) for kind in self.finished}
-        times = {kind: self.seconds[kind] / n * known[kind] for kind, n in self.finished.items()}
+        open_tasks = {kind: left.get(kind, 0) for kind in self.finished}
+        times = {kind: self.seconds[kind] / n * open_tasks[kind] for kind, n in self.finished.items()}
         total = sum(times.values())
         if total < WORTH_SAYING:
             return None
-        n_known, n_open = sum(known.values()), sum(left.values())
+        n_known, n_open = sum(open_tasks.values()), sum(left.values())
         count = f"{n_known} tasks" if n_known == n_open else f"{n_known} of the {n_open} tasks"
         text = f"about {describe_seconds(total)} for {count} that are left, at the pace of the finished ones"
         # The advice is about the kind that takes the most time.

@@ -113,9 +113,9 @@ class LocalExecutor:
         failures: dict[str, PruneFEError] = {}
         lost: set[Path] = set()
         progress, times = self.reporter.progress(TASKS), TaskTimes(self.reporter.say)
-        # Each result is looked for once, and not after every task: a network file system takes milliseconds for it.
+        # All results are looked for once, not again after every task: on a network file system each takes milliseconds.
         open_kinds = {task.name: task.kind for task in tasks if not task.is_finished}
-        left = Counter(open_kinds.values())
+        left = Counter(open_kinds.values())  # kind -> how many of its open tasks come later
         for number, task in enumerate(tasks):
             progress(number, len(tasks))
             if task.name in open_kinds:
@@ -216,10 +216,10 @@ def check_order(tasks: Sequence[Task]) -> None:
         ValueError: It is not so.
     """
     names: set[str] = set()
-    last = {task.result: number for number, task in enumerate(tasks)}
+    last_maker = {task.result: number for number, task in enumerate(tasks)}
     for number, task in enumerate(tasks):
         if task.name in names:
             raise ValueError(f"two tasks are called {task.name!r}")
         names.add(task.name)
-        if any(last.get(path, -1) >= number for path in task.needs):
+        if any(last_maker.get(path, -1) >= number for path in task.needs):
             raise ValueError(f"task {task.name!r} stands before a task whose result it needs")

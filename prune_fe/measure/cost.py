@@ -57,8 +57,8 @@ class Speed:
         threads: Threads of torch.
         dtype: Data type of the weights and images, such as "float32".
         device: Device of the network, such as "cpu".
-        processor_share: Share of the timed blocks in which the network had a processor; None where another device
-            computes.
+        processor_share: Share of the blocks' time in which the thread that runs the network had a processor; None where
+            another device computes.
     """
 
     images_per_second: float

@@ -17,7 +17,6 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 BLOCKS = 20
 """Number of blocks into which the calls of a timed task are divided."""
 
-
 UNSTEADY = 1.5
 """If the quartiles of a timing differ by more than this factor, other work on the machine disturbed it."""
 
@@ -77,8 +76,8 @@ class Meter:
 class ProcessorShare:
     """Measures the share of the time inside its `with` statements in which the calling thread had a processor.
 
-    It is close to 1 for a thread that computes, and lower while the thread waits for work of other processes, which the
-    spread of repeated timings does not show where the machine is equally busy all the time.
+    It is close to 1 for a thread that computes, and lower where other processes take the processor. The spread of
+    repeated timings does not show this if the machine is equally busy all the time.
     """
 
     def __init__(self) -> None:
@@ -124,7 +123,7 @@ def seconds_in_turn(
         seconds: Each task is timed for at least this long.
         device: Device that the tasks use; it is synchronised before and after each block.
         blocks: Each task is timed in at least this many blocks.
-        around: Entered around each timed block, such as a `ProcessorShare`.
+        around: A context manager that is entered for each timed block, such as a `ProcessorShare`; None for none.
 
     Returns:
         For each task the seconds of one call, a number for each block.

@@ -81,7 +81,9 @@ def analyse(
         scored: Names of the layers and other modules, such as residual blocks, that have scores.
 
     Raises:
-        InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers.
+        InputError: The network cannot be copied or run, returns no tensor, or runs none of its layers; or torch-pruning
+            cannot build its graph.
+        EnvironmentFault: The engine is torch-pruning, which is not installed.
     """
     require_example(example)
     modules = dict(model.named_modules())
@@ -96,11 +98,11 @@ def analyse(
     names = tuple(layer.name for layer in found.layers if not layer.is_linear or layer.name in linear)
     if any(layer.is_linear for layer in found.layers if layer.name in linear):
         names = _with_unseen_layers(names, graph)
-    trial = _Trial(traced, graph, names, verifier)
+    trial = _GroupTrial(traced, graph, names, verifier)
     if engine == "torch-pruning":
         trial = _find_trial_that_can_be_cut(trial, own_graph, partial(can_cut, model, example, found.has_branches))
     if ties := _find_possible_ties(trial):
-        tied = trial.of(trial.graph.with_constraints(ties))
+        tied = trial.with_graph(trial.graph.with_constraints(ties))
         trial = max(trial, tied, key=lambda each: each.count_sets())
     groups, cutter = trial.groups, trial.cutter
     if engine == "torch-pruning":
@@ -207,14 +209,14 @@ def _try_groups(
     return tuple(tried), _without_needless_sizes(verifier, cutter, sound)
 
 
-class _Trial:
-    """The groups of a dependency graph, after a random half of each was removed from a copy of the network.
+class _GroupTrial:
+    """The groups of a dependency graph, after the removal of a random half of each was tried on a copy of the network.
 
     Attributes:
         graph: The graph.
-        found_groups: Its groups.
-        groups: The same, with a reason for those that failed.
-        halves: Group -> the half of its coupled sets that was removed.
+        found_groups: The groups as the graph has them.
+        groups: The same groups, with a reason for those that failed.
+        halves: Index of a group -> the half of its coupled sets whose removal was tried.
         cutter: A cutter that changes the sizes in the network's code that have to change.
     """
 
@@ -226,34 +228,34 @@ class _Trial:
         verifier: Verifier,
         only: Collection[SetId] | None = None,
     ) -> None:
-        """Find the groups of some layers, and try them.
+        """Find the groups of some layers, and try to remove half of each.
 
         Args:
             traced: The network, or a copy of it.
             graph: The graph.
             names: The names of the layers.
             verifier: Checks removals.
-            only: Only the groups with some of these coupled sets are tried; None for all.
+            only: Leave out the groups that have none of these coupled sets; None for all groups.
         """
-        self.graph, self._given = graph, (traced, names, verifier)
+        self.graph, self._shared = graph, (traced, names, verifier)
         groups = find_groups(traced, graph, names)
         self.found_groups = tuple(group for group in groups if only is None or not set(only).isdisjoint(group.sets))
         self.halves = _random_halves(self.found_groups)
         self.groups, self.cutter = _try_groups(verifier, Cutter(traced, graph), self.found_groups, self.halves)
 
-    def of(self, graph: DependencyGraph, only: Collection[SetId] | None = None) -> _Trial:
-        """Try another graph of the same network, or only its groups with some of these coupled sets."""
-        traced, names, verifier = self._given
-        return _Trial(traced, graph, names, verifier, only)
+    def with_graph(self, graph: DependencyGraph, only: Collection[SetId] | None = None) -> _GroupTrial:
+        """Make the trial of another graph of the same network; `only` is that of `__init__`."""
+        traced, names, verifier = self._shared
+        return _GroupTrial(traced, graph, names, verifier, only)
 
     @property
     def removed(self) -> list[SetId]:
-        """The halves of the groups that passed."""
+        """The coupled sets in the halves of the groups that passed."""
         return [set_id for number, sets in self.halves.items() if not self.groups[number].reason for set_id in sets]
 
     @property
     def failed_sets(self) -> list[SetId]:
-        """The coupled sets of the groups that failed."""
+        """The coupled sets of the groups that failed, without groups that have fixed sets: these cannot lose any."""
         fixed = self.graph.fixed_sets.keys()
         failed = [group.sets for group in self.groups if group.reason and fixed.isdisjoint(group.sets)]
         return [set_id for sets in failed for set_id in sets]
@@ -263,37 +265,39 @@ class _Trial:
         return sum(len(group.sets) for group in self.groups if group.reason is None)
 
     def count_removed_units(self) -> int:
-        """Return the number of units of layers in the halves of the groups that passed."""
+        """Return the number of output channels, of layers and norms, in the halves of the groups that passed."""
         outputs = [sets for (_, side), sets in self.cutter.axis_sets.items() if side in ("out", "both")]
         return int(np.isin(np.concatenate(outputs), self.removed).sum())
 
 
 def _find_trial_that_can_be_cut(
-    trial: _Trial, traced: DependencyGraph, can_be_cut: Callable[[Cutter, Sequence[SetId]], bool]
-) -> _Trial:
-    """Return the trial in which most units can be removed, of those whose groups torch-pruning cuts as was verified.
+    trial: _GroupTrial, own_graph: DependencyGraph, can_be_cut: Callable[[Cutter, Sequence[SetId]], bool]
+) -> _GroupTrial:
+    """Return a trial whose groups torch-pruning cuts as was verified.
 
-    What its graph needs help for may be what it cuts wrongly. Then the layers in question keep their units, so that the
-    others can be pruned.
+    If groups failed, the graph is tried again with more of their channels coupled, as in prune_fe's own graph. That
+    trial is returned if it removes more units and torch-pruning can cut it. If torch-pruning cannot cut the first trial
+    either, the sizes in the network's code are left as they are. The groups that need other sizes then fail and keep
+    their units, so that the other groups can be pruned.
 
     Args:
-        trial: That of torch-pruning's graph, joined with prune_fe's own.
-        traced: prune_fe's own graph.
+        trial: The trial of torch-pruning's graph, joined with prune_fe's own.
+        own_graph: prune_fe's own graph.
         can_be_cut: Whether torch-pruning removes coupled sets as a cutter does.
     """
     if failed := trial.failed_sets:
-        graph = tie_as_traced(trial.graph, traced, failed)
-        # Where each group has to be tried by itself, all of them take long: those that failed are tried first.
-        if trial.of(graph, only=graph.coupled_set[np.isin(trial.graph.coupled_set, failed)].tolist()).removed:
-            tied = trial.of(graph)
+        graph = tie_as_traced(trial.graph, own_graph, failed)
+        # Those that failed are tried first: a trial of all groups takes long if each has to be tried by itself.
+        if trial.with_graph(graph, only=graph.coupled_set[np.isin(trial.graph.coupled_set, failed)].tolist()).removed:
+            tied = trial.with_graph(graph)
             if tied.count_removed_units() > trial.count_removed_units() and can_be_cut(tied.cutter, tied.removed):
                 return tied
     if not trial.cutter.code_sizes or can_be_cut(trial.cutter, trial.removed):
         return trial
-    return trial.of(replace(trial.graph, counted_sets=()))
+    return trial.with_graph(replace(trial.graph, counted_sets=()))
 
 
-def _find_possible_ties(trial: _Trial) -> list[BalanceConstraint]:
+def _find_possible_ties(trial: _GroupTrial) -> list[BalanceConstraint]:
     """Return the possible constraints whose absence may be the reason why groups failed."""
     sets = trial.failed_sets
     return [entry for entry in trial.graph.possible_constraints if np.isin(np.concatenate(entry[0]), sets).any()]

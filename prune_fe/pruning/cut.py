@@ -169,7 +169,12 @@ class Cutter:
         self.set_code_sizes(model, after)
 
     def set_code_sizes(self, model: nn.Module, after: KeptChannels) -> None:
-        """Write the numbers of channels that are kept into the attributes of a network's modules that count them."""
+        """Set the attributes of modules that count channels to the numbers of channels that are kept.
+
+        Args:
+            model: The network, which is changed in place.
+            after: The channels to keep.
+        """
         modules = dict(model.named_modules()) if self.code_sizes else {}
         is_kept = np.zeros(self.set_count, bool)
         for key, kept in after.items():

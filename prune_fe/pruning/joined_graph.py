@@ -1,11 +1,11 @@
 """Join torch-pruning's dependency graph with prune_fe's own, which knows more about the network's code.
 
-torch-pruning follows the channels from layer to layer. It does not see that a norm or code computes a mean over the
-channels, of which the masked network has to leave out the removed ones, nor that code knows numbers of channels: the
-sizes of a split, the width of a view, the heads of attention. prune_fe's own graph has all this, for the channels of
-the same layers, so that it can be named by the channels of torch-pruning's graph.
+torch-pruning follows the channels from layer to layer. It does not see that a norm, or code, computes a mean over
+channels, from which the masked network must leave out the removed ones. Nor does it see that code knows numbers of
+channels: the sizes of a split, the width of a view, the heads of attention. prune_fe's own graph has all this, for the
+same layers; here it is translated into the coupled sets of torch-pruning's graph.
 
-Which channels go together is what torch-pruning says. Where that fails, `tie_as_traced` ties more of them together.
+torch-pruning says which channels go together. Where its groups fail, `tie_as_traced` couples more of their channels.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from prune_fe.tracing.shared_tensors import find_axis_tensors
 
 
 def join_graphs(graph: DependencyGraph, traced: DependencyGraph, model: nn.Module) -> DependencyGraph:
-    """Return torch-pruning's graph with what only prune_fe's own graph has, except for its couplings.
+    """Return torch-pruning's graph with all that only prune_fe's own graph has, except for the couplings.
 
     Args:
         graph: torch-pruning's graph, which has layers and parameters only.
         traced: prune_fe's graph of the same network.
-        model: The network.
+        model: The network, or a copy of it.
     """
     translation = _Translation(graph, traced)
-    balanced = translation.constraints(list(zip(traced.balance_constraints, traced.balance_causes, strict=True)))
+    translated = translation.constraints(list(zip(traced.balance_constraints, traced.balance_causes, strict=True)))
     counted = [(module, translation.sets(sets)) for module, sets in traced.counted_sets if translation.knows(sets)]
-    own = zip(graph.balance_constraints, graph.balance_causes, strict=True)
+    present = zip(graph.balance_constraints, graph.balance_causes, strict=True)
     return replace(
         graph,
         axes={**graph.axes, **translation.mixing_axes(dict(model.named_modules()))},
@@ -46,18 +46,19 @@ def join_graphs(graph: DependencyGraph, traced: DependencyGraph, model: nn.Modul
         products=[replace(each, channels=tuple(map(translation.sets, each.channels))) for each in traced.products],
         balance_constraints=[],
         balance_causes=[],
-    ).with_constraints([*balanced, *own])
+    ).with_constraints([*translated, *present])
 
 
 def tie_as_traced(graph: DependencyGraph, traced: DependencyGraph, failed: Collection[SetId]) -> DependencyGraph:
-    """Return torch-pruning's graph with channels coupled that are coupled in prune_fe's own graph as well.
+    """Return torch-pruning's graph with more channels coupled: those that prune_fe's own graph couples.
 
-    What goes together in torch-pruning's graph still does, so that its groups can remove these channels.
+    The couplings of torch-pruning's graph stay, so that torch-pruning's groups can remove the channels.
 
     Args:
         graph: torch-pruning's graph.
         traced: prune_fe's graph of the same network.
-        failed: Coupled sets of torch-pruning's graph that cannot be removed alone: these are coupled with others.
+        failed: Coupled sets of torch-pruning's graph that cannot be removed as they are. Only these are coupled with
+            others.
     """
     same, none = list(_same_axes(graph, traced)), np.zeros(0, int)
     sets = np.concatenate([none, *(graph.coupled_set[channels] for _, channels, _ in same)])
@@ -90,14 +91,19 @@ def tie_as_traced(graph: DependencyGraph, traced: DependencyGraph, failed: Colle
 
 
 def _same_axes(graph: DependencyGraph, traced: DependencyGraph) -> Iterator[tuple[str, IdArray, IdArray]]:
-    """Yield the side of each axis that both graphs have, and its channels in both."""
+    """Yield the side of each axis that both graphs have, and its channels: torch-pruning's, prune_fe's."""
     for key, axis in traced.axes.items():
         if key in graph.axes and len(axis.channels) == len(graph.axes[key].channels):
             yield key[1], graph.axes[key].channels, axis.channels
 
 
 class _Translation:
-    """The channels of torch-pruning's graph that coupled sets of prune_fe's own graph have."""
+    """Translates coupled sets of prune_fe's own graph into those of torch-pruning's graph, by the channels of layers.
+
+    Args:
+        graph: torch-pruning's graph.
+        traced: prune_fe's graph of the same network.
+    """
 
     def __init__(self, graph: DependencyGraph, traced: DependencyGraph) -> None:
         self._graph, self._traced = graph, traced
@@ -112,16 +118,16 @@ class _Translation:
         return self._channel_of.keys() >= set(sets.ravel().tolist())
 
     def channels(self, sets: IdArray) -> IdArray:
-        """Return a channel of torch-pruning's graph for each coupled set; NO_CHANNEL for one that it does not know."""
+        """Return a channel of torch-pruning's graph for each coupled set of prune_fe's; NO_CHANNEL for none."""
         return np.array([self._channel_of.get(set_id, NO_CHANNEL) for set_id in sets.tolist()], int)
 
     def sets(self, sets: IdArray) -> IdArray:
-        """Return the coupled sets of torch-pruning's graph."""
+        """Return the coupled set of torch-pruning's graph for each coupled set of prune_fe's own graph."""
         translated: IdArray = self._graph.coupled_set[self.channels(sets)]
         return translated
 
     def constraints(self, constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
-        """Return balance constraints of coupled sets of torch-pruning's graph, those of which it knows all channels."""
+        """Translate balance constraints, and leave out those with channels that torch-pruning's graph lacks."""
         return [
             ([self.sets(block) for block in blocks], cause)
             for blocks, cause in constraints
@@ -129,9 +135,9 @@ class _Translation:
         ]
 
     def mixing_axes(self, modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], Axis]:
-        """Return the axes that torch-pruning's graph lacks: those of norms, and of statistics that code computes.
+        """Translate the axes of norms, and of statistics that code computes, that torch-pruning's graph lacks.
 
-        torch-pruning sees of a norm that it does not know only its parameters, which have axes of their own.
+        Of a norm that torch-pruning does not know, its graph has the parameters only, each as an axis of its own.
 
         Args:
             modules: The network's modules by name.

@@ -23,7 +23,7 @@ class RemainingCost:
     """
 
     def __init__(self, model: nn.Module, cutter: Cutter) -> None:
-        # The channels of products are further axes.
+        # The arrays of channels of products count as further axes.
         products = cutter.graph.products
         axis_sets = [*cutter.axis_sets.values(), *(sets for product in products for sets in product.channels)]
         self._sets = np.concatenate(axis_sets)
@@ -35,31 +35,34 @@ class RemainingCost:
         axes_of = {name: [axis_numbers[key] for key, _ in axes] for name, axes in cutter.tensor_axes.items()}
         weights = {name: weight.numel() for name, weight in model.named_parameters()}
         positions = cutter.graph.output_positions
-        layers = {}
+        macs = {}
         # A shared weight is one parameter, but each of its layers multiplies it.
         for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
             if module in positions and (attribute == "weight" or attribute.endswith("_proj_weight")):
-                layers[name] = float(weight.numel() * positions[module])
+                macs[name] = float(weight.numel() * positions[module])
         number = len(axis_numbers)
         for n, product in enumerate(products):
             name = f"product {n}"  # No parameter has a name with a space.
-            layers[name] = product.macs
+            macs[name] = product.macs
             axes_of[name] = list(range(number, number + len(product.channels)))
             number += len(product.channels)
-        self._terms = {"macs": self._as_arrays(layers, axes_of), "parameters": self._as_arrays(weights, axes_of)}
+        self._terms = {"macs": self._as_arrays(macs, axes_of), "parameters": self._as_arrays(weights, axes_of)}
 
     def _as_arrays(
         self, costs: Mapping[str, float], axes_of: Mapping[str, Sequence[int]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n,) the cost of each tensor and (n, 2) the axes it shrinks with; one more axis never shrinks."""
+        """Return (n,) the cost of each tensor or product, and (n, 2) the axes that it shrinks with.
+
+        One more axis, behind the last, never shrinks.
+        """
         constant = len(self._lengths)
-        # No tensor has more than two axes: the outputs and the inputs of a layer.
+        # There are at most two: the outputs and the inputs of a layer, or the arrays of channels of a product.
         axes = [([*axes_of.get(name, ()), constant, constant])[:2] for name in costs]
         return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
 
     def total(self, resource: Resource) -> float:
-        """Return a resource of the whole network, the multiply-adds for one image."""
+        """Return the multiply-adds for one image, or the parameters, of the whole network."""
         return float(self._terms[resource][0].sum())
 
     def share(self, resource: Resource, removed: Iterable[SetId]) -> float:

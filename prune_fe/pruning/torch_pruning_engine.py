@@ -1,7 +1,7 @@
 """Find groups and cut networks with torch-pruning (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning").
 
-Its graph is turned into prune_fe's own, so that planning, verification and records are the same with both engines. Then
-torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects,
+Its graph is turned into a `DependencyGraph`, so that planning, verification and records are the same with both engines.
+Then torch-pruning's groups cut the network, and every tensor is compared with what the verified index mapping selects,
 because torch-pruning can remove wrong channels without an error, behind some splits for example.
 """
 
@@ -175,7 +175,7 @@ def cut(
 
 
 def _remove(groups: _Groups, before: KeptChannels, after: KeptChannels) -> None:
-    """Remove channels with torch-pruning's groups, those of each layer that has some left to lose."""
+    """Remove channels with torch-pruning's groups, layer by layer, without those that an earlier group has removed."""
     now = dict(before)
     for name, side in groups.roots():
         key = (name, side)
@@ -317,7 +317,7 @@ class _Groups:
         self._guard = SearchGuard(self._graph, self._size if check_numbers else None)
 
     def free_maps(self) -> None:
-        """Give up the feature maps that the graph keeps; no group is found after that."""
+        """Free the feature maps that torch-pruning's graph keeps. No group can be found after that."""
         for node in self._graph.module2node.values():
             node.grad_fn = None
 

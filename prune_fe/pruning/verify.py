@@ -99,7 +99,7 @@ class Verifier:
         self._trial, self._others = trial, iter(others)
         # Removals that passed: the coupled sets, and the attributes of modules that were changed with them.
         self._verified: set[tuple[frozenset[SetId], frozenset[tuple[str, str]]]] = set()
-        self._coupled_set: IdArray | None = None  # that of the graph whose coupled sets these are
+        self._coupled_set: IdArray | None = None  # of the graph that these coupled sets belong to
 
     @property
     def model(self) -> nn.Module:

@@ -23,7 +23,7 @@ class Headline:
         macs: Multiply-adds of an image, before and after pruning.
         parameters: Parameters, before and after pruning.
         images_per_second: Measured images a second, before and after pruning: medians over the networks of the same
-            cost, because one that was timed while the machine did other work would mislead.
+            cost, without those that were timed while the machine did other work unless there are no others.
         is_disturbed: Whether all networks of one of the two costs were timed while the machine did other work.
         accuracy: Test accuracy (a share), before pruning and of the final network.
         change: Change of the accuracy (a share) with its interval, paired over the test images.
@@ -69,7 +69,10 @@ def headline(findings: Findings, network: str) -> Headline | None:
         return unpruned, pruned
 
     def timings(row: Row, where: float | None) -> tuple[list[float], bool]:
-        """Return the images a second of all networks of a row's cost, and whether all timings are disturbed."""
+        """Return the images a second of the networks of a row's cost, and whether all of them are disturbed.
+
+        Disturbed ones are left out unless all are.
+        """
         rows = [each.row for each in findings.results if each.network == network and each.point == where]
         alike = [other for other in rows if (other.macs, other.parameters) == (row.macs, row.parameters)]
         sound = [other for other in alike if not other.is_disturbed]

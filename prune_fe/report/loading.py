@@ -22,7 +22,7 @@ from prune_fe.scoring.scores import load_scores
 
 
 def load_results(folder: Path | str) -> pd.DataFrame:
-    """Load the results of a run or a comparison as data frames, finished or not.
+    """Load the results of a run or a comparison, finished or not, as a data frame.
 
     Args:
         folder: The folder that `prune-fe run` or `prune-fe compare` has written.
@@ -37,7 +37,7 @@ def load_results(folder: Path | str) -> pd.DataFrame:
           accuracy_finetuned: before pruning, right after it and after fine-tuning; balanced_accuracy; loss (nats).
         - parameters, macs (multiply-adds of an image), images_per_second with its quartiles
           images_per_second_low and images_per_second_high, timed_with (the setting of that measurement),
-          processor_share (of that measurement's time; less than 0.9 on a machine that was busy with other work).
+          processor_share (the share of its time with a processor, less than 0.9 on a machine busy with other work).
         - scoring_seconds: for the scores; seconds: for all of the result; commit: of the source.
 
         What was not measured is NaN or None.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prune_fe.experiment.results import Row
 
 MISSING = "–"
-DISTURBED = "* timed while the machine was busy with other work, so that the network may be faster"
+DISTURBED = "* timed while the machine was busy with other work; the network may be faster"
 """What the asterisk of `format_speed` says."""
 
 LARGE = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -54,7 +54,7 @@ def format_spread(values: Sequence[float | None], form: str) -> str:
 
 
 def format_speed(rows: Sequence[Row]) -> str:
-    """Return the mean of the images a second, with an asterisk where other work disturbed one of the timings."""
+    """Return the mean of the images a second, with an asterisk if other work disturbed any of the timings."""
     return f"{statistics.mean(row.images_per_second for row in rows):,.0f}" + "*" * any(r.is_disturbed for r in rows)
 
 

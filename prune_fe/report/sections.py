@@ -22,10 +22,7 @@ from prune_fe.report.numbers import MISSING, format_count, format_number
 from prune_fe.report.page import Block, Charts, Figures, Fold, PageTable, Row, Section, Text
 from prune_fe.report.trade_offs import trade_offs
 from prune_fe.report.verdicts import INTERVALS, verdict_table
-from prune_fe.report.wording import (
-    controls_of,
-    describe_point,
-)
+from prune_fe.report.wording import controls_of, describe_point
 from prune_fe.scoring.scores import Scores, histogram_bins, standardised
 
 SHOWN_CLASSES = 20
@@ -97,12 +94,12 @@ def _time_figure(findings: Findings, best: Headline) -> tuple[str, str]:
         measured = f"{times} ms, medians" if medians_agree(timed) else "median of pairs, on a machine with other work"
         where = f"{measured}; batch {setting['batch_size']}, {describe_processor(setting)}"
         if not timed["steady"]:
-            return MISSING, f"time not told apart: the machine did other work too ({where})"
+            return MISSING, f"times not comparable: the machine did other work too ({where})"
         return describe_speed_up(timed["ratio"]), f"as fast, both networks measured in turn ({where})"
     timed_with = ", ".join(dict.fromkeys(findings.frame["timed_with"]))
     images = " to ".join(f"{value:,.0f}" for value in best.images_per_second)
     if best.is_disturbed:
-        return MISSING, f"time not told apart: the machine did other work too ({images} images/s; {timed_with})"
+        return MISSING, f"times not comparable: the machine did other work too ({images} images/s; {timed_with})"
     return describe_speed_up(best.speed_up), f"as fast, measured ({images} images/s; {timed_with})"
 
 

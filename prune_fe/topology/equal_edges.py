@@ -38,15 +38,15 @@ def add_group(order, begin, end, neighbours, later_neighbours):
 
 @compiled
 def gives_hole(neighbours, later_neighbours, labels, degrees, pending, unknowns):
-    """Enter a group of equal edges, and return whether there is a hole then; if there is, not all of them have entered.
+    """Enter a group of equal edges, and return whether that gives a hole. If it does, some edges may not have entered.
 
     Args:
-        neighbours: The graph, without a hole.
+        neighbours: The graph before, without a hole. All arrays are those of `Scratch` in kernel.py.
         later_neighbours: The graph with all edges of the group.
-        labels: As in Scratch of kernel.py, like the rest.
-        degrees: Of the graph.
+        labels: The components of the graph.
+        degrees: The degrees of the graph's vertices.
         pending: Overwritten.
-        unknowns: All zero.
+        unknowns: All zero, before and after.
     """
     if join_group(neighbours, later_neighbours, labels, degrees):
         return True
@@ -112,7 +112,9 @@ def fill_pending(neighbours, later_neighbours, pending):
 
 @compiled
 def has_nonzero_solution(neighbours, later_neighbours, unknowns, pending, n_pending):
-    """Return whether eq. 1 has a solution other than zero, for pending edges that close no triangle with the graph's.
+    """Return whether eq. 1 has a solution other than zero.
+
+    No pending edge closes a triangle with two edges of the graph: `join_group` has entered those that do.
 
     Args:
         neighbours: The graph without the pending edges.
@@ -143,7 +145,8 @@ def has_nonzero_solution(neighbours, later_neighbours, unknowns, pending, n_pend
 def identify_in_pairs(neighbours, later_neighbours, unknowns, classes):
     """Merge the unknowns of any two pending edges that form a triangle with an edge of the graph: they are equal.
 
-    Around a vertex these are the pending edges to the vertices of one component of the graph on their other ends.
+    The pending edges of a vertex a lead to some vertices b, which the edges of the graph between them divide into
+    components. All pending edges from a to the vertices of one component have the same unknown.
     """
     size = len(unknowns)
     others, ends = np.empty(n_words(neighbours), np.uint64), np.empty(size, np.int32)

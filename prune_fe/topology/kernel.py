@@ -64,7 +64,7 @@ MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elem
 SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
-EQUAL_STRIPS = 32  # how many strips enter_equal reads before their elements enter: a cone may need no more
+EQUAL_STRIPS = 32  # how many strips enter_equal reads at a time, since a few of them may give a cone already
 MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
 
 
@@ -237,7 +237,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
             n = 0
             if is_interleaved:
                 n, n_picked = gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, spare, floor, ceiling)
-            if floor == ceiling - 1:
+            if floor == ceiling - 1:  # All elements of the slice are equal.
                 n, n_new_values, group = enter_equal(bits, start, stride, scratch, n, n_picked, floor)
             else:
                 n = gather(bits, start, stride, n_elements, strips, n_picked, n_strips, spare, n, floor, ceiling)
@@ -464,19 +464,20 @@ def enter_slice(order, n, neighbours, later_neighbours, labels, degrees, pending
 
 @compiled
 def enter_equal(bits, start, stride, scratch, n, n_picked, key):
-    """Enter the elements of one key, without sorting them, until one vertex has all others as neighbours.
+    """Enter the elements of one key, without sorting them, and stop early if one vertex has all others as neighbours.
 
     Args:
         bits: The bit patterns.
         start: Where the map begins.
         stride: Distance between two elements of the map.
-        scratch: With n items in `spare`, and n_picked strips that have the other elements of this key in `strips`.
-        n: Number of items.
-        n_picked: Number of strips.
-        key: The key of all the elements; those above it have entered.
+        scratch: From make_scratch, with some items of this key in `spare` and the strips of the others in `strips`.
+        n: Number of items in `spare`.
+        n_picked: Number of strips in `strips`.
+        key: The key of all these elements. The elements with larger keys have entered.
 
     Returns:
-        The number of elements; 1 if they brought a new edge, otherwise 0; and 0 if they gave a hole, NO_HOLE or CONE.
+        The number of elements read; 1 if they brought a new edge, otherwise 0; and 0 if they gave a hole, else NO_HOLE
+        or CONE, as in `enter_slice`.
     """
     items, strips, n_strips = scratch.spare, scratch.strips, len(scratch.strips) - 1
     neighbours, later_neighbours, labels, degrees = (

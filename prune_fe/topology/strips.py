@@ -53,8 +53,8 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
         n_rows = max(1, round(elements_per_wanted ** (1 / 2 if size <= MAX_ROWS_OF_ONE_WORD else 1 / 3)))
     n_strips = -(-n_elements // n_rows)
     if is_interleaved:
-        # A strip of every n-th element should not be part of one column of the map: along a border, many elements of a
-        # column may be the largest. 3/8 of a row puts the elements of a strip at 8 evenly spread columns.
+        # The largest elements often lie along a border, many of them in one column of the map. So that they are in
+        # different strips, each element of a strip is 3/8 of a row further right than the one before, modulo the row.
         n_strips += (3 * size // 8 - n_strips) % size
     if size <= MAX_ROWS_OF_ONE_WORD:
         return n_strips, n_strips

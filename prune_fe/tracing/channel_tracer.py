@@ -181,7 +181,7 @@ class ChannelTracer(CallRecorder):
             self._output, self._has_output = describe(output), self._has_output or bool(tensors_in(output))
             for tensor in tensors_in(output):
                 self.builder.fix(self.builder.ids.get(tensor), OUTPUT)
-            # The survey of the layers may run the network again, on more images.
+            # Only the first run is counted: the survey of the layers may run the network again, on more images.
             self.builder.counts_positions = False
 
     def _channels_of(self, output: Any) -> IdArray | None:

@@ -131,8 +131,7 @@ class GraphBuilder:
         runs: What is recorded of the running modules, the innermost last (`own_code.py`).
         run_counts: Module -> the number of its last run, from 0.
         candidates: Tensor made of own tensors with several wide dimensions -> the ids that it may have.
-        counts_positions: Whether `apply_at` counts positions and `multiply` products: only while the network runs for
-            the first time.
+        counts_positions: Whether `apply_at` and `multiply` record anything: they do only in the network's first run.
         follows_candidates: Whether candidates are being followed. Then `count` and `divide` record nothing, because the
             candidates may turn out not to be channels.
     """
@@ -364,7 +363,7 @@ class GraphBuilder:
             self._positions[module] = self._positions.get(module, 0) + positions
 
     def multiply(self, macs: int, channels: tuple[IdArray, ...] = ()) -> None:
-        """Record multiply-adds that no layer computes, for all images; see `Product`."""
+        """Record the multiply-adds for all images of a product that no layer computes; see `Product`."""
         if self.counts_positions:
             self._products.append(Product(macs, channels))
 

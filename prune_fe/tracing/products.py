@@ -1,6 +1,6 @@
 """Count the multiply-adds of products that no layer computes, such as those of queries and keys in attention.
 
-Counted are the functions that `prune_fe.measure.cost` counts.
+The functions are those that `prune_fe.measure.cost` counts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Product:
     """A product that no layer computes.
 
     Attributes:
-        macs: Its multiply-adds for one image.
+        macs: Its multiply-adds: for one image in a graph, for all images of the example while the graph is built.
         channels: Arrays of channels, at most two: the multiply-adds are proportional to the share of each array that is
-            kept. In a graph they are coupled sets, while it is built they are ids.
+            kept. They are coupled sets in a graph, and ids of channels while it is built.
     """
 
     macs: float
@@ -73,7 +73,7 @@ def _count_einsum(builder: GraphBuilder, call: Call) -> None:
     factors = tensors_in((call.args[1:], call.kwargs))
     terms = parse_equation(call.args[0], [factor.ndim for factor in factors])
     if terms is None or len(factors) != 2:
-        return  # How a product of more factors is best computed depends on their sizes.
+        return  # Not counted with more factors, because their sizes decide in which order they are multiplied.
     sizes: dict[str, int] = {}
     for factor, term in zip(factors, terms, strict=False):
         for index, size in zip(term, factor.shape, strict=True):
@@ -100,7 +100,7 @@ def _channels(builder: GraphBuilder, factors: Sequence[Tensor]) -> tuple[IdArray
 def count_attention(
     builder: GraphBuilder, module: nn.MultiheadAttention, inputs: Sequence[Tensor], axes: Sequence[Axis], heads: IdArray
 ) -> None:
-    """Record the multiply-adds of `nn.MultiheadAttention` that its projections do not show.
+    """Record the multiply-adds of `nn.MultiheadAttention` besides those of its projections at the queries' positions.
 
     Args:
         builder: Collects the dependency graph.
@@ -115,7 +115,7 @@ def count_attention(
     length += (module.bias_k is not None) + module.add_zero_attn
     for part in (heads[0], heads[2]):
         builder.multiply(positions * length * width, (part.ravel(),))
-    # The graph has one number of positions for all three projections, that of the queries.
+    # The graph applies all three projections at the positions of the queries. Keys and values may have more, or fewer.
     for axis, part in zip(axes[1:], heads[1:], strict=True) if key_positions != positions else ():
         macs = (key_positions - positions) * len(axis.channels) * width
         builder.multiply(macs, (axis.channels, part.ravel()))

@@ -57,7 +57,7 @@ def test_what_was_asked_for_stands_beside_what_was_reached() -> None:
     ("changes", "text"),
     [
         ({"faster": False, "ratio": 1.02}, "not faster: 1.02× as fast (batch 1"),
-        ({"steady": False}, "time not told apart: this machine was busy with other work (batch 1"),
+        ({"steady": False}, "times not comparable: this machine was busy with other work (batch 1"),
         ({"setting": SETTING | {"device": "cuda:0"}}, "1.50× as fast (batch 1, cuda:0;"),
         ({"setting": SETTING | {"threads": 1}}, "1.50× as fast (batch 1, 1 thread;"),
         ({"pruned": {"median_ms": 12.5}}, "1.50× as fast (batch 1, 2 threads; median of pairs timed in turn, on a"),

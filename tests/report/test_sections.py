@@ -58,7 +58,7 @@ def test_three_numbers_of_each_network_come_first(whole: list[Section], findings
     ("steady", "number", "text"),
     [
         (True, "1.50×", "as fast, both networks measured in turn (3 to 2 ms, medians; batch 1, 2 threads)"),
-        (False, "–", "time not told apart: the machine did other work too (3 to 2 ms, medians; batch 1, 2 threads)"),
+        (False, "–", "times not comparable: the machine did other work too (3 to 2 ms, medians; batch 1, 2 threads)"),
     ],
 )
 def test_the_time_of_both_networks_in_turn_comes_before_other_times(
@@ -81,7 +81,7 @@ def test_timings_on_a_busy_machine_are_no_speed_up(findings: Findings) -> None:
     figures = next(b for b in blocks_of(sections, "What came out") if isinstance(b, Figures))
     number, text = figures.figures[1]
     assert number == "–"
-    assert text.startswith("time not told apart: the machine did other work too (")
+    assert text.startswith("times not comparable: the machine did other work too (")
 
 
 def test_one_criterion_alone_is_compared_with_nothing(findings: Findings) -> None:

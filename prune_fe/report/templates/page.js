@@ -48,7 +48,8 @@ function draw(chart) {
   chart.addEventListener("keydown", moveFocus);
 }
 
-// A chart takes its width from the page. Some browsers know it only of an open fold: there it is drawn when it is opened.
+// A chart takes its width from the page. Where a browser knows no width inside a closed fold, the chart is drawn when the
+// fold is opened.
 for (const chart of document.querySelectorAll(".chart")) {
   const fold = chart.closest("details:not([open])");
   if (fold && !chart.clientWidth) fold.addEventListener("toggle", () => draw(chart), { once: true });
