@@ -15,7 +15,7 @@ from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, require_finite
 from prune_fe.scorers.counts import Counts
 from prune_fe.topology import birth_times, persistence
-from prune_fe.topology.births import Rank
+from prune_fe.topology.births import Rank, compile_kernels
 from prune_fe.topology.padding import apply_to_squares
 from prune_fe.topology.persistence import Characteristic, Complex
 from prune_fe.tracing.layers import Layer
@@ -152,9 +152,7 @@ class FeatureEntropy(MapScorer):
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
         if self.uses_birth_times:
-            # Three kernels: for small maps, for up to 64 rows and for more. They are compiled once an installation.
-            for rows in (4, 64, 65):
-                birth_times(torch.zeros(1, rows, rows))
+            compile_kernels()
         else:
             persistence.import_library(self.complex)
 

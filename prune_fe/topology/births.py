@@ -84,6 +84,16 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
     return torch.from_numpy(births) if isinstance(maps, torch.Tensor) else births
 
 
+@functools.cache
+def compile_kernels() -> None:
+    """Compile the kernels for float32: for small maps, for up to 64 rows and for more.
+
+    They are compiled once an installation. A process calls each of them once, because a network has many layers.
+    """
+    for rows in (4, small_maps.MAX_ROWS + 1, 65):
+        birth_times(torch.zeros(1, rows, rows))
+
+
 def check_maps(maps: Any, square: bool = True) -> str:
     """Check the type and the shape of maps, and return the name of their number type.
 
