@@ -111,7 +111,7 @@ def _trade_off(findings: Findings, network: str, cost: str) -> Charts:
     notes = {
         "multiply-adds": _about_ends(findings),
         "measured time": f"Medians; {timed_with}. Timings vary on a machine that does other work too"
-        + (f", as it did during {disturbed} of them, which are too long." if disturbed else "."),
+        + (f", as it did during some of them ({disturbed}), so that these are too long." if disturbed else "."),
     }
     named = _named(findings, network)
     note = notes.get(cost, "")

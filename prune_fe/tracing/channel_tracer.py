@@ -207,21 +207,17 @@ class ChannelTracer(CallRecorder):
         name = plain_name(func)
         call = Call(name, func, args, kwargs, output, inputs, outputs)
         count_call(self.builder, name)
-        is_layer = False
         try:
-            is_layer = follow_own_layer(self.builder, call) or follow_borrowed_layer(self.builder, call)
-            if is_layer:
-                pass
-            elif inputs and (outputs or name == "setitem"):
-                follow_function(self.builder, call)
-            elif outputs and not inputs:
-                follow_candidates(self.builder, call)
+            if not (follow_own_layer(self.builder, call) or follow_borrowed_layer(self.builder, call)):
+                count_products(self.builder, call)
+                if inputs and (outputs or name == "setitem"):
+                    follow_function(self.builder, call)
+                elif outputs and not inputs:
+                    follow_candidates(self.builder, call)
         except Exception as error:  # functions can be called in more ways than the rules know
             for value in inputs:
                 reason = f"{name}() in {self.builder.location} cannot be followed ({error})"
                 self.builder.fix(self.builder.ids[value], reason)
-        if not is_layer:
-            count_products(self.builder, call)
         note_values(self, self.builder.running[-1], output)
 
 

@@ -60,7 +60,7 @@ def test_a_target_is_met_in_a_network_with_attention(engine: Engine) -> None:
     pruned = prune(model, scores, example=x, target_macs=0.5, engine=engine)
     share = cost(pruned.model, x).macs / before.macs
     assert share == pytest.approx(pruned.macs)
-    assert engine == "torch-pruning" or share == pytest.approx(0.5, abs=0.04)  # that engine cannot cut the heads
+    assert share == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_linear_layer_is_applied_at_one_position() -> None:

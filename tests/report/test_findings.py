@@ -11,7 +11,6 @@ from prune_fe.measure.statistics import Estimate, kendall
 from prune_fe.report.findings import Difference, Findings
 
 SCORERS, RATIOS, SEEDS = ["feature-entropy", "zeros", "random", "l1-filter"], [0.25, 0.75], [0, 3]
-RESULTS = 2 * 2 * (2 + 2 * (len(SCORERS) + 2))
 
 
 def test_a_frame_says_the_same_as_the_results(findings: Findings) -> None:

@@ -15,7 +15,7 @@ from prune_fe.report.findings import COLUMNS
 from prune_fe.report.loading import load_findings
 from prune_fe.report.report import write_report
 
-SCORERS, RATIOS, SEEDS = ["feature-entropy", "zeros", "random", "l1-filter"], [0.25, 0.75], [0, 3]
+SCORERS, SEEDS = ["feature-entropy", "zeros", "random", "l1-filter"], [0, 3]
 RESULTS = 2 * 2 * (2 + 2 * (len(SCORERS) + 2))
 
 

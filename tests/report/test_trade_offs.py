@@ -82,4 +82,4 @@ def test_times_on_a_busy_machine_are_counted(findings: Findings) -> None:
     busy = dataclasses.replace(first, row=dataclasses.replace(first.row, processor_share=0.5))
     _, fold = trade_offs(dataclasses.replace(findings, results=[busy, *others]), first.network)
     assert isinstance(fold, Fold)
-    assert "as it did during 1 of them, which are too long." in fold.blocks[1].numbers.note  # type: ignore[union-attr]
+    assert "as it did during some of them (1), so that these are too long." in fold.blocks[1].numbers.note  # type: ignore[union-attr]
