@@ -162,20 +162,21 @@ class Cutter:
         for container, key, old in listed:
             if id(old) in cut:
                 container[key] = cut[id(old)][1]
-        for name in {module for module, _ in changed}:
-            _set_channel_counts(
-                modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}
-            )
-        self.set_code_sizes(model, after)
+        self.set_sizes(model, before, after)
 
-    def set_code_sizes(self, model: nn.Module, after: KeptChannels) -> None:
+    def set_sizes(self, model: nn.Module, before: KeptChannels, after: KeptChannels) -> None:
         """Set the attributes of modules that count channels to the numbers of channels that are kept.
 
         Args:
             model: The network, which is changed in place.
+            before: The channels that it had.
             after: The channels to keep.
         """
-        modules = dict(model.named_modules()) if self.code_sizes else {}
+        modules = dict(model.named_modules())
+        for name in {module for module, side in after if len(after[module, side]) != len(before[module, side])}:
+            _set_channel_counts(
+                modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}
+            )
         is_kept = np.zeros(self.set_count, bool)
         for key, kept in after.items():
             is_kept[self.axis_sets[key][kept]] = True

@@ -25,7 +25,7 @@ from prune_fe.pruning.grouped_convolutions import register
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
-from prune_fe.tracing.copying import copy_sharing_weights, restoring_weights
+from prune_fe.tracing.copying import copy_sharing_weights, find_listed_tensors, restoring_weights
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.module_rules import convolution_axes, count_positions
@@ -148,6 +148,8 @@ def cut(
         name: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
         for name, tensor in named_tensors(model).items()
     }
+    # torch-pruning does not see the lists and dicts in which code holds some of them.
+    listed, names = find_listed_tensors(model), {id(tensor): name for name, tensor in named_tensors(model).items()}
     # Where layers share a parameter, torch-pruning gives each of them a parameter of its own.
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
@@ -171,7 +173,10 @@ def cut(
         tensor = getattr(model.get_submodule(first[0]), first[1])
         for module, attribute in others:
             set_tensor(model.get_submodule(module), attribute, tensor)
-    cutter.set_code_sizes(model, after)
+    now = named_tensors(model)
+    for container, key, tensor in listed:
+        container[key] = now[names[id(tensor)]]
+    cutter.set_sizes(model, before, after)
 
 
 def _remove(groups: _Groups, before: KeptChannels, after: KeptChannels) -> None:

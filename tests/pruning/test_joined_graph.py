@@ -130,3 +130,34 @@ def test_what_torch_pruning_cannot_cut_keeps_its_units(can_cut: bool, monkeypatc
     counts = {step.layers: step.count for step in pruned.steps}
     assert counts == {("stem",): 4 if can_cut else 0, ("conv",): 3, ("last",): 0}
     assert "split_with_sizes" in str(pruned.steps[0].left) or can_cut
+
+
+class Last(nn.Module):
+    """torch's RMSNorm over the channels, which torch-pruning knows by its parameter only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(8)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class Listed(Scale):
+    """A scale that the code reads from a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = [self.scale]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scales[0][:, None, None]
+
+
+@pytest.mark.parametrize("kind", [Last, Listed])
+def test_all_that_goes_with_a_parameter_is_cut(kind: type[nn.Module]) -> None:
+    first, second = prune_with_both(Normed(kind()), rounds=2)
+    assert [(step.layers, step.count) for step in second.steps] == [(("stem",), 4), (("conv",), 4)]
+    assert_same(first, second)
+    torch.testing.assert_close(second.model(X), first.model(X))
