@@ -25,7 +25,7 @@ from prune_fe.pruning.grouped_convolutions import register
 from prune_fe.scorers.tp_criteria import import_torch_pruning
 from prune_fe.tracing.branches import taking_training_branches
 from prune_fe.tracing.channel_ids import to_tensor
-from prune_fe.tracing.copying import copy_sharing_weights, find_listed_tensors, restoring_weights
+from prune_fe.tracing.copying import copy_sharing_weights, find_listed_tensors, restoring_state, restoring_weights
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
 from prune_fe.tracing.module_rules import convolution_axes, count_positions
@@ -143,19 +143,17 @@ def cut(
     Raises:
         InputError: torch-pruning cuts a tensor in another way than was verified.
     """
-    # Parameters need no copy: what code writes into them is undone before the new ones are compared with them.
-    old = {
-        name: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()
-        for name, tensor in named_tensors(model).items()
-    }
+    # What code writes into tensors is undone before the new ones are compared with them.
+    old = named_tensors(model)
     # torch-pruning does not see the lists and dicts in which code holds some of them.
-    listed, names = find_listed_tensors(model), {id(tensor): name for name, tensor in named_tensors(model).items()}
+    listed, names = find_listed_tensors(model), {id(tensor): name for name, tensor in old.items()}
     # Where layers share a parameter, torch-pruning gives each of them a parameter of its own.
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
     with restoring_weights(model):
-        groups = _Groups(model, example, has_branches)
+        with restoring_state(model):
+            groups = _Groups(model, example, has_branches)
         _remove(groups, before, after)
         groups.free_maps()
     for name, tensor in named_tensors(model).items():

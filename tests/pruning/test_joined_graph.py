@@ -155,7 +155,22 @@ class Listed(Scale):
         return x * self.scales[0][:, None, None]
 
 
-@pytest.mark.parametrize("kind", [Last, Listed])
+class Counting(nn.Module):
+    """A norm that counts its runs."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.norm(x)
+
+
+@pytest.mark.parametrize("kind", [Last, Listed, Counting])
 def test_all_that_goes_with_a_parameter_is_cut(kind: type[nn.Module]) -> None:
     first, second = prune_with_both(Normed(kind()), rounds=2)
     assert [(step.layers, step.count) for step in second.steps] == [(("stem",), 4), (("conv",), 4)]
