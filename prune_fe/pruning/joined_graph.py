@@ -43,6 +43,7 @@ def join_graphs(graph: DependencyGraph, traced: DependencyGraph, model: nn.Modul
         mixed_sets=[*graph.mixed_sets, *((what, translation.sets(sets)) for what, sets in traced.mixed_sets)],
         possible_constraints=translation.constraints(traced.possible_constraints),
         outputs={name: translation.sets(sets) for name, sets in traced.outputs.items()},
+        output_positions={**graph.output_positions, **traced.output_positions},
         products=[replace(each, channels=tuple(map(translation.sets, each.channels))) for each in traced.products],
         balance_constraints=[],
         balance_causes=[],

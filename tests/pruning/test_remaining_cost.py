@@ -63,6 +63,29 @@ def test_a_target_is_met_in_a_network_with_attention(engine: Engine) -> None:
     assert share == pytest.approx(0.5, abs=0.04)
 
 
+class Borrowing(nn.Module):
+    """Code passes the weights of a large linear layer to the layer's function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.hidden = nn.Conv2d(3, 16, 3, 4), nn.Conv2d(16, 16, 3), nn.Linear(576, 200)
+        self.last = nn.Linear(200, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x).relu()).relu().flatten(1)
+        return self.last(F.linear(x, self.hidden.weight, self.hidden.bias).relu())
+
+
+def test_torch_pruning_counts_layers_that_do_not_run_themselves() -> None:
+    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+    model = Borrowing().eval()
+    scores = Scores("by hand", {"first": np.arange(16.0), "second": np.arange(16.0)})
+    pruned = prune(model, scores, example=X, target_macs=0.8, engine="torch-pruning")
+    share = cost(pruned.model, X).macs / cost(model, X).macs
+    assert share == pytest.approx(pruned.macs)
+    assert share == pytest.approx(0.8, abs=0.04)
+
+
 def test_a_linear_layer_is_applied_at_one_position() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 100))
     analysis = analyse(model, X[:, :, :2, :2])
