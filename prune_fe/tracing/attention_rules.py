@@ -42,7 +42,8 @@ def follow_matrix_product(builder: GraphBuilder, call: Call) -> None:
 
 def matrix_factors(call: Call) -> tuple[Tensor, Tensor]:
     """Return the left and the right factor of a call of `matmul` or a relative."""
-    left, right = [*call.args, *call.kwargs.values()][:2]
+    given = [call.kwargs[name] for name in ("input", "other", "mat2") if name in call.kwargs]
+    left, right = [*call.args, *given][:2]
     return (right, left) if call.name == "rmatmul" else (left, right)
 
 

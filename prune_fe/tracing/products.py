@@ -59,14 +59,21 @@ def count_products(builder: GraphBuilder, call: Call) -> None:
     elif call.name in EINSUM:
         _count_einsum(builder, call)
     elif call.name in CONVOLUTIONS:
-        value, weight = (*call.args, *call.kwargs.values())[:2]
+        value, weight = _arguments(call, "input", "weight")
         positions = value if "transpose" in call.name else call.output
         builder.multiply(positions.numel() * weight[0].numel(), _channels(builder, [value]))
     elif call.name == "linear":
-        weight = (*call.args, *call.kwargs.values())[1]
+        _, weight = _arguments(call, "input", "weight")
         builder.multiply(call.output.numel() * weight.shape[-1])
     elif call.name == "addmm":
-        builder.multiply(call.output.numel() * (*call.args, *call.kwargs.values())[1].shape[-1])
+        _, left = _arguments(call, "input", "mat1")
+        builder.multiply(call.output.numel() * left.shape[-1])
+
+
+def _arguments(call: Call, *names: str) -> list[Tensor]:
+    """Return the first arguments of a call, which may be given by name and in any order."""
+    given = dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
+    return [given[name] for name in names]
 
 
 def _count_einsum(builder: GraphBuilder, call: Call) -> None:
