@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, NewType
 
 import numpy as np
@@ -73,7 +75,7 @@ class Group:
         """The number of blocks."""
         return len(set(self.block_ids))
 
-    @property
+    @cached_property
     def shares(self) -> tuple[int, ...]:
         """The number of units of each block that are removed in one step: the smallest in which all lose one share."""
         sizes = [size for _, size in sorted(Counter(self.block_ids).items())]
@@ -111,12 +113,11 @@ class Group:
             attention, this is smaller than `divisor`.
         """
         widths: dict[int, int] = {}
-        is_even = len(set(self.shares)) == 1
-        for position, block in enumerate(self.block_ids):
-            counts = [len(units[position]) for units in self.layer_units.values()]
-            key = 0 if is_even else block
-            widths[key] = math.gcd(widths.get(key, 0), *counts)
-        sizes = Counter(0 if is_even else block for block in self.block_ids)
+        keys = (0,) * len(self.sets) if len(set(self.shares)) == 1 else self.block_ids
+        for units in self.layer_units.values():
+            for key, count in set(zip(keys, map(len, units), strict=True)):
+                widths[key] = math.gcd(widths.get(key, 0), count)
+        sizes = Counter(keys)
         return tuple((sizes[key], divisor // math.gcd(divisor, widths[key])) for key in sorted(widths))
 
     def removal_order(
@@ -138,16 +139,20 @@ class Group:
             max(set(positions) - away, key=lambda position: (scores[position], position))
             for positions in self.keep_one_of
         }
-        order = sorted(range(len(scores)), key=lambda position: (position not in away, scores[position], position))
-        free = [position for position in order if position not in stay]
-        blocks = sorted(set(self.block_ids))
-        return [[position for position in free if self.block_ids[position] == block] for block in blocks]
+        is_left, is_free = np.ones((2, len(scores)), bool)
+        is_left[list(away)], is_free[list(stay)] = False, False
+        order = np.lexsort((np.asarray(scores), is_left))  # equal scores stay in the order of their positions
+        order = order[is_free[order]]
+        if self.block_count == 1:
+            return [order.tolist()]
+        blocks = np.array(self.block_ids)[order]
+        return [order[blocks == block].tolist() for block in sorted(set(self.block_ids))]
 
     def units_at(self, positions: Iterable[int]) -> dict[str, tuple[int, ...]]:
         """Return layer -> the unit numbers, ascending, at some positions of the group."""
         chosen = list(positions)
         return {
-            layer: tuple(sorted(unit for position in chosen for unit in units[position]))
+            layer: tuple(sorted(chain.from_iterable(map(units.__getitem__, chosen))))
             for layer, units in self.layer_units.items()
         }
 
@@ -174,7 +179,8 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     not_followed = [layer for layer in layers if layer not in outputs and not has_module_rule(modules[layer])]
     opaque = [_opaque_group(modules[layer], layer) for layer in not_followed]
     # A residual sum ties units of several layers, so that a set may be listed by any of them.
-    listed = {s for layer in traced for s in outputs[layer].tolist() if graph.fixed_sets.get(s) != OUTPUT}
+    sets_of_layers = {set_id for layer in traced for set_id in outputs[layer].tolist()}
+    listed = {set_id for set_id in sets_of_layers if graph.fixed_sets.get(set_id) != OUTPUT}
     # Layers without scores, such as gates, lose outputs too.
     weighted = [name for name in outputs if isinstance(modules[name], _ConvNd | nn.Linear)]
     names = [*traced, *(name for name in weighted if name not in traced)]
@@ -191,9 +197,15 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
         alike.setdefault(place, []).append(set_id)
     balanced = zip(graph.balance_constraints, graph.balance_causes, strict=True)
     constraints = [(blocks, cause) for blocks, cause in balanced if not _is_always_balanced(blocks)]
+    merged = _merge_constrained(list(alike.values()), constraints)
+    number_of = {set_id: number for number, sets in enumerate(merged) for set_id in sets}
+    names_of: list[set[str]] = [set() for _ in merged]
+    for name, units in units_of.items():
+        for number in set(map(number_of.__getitem__, units)):
+            names_of[number].add(name)
     groups = [
-        _make_group(sets, units_of, traced, modules, constraints, graph)
-        for sets in _merge_constrained(list(alike.values()), constraints)
+        _make_group(sets, names, units_of, traced, modules, constraints, graph)
+        for sets, names in zip(merged, names_of, strict=True)
     ]
     groups = [
         replace(group, keep_one_of=positions, outputs=_outputs_of(group.sets, channels_of))
@@ -203,17 +215,20 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     return tuple(sorted([*groups, *opaque], key=lambda group: (order.index(group.layers[0]), group.sets)))
 
 
-def _units_by_set(outputs: NDArray[np.int64], listed: Container[SetId]) -> dict[SetId, tuple[int, ...]]:
+def _units_by_set(outputs: NDArray[np.int64], listed: Set[SetId]) -> dict[SetId, tuple[int, ...]]:
     """Return the unit numbers of each coupled set in a layer.
 
     Args:
         outputs: (units,) the coupled set of each unit.
         listed: The coupled sets to return.
     """
+    ids = outputs.tolist()
+    if listed.isdisjoint(ids):
+        return {}
     units: dict[SetId, tuple[int, ...]] = {}
-    for unit, set_id in enumerate(outputs.tolist()):
+    for unit, set_id in enumerate(ids):
         if set_id in listed:
-            units[set_id] = (*units.get(set_id, ()), unit)
+            units[set_id] = (*units[set_id], unit) if set_id in units else (unit,)
     return units
 
 
@@ -241,6 +256,7 @@ def _opaque_group(module: nn.Module, layer: str) -> Group:
 
 def _make_group(
     sets: Sequence[SetId],
+    names: set[str],
     units_of: Mapping[str, Mapping[SetId, tuple[int, ...]]],
     layers: Sequence[str],
     modules: Mapping[str, nn.Module],
@@ -251,13 +267,13 @@ def _make_group(
 
     Args:
         sets: The coupled sets.
+        names: The modules that have units of them.
         units_of: Module -> coupled set -> its unit numbers there.
         layers: The layers that have scores, in the order in which they run.
         modules: The network's modules by name.
         constraints: The network's balance constraints.
         graph: The dependency graph.
     """
-    names = {name for name, units in units_of.items() if not units.keys().isdisjoint(sets)}
     scored = [layer for layer in layers if layer in names]
     # Sets that the first layer does not have come last.
     first, last = units_of[scored[0]], (len(sets),)
@@ -269,11 +285,27 @@ def _make_group(
         layer_units=layer_units,
         block_ids=block_ids,
         sets=tuple(ordered),
-        is_residual=any(sum(set_id in units_of[layer] for layer in mixing) > 1 for set_id in ordered),
+        is_residual=_occur_twice(sets, [units_of[layer].keys() for layer in mixing]),
         reason=graph.fixed_sets.get(ordered[0], reason),
         other_modules=tuple(sorted(names - layer_units.keys())),
         demands=demands,
     )
+
+
+def _occur_twice(sets: Sequence[SetId], layers: Sequence[Set[SetId]]) -> bool:
+    """Return whether one of some coupled sets has units in more than one of the layers.
+
+    Args:
+        sets: The coupled sets.
+        layers: For each layer the coupled sets that have units in it.
+    """
+    own, before = set(sets), set[SetId]()
+    for layer in layers:
+        here = own & layer
+        if not before.isdisjoint(here):
+            return True
+        before |= here
+    return False
 
 
 def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tuple[tuple[int, ...], ...]]:
@@ -285,9 +317,13 @@ def _indispensable(groups: Sequence[Group], graph: DependencyGraph) -> list[tupl
     keep_one_of: list[set[tuple[int, ...]]] = [set() for _ in groups]
     axes = [graph.coupled_set[axis.channels] for axis in graph.axes.values()]
     for sets in [*axes, *(counted for _, counted in graph.counted_sets)]:
-        numbers, positions = number_of[sets], np.unique(position_of[sets])
-        if numbers[0] >= 0 and (numbers == numbers[0]).all() and len(positions) < len(groups[numbers[0]].sets):
-            keep_one_of[numbers[0]].add(tuple(positions.tolist()))
+        numbers = number_of[sets]
+        if numbers[0] < 0 or (numbers != numbers[0]).any():
+            continue
+        is_there = np.zeros(len(groups[numbers[0]].sets), bool)
+        is_there[position_of[sets]] = True
+        if not is_there.all():
+            keep_one_of[numbers[0]].add(tuple(np.flatnonzero(is_there).tolist()))
     return [tuple(sorted(positions)) for positions in keep_one_of]
 
 
@@ -329,6 +365,8 @@ def _find_blocks(
     """
     own = set(sets)
     relevant = [entry for entry in constraints if not own.isdisjoint(np.concatenate(entry[0]).tolist())]
+    if not relevant:
+        return (0,) * len(sets), (), None
     memberships: dict[SetId, list[tuple[int, int]]] = {set_id: [] for set_id in sets}
     for number, (blocks, _) in enumerate(relevant):
         for index, block in enumerate(blocks):
