@@ -167,9 +167,10 @@ class _Pruning:
             # With one round, or one for each group, the quotas of the first scores hold.
             if isinstance(self.options.rounds, int) and self.options.rounds > 1:
                 self._set_quotas(Fraction(number + 1, self.options.rounds))
-            steps = self._remove(groups)
-            if after is not None and steps:
-                after(self.model, steps)
+            changed = self._remove(groups)
+            if after is not None and changed:
+                states = [self.plan.states[group] for group in changed]
+                after(self.model, tuple(make_step(state, self.options, state.quota.asked) for state in states))
         return self._result()
 
     def _rounds(self) -> Iterator[list[GroupId]]:
@@ -196,8 +197,8 @@ class _Pruning:
             return {}
         return self.analysis.verifier.find_failing_groups(self.analysis.cutter, added, self.plan.removed_sets)
 
-    def _remove(self, groups: Sequence[GroupId]) -> tuple[Step, ...]:
-        """Remove what the quotas of some groups say, and return a step for each that lost units."""
+    def _remove(self, groups: Sequence[GroupId]) -> list[GroupId]:
+        """Remove what the quotas of some groups say, and return those that lost units."""
         failing = self._find_failing_groups(groups)
         self.plan = self.plan.stopping(failing)
         planned = self.plan.filling_quotas([group for group in groups if group not in failing])
@@ -205,8 +206,7 @@ class _Pruning:
         self.plan = planned
         if changed:
             self._apply()
-        states = [planned.states[group] for group in changed]
-        return tuple(make_step(state, self.options, state.quota.asked) for state in states)
+        return list(changed)
 
     def _apply(self) -> None:
         """Cut the network and the tensors of `carry` to what the plan keeps."""
