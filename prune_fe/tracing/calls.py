@@ -72,7 +72,8 @@ class CallRecorder(TorchFunctionMode):
         self.whole_running -= name in self.whole
 
     def _leave(self, name: str, inputs: Sequence[Any], output: Any) -> None:
-        with torch._C.DisableTorchFunction():  # what the hook itself computes is no part of the network
+        # What the hook itself computes is no part of the network.
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             self.leave(name, inputs, output)
 
     def follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -84,5 +85,6 @@ class CallRecorder(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if not self.whole_running:
-            self.follow(func, args, kwargs, output)
+            with torch._C._DisableTorchDispatch():  # what follows is no part of the network
+                self.follow(func, args, kwargs, output)
         return output

@@ -43,17 +43,15 @@ def expand_along(ids: IdArray, dim: int, shape: Sequence[int]) -> Tensor:
 def varying_dims(ids: Tensor) -> list[int]:
     """Return the dimensions along which the ids are not all the same: those that hold channels."""
     # An expanded dimension has stride 0; without it, few values are left to compare.
-    wide = [dim for dim in range(ids.ndim) if ids.shape[dim] > 1 and ids.stride(dim) != 0]
+    wide = [dim for dim, (size, stride) in enumerate(zip(ids.shape, ids.stride(), strict=True)) if size > 1 and stride]
     values = narrow_to(ids, wide).numpy()
     return [dim for dim in wide if values.size and bool((values != values.take([0], dim)).any())]
 
 
 def narrow_to(ids: Tensor, dims: Sequence[int]) -> Tensor:
     """Return the ids with size 1 in every dimension that is not in `dims`."""
-    for dim in range(ids.ndim):
-        if dim not in dims:
-            ids = ids.narrow(dim, 0, min(1, ids.shape[dim]))
-    return ids
+    # One view in place of a narrow() for each dimension: this is called several times for each function of a network.
+    return ids.as_strided([size if dim in dims else min(1, size) for dim, size in enumerate(ids.shape)], ids.stride())
 
 
 def ids_along(ids: Tensor, dims: Sequence[int]) -> IdArray:
