@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CellType, FunctionType
 from typing import Any
@@ -24,6 +24,9 @@ from prune_fe.tracing.weights import find_layout_fault
 
 DICTS = (dict, OrderedDict)
 """The types of dicts that hold nothing but their entries; derived classes may hold more."""
+
+CONTAINERS = (list, set, tuple, dict)
+"""The types of containers that attributes are searched in; most attributes are none, and are left out at once."""
 
 OF_EVERY_MODULE = vars(nn.Module()).keys()
 """The attributes of torch's own that every module has: its mode, parameters, buffers, modules and hooks."""
@@ -252,6 +255,8 @@ def _can_be_saved(tensor: Tensor) -> bool:
 
 def _tensors_of(value: Any) -> list[Tensor]:
     """Return the tensors in the value of an attribute, also inside lists, dicts, sets and tuples."""
+    if not isinstance(value, (Tensor, *CONTAINERS)):
+        return []
     parts = [
         value,
         *(
@@ -322,8 +327,13 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
 
 
-def _containers(value: Any) -> Iterator[Any]:
-    """Yield the lists, dicts and sets in a value, the value itself included, the outer ones first."""
+def _containers(value: Any) -> Iterable[Any]:
+    """Return the lists, dicts and sets in a value, the value itself included, the outer ones first."""
+    return _walk_containers(value) if isinstance(value, CONTAINERS) else ()
+
+
+def _walk_containers(value: Any) -> Iterator[Any]:
+    """Yield the lists, dicts and sets in a list, dict, set or tuple."""
     waiting, seen = [value], set[int]()
     while waiting:
         container = waiting.pop()

@@ -20,6 +20,9 @@ its only argument: a tensor, or a list such as the images of a detector."""
 FILL_RATIO = 1e5
 """Outputs that are so many times as large as half of the others are compared apart from these."""
 
+PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device})
+"""Types of values that hold no others: most of the arguments of functions, for which `tensors_in` has to be fast."""
+
 Logits = Callable[[Any], Any]
 """A function that takes the logits, (images, classes), out of what a network returns."""
 
@@ -83,7 +86,10 @@ def tensors_in(values: Any) -> list[Tensor]:
     """Return the tensors in nested values, in their order."""
     if isinstance(values, Tensor):
         return [values]
-    return [tensor for _, value in _entries(values) for tensor in tensors_in(value)]
+    if type(values) in PLAIN:
+        return []
+    parts = values if type(values) in (tuple, list) else [value for _, value in _entries(values)]
+    return [tensor for value in parts for tensor in tensors_in(value)]
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], values: Any) -> Any:
