@@ -20,7 +20,7 @@ its only argument: a tensor, or a list such as the images of a detector."""
 FILL_RATIO = 1e5
 """Outputs that are so many times as large as half of the others are compared apart from these."""
 
-PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device})
+PLAIN = frozenset({type(None), bool, int, float, str})
 """Types of values that hold no others: most of the arguments of functions, for which `tensors_in` has to be fast."""
 
 Logits = Callable[[Any], Any]
