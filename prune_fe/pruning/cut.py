@@ -173,10 +173,11 @@ class Cutter:
             after: The channels to keep.
         """
         modules = dict(model.named_modules())
+        sizes: dict[str, dict[str, int]] = {}
+        for (name, side), kept in after.items():
+            sizes.setdefault(name, {})[side] = len(kept)
         for name in {module for module, side in after if len(after[module, side]) != len(before[module, side])}:
-            _set_channel_counts(
-                modules[name], {side: len(kept) for (owner, side), kept in after.items() if owner == name}
-            )
+            _set_channel_counts(modules[name], sizes[name])
         is_kept = np.zeros(self.set_count, bool)
         for key, kept in after.items():
             is_kept[self.axis_sets[key][kept]] = True

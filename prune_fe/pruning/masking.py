@@ -54,7 +54,9 @@ def masked(model: nn.Module, pruned: nn.Module, axes: Mapping[AxisKey, Axis], ke
         for (name, side), axis in axes.items():
             if axis.call is not None:
                 continue
-            removed = np.delete(np.arange(len(axis.channels)), kept[name, side])
+            is_removed = np.ones(len(axis.channels), bool)
+            is_removed[kept[name, side]] = False
+            removed = np.flatnonzero(is_removed)
             module = modules[name]
             if axis.in_weights:
                 for attribute, dim in find_axis_tensors(module, axis) if len(removed) else ():

@@ -40,10 +40,13 @@ def find_unseen_layers(
     unseen = []
     for group in groups:
         known = [layer for layer in group.layers if layer in scored]
+        candidates = [layer for layer in group.layers if layer in in_weights and layer not in known]
+        if not candidates or not (known or has_all):
+            continue
         is_seen = np.array([[bool(units) for units in group.layer_units[layer]] for layer in known]).any(axis=0)
-        for layer in group.layers if known or has_all else ():
+        for layer in candidates:
             has_units = np.array([bool(units) for units in group.layer_units[layer]])
-            if layer in in_weights and layer not in scored and (has_units & ~is_seen).any():
+            if (has_units & ~is_seen).any():
                 unseen.append(layer)
     return list(dict.fromkeys(unseen))
 
