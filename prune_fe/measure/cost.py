@@ -139,8 +139,11 @@ def _count_operations(model: nn.Module, example: Inputs) -> Mapping[str, Counter
     with evaluating(model), restoring_state(model), torch.no_grad(), running_eagerly(), _without_fast_path():
         analysis = FlopCountAnalysis(_Flat(model, image), tuple(tensors_in(image)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        # fvcore has no rule for attention and would count it as 0.
+        # fvcore has no rule for attention and for padding="same", and counts them as 0. Its rule for products fails
+        # on vectors.
         analysis.set_op_handle(f"aten::{ATTENTION}", _attention_macs)
+        analysis.set_op_handle("aten::_convolution_mode", _padded_convolution_macs)
+        analysis.set_op_handle("aten::matmul", _product_macs)
         with explain_run(model, image):
             counts = analysis.tracer_warnings("none").by_module_and_operator()
     return {name.removeprefix("network").removeprefix("."): count for name, count in counts.items() if name}
@@ -182,6 +185,26 @@ def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
     """
     query, key, value = (entry.type().sizes() for entry in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _padded_convolution_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
+    """Return the multiply-adds of a convolution whose padding has a name, such as "same", as those of other ones.
+
+    Args:
+        inputs: Traced input, weight of shape (units, ...), and other inputs, which are ignored.
+        outputs: The traced output.
+    """
+    return Counter({"conv": math.prod(outputs[0].type().sizes()) * math.prod(inputs[1].type().sizes()[1:])})
+
+
+def _product_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Return the multiply-adds of a product of matrices or vectors.
+
+    Args:
+        inputs: The traced factors.
+        outputs: The traced product.
+    """
+    return math.prod(outputs[0].type().sizes()) * inputs[0].type().sizes()[-1]
 
 
 def speed(model: nn.Module, example: Inputs, batch_size: int = 64, seconds: float = 1.0) -> Speed:

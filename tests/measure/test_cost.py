@@ -87,6 +87,29 @@ def test_transposed_and_one_dimensional_convolutions_are_counted() -> None:
     assert cost(model, image).macs == counted(model, image) > 0
 
 
+def test_a_convolution_whose_padding_has_a_name_is_counted() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding="same", groups=2), nn.Conv2d(8, 6, 3, padding="valid"))
+    image = torch.zeros(1, 4, 10, 9)
+    assert cost(model, image).macs == counted(model, image) == 10 * 9 * 8 * 2 * 9 + 8 * 7 * 6 * 8 * 9
+    assert cost_by_module(model, image)["0"].macs == 10 * 9 * 8 * 2 * 9
+
+
+class Pooled(nn.Module):
+    """Places that are weighted by a product with a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        places = images.flatten(2).mT
+        return torch.ones(2, 4) @ (places * (places @ self.query)[..., None])
+
+
+def test_products_with_vectors_and_with_several_matrices_are_counted() -> None:
+    assert cost(Pooled(), torch.zeros(1, 3, 2, 2)).macs == 4 * 3 + 2 * 4 * 3
+
+
 def test_one_image_is_counted_whatever_the_batch_of_the_example() -> None:
     model = SmallVGG()
     assert cost(model, torch.zeros(7, 3, 16, 16)) == cost(model, torch.zeros(1, 3, 16, 16))
