@@ -28,7 +28,7 @@ from prune_fe.tracing.channel_ids import to_tensor
 from prune_fe.tracing.copying import copy_sharing_weights, find_listed_tensors, restoring_state, restoring_weights
 from prune_fe.tracing.dependency_graph import OUTPUT, Axis, DependencyGraph, GraphBuilder, SetId
 from prune_fe.tracing.memory_format import keep_memory_format
-from prune_fe.tracing.module_rules import convolution_axes, count_positions
+from prune_fe.tracing.module_rules import convolution_axes, count_positions, fix_if_computed
 from prune_fe.tracing.nested import Inputs, count_rows, run, tensors_in
 from prune_fe.tracing.shared_tensors import find_shared_tensors, full_name, named_tensors, set_tensor
 from prune_fe.tracing.watching import Watch, evaluating
@@ -74,8 +74,8 @@ def _build_graph(twin: nn.Module, example: Inputs, has_branches: bool) -> Depend
     groups = _Groups(twin, example, has_branches, check_numbers=True)
     builder = GraphBuilder(groups.modules, {})
     for name in groups.modules:
-        for side in groups.sides(name):
-            groups.add_axis(builder, name, side, outputs.get(name, ()))
+        axes = [groups.add_axis(builder, name, side, outputs.get(name, ())) for side in groups.sides(name)]
+        fix_if_computed(builder, name, axes)
     for name, positions in shapes.positions.items():
         builder.apply_at(name, positions)
     for name, side in groups.roots():

@@ -6,6 +6,7 @@ A module with a rule is handled as a whole: the functions that its code calls ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from torch import Tensor, nn
@@ -56,10 +57,18 @@ def follow_layer(builder: GraphBuilder, name: str, value: Tensor, output: Tensor
     else:
         assert isinstance(module, nn.Linear)
         axes = _follow_linear(builder, name, module, value, output)
-    if _is_computed(module):  # cutting such a weight would have no effect, because it is computed again
-        for axis in axes:
-            builder.fix(to_tensor(axis.channels), _describe_computed(name, module))
+    fix_if_computed(builder, name, axes)
     return axes
+
+
+def fix_if_computed(builder: GraphBuilder, name: str, axes: Iterable[Axis]) -> None:
+    """Fix the channels of axes of a module if a parameter of it is computed from others before each use.
+
+    Cutting such a weight would have no effect, because it is computed again.
+    """
+    if _is_computed(builder.modules[name]):
+        for axis in axes:
+            builder.fix(to_tensor(axis.channels), _describe_computed(name, builder.modules[name]))
 
 
 def _is_computed(module: nn.Module) -> bool:

@@ -276,3 +276,22 @@ def test_weights_that_code_writes_into_stay_as_they_are() -> None:
         for weight in pruned.parameters():
             weight.zero_()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Weighted(Net):
+    """A convolution whose weights are computed before each use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.utils.weight_norm(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 8, 1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(x)).relu()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_are_computed_stay_as_they_are() -> None:
+    first, second = prune_with_both(Weighted(), ratio=0.5)
+    assert first.steps == second.steps
+    assert [(step.layers, step.count) for step in second.steps] == [(("stem",), 0), (("conv",), 0), (("last",), 4)]
+    assert "WeightNorm" in str(second.steps[1].left)
