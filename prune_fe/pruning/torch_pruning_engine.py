@@ -143,7 +143,7 @@ def cut(
     Raises:
         InputError: torch-pruning cuts a tensor in another way than was verified.
     """
-    # What code writes into tensors is undone before the new ones are compared with them.
+    # What code writes into them when it runs is undone before they are cut.
     old = named_tensors(model)
     # torch-pruning does not see the lists and dicts in which code holds some of them.
     listed, names = find_listed_tensors(model), {id(tensor): name for name, tensor in old.items()}
@@ -151,11 +151,10 @@ def cut(
     shared = find_shared_tensors(model)
     first_names = {full_name(other): full_name(first) for first, *others in shared for other in others}
     flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-    with restoring_weights(model):
-        with restoring_state(model):
-            groups = _Groups(model, example, has_branches)
-        _remove(groups, before, after)
-        groups.free_maps()
+    with restoring_weights(model), restoring_state(model):
+        groups = _Groups(model, example, has_branches)
+    _remove(groups, before, after)
+    groups.free_maps()
     for name, tensor in named_tensors(model).items():
         first_name = first_names.get(name, name)
         expected = cutter.select(first_name, old[first_name].detach(), before, after)

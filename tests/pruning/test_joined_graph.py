@@ -170,7 +170,15 @@ class Counting(nn.Module):
         return self.norm(x)
 
 
-@pytest.mark.parametrize("kind", [Last, Listed, Counting])
+class Clamped(Scale):
+    """A scale that the code limits before it uses it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.data.clamp_(0.7, 1.2)
+        return x * self.scale[:, None, None]
+
+
+@pytest.mark.parametrize("kind", [Last, Listed, Counting, Clamped])
 def test_all_that_goes_with_a_parameter_is_cut(kind: type[nn.Module]) -> None:
     first, second = prune_with_both(Normed(kind()), rounds=2)
     assert [(step.layers, step.count) for step in second.steps] == [(("stem",), 4), (("conv",), 4)]
