@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,9 @@ STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 BLOCKS = 20
 """Number of blocks into which the calls of a timed task are divided."""
 
+MEMORY_USES = 3
+"""How often the memory of each part is measured: that takes as long as measuring some small maps."""
+
 UNSTEADY = 1.5
 """If the quartiles of a timing differ by more than this factor, other work on the machine disturbed it."""
 
@@ -29,33 +33,43 @@ class Meter:
 
     Attributes:
         seconds: Seconds of all uses.
-        peak_bytes: Largest additional memory of a use: on CUDA what torch allocated, on Linux the resident memory of
-            the process; None where neither is known.
+        peak_bytes: Largest additional memory of the first `MEMORY_USES` uses for each part: on CUDA what torch
+            allocated, on Linux the resident memory of the process; None where neither is known.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.seconds = 0.0
         self.peak_bytes: int | None = None
+        self._uses: Counter[str] = Counter()
         self._cuda = device if device.type == "cuda" else None
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Measure the body of a `with` statement, also one that raises."""
-        before, start = self._reset_peak(), time.perf_counter()
+    def measuring(self, part: str = "") -> Iterator[None]:
+        """Measure the body of a `with` statement, also one that raises.
+
+        Args:
+            part: What the body works on, such as the name of a layer.
+        """
+        self._uses[part] += 1
+        self._synchronize()
+        before = self._reset_peak() if self._uses[part] <= MEMORY_USES else None
+        start = time.perf_counter()
         try:
             yield
         finally:
-            # CUDA runs kernels asynchronously, so the clock is read after the last one has finished.
-            if self._cuda is not None:
-                torch.cuda.synchronize(self._cuda)
+            self._synchronize()
             self.seconds += time.perf_counter() - start
             if before is not None:
                 self.peak_bytes = max(self.peak_bytes or 0, self._peak() - before)
 
+    def _synchronize(self) -> None:
+        """Wait for the kernels that CUDA runs asynchronously, so that the clock counts those of the body alone."""
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
+
     def _reset_peak(self) -> int | None:
         """Start a new peak and return the bytes in use now; None if the system does not tell."""
         if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)
             return self._allocated_bytes("current")
         try:

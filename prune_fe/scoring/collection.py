@@ -198,7 +198,8 @@ class Collection:
     @contextmanager
     def _metered(self, label: str, layer: Layer | None = None) -> Iterator[None]:
         """Add time and memory of the block to a scorer's, and name the layer in its errors."""
-        with self.meters[label].measuring(), explain_faults(self.scorers[label], layer.name if layer else None):
+        name = layer.name if layer else None
+        with self.meters[label].measuring(name or ""), explain_faults(self.scorers[label], name):
             try:
                 yield
             except InputError as error:

@@ -157,7 +157,7 @@ def _score_part(inputs: ScoringInputs, part: Part, sums: Mapping[str, Sums], cla
     Raises:
         InputError: The scorer cannot compute scores from the sums.
     """
-    with meter.measuring(), explain_faults(part.scorer):
+    with meter.measuring("scores"), explain_faults(part.scorer):
         results = part.scorer.score(inputs.model, part.layers, sums, inputs.example)
     keep, raw = collect_arrays(part.scorer, part.layers, results, classes if part.scorer.needs_data else 0)
     return _PartScores(keep, raw, meter)

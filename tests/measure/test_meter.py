@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prune_fe.measure import meter
-from prune_fe.measure.meter import Meter, ProcessorShare, is_disturbed, quartiles, seconds_in_turn
+from prune_fe.measure.meter import MEMORY_USES, Meter, ProcessorShare, is_disturbed, quartiles, seconds_in_turn
 
 CPU = torch.device("cpu")
 
@@ -81,6 +81,16 @@ def test_seconds_add_up_and_the_largest_peak_stays(clock: list[float]) -> None:
             np.frombuffer(mmap.mmap(-1, megabytes << 20), np.uint8)[:] = 1
     assert meter_.seconds == 4.0
     assert meter_.peak_bytes is None or 48 << 20 < meter_.peak_bytes < 256 << 20
+
+
+def test_the_memory_of_each_part_is_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(Meter, "_reset_peak", lambda _: measured.append(part))
+    meter_ = Meter(CPU)
+    for part in ["one", "two"] * (MEMORY_USES + 2):
+        with meter_.measuring(part):
+            pass
+    assert measured == ["one", "two"] * MEMORY_USES
 
 
 def test_work_that_raises_is_measured_too(clock: list[float]) -> None:
