@@ -10,6 +10,9 @@ import pandas as pd
 
 from prune_fe.charts.theme import HEIGHT, WIDTH, SeriesStyle
 
+TICKS = "datum.value < 1 ? datum.value : format(datum.value, '~s')"
+"""Expression of Vega for the numbers at the axis: 0.1 and not 100m, but 10k."""
+
 
 def birth_times(times: pd.DataFrame, title: str) -> alt.LayerChart:
     """Return the time a map against its size, both logarithmic: a colour a program, dashes for the kind of maps.
@@ -38,7 +41,7 @@ def birth_times(times: pd.DataFrame, title: str) -> alt.LayerChart:
             "microseconds:Q",
             title="µs a map, one thread",
             scale=alt.Scale(type="log"),
-            axis=alt.Axis(format="~s", values=_decades(times["microseconds"])),
+            axis=alt.Axis(labelExpr=TICKS, values=_decades(times["microseconds"])),
         ),
         color=style.color(),
     )
