@@ -84,7 +84,7 @@ def test_seconds_add_up_and_the_largest_peak_stays(clock: list[float]) -> None:
 
 
 def test_the_memory_of_each_part_is_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = []
+    part, measured = "", []
     monkeypatch.setattr(Meter, "_reset_peak", lambda _: measured.append(part))
     meter_ = Meter(CPU)
     for part in ["one", "two"] * (MEMORY_USES + 2):
