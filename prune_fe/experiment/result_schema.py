@@ -14,7 +14,8 @@ from prune_fe.errors import InputError
 from prune_fe.options import explain_errors
 
 Whole = Annotated[StrictInt, Field(ge=0, lt=2**63)]
-Quantity = Annotated[StrictFloat, Field(ge=-1e300, le=1e300)] | None
+Number = Annotated[StrictFloat, Field(ge=-1e300, le=1e300)]
+Quantity = Number | None
 """A number; null stands for NaN, which JSON cannot express."""
 
 MAX_DEPTH = 5
@@ -61,16 +62,16 @@ class RowFile(_File):
 
     scorer: StrictStr
     seed: Whole
-    accuracy_before: Quantity
+    accuracy_before: Number
     accuracy_pruned: Quantity
     accuracy_finetuned: Quantity
     balanced_accuracy: Quantity
     loss: Quantity
     parameters: Whole
     macs: Whole
-    images_per_second: Quantity
-    images_per_second_low: Quantity
-    images_per_second_high: Quantity
+    images_per_second: Number
+    images_per_second_low: Number
+    images_per_second_high: Number
     timed_with: StrictStr
     scoring_seconds: Quantity
     processor_share: Quantity = None

@@ -79,9 +79,7 @@ class Row:
     @property
     def is_disturbed(self) -> bool:
         """Whether other work on the machine disturbed the timing, so that `images_per_second` is too low."""
-        low, high = self.images_per_second_low, self.images_per_second_high
-        # Quartiles that are not numbers are null in the file.
-        return None not in (low, high) and is_disturbed(low, high, self.processor_share)
+        return is_disturbed(self.images_per_second_low, self.images_per_second_high, self.processor_share)
 
     @property
     def accuracy(self) -> float:

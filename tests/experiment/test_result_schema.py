@@ -66,6 +66,16 @@ def test_any_value_of_another_type_is_an_error_of_its_file(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
+    "key", ["accuracy_before", "images_per_second", "images_per_second_low", "images_per_second_high"]
+)
+def test_what_every_result_has_is_a_number(key: str) -> None:
+    content = json.loads((RUN / FILES[-1]).read_text())
+    content["row"][key] = None
+    with pytest.raises(InputError, match=f"row.{key}: input should be a valid number"):
+        check_content(ResultFile, content)
+
+
+@pytest.mark.parametrize(
     ("content", "text"),
     [
         ({"classes": ["a", 1], "labels": [0]}, "classes.1: input should be a valid string"),
