@@ -25,7 +25,7 @@ UNSTEADY = 1.5
 """If the quartiles of a timing differ by more than this factor, other work on the machine disturbed it."""
 
 BUSY = 0.9
-"""If a thread that always computes has a processor for less than this share of the time, the machine is busy."""
+"""Least share of the time for which a thread that always computes has a processor, unless the machine is busy."""
 
 
 class Meter:
@@ -40,15 +40,15 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.seconds = 0.0
         self.peak_bytes: int | None = None
-        self._uses: Counter[str] = Counter()
+        self._uses: Counter[str | None] = Counter()
         self._cuda = device if device.type == "cuda" else None
 
     @contextmanager
-    def measuring(self, part: str = "") -> Iterator[None]:
+    def measuring(self, part: str | None = None) -> Iterator[None]:
         """Measure the body of a `with` statement, also one that raises.
 
         Args:
-            part: What the body works on, such as the name of a layer.
+            part: What the body works on, such as the name of a layer; None for the whole.
         """
         self._uses[part] += 1
         self._synchronize()

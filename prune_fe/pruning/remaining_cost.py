@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,9 @@ from prune_fe.pruning.cut import Cutter
 from prune_fe.tracing.dependency_graph import SetId
 
 Resource = Literal["macs", "parameters"]
+
+Cost = tuple[float, Sequence[int]]
+"""The cost of a tensor or a product, and the numbers of the axes that it shrinks with."""
 
 
 class RemainingCost:
@@ -33,33 +37,27 @@ class RemainingCost:
         self._set_count = cutter.set_count
         axis_numbers = {key: number for number, key in enumerate(cutter.axis_sets)}
         axes_of = {name: [axis_numbers[key] for key, _ in axes] for name, axes in cutter.tensor_axes.items()}
-        weights = {name: weight.numel() for name, weight in model.named_parameters()}
+        parameters = [(weight.numel(), axes_of.get(name, ())) for name, weight in model.named_parameters()]
         positions = cutter.graph.output_positions
-        macs = {}
+        macs: list[Cost] = []
         # A shared weight is one parameter, but each of its layers multiplies it.
         for name, weight in model.named_parameters(remove_duplicate=False):
             module, _, attribute = name.rpartition(".")
             if module in positions and (attribute == "weight" or attribute.endswith("_proj_weight")):
-                macs[name] = float(weight.numel() * positions[module])
-        number = len(axis_numbers)
-        for n, product in enumerate(products):
-            name = f"product {n}"  # No parameter has a name with a space.
-            macs[name] = product.macs
-            axes_of[name] = list(range(number, number + len(product.channels)))
-            number += len(product.channels)
-        self._terms = {"macs": self._as_arrays(macs, axes_of), "parameters": self._as_arrays(weights, axes_of)}
+                macs.append((weight.numel() * positions[module], axes_of.get(name, ())))
+        further = count(len(axis_numbers))
+        macs += [(product.macs, [next(further) for _ in product.channels]) for product in products]
+        self._terms = {"macs": self._as_arrays(macs), "parameters": self._as_arrays(parameters)}
 
-    def _as_arrays(
-        self, costs: Mapping[str, float], axes_of: Mapping[str, Sequence[int]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n,) the cost of each tensor or product, and (n, 2) the axes that it shrinks with.
+    def _as_arrays(self, costs: Sequence[Cost]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) the costs and (n, 2) the axes that each shrinks with.
 
         One more axis, behind the last, never shrinks.
         """
         constant = len(self._lengths)
         # There are at most two: the outputs and the inputs of a layer, or the arrays of channels of a product.
-        axes = [([*axes_of.get(name, ()), constant, constant])[:2] for name in costs]
-        return np.array(list(costs.values()), float), np.array(axes, int).reshape(-1, 2)
+        axes = [([*axes, constant, constant])[:2] for _, axes in costs]
+        return np.array([cost for cost, _ in costs], float), np.array(axes, int).reshape(-1, 2)
 
     def total(self, resource: Resource) -> float:
         """Return the multiply-adds for one image, or the parameters, of the whole network."""
@@ -96,4 +94,4 @@ class RemainingCost:
         kept = (self._lengths - channels) / self._lengths
         shares = np.concatenate([kept, np.ones((*kept.shape[:-1], 1))], axis=-1)
         costs, axes = self._terms[resource]
-        return shares[..., axes].prod(axis=-1) @ costs / costs.sum()
+        return shares[..., axes].prod(axis=-1) @ costs / self.total(resource)

@@ -199,7 +199,7 @@ class Collection:
     def _metered(self, label: str, layer: Layer | None = None) -> Iterator[None]:
         """Add time and memory of the block to a scorer's, and name the layer in its errors."""
         name = layer.name if layer else None
-        with self.meters[label].measuring(name or ""), explain_faults(self.scorers[label], name):
+        with self.meters[label].measuring(name), explain_faults(self.scorers[label], name):
             try:
                 yield
             except InputError as error:
