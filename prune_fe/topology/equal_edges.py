@@ -11,6 +11,7 @@ from prune_fe.topology.graph import (
     share_a_neighbour,
     trailing_zeros,
     vertices,
+    vertices_after,
     word,
 )
 
@@ -72,9 +73,7 @@ def join_group(neighbours, later_neighbours, labels, degrees):
         has_joined = False
         for a in range(len(labels)):
             for i in range(a >> 6, n_words(neighbours)):
-                pending = waiting(neighbours, later_neighbours, a, i)
-                if i == a >> 6:
-                    pending &= ~((np.uint64(2) << np.uint64(a & 63)) - np.uint64(1))  # each edge once, as a < b
+                pending = waiting(neighbours, later_neighbours, a, i) & vertices_after(a, i)  # each edge once, as a < b
                 # For each set bit, from the lowest on.
                 while pending != 0:
                     b = (i << 6) + trailing_zeros(pending)
@@ -99,14 +98,12 @@ def fill_pending(neighbours, later_neighbours, pending):
     n_pending = 0
     for a in range(len(neighbours)):
         for i in range(a >> 6, n_words(neighbours)):
-            others = word(later_neighbours, a, i) & ~word(neighbours, a, i)
+            others = waiting(neighbours, later_neighbours, a, i) & vertices_after(a, i)
             while others != 0:
-                b = (i << 6) + trailing_zeros(others)
+                pending[n_pending, 0] = a
+                pending[n_pending, 1] = (i << 6) + trailing_zeros(others)
+                n_pending += 1
                 others &= others - np.uint64(1)
-                if a < b:
-                    pending[n_pending, 0] = a
-                    pending[n_pending, 1] = b
-                    n_pending += 1
     return n_pending
 
 
@@ -192,12 +189,11 @@ def identify(neighbours, later_neighbours, unknowns, pending, n_pending, classes
 @compiled
 def next_waiting(neighbours, later_neighbours, a, b, c):
     """Return the first vertex above c to which a and b both have a pending edge; −1 if there is none."""
-    mask = ~((np.uint64(2) << np.uint64(c & 63)) - np.uint64(1))
     for i in range(c >> 6, n_words(neighbours)):
-        common = waiting(neighbours, later_neighbours, a, i) & waiting(neighbours, later_neighbours, b, i) & mask
+        common = waiting(neighbours, later_neighbours, a, i) & waiting(neighbours, later_neighbours, b, i)
+        common &= vertices_after(c, i)
         if common != 0:
             return (i << 6) + trailing_zeros(common)
-        mask = ~np.uint64(0)
     return -1
 
 

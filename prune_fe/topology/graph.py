@@ -102,6 +102,12 @@ def next_common(neighbours, a, b, start):
 
 
 @compiled
+def vertices_after(vertex, i):
+    """Return the i-th word of the set of all numbers above that of a vertex, for the vertex's own word or a later i."""
+    return ~((np.uint64(2) << np.uint64(vertex & 63)) - np.uint64(1)) if i == vertex >> 6 else ~np.uint64(0)
+
+
+@compiled
 def fill_reached(neighbours, a, reached):
     """Write the set of vertices b whose pair {a, b} need not be tested: within two edges of a, or b ≤ a."""
     size = len(neighbours)
@@ -115,7 +121,7 @@ def fill_reached(neighbours, a, reached):
             for j in range(len(reached)):
                 reached[j] |= word(neighbours, c, j)
     # All b ≤ a, and the bits beyond the last vertex.
-    reached[a >> 6] |= (np.uint64(2) << np.uint64(a & 63)) - np.uint64(1)
+    reached[a >> 6] |= ~vertices_after(a, a >> 6)
     if size & 63:
         reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
 
