@@ -195,8 +195,7 @@ def find_groups(model: nn.Module, graph: DependencyGraph, layers: Sequence[str])
     alike: dict[object, list[SetId]] = {}
     for set_id, place in places.items():
         alike.setdefault(place, []).append(set_id)
-    balanced = zip(graph.balance_constraints, graph.balance_causes, strict=True)
-    constraints = [(blocks, cause) for blocks, cause in balanced if not _is_always_balanced(blocks)]
+    constraints = [(blocks, cause) for blocks, cause in graph.constraints if not _is_always_balanced(blocks)]
     merged = _merge_constrained(list(alike.values()), constraints)
     number_of = {set_id: number for number, sets in enumerate(merged) for set_id in sets}
     names_of: list[set[str]] = [set() for _ in merged]
@@ -301,10 +300,10 @@ def _occur_twice(sets: Sequence[SetId], layers: Sequence[Set[SetId]]) -> bool:
     """
     own, before = set(sets), set[SetId]()
     for layer in layers:
-        here = own & layer
-        if not before.isdisjoint(here):
+        in_layer = own & layer
+        if not before.isdisjoint(in_layer):
             return True
-        before |= here
+        before |= in_layer
     return False
 
 

@@ -33,21 +33,19 @@ def join_graphs(graph: DependencyGraph, traced: DependencyGraph, model: nn.Modul
         model: The network, or a copy of it.
     """
     translation = _Translation(graph, traced)
-    translated = translation.constraints(list(zip(traced.balance_constraints, traced.balance_causes, strict=True)))
-    counted = [(module, translation.sets(sets)) for module, sets in traced.counted_sets if translation.knows(sets)]
-    present = zip(graph.balance_constraints, graph.balance_causes, strict=True)
+    own = translation.known_part().with_sets(translation.sets)
     return replace(
         graph,
         axes={**graph.axes, **translation.mixing_axes(dict(model.named_modules()))},
-        counted_sets=[*graph.counted_sets, *counted],
-        mixed_sets=[*graph.mixed_sets, *((what, translation.sets(sets)) for what, sets in traced.mixed_sets)],
-        possible_constraints=translation.constraints(traced.possible_constraints),
-        outputs={name: translation.sets(sets) for name, sets in traced.outputs.items()},
+        counted_sets=[*graph.counted_sets, *own.counted_sets],
+        mixed_sets=[*graph.mixed_sets, *own.mixed_sets],
+        possible_constraints=own.possible_constraints,
+        outputs=own.outputs,
         output_positions={**graph.output_positions, **traced.output_positions},
-        products=[replace(each, channels=tuple(map(translation.sets, each.channels))) for each in traced.products],
-        balance_constraints=[],
-        balance_causes=[],
-    ).with_constraints([*translated, *present])
+        products=own.products,
+        balance_constraints=[*own.balance_constraints, *graph.balance_constraints],
+        balance_causes=[*own.balance_causes, *graph.balance_causes],
+    )
 
 
 def tie_as_traced(graph: DependencyGraph, traced: DependencyGraph, failed: Collection[SetId]) -> DependencyGraph:
@@ -70,25 +68,11 @@ def tie_as_traced(graph: DependencyGraph, traced: DependencyGraph, failed: Colle
     links = coo_array((np.ones(is_tied.sum(), bool), (sets[is_tied], size + partners[is_tied])), (nodes, nodes))
     joined = connected_components(links, directed=False)[1]
 
-    def translate(constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
-        return [([joined[block] for block in blocks], cause) for blocks, cause in constraints]
-
     fixed: dict[SetId, str] = {}
     for set_id, reason in graph.fixed_sets.items():
         if reason == OUTPUT or int(joined[set_id]) not in fixed:
             fixed[SetId(int(joined[set_id]))] = reason
-    return replace(
-        graph,
-        coupled_set=joined[graph.coupled_set],
-        fixed_sets=fixed,
-        counted_sets=[(module, joined[sets]) for module, sets in graph.counted_sets],
-        mixed_sets=[(what, joined[sets]) for what, sets in graph.mixed_sets],
-        possible_constraints=translate(graph.possible_constraints),
-        outputs={name: joined[sets] for name, sets in graph.outputs.items()},
-        products=[replace(each, channels=tuple(joined[sets] for sets in each.channels)) for each in graph.products],
-        balance_constraints=[],
-        balance_causes=[],
-    ).with_constraints(translate(list(zip(graph.balance_constraints, graph.balance_causes, strict=True))))
+    return replace(graph.with_sets(lambda sets: joined[sets]), coupled_set=joined[graph.coupled_set], fixed_sets=fixed)
 
 
 def _same_axes(graph: DependencyGraph, traced: DependencyGraph) -> Iterator[tuple[str, IdArray, IdArray]]:
@@ -127,13 +111,20 @@ class _Translation:
         translated: IdArray = self._graph.coupled_set[self.channels(sets)]
         return translated
 
-    def constraints(self, constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
-        """Translate balance constraints, and leave out those with channels that torch-pruning's graph lacks."""
-        return [
-            ([self.sets(block) for block in blocks], cause)
-            for blocks, cause in constraints
-            if all(map(self.knows, blocks))
-        ]
+    def known_part(self) -> DependencyGraph:
+        """Return prune_fe's graph without sizes and constraints of channels that torch-pruning's graph lacks."""
+        own = self._traced
+        return replace(
+            own,
+            counted_sets=[(module, sets) for module, sets in own.counted_sets if self.knows(sets)],
+            possible_constraints=self._known(own.possible_constraints),
+            balance_constraints=[],
+            balance_causes=[],
+        ).with_constraints(self._known(own.constraints))
+
+    def _known(self, constraints: Sequence[BalanceConstraint]) -> list[BalanceConstraint]:
+        """Return the balance constraints of channels that torch-pruning's graph has."""
+        return [(blocks, cause) for blocks, cause in constraints if all(map(self.knows, blocks))]
 
     def mixing_axes(self, modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], Axis]:
         """Translate the axes of norms, and of statistics that code computes, that torch-pruning's graph lacks.

@@ -14,7 +14,7 @@ Coupled channels are removed together or not at all, whatever the network's code
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NewType
 
@@ -111,6 +111,29 @@ class DependencyGraph:
     possible_constraints: Sequence[BalanceConstraint] = ()
     outputs: Mapping[str, IdArray] = field(default_factory=dict)
     products: Sequence[Product] = ()
+
+    @property
+    def constraints(self) -> list[BalanceConstraint]:
+        """The balance constraints, each with its cause."""
+        return list(zip(self.balance_constraints, self.balance_causes, strict=True))
+
+    def with_sets(self, translate: Callable[[IdArray], IdArray]) -> DependencyGraph:
+        """Return the graph with other numbers for coupled sets wherever it lists them, but in `fixed_sets`.
+
+        Args:
+            translate: Returns the new numbers of an array of coupled sets.
+        """
+        return replace(
+            self,
+            balance_constraints=[[translate(block) for block in blocks] for blocks in self.balance_constraints],
+            counted_sets=[(module, translate(sets)) for module, sets in self.counted_sets],
+            mixed_sets=[(what, translate(sets)) for what, sets in self.mixed_sets],
+            possible_constraints=[
+                ([translate(block) for block in blocks], cause) for blocks, cause in self.possible_constraints
+            ],
+            outputs={name: translate(sets) for name, sets in self.outputs.items()},
+            products=[replace(each, channels=tuple(map(translate, each.channels))) for each in self.products],
+        )
 
     def with_constraints(self, added: Sequence[BalanceConstraint]) -> DependencyGraph:
         """Return the graph with more balance constraints, each with its cause."""
@@ -408,24 +431,23 @@ class GraphBuilder:
                 is_possible = isinstance(entry, SameWidth) and not entry.is_certain(coupled_set)
                 (possible if is_possible else balanced).append((blocks, cause))
         counted += [(child, ids) for module, ids in counted for child in self._helpers_of(module)]
-        return DependencyGraph(
+        graph = DependencyGraph(
             axes=self._axes,
             coupled_set=coupled_set,
             fixed_sets=fixed,
-            balance_constraints=[[coupled_set[block] for block in blocks] for blocks, _ in balanced],
+            balance_constraints=[blocks for blocks, _ in balanced],
             balance_causes=[cause for _, cause in balanced],
-            possible_constraints=[([coupled_set[block] for block in blocks], cause) for blocks, cause in possible],
-            mixed_sets=[(what, coupled_set[ids]) for what, ids in self._mixed],
-            counted_sets=[(module, coupled_set[ids]) for module, ids in counted if NO_CHANNEL not in ids],
+            possible_constraints=possible,
+            mixed_sets=self._mixed,
+            counted_sets=[(module, ids) for module, ids in counted if NO_CHANNEL not in ids],
             # The positions of a convolution are those of one image already.
             output_positions={
                 name: positions // (1 if isinstance(self.modules[name], _ConvNd) else images)
                 for name, positions in self._positions.items()
             },
-            products=[
-                Product(each.macs / images, tuple(coupled_set[ids] for ids in each.channels)) for each in self._products
-            ],
+            products=[replace(each, macs=each.macs / images) for each in self._products],
         )
+        return graph.with_sets(lambda ids: coupled_set[ids])
 
 
 def _outer_names(name: str, outermost: str) -> list[str]:
