@@ -33,6 +33,9 @@ multiple of that of the pruned networks."""
 ADVICE = "delete it, and the next run makes it again"
 """What to do about a result that is damaged."""
 
+TIMED = ("images_per_second", "images_per_second_low", "images_per_second_high", "processor_share", "scoring_seconds")
+"""The fields of `Row` that differ between two runs of one recipe, because they are measured in time."""
+
 BY_LAYER = "by layer"
 """The goal of a network that was pruned with a ratio for each layer."""
 

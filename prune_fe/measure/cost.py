@@ -188,7 +188,7 @@ def _attention_macs(inputs: Sequence[Any], _: Sequence[Any]) -> int:
 
 
 def _padded_convolution_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> Counter[str]:
-    """Return the multiply-adds of a convolution whose padding has a name, such as "same", as those of other ones.
+    """Return the multiply-adds of a convolution with padding="same" or "valid", under the name of all convolutions.
 
     Args:
         inputs: Traced input, weight of shape (units, ...), and other inputs, which are ignored.

@@ -1,4 +1,4 @@
-"""Shares and ratios as text, with the same digits wherever they are printed."""
+"""Format shares and ratios, with the same digits wherever they are printed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def percent(share: float, total: int) -> str:
 
 
 def describe_change(change: Estimate) -> str:
-    """Return the change of an accuracy in points, with half the width of its interval.
+    """Format the change of an accuracy in points, with half the width of its interval.
 
     Args:
         change: The mean over the images (a share) with its interval.
@@ -62,7 +62,7 @@ def describe_change(change: Estimate) -> str:
 
 
 def describe_remainder(share: float) -> str:
-    """Return the share of a cost that is left, with three significant digits.
+    """Format the share of a cost that is left after pruning as percent, with three significant digits.
 
     >>> describe_remainder(0.5), describe_remainder(0.09526)
     ('50 %', '9.53 %')
@@ -71,7 +71,7 @@ def describe_remainder(share: float) -> str:
 
 
 def describe_speed_up(ratio: float) -> str:
-    """Return how many times as fast a network is.
+    """Format how many times as fast a network is as the original.
 
     >>> describe_speed_up(1.5512)
     '1.55×'

@@ -255,7 +255,7 @@ class _GroupTrial:
 
     @property
     def failed_sets(self) -> list[SetId]:
-        """The coupled sets of the groups that failed, without groups that have fixed sets: these cannot lose any."""
+        """Coupled sets of the groups whose trial failed. Groups with fixed sets, which can lose none, are left out."""
         fixed = self.graph.fixed_sets.keys()
         failed = [group.sets for group in self.groups if group.reason and fixed.isdisjoint(group.sets)]
         return [set_id for sets in failed for set_id in sets]

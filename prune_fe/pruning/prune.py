@@ -198,7 +198,7 @@ class _Pruning:
         return self.analysis.verifier.find_failing_groups(self.analysis.cutter, added, self.plan.removed_sets)
 
     def _remove(self, groups: Sequence[GroupId]) -> list[GroupId]:
-        """Remove what the quotas of some groups say, and return those that lost units."""
+        """Remove the units that the quotas of some groups ask for, and return the groups that lost any."""
         failing = self._find_failing_groups(groups)
         self.plan = self.plan.stopping(failing)
         planned = self.plan.filling_quotas([group for group in groups if group not in failing])

@@ -107,7 +107,10 @@ def _channels(builder: GraphBuilder, factors: Sequence[Tensor]) -> tuple[IdArray
 def count_attention(
     builder: GraphBuilder, module: nn.MultiheadAttention, inputs: Sequence[Tensor], axes: Sequence[Axis], heads: IdArray
 ) -> None:
-    """Record the multiply-adds of `nn.MultiheadAttention` besides those of its projections at the queries' positions.
+    """Record the multiply-adds of `nn.MultiheadAttention` that its projections do not have in the graph.
+
+    These are the products of queries and keys, and of attention weights and values. The graph applies all three
+    projections at the positions of the queries, so that the difference is recorded where keys and values have others.
 
     Args:
         builder: Collects the dependency graph.
@@ -122,7 +125,6 @@ def count_attention(
     length += (module.bias_k is not None) + module.add_zero_attn
     for part in (heads[0], heads[2]):
         builder.multiply(positions * length * width, (part.ravel(),))
-    # The graph applies all three projections at the positions of the queries. Keys and values may have more, or fewer.
     for axis, part in zip(axes[1:], heads[1:], strict=True) if key_positions != positions else ():
         macs = (key_positions - positions) * len(axis.channels) * width
         builder.multiply(macs, (axis.channels, part.ravel()))

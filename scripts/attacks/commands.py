@@ -19,7 +19,7 @@ import prune_fe
 from attacks.damage import plain, read_checkpoint_file
 from prune_fe.ablation import unfinished as unfinished_ablation
 from prune_fe.experiment import steps
-from prune_fe.experiment.results import load_result
+from prune_fe.experiment.results import TIMED, load_result
 from prune_fe.measure.cost import speed
 from prune_fe.scoring import collection
 from prune_fe.topology.births import birth_times
@@ -124,8 +124,7 @@ def results_of(directory: Path) -> Any:
     [folder] = [path for path in directory.glob("runs/*-*") if any(path.glob("cells/[!.]*.json"))]
     results = {path.name: plain(load_result(path)) for path in sorted(folder.glob("cells/[!.]*.json"))}
     for result in results.values():
-        timed = [key for key in result["row"] if key.startswith("images_per_second") or key == "processor_share"]
-        result["row"] = {key: value for key, value in result["row"].items() if key not in timed}
+        result["row"] = {key: value for key, value in result["row"].items() if key not in TIMED}
     return results, {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("model.safetensors")}
 
 

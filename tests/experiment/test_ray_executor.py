@@ -18,7 +18,7 @@ from prune_fe.experiment import compare
 from prune_fe.experiment.executors import RAY_ENVIRONMENT, open_executor
 from prune_fe.experiment.options import ExecutorOptions
 from prune_fe.experiment.recipe import Recipe
-from prune_fe.experiment.results import load_result
+from prune_fe.experiment.results import TIMED, load_result
 from prune_fe.experiment.run_folder import RunFolder, failed_tasks
 from prune_fe.experiment.tasks import Failures, Grid
 from tests.experiment.helpers import CONTENT, Silent
@@ -106,14 +106,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert len(names[0]) == 2 + 2 * 4
     for name in names[0]:
         first, second = (load_result(folder / "cells" / name) for folder in (one, other))
-        timed = (
-            "images_per_second_low",
-            "images_per_second_high",
-            "images_per_second",
-            "processor_share",
-            "scoring_seconds",
-        )
-        rows = [{k: v for k, v in vars(result.row).items() if k not in timed} for result in (first, second)]
+        rows = [{k: v for k, v in vars(result.row).items() if k not in TIMED} for result in (first, second)]
         assert rows[0] == rows[1]
         np.testing.assert_array_equal(first.correct, second.correct)
         assert first.removed == second.removed

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prune_fe.experiment.results import TIMED
 from prune_fe.experiment.run import run
 from prune_fe.experiment.run_folder import RunFolder
 from prune_fe.experiment.tasks import Failures, Grid, Task
@@ -59,7 +60,6 @@ CASES: dict[str, tuple[Callable[..., list[Any]], dict[str, Any], dict[str, Any]]
     "classes": (classes_study, {"finetune": None}, {"counts": [2, 10], "ratio": 0.5}),
     "ratio": (ratio_study, {"finetune": None}, {"ratios": [0.25, 0.5], "seed": 4}),
 }
-TIMED = ("images_per_second", "images_per_second_low", "images_per_second_high", "processor_share", "scoring_seconds")
 
 
 @pytest.mark.parametrize("name", CASES)
