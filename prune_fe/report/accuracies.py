@@ -71,7 +71,7 @@ def point_table(findings: Findings, network: str, point: float) -> PageTable:
     """Return the columns of the paper's table 12, with intervals."""
     to_best, to_random = (f(network, point) for f in (findings.differences_to_best, findings.differences_to_random))
     names = [*findings.scorers, *findings.scratch, *findings.tuned]
-    rows = []
+    rows, is_disturbed = [], False
     for scorer in names:
         where = None if scorer == TUNED else point
         results = findings.select(network, scorer, where)
@@ -80,6 +80,7 @@ def point_table(findings: Findings, network: str, point: float) -> PageTable:
             continue
         accuracies = findings.accuracies(network, scorer, where)
         pruned = [each.row.accuracy_pruned for each in results if each.row.accuracy_pruned is not None]
+        is_disturbed |= any(each.row.is_disturbed for each in results)
         drop, left = findings.drop(network, scorer, where), findings.shares_left(network, scorer, where)
         rows.append(
             [
@@ -113,7 +114,7 @@ def point_table(findings: Findings, network: str, point: float) -> PageTable:
             " The last two columns are differences in points, paired over the test images, with intervals of 95 % that "
             "hold for all pairs at once."
         )
-    if any("*" in row[columns.index("images/s")] for row in rows if len(row) == len(columns)):
+    if is_disturbed:
         note += f" {DISTURBED}."
     if len(findings.points) == 1:
         note += f" {_about_tuned(findings)}{_about_scratch(findings)}".rstrip()

@@ -55,7 +55,8 @@ def format_spread(values: Sequence[float | None], form: str) -> str:
 
 def format_speed(rows: Sequence[Row]) -> str:
     """Return the mean of the images a second, with an asterisk if other work disturbed any of the timings."""
-    return f"{statistics.mean(row.images_per_second for row in rows):,.0f}" + "*" * any(r.is_disturbed for r in rows)
+    mark = "*" if any(row.is_disturbed for row in rows) else ""
+    return f"{statistics.mean(row.images_per_second for row in rows):,.0f}{mark}"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
