@@ -24,8 +24,10 @@ INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64
 INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
 # Elements that one thread takes at a time, where there are so many: a tenth of a millisecond of work, far more than it
-# costs to hand out. Each thread takes several times, so that none waits long for the last one.
+# costs to hand out.
 CHUNK_ELEMENTS = 1 << 18
+
+# How often each thread can take some, so that none waits long for the last one.
 CHUNKS = 4
 
 MIN_UNITS = 64
@@ -314,8 +316,12 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
         if n_images < 2 * threads:
             largest = min(largest, n_units * n_images // (2 * threads))
         width = min(n_units, max(1, largest // MIN_UNITS) * MIN_UNITS)
-    step = CHUNK_ELEMENTS // (n_units * size**2) if width == n_units else 1
-    return max(1, min(step, -(-n_images // (CHUNKS * threads)))), width
+    return (chunk_size(n_images, n_units * size**2, threads) if width == n_units else 1), width
+
+
+def chunk_size(n: int, n_elements: int, threads: int) -> int:
+    """Return how many of n images or maps, of so many elements each, a thread takes at a time."""
+    return max(1, min(CHUNK_ELEMENTS // n_elements, -(-n // (CHUNKS * threads))))
 
 
 def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads: int, births: np.ndarray) -> None:
@@ -329,7 +335,7 @@ def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads
         births: The output, (images · units,) int32.
     """
     n_units, n_elements = bits.shape[1], bits.shape[-1] ** 2
-    step = max(1, CHUNK_ELEMENTS // n_elements)
+    step = chunk_size(len(bits) * n_units, n_elements, threads)
 
     def work(chunks: Iterator[tuple[int, int]]) -> None:
         scratch = kernel.make_scratch(n_elements, np.dtype(np.int32))
