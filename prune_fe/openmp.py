@@ -12,9 +12,9 @@ SPINS = 10_000
 def shorten_waiting() -> None:
     """Let torch's threads wait for less than a millisecond, unless the environment says how long they wait.
 
-    A waiting thread of torch occupies a processor. Between two layers, birth times and other measurements need that
-    processor, because they are computed in threads of their own. The layers of a network follow each other faster than
-    the threads stop waiting, so that evaluation and training do not become slower.
+    A waiting thread occupies a processor. torch computes gradients in a thread of its own, with helping threads of its
+    own, which need the processor on which a helping thread of the forward pass still waits. The layers of a network
+    follow each other faster than the threads stop waiting, so that nothing becomes slower.
 
     There is no effect once torch is loaded, or where torch uses another OpenMP than GNU's.
     """

@@ -15,7 +15,7 @@ from prune_fe.errors import InputError
 from prune_fe.scorers.base import LayerScore, MapScorer, Sums, check_choice, require_finite
 from prune_fe.scorers.counts import Counts
 from prune_fe.topology import birth_times, persistence
-from prune_fe.topology.births import Rank, compile_kernels
+from prune_fe.topology.births import Rank, compile_kernel
 from prune_fe.topology.padding import apply_to_squares
 from prune_fe.topology.persistence import Characteristic, Complex
 from prune_fe.tracing.layers import Layer
@@ -152,7 +152,7 @@ class FeatureEntropy(MapScorer):
             except InputError as error:
                 raise InputError(f"layer {layer.name!r}: {error}") from error
         if self.uses_birth_times:
-            compile_kernels()
+            compile_kernel()
         else:
             persistence.import_library(self.complex)
 
@@ -192,8 +192,10 @@ class FeatureEntropy(MapScorer):
     def largest_characteristic(self, height: int, width: int) -> int:
         """Return an upper bound of the characteristic: a Betti number is at most the number of simplices or pixels."""
         elements = height * width
+        if self.characterise == "birth":
+            return elements
         holes = math.comb(height, self.dimension + 1) if self.complex == "clique" else elements
-        return {"birth": elements, "maximum": holes, "integral": elements * holes}[self.characterise]
+        return holes if self.characterise == "maximum" else elements * holes
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `births`, counts (classes, units, largest characteristic + 1); entry 0 counts no hole."""

@@ -1,30 +1,26 @@
 """The birth time of a feature map's first hole: how many elements must enter, largest first, until there is one."""
 
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 
 from prune_fe.errors import InputError
-from prune_fe.topology import graph, kernel, portable, small_maps, strips
+from prune_fe.topology import graph, jobs, kernel, portable, strips
+from prune_fe.topology.jobs import Layout, run_job
 
 Rank = Literal["elements", "edges"]
 Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
-Chunk = TypeVar("Chunk")
 
-# The integer type with as many bits as each type, and the bits of +∞. The kernel takes at most 32 bits: float64 is
-# replaced by ranks first, so it is only viewed as itself, and its infinity is the rank of maps that are not finite.
-INTEGER = {"float16": "int16", "bfloat16": "int16", "float32": "int32", "float64": "float64"}
+# The integer type as which the kernel reads each type, and the bits of +∞. It takes at most 32 bits: the elements of
+# float64 maps are replaced by ranks first, and the infinity is the rank in maps that are not finite.
+INTEGER = {"float16": np.int16, "bfloat16": np.int16, "float32": np.int32, "float64": np.int32}
 INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
 # Elements that one thread takes at a time, where there are so many: a tenth of a millisecond of work, far more than it
-# costs to hand out.
+# costs to take them.
 CHUNK_ELEMENTS = 1 << 18
 
 # How often each thread can take some, so that none waits long for the last one.
@@ -32,6 +28,9 @@ CHUNKS = 4
 
 MIN_UNITS = 64
 """Interleaved units that one thread takes at least, where there are so many: fewer would split what lies together."""
+
+MAX_RANKED = 1 << 22
+"""Elements of float64 maps whose ranks are in the memory at a time."""
 
 MAX_STRIP_TOPS = 1 << 20
 """Largest number of interleaved units' strip tops, except for MIN_UNITS units: more would not stay in the cache."""
@@ -80,20 +79,16 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
         return on_device
     births = np.zeros(maps.shape[:-2], np.int32)
     if births.size and maps.shape[-1]:
-        threads = threads or torch.get_num_threads()
-        fill_births(bit_patterns(maps, dtype), INFINITY[dtype], rank, threads, births)
-        check_finite(maps, births != kernel.NOT_FINITE)
+        own = births.reshape(-1)
+        fill_births(layout_of(maps), dtype, maps.shape[-1], rank, threads or torch.get_num_threads(), own)
+        if own.min() < 0:
+            check_finite(maps, births != kernel.NOT_FINITE)
     return torch.from_numpy(births) if isinstance(maps, torch.Tensor) else births
 
 
-@functools.cache
-def compile_kernels() -> None:
-    """Compile the kernels for float32: for small maps, for up to 64 rows and for more.
-
-    They are compiled once an installation. A process calls each of them once, because a network has many layers.
-    """
-    for rows in (4, small_maps.MAX_ROWS + 1, 65):
-        birth_times(torch.zeros(1, rows, rows))
+def compile_kernel() -> None:
+    """Compile what computes the birth times of float32 maps: once an installation, and kept on the disk."""
+    jobs.births_of(INTEGER["float32"])
 
 
 def check_maps(maps: Any, square: bool = True) -> str:
@@ -180,128 +175,64 @@ def has_hole(above: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
     return (steps == 1 + above.flatten(1).any(dim=1).cpu()).to(above.device)
 
 
-def bit_patterns(maps: torch.Tensor | np.ndarray, dtype: str) -> np.ndarray:
-    """Return the maps as integers of the same bits, (images, units, m, m), where they lie."""
-    kind = INTEGER[dtype]
-    if isinstance(maps, torch.Tensor):
-        bits = maps.detach().view(getattr(torch, kind)).numpy()
-    else:
-        bits = (maps if maps.flags.aligned else maps.copy()).view(kind)
-    bits = bits[(None,) * (4 - bits.ndim)]
-    return bits.reshape(-1, *bits.shape[-3:])
+def layout_of(maps: torch.Tensor | np.ndarray) -> Layout:
+    """Return where maps (..., m, m) lie, as a copy only if they are neither contiguous nor interleaved.
 
-
-class Layout(NamedTuple):
-    """Where maps lie in the memory.
-
-    Attributes:
-        bits: 1-d, the memory from the first element to the last.
-        starts: Where each map begins, or the first map of each image, 1-d int64.
-        n_units: 1, or the interleaved units of each image.
-        stride: Distance between two elements of a map, row after row: 1, or more for interleaved units.
-    """
-
-    bits: np.ndarray
-    starts: np.ndarray
-    n_units: int
-    stride: int
-
-
-class _Memory:
-    """Presents the memory of an array as one of n elements in a row, which nobody writes to.
-
-    It is not marked as read-only, because that is another type for numba, and would be compiled for separately.
-    """
-
-    def __init__(self, array: np.ndarray, n: int) -> None:
-        data = (array.__array_interface__["data"][0], False)
-        self.__array_interface__ = {"data": data, "shape": (n,), "typestr": array.dtype.str, "version": 3}
-        self.array = array  # keeps the memory alive
-
-
-def layout_of(bits: np.ndarray) -> Layout:
-    """Return where the maps lie, as a copy only if they are neither contiguous nor interleaved.
+    A network has many layers, so this has to be quick. Integers of Python are quicker than an array's functions.
 
     Args:
-        bits: (images, units, m, m), at least one element.
+        maps: At least one map of at least one element.
     """
-    n_images, n_units, size = bits.shape[:3]
-    image_stride, unit_stride, row_stride, stride = (step // bits.itemsize for step in bits.strides)
+    if maps.ndim != 4:  # (images, units, m, m)
+        maps = maps[(None,) * (4 - maps.ndim)]
+        maps = maps.reshape(-1, *maps.shape[-3:])
+    n_images, n_units, size = maps.shape[:3]
+    if isinstance(maps, torch.Tensor):
+        maps = maps.detach().resolve_neg()
+        image_stride, unit_stride, row_stride, stride = maps.stride()
+        address, is_whole = maps.data_ptr(), True
+    else:
+        image_stride, unit_stride, row_stride, stride = (step // maps.itemsize for step in maps.strides)
+        address = maps.ctypes.data
+        is_whole = (
+            maps.flags.aligned and min(maps.strides) >= 0 and not any(step % maps.itemsize for step in maps.strides)
+        )
     if size == 1:
         row_stride = stride = 1
     is_interleaved = n_units > 1 and unit_stride == 1 and stride > 1
-    is_whole = all(step % bits.itemsize == 0 for step in bits.strides) and min(image_stride, unit_stride) >= 0
     if not (is_whole and row_stride == size * stride and (stride == 1 or is_interleaved)):
-        return layout_of(np.ascontiguousarray(bits))
-    starts = np.arange(n_images)[:, None] * image_stride
+        return layout_of(maps.contiguous() if isinstance(maps, torch.Tensor) else np.array(maps, order="C"))
+    starts = np.arange(n_images) * image_stride
     if not is_interleaved:
-        starts = starts + np.arange(n_units) * unit_stride
-    last = (n_images - 1) * image_stride + (n_units - 1) * unit_stride + (size * size - 1) * stride
-    memory = np.asarray(_Memory(bits, last + 1))
-    return Layout(memory, starts.reshape(-1), n_units if is_interleaved else 1, stride)
+        starts = (starts[:, None] + np.arange(n_units) * unit_stride).reshape(-1)
+    n_numbers = (n_images - 1) * image_stride + (n_units - 1) * unit_stride + (size * size - 1) * stride + 1
+    return Layout(maps, address, n_numbers, starts, n_units if is_interleaved else 1, stride)
 
 
-def fill_births(bits: np.ndarray, infinity: int, rank: Rank, threads: int, births: np.ndarray) -> None:
+def fill_births(maps: Layout, dtype: str, size: int, rank: Rank, threads: int, births: np.ndarray) -> None:
     """Write the birth time of each map to `births`, on several threads if that pays.
 
     Args:
-        bits: What `bit_patterns` returns, (images, units, m, m).
-        infinity: The bits of +∞.
+        maps: The maps.
+        dtype: Name of their number type.
+        size: Rows of a map.
         rank: How births are numbered.
         threads: The largest number of threads.
-        births: The output, (images, units) int32 in any contiguous shape.
+        births: The output, (maps,) int32.
     """
-    n_elements, by_edges = bits.shape[-1] ** 2, rank == "edges"
-    if bits.dtype == np.float64:
-        fill_births_by_rank(bits, infinity, by_edges, threads, births.reshape(-1))
+    by_edges, infinity = rank == "edges", INFINITY[dtype]
+    function = jobs.births_of(INTEGER[dtype])
+    if dtype != "float64":
+        run_job(function, maps, size, births, chunk_shape(maps, size, threads), threads, infinity, by_edges)
         return
-    layout = layout_of(bits)
-    births = births.reshape(len(layout.starts), layout.n_units)
-    step, width = chunk_shape(layout, bits.shape[-1], threads)
-    is_small = bits.shape[-1] <= small_maps.MAX_ROWS and not by_edges
-    if is_small:
-        # An element takes a quarter of the time, so more of them are worth a call.
-        step = max(step, min(4 * step, -(-len(births) // threads)))
-
-    def work(chunks: Iterator[tuple[int, int]]) -> None:
-        if is_small:
-            small_work = small_maps.make_work(bits.shape[-1], bits.dtype)
-        else:
-            scratch = kernel.make_scratch(n_elements, bits.dtype, width)
-        for image, unit in chunks:
-            output = births[image : image + step, unit : unit + width]
-            output = output.reshape(-1)  # a view: only single images are divided
-            starts = layout.starts[image : image + step] + unit
-            given = (layout.bits, starts, min(width, layout.n_units - unit), layout.stride)
-            if is_small:
-                small_maps.fill_births(*given, bits.shape[-1], infinity, small_work, output)
-                fill_unsure(*given, bits.shape[-1], infinity, output)
-            else:
-                kernel.fill_births(*given, infinity, by_edges, scratch, output)
-
-    share(work, [(i, j) for i in range(0, len(births), step) for j in range(0, layout.n_units, width)], threads)
-
-
-def fill_unsure(
-    bits: np.ndarray,
-    starts: np.ndarray,
-    n_units: int,
-    stride: int,
-    size: int,
-    infinity: int,
-    births: np.ndarray,
-) -> None:
-    """Write the birth times that `small_maps.fill_births`, which takes the same arguments, has left UNSURE."""
-    unsure = np.flatnonzero(births == small_maps.UNSURE)
-    if len(unsure):
-        n_elements = size * size
-        scratch = kernel.make_scratch(n_elements, bits.dtype)
-        firsts = starts[unsure // n_units] + unsure % n_units
-        maps = bits[firsts[:, None] + np.arange(n_elements) * stride]
-        found = np.empty(len(unsure), np.int32)
-        places = np.arange(len(unsure)) * n_elements
-        kernel.fill_births(maps.reshape(-1), places, 1, 1, infinity, False, scratch, found)
-        births[unsure] = found
+    starts = (maps.starts[:, None] + np.arange(maps.n_units)).reshape(-1)
+    n = max(1, MAX_RANKED // size**2)
+    for first in range(0, len(starts), n):
+        some = maps._replace(starts=starts[first : first + n], n_units=1)
+        ranks = np.empty((len(some.starts), size, size), np.int32)
+        chunk = chunk_size(len(ranks), size**2, threads), 1
+        run_job(jobs.ranks(), some, size, ranks, chunk, threads)
+        run_job(function, layout_of(ranks), size, births[first : first + n], chunk, threads, infinity, by_edges)
 
 
 def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
@@ -322,62 +253,3 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
 def chunk_size(n: int, n_elements: int, threads: int) -> int:
     """Return how many of n images or maps, of so many elements each, a thread takes at a time."""
     return max(1, min(CHUNK_ELEMENTS // n_elements, -(-n // (CHUNKS * threads))))
-
-
-def fill_births_by_rank(bits: np.ndarray, infinity: int, by_edges: bool, threads: int, births: np.ndarray) -> None:
-    """Write the birth time of each map of float64, whose ranks within the map replace the values.
-
-    Args:
-        bits: (images, units, m, m) float64.
-        infinity: The rank of what is not finite.
-        by_edges: Whether births are numbered by "edges".
-        threads: The largest number of threads.
-        births: The output, (images · units,) int32.
-    """
-    n_units, n_elements = bits.shape[1], bits.shape[-1] ** 2
-    step = chunk_size(len(bits) * n_units, n_elements, threads)
-
-    def work(chunks: Iterator[tuple[int, int]]) -> None:
-        scratch = kernel.make_scratch(n_elements, np.dtype(np.int32))
-        for image, unit in chunks:
-            words = ranks(np.require(bits[image, unit : unit + step], requirements=["C", "W"]).reshape(-1, n_elements))
-            output = births[image * n_units + unit :][: len(words)]
-            starts = np.arange(len(words)) * n_elements
-            kernel.fill_births(words.reshape(-1), starts, 1, 1, infinity, by_edges, scratch, output)
-
-    share(work, [(i, j) for i in range(len(bits)) for j in range(0, n_units, step)], threads)
-
-
-def share(work: Callable[[Iterator[Chunk]], None], chunks: Sequence[Chunk], threads: int) -> None:
-    """Call `work` in several threads with one iterator over the chunks: whoever has finished takes the next one.
-
-    The caller's thread is one of them. It waits for no thread that has not begun when all chunks are taken: on a busy
-    machine that can take longer than all chunks.
-    """
-    remaining = iter(chunks)
-    others = [helpers().submit(work, remaining) for _ in range(min(threads, len(chunks)) - 1)]
-    try:
-        work(remaining)
-    finally:
-        begun = [other for other in others if not other.cancel()]
-        wait(begun)
-    for other in begun:
-        other.result()
-
-
-@functools.cache
-def helpers() -> ThreadPoolExecutor:
-    """Return the threads that help the caller's. They stay, because to start one takes longer than many a chunk."""
-    return ThreadPoolExecutor(max_workers=1 << 10, thread_name_prefix="birth_times")  # started when they are needed
-
-
-# A process that is forked, as workers of a data loader are, has none of the threads: it makes its own.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=helpers.cache_clear)
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value within its map: (maps, m²) float64 -> int32."""
-    result = np.empty(values.shape, np.int32)
-    kernel.fill_ranks(values, result)
-    return result

@@ -20,12 +20,11 @@ Once most vertices are connected, the first hole among the remaining elements ca
 strips.py reads the maps, graph.py has the graph, and equal_edges.py the linear system.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from prune_fe.topology.compiling import aligned_empty, compiled, entry_point
+from prune_fe.topology.compiling import aligned_empty, compiled, inlined
 from prune_fe.topology.equal_edges import add_group, gives_hole, group_around
 from prune_fe.topology.graph import (
     add_neighbour,
@@ -113,41 +112,43 @@ class Scratch(NamedTuple):
     unknowns: np.ndarray
 
 
-def make_scratch(n_elements: int, dtype: np.dtype, n_units: int = 1) -> Scratch:
-    """Return scratch arrays for maps of m² elements that are given as integers of this type.
+@compiled
+def make_scratch(size, like, n_units, neighbours):
+    """Return scratch arrays.
 
     Args:
-        n_elements: m².
-        dtype: Of the integers.
+        size: Rows of a map.
+        like: An array of integers of the type in which the maps are given.
         n_units: The largest number of interleaved units that are read at once; 1 if the maps are not interleaved.
+        neighbours: The array of this name, in one of its two shapes.
     """
-    size = math.isqrt(n_elements)
-    is_interleaved = n_units > 1
+    n_elements, is_interleaved = size * size, n_units > 1
     n_strips, n_columns = strip_counts(size, is_interleaved)
-    n_words = (size + 63) // 64
-    width = strip_width(n_units)
+    # numba has no conditions inside a call with that many keywords.
+    width, n_rows = (strip_width(n_units), LANES) if is_interleaved else (1, 1)
+    n_merged = n_columns if is_interleaved and n_columns < n_strips else 0
     return Scratch(
-        strip_tops=aligned_empty((n_strips * (width if is_interleaved else 1),), dtype),
-        column_tops=aligned_empty((n_columns * width // 2 if is_interleaved and n_columns < n_strips else 0,), dtype),
-        tops=aligned_empty((LANES if is_interleaved else 1, n_columns), dtype),
-        lows=aligned_empty((width // 2,), dtype),
+        strip_tops=aligned_empty(n_strips * width, like),
+        column_tops=aligned_empty(n_merged * width // 2, like),
+        tops=aligned_empty(n_rows * n_columns, like).reshape((n_rows, n_columns)),
+        lows=aligned_empty(width // 2, like),
         columns=np.empty(n_columns + 1, np.int32),
         strips=np.empty(n_strips + 1, np.int32),
-        sample=np.empty(len(range(0, n_elements, sample_step(n_elements))), dtype),
+        sample=np.empty(-(-n_elements // sample_step(n_elements)), like.dtype),
         order=np.empty(n_elements, np.int64),
         spare=np.empty(2 * n_elements + 2, np.int64),
-        neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
-        later_neighbours=np.empty(size if n_words == 1 else (size, n_words), np.uint64),
+        neighbours=neighbours,
+        later_neighbours=np.empty_like(neighbours),
         labels=np.empty(size, np.int32),
         later_labels=np.empty(size, np.int32),
-        reached=np.empty(n_words, np.uint64),
+        reached=np.empty((size + 63) // 64, np.uint64),
         degrees=np.empty(size, np.int32),
         pending=np.empty((n_elements, 2), np.int32),
         unknowns=np.zeros((size, size), np.int32),
     )
 
 
-@entry_point
+@inlined
 def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
     bits, starts, n_units, stride, infinity, by_edges, scratch, births
 ):
@@ -255,27 +256,6 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
             n_slice *= SLICE_GROWTH
 
 
-@entry_point
-def fill_ranks(values, ranks):
-    """Write the rank of each value within its map, 0, 1, …; the largest integer throughout a map that is not finite.
-
-    Births depend on the order of the elements only, so ranks can replace bit patterns.
-
-    Args:
-        values: (maps, m²) float64.
-        ranks: Output, (maps, m²) int32.
-    """
-    for i in range(len(values)):
-        order = np.argsort(values[i])
-        rank = 0
-        for j in range(len(order)):
-            if j > 0 and values[i, order[j]] > values[i, order[j - 1]]:
-                rank += 1
-            ranks[i, order[j]] = rank
-        if not np.isfinite(values[i]).all():
-            ranks[i] = np.iinfo(np.int32).max
-
-
 @compiled
 def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
     """Find the first hole among the elements below the ceiling, without entering them.
@@ -362,7 +342,7 @@ def cone_floor(bits, start, stride, degrees):
     return np.int64(last) + 1
 
 
-@entry_point
+@compiled
 def sample_step(n_elements):
     """Return the distance between two elements of the sample."""
     return 1 + n_elements // MAX_SAMPLED

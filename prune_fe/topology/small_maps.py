@@ -23,10 +23,9 @@ For kernel.py the work grows with the number of edges that must enter; here it g
 
 import numpy as np
 
-from prune_fe.topology.compiling import aligned_empty, compiled, entry_point
+from prune_fe.topology.compiling import aligned_empty, compiled
 from prune_fe.topology.kernel import NOT_FINITE
 from prune_fe.topology.lanes import (
-    N_LANES,
     address_of,
     fill,
     higher,
@@ -48,18 +47,20 @@ UNSURE = -2
 """In place of a birth time: equal weights decide it."""
 
 
-def make_work(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return the memory that one thread needs for maps of size × size integers of this type."""
-    return aligned_empty((4, even(size) ** 2 * N_LANES[8 * dtype.itemsize]), dtype)
+@compiled
+def make_work(size, like):
+    """Return the memory that one thread needs for maps of size × size integers of the type of those in an array."""
+    n = even(size) ** 2 * lane_count(address_of(like))
+    return aligned_empty(4 * n, like).reshape((4, n))
 
 
-@entry_point
+@compiled
 def even(size):
     """Return the number of vertices, an even one: vertices are taken two by two, the last may have no edges."""
     return size + (size & 1)
 
 
-@entry_point
+@compiled
 def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
     """Write each map's birth time to `births`: 0 for none, UNSURE, or NOT_FINITE for a map that is not finite.
 

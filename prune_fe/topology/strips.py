@@ -11,8 +11,9 @@ fastest in order, and it keeps the second largest of each strip too: most strips
 import math
 
 import numpy as np
+from numba.extending import register_jitable
 
-from prune_fe.topology.compiling import compiled, entry_point
+from prune_fe.topology.compiling import compiled
 from prune_fe.topology.lanes import (
     address_of,
     bits_of_both,
@@ -36,12 +37,13 @@ ROW_MASK = 15  # the bits of a number that tell which row of an interleaved stri
 MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
 
 
-@entry_point
+@register_jitable
 def slice_size(size):
     """Return how many elements kernel.py's first slice should have: about as many as a birth needs on these maps."""
     return 14 + size // 4
 
 
+@register_jitable
 def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
     """Return how many strips a map of size × size elements is divided into, and how many columns the strips form."""
     n_elements = size * size
@@ -61,7 +63,7 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
     return n_strips, min(n_strips, math.ceil(elements_per_wanted ** (1 / 3) * 1.5 * slice_size(size)))
 
 
-@entry_point
+@compiled
 def strip_width(n_units):
     """Return how many numbers the tops of a strip of interleaved units take: two for each unit, in whole blocks."""
     return 2 * BLOCK * -(-n_units // BLOCK)

@@ -1,11 +1,6 @@
 """birth_times against persistent homology, on every kind of map it may be given."""
 
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -19,9 +14,9 @@ from ripser import ripser
 
 from prune_fe.errors import InputError
 from prune_fe.topology import birth_times, portable
-from prune_fe.topology import births as births_module
-from prune_fe.topology.births import CHUNK_ELEMENTS, Layout, Rank, bit_patterns, chunk_shape, has_hole, layout_of, share
+from prune_fe.topology.births import CHUNK_ELEMENTS, Rank, chunk_shape, has_hole, layout_of
 from prune_fe.topology.graph import MAX_ROWS
+from prune_fe.topology.jobs import Layout
 
 Draw = Callable[[str, int, int], torch.Tensor]
 
@@ -310,7 +305,7 @@ def test_maps_are_read_where_they_lie_if_contiguous_or_channels_last(draw_maps: 
     }
     for views, is_in_place in ((in_place, True), (copied, False)):
         for what, view in views.items():
-            assert np.shares_memory(layout_of(bit_patterns(view, "float32")).bits, view.numpy()) == is_in_place, what
+            assert (layout_of(view).address == view.data_ptr()) == is_in_place, what
             for threads in (1, 2):
                 expected = birth_times(view.double().contiguous())
                 assert torch.equal(birth_times(view, threads=threads), expected), what
@@ -327,9 +322,9 @@ def test_few_images_are_divided_among_the_threads() -> None:
         (2000, 1, 2, (250, 1)),
         (20000, 1, 2, (1337, 1)),
     ):
-        layout = Layout(np.zeros(1), np.zeros(n_images), n_units, n_units)
+        layout = Layout(np.zeros(1), 0, 1, np.zeros(n_images), n_units, n_units)
         assert chunk_shape(layout, 14, threads) == expected
-    assert chunk_shape(Layout(np.zeros(1), np.zeros(9), 512, 512), 224, 2) == (1, 64)
+    assert chunk_shape(Layout(np.zeros(1), 0, 1, np.zeros(9), 512, 512), 224, 2) == (1, 64)
     maps = torch.from_numpy(random_maps(9, n=200)).view(1, 200, 9, 9)
     found = birth_times(maps.to(memory_format=torch.channels_last), threads=4)
     assert torch.equal(found, birth_times(maps))
@@ -339,7 +334,7 @@ def test_few_images_are_divided_among_the_threads() -> None:
 def test_units_that_are_divided_into_unequal_parts_lose_nothing(dtype: torch.dtype) -> None:
     maps = torch.randn(1, 84, 70, 70).to(dtype)
     images = maps.contiguous(memory_format=torch.channels_last)
-    layout = layout_of(bit_patterns(images, str(dtype).removeprefix("torch.")))
+    layout = layout_of(images)
     assert chunk_shape(layout, 70, threads=2) == (1, 64)  # the last 20 are a part of their own
     assert torch.equal(birth_times(images, threads=2), birth_times(maps))
 
@@ -384,54 +379,6 @@ def test_the_number_of_threads_does_not_matter(dtype: torch.dtype) -> None:
     maps = torch.from_numpy(np.maximum(random_maps(16, n=4 * CHUNK_ELEMENTS // 256 + 3), 0)).to(dtype)
     torch.testing.assert_close(birth_times(maps, threads=2), birth_times(maps, threads=1))
     torch.testing.assert_close(birth_times(maps), birth_times(maps, threads=1))
-
-
-def test_an_error_in_a_helping_thread_is_raised() -> None:
-    caller = threading.get_ident()
-    begun = threading.Event()
-
-    def work(chunks: Iterator[int]) -> None:
-        if threading.get_ident() == caller:
-            assert begun.wait(60)
-            assert len(list(chunks)) == 4
-        else:
-            begun.set()
-            raise ValueError("in a helper")
-
-    with pytest.raises(ValueError, match="in a helper"):
-        share(work, range(4), threads=2)
-
-
-def test_nobody_waits_for_a_helping_thread_that_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[int] = []
-    release = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(release.wait, 60)  # the only helper is busy
-        monkeypatch.setattr(births_module, "helpers", lambda: pool)
-        share(done.extend, range(4), threads=3)
-        assert not release.is_set()
-        assert done == [0, 1, 2, 3]
-        release.set()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_process_has_helping_threads_of_its_own() -> None:
-    maps = torch.from_numpy(random_maps(16, n=4 * CHUNK_ELEMENTS // 256))
-    expected = birth_times(maps, threads=3)
-    child = multiprocessing.get_context("fork").Process(target=_check_in_child, args=(maps, expected))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-
-
-def _check_in_child(maps: torch.Tensor, expected: torch.Tensor) -> None:
-    """Fail or never end if the process waits for threads that it does not have."""
-    births = torch.zeros_like(expected)
-    births_module.share(lambda chunks: time.sleep(0.01 * len(list(chunks))), range(9), threads=3)
-    births.copy_(birth_times(maps, threads=3))
-    assert births_module.helpers().submit(abs, -1).result(30) == 1
-    assert torch.equal(births, expected)
 
 
 @pytest.mark.parametrize("size", [65, 112, 200])

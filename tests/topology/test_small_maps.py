@@ -1,26 +1,35 @@
 """Small maps, many at once: the same births as one map after the other, or left open."""
 
+import ctypes
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from prune_fe.topology import birth_times, kernel, small_maps
-from prune_fe.topology.births import INFINITY, bit_patterns, layout_of
+from prune_fe.topology.births import INFINITY, INTEGER, layout_of
 
 Draw = Callable[[str, int, int], Tensor]
+
+
+@numba.njit
+def fill_births(bits, starts, n_units, stride, size, infinity, births):
+    """Call the compiled function, which has no wrapper for Python."""
+    work = small_maps.make_work(size, bits)
+    small_maps.fill_births(bits, starts, n_units, stride, size, infinity, work, births)
 
 
 def births_of(maps: Tensor) -> np.ndarray:
     """The birth times of maps (images, units, m, m) by small_maps.py, UNSURE among them: (images · units,)."""
     dtype, size = str(maps.dtype).removeprefix("torch."), maps.shape[-1]
-    layout = layout_of(bit_patterns(maps, dtype))
+    layout = layout_of(maps)
     births = np.full(len(layout.starts) * layout.n_units, 99, np.int32)
-    work = small_maps.make_work(size, layout.bits.dtype)
-    given = (layout.bits, layout.starts, layout.n_units, layout.stride)
-    small_maps.fill_births(*given, size, INFINITY[dtype], work, births)
+    memory = (ctypes.c_char * (layout.n_numbers * maps.itemsize)).from_address(layout.address)
+    numbers = np.frombuffer(memory, INTEGER[dtype])
+    fill_births(numbers, layout.starts, layout.n_units, layout.stride, size, INFINITY[dtype], births)
     return births
 
 

@@ -8,6 +8,12 @@ from prune_fe.topology import kernel, strips
 
 
 @numba.njit
+def make_scratch(size, like, n_units):
+    """Call the compiled function, which has no wrapper for Python."""
+    return kernel.make_scratch(size, like, n_units, np.empty((size, (size + 63) // 64), np.uint64))
+
+
+@numba.njit
 def fill_tops(bits, n_elements, strip_tops, tops):
     """Call the compiled function, which has no wrapper for Python."""
     return strips.fill_tops(bits, 0, n_elements, strip_tops, tops)
@@ -26,7 +32,7 @@ def test_the_largest_and_second_largest_of_each_strip(size: int, units: int, dty
     limit = np.iinfo(dtype).max
     maps = np.random.default_rng(size).integers(-limit, limit, (n_elements, units), dtype)
     keys = np.where(maps < 0, np.iinfo(dtype).min - maps, maps)  # sign and magnitude, as IEEE numbers have them
-    scratch = kernel.make_scratch(n_elements, np.dtype(dtype), units)
+    scratch = make_scratch(size, maps, units)
     n_strips, n_columns = len(scratch.strips) - 1, len(scratch.columns) - 1
     numbers = n_elements, n_strips, n_columns
     fill_interleaved_tops(maps.reshape(-1), units, numbers, scratch.strip_tops, scratch.column_tops, scratch.lows)
@@ -65,7 +71,7 @@ def test_a_strip_of_interleaved_maps_has_elements_of_different_columns_of_the_ma
 def test_a_map_by_itself(size: int) -> None:
     maps = np.random.default_rng(size).integers(-1000, 1000, size * size, np.int32)
     keys = np.where(maps < 0, np.iinfo(np.int32).min - maps, maps)
-    scratch = kernel.make_scratch(size * size, np.dtype(np.int32))
+    scratch = make_scratch(size, maps, 1)
     n_strips, n_columns = len(scratch.strips) - 1, len(scratch.columns) - 1
     lowest, highest = fill_tops(maps, size * size, scratch.strip_tops, scratch.tops[0])
     assert (lowest, highest) == (keys.min(), keys.max())
