@@ -171,7 +171,7 @@ def main() -> None:
     print_reading_speed(photographs(arguments.images, arguments.count, arguments.size, arguments.in_memory), arguments)
     evaluate, score = (task(name, arguments, arguments.count) for name in ("evaluate", "score"))
     own: list[float] = []
-    tasks = [evaluate, lambda: own.append(score().own_seconds)]
+    tasks: list[Callable[[], object]] = [evaluate, lambda: own.append(score().own_seconds)]
     spent = [[measure_seconds(call, arguments.clock) for call in tasks] for _ in range(arguments.passes)]
     plain, scored = np.array(spent).T
     for name, times in (("evaluate", plain), ("score", scored)):

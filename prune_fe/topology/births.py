@@ -16,7 +16,12 @@ Maps = TypeVar("Maps", torch.Tensor, np.ndarray)
 
 # The integer type as which the kernel reads each type, and the bits of +∞. It takes at most 32 bits: the elements of
 # float64 maps are replaced by ranks first, and the infinity is the rank in maps that are not finite.
-INTEGER = {"float16": np.int16, "bfloat16": np.int16, "float32": np.int32, "float64": np.int32}
+INTEGER: dict[str, np.dtype] = {
+    "float16": np.dtype(np.int16),
+    "bfloat16": np.dtype(np.int16),
+    "float32": np.dtype(np.int32),
+    "float64": np.dtype(np.int32),
+}
 INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FFFFFFF}
 
 # Elements that one thread takes at a time, where there are so many: a tenth of a millisecond of work, far more than it

@@ -88,7 +88,7 @@ def run_job(
 
 
 @functools.cache
-def births_of(dtype: type[np.signedinteger]) -> Callable[[int], None]:
+def births_of(dtype: np.dtype) -> Callable[[int], None]:
     """Return the function that writes the birth times, int32, of maps that are given as integers of this type."""
 
     def write_births(pointer: Any) -> None:

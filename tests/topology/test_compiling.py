@@ -43,8 +43,9 @@ def test_code_on_the_disk_is_made_anew_if_any_source_file_has_changed(
         compiled.append(self)
         return compile_uncached(self)
 
-    compile_uncached = CFunc._compile_uncached
-    monkeypatch.setattr(CFunc, "_compile_uncached", compile_anew)
+    kind: Any = CFunc  # mypy does not know its private functions
+    compile_uncached = kind._compile_uncached
+    monkeypatch.setattr(kind, "_compile_uncached", compile_anew)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     for digest, expected in (("a", 1), ("a", 1), ("b", 2)):
         monkeypatch.setattr(compiling, "sources_digest", functools.partial(str, digest))

@@ -28,7 +28,7 @@ def births_of(maps: Tensor) -> np.ndarray:
     layout = layout_of(maps)
     births = np.full(len(layout.starts) * layout.n_units, 99, np.int32)
     memory = (ctypes.c_char * (layout.n_numbers * maps.itemsize)).from_address(layout.address)
-    numbers = np.frombuffer(memory, INTEGER[dtype])
+    numbers = np.frombuffer(bytearray(memory), INTEGER[dtype])
     fill_births(numbers, layout.starts, layout.n_units, layout.stride, size, INFINITY[dtype], births)
     return births
 
