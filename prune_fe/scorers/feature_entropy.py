@@ -192,10 +192,8 @@ class FeatureEntropy(MapScorer):
     def largest_characteristic(self, height: int, width: int) -> int:
         """Return an upper bound of the characteristic: a Betti number is at most the number of simplices or pixels."""
         elements = height * width
-        if self.characterise == "birth":
-            return elements
         holes = math.comb(height, self.dimension + 1) if self.complex == "clique" else elements
-        return holes if self.characterise == "maximum" else elements * holes
+        return {"birth": elements, "maximum": holes, "integral": elements * holes}[self.characterise]
 
     def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `births`, counts (classes, units, largest characteristic + 1); entry 0 counts no hole."""
