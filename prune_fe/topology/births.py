@@ -181,7 +181,7 @@ def has_hole(above: torch.Tensor, equal: torch.Tensor) -> torch.Tensor:
 
 
 def layout_of(maps: torch.Tensor | np.ndarray) -> Layout:
-    """Return where maps (..., m, m) lie, as a copy only if they are neither contiguous nor interleaved.
+    """Describe where maps (..., m, m) lie in the memory; copy them first if neither contiguous nor interleaved.
 
     A network has many layers, so this has to be quick. Integers of Python are quicker than an array's functions.
 
@@ -256,5 +256,11 @@ def chunk_shape(layout: Layout, size: int, threads: int) -> tuple[int, int]:
 
 
 def chunk_size(n: int, n_elements: int, threads: int) -> int:
-    """Return how many of n images or maps, of so many elements each, a thread takes at a time."""
+    """Choose how many images, or maps that are not interleaved, a thread takes at a time.
+
+    Args:
+        n: How many there are.
+        n_elements: Elements of each.
+        threads: Number of threads.
+    """
     return max(1, min(CHUNK_ELEMENTS // n_elements, -(-n // (CHUNKS * threads))))

@@ -20,7 +20,7 @@ CACHE_LINE = 64  # bytes
 
 
 def c_function(function: Callable, argument: np.dtype) -> Callable[[int], None]:
-    """Compile a function of the address of a record, and cache its code on the disk.
+    """Compile a C function that takes a pointer to a record, and cache its code on the disk.
 
     Args:
         function: Takes a pointer, from which `numba.carray` makes an array of one record, and returns nothing.
@@ -62,15 +62,15 @@ def compiled(function: Callable) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """Compile a large function as a part of the only function that calls it, not by itself first: in half the time."""
+    """Compile a function as a part of its only caller instead of by itself, which halves the time for large ones."""
     return numba.njit(inline="always")(function)
 
 
 @compiled
 def aligned_empty(n, like):
-    """Return n numbers that begin with a line of the cache: longer vectors that begin elsewhere are read half as fast.
+    """Allocate an array of n numbers that begins at a multiple of the cache line's size.
 
-    numba aligns arrays to 32 bytes.
+    Vectors as long as a line are read half as fast from elsewhere, and numba aligns arrays to 32 bytes only.
 
     Args:
         n: How many numbers.

@@ -89,7 +89,7 @@ def run_job(
 
 @functools.cache
 def births_of(dtype: np.dtype) -> Callable[[int], None]:
-    """Return the function that writes the birth times, int32, of maps that are given as integers of this type."""
+    """Compile the function that writes birth times, int32, for maps that are read as integers of this type."""
 
     def write_births(pointer: Any) -> None:
         job = carray(pointer, 1)[0]
@@ -105,7 +105,7 @@ def births_of(dtype: np.dtype) -> Callable[[int], None]:
 
 @inlined
 def take_chunks(job, bits, neighbours):
-    """Write the birth times of one chunk after the other, until none is left.
+    """Compute birth times chunk by chunk, until all chunks are taken.
 
     Args:
         job: A record of JOB.
@@ -148,7 +148,7 @@ def take_chunks(job, bits, neighbours):
 
 @compiled
 def next_unsure(births, i):
-    """Return the first position from i on of a birth time that `small_maps.fill_births` has left UNSURE."""
+    """Return the index of the next birth time that is UNSURE, starting at i; the number of births if there is none."""
     while i < len(births) and births[i] != small_maps.UNSURE:
         i += 1
     return i
@@ -163,7 +163,7 @@ def gather_map(numbers, start, stride, one_map):
 
 @functools.cache
 def ranks() -> Callable[[int], None]:
-    """Return the function that writes the rank of each value within its map, of float64 maps: (maps, m²) int32.
+    """Compile the function that writes the rank of each element within its map, (maps, m²) int32, for float64 maps.
 
     Births depend on the order of the elements only, so ranks (0, 1, …) can replace bit patterns. All are the largest
     integer in a map that is not finite.
@@ -203,7 +203,7 @@ def rank_elements(values, ranks):
 
 @intrinsic
 def pointer_to(_, address):
-    """Return an address as a pointer, for `numba.carray`."""
+    """Convert an integer address to a pointer, for `numba.carray`."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -213,7 +213,7 @@ def pointer_to(_, address):
 
 @intrinsic
 def add_one(_, numbers, index):
-    """Add 1 to an entry of an int64 array, while other threads may do so too, and return its value before."""
+    """Add 1 to an entry of an int64 array atomically, and return its old value."""
 
     def generate(context, builder, signature, arguments):
         first = context.make_array(numbers)(context, builder, arguments[0]).data

@@ -114,7 +114,7 @@ class Scratch(NamedTuple):
 
 @compiled
 def make_scratch(size, like, n_units, neighbours):
-    """Return scratch arrays.
+    """Allocate the scratch arrays of one thread for maps of one size and type.
 
     Args:
         size: Rows of a map.

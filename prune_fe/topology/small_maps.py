@@ -49,7 +49,7 @@ UNSURE = -2
 
 @compiled
 def make_work(size, like):
-    """Return the memory that one thread needs for maps of size × size integers of the type of those in an array."""
+    """Allocate the memory of one thread for maps of size × size integers, of the same type as those in `like`."""
     n = even(size) ** 2 * lane_count(address_of(like))
     return aligned_empty(4 * n, like).reshape((4, n))
 

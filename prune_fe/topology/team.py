@@ -1,7 +1,7 @@
-"""Run a compiled function in several threads at once: those in which torch runs the layers of a network, if possible.
+"""Run a compiled function in several threads at once, in torch's own threads if possible.
 
-These threads wait for work between two layers, so they begin at once. Threads of our own would have to be woken up, and
-would share the processors with the waiting ones.
+These threads run the layers of a network. They wait for work between two layers, so they begin at once. Threads of our
+own would have to be woken up, and would share the processors with the waiting ones.
 """
 
 import ctypes
@@ -50,10 +50,10 @@ def run_in_team(function: Callable[[int], None], argument: int, threads: int, me
 
 @functools.cache
 def openmp_parallel() -> Callable[..., None] | None:
-    """Return the function of torch's OpenMP library that runs a C function in its threads; None except on Linux.
+    """Return `GOMP_parallel` of the OpenMP library that torch uses; None where it is not found, as outside Linux.
 
-    `void GOMP_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags)` is what GCC calls
-    for `#pragma omp parallel`. GNU's library has it, and LLVM's and Intel's for compatibility.
+    `void GOMP_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags)` runs a function in
+    the threads of the library. GCC calls it for `#pragma omp parallel`; LLVM's and Intel's libraries have it too.
     """
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
@@ -68,7 +68,7 @@ def openmp_parallel() -> Callable[..., None] | None:
 
 @functools.cache
 def helpers(process: int) -> ThreadPoolExecutor:
-    """Return the threads that help the caller's, in a process that cannot use those of torch.
+    """Return the pool of threads that help the caller where torch's threads cannot be used.
 
     They stay, because to start one takes longer than many a call.
 
