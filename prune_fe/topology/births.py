@@ -93,7 +93,7 @@ def birth_times(maps: Maps, rank: Rank = "elements", threads: int | None = None)
 
 def compile_kernel() -> None:
     """Compile what computes the birth times of float32 maps: once an installation, and kept on the disk."""
-    jobs.births_of(INTEGER["float32"])
+    jobs.compile_births(INTEGER["float32"])
 
 
 def check_maps(maps: Any, square: bool = True) -> str:
@@ -226,7 +226,7 @@ def fill_births(maps: Layout, dtype: str, size: int, rank: Rank, threads: int, b
         births: The output, (maps,) int32.
     """
     by_edges, infinity = rank == "edges", INFINITY[dtype]
-    function = jobs.births_of(INTEGER[dtype])
+    function = jobs.compile_births(INTEGER[dtype])
     if dtype != "float64":
         run_job(function, maps, size, births, chunk_shape(maps, size, threads), threads, infinity, by_edges)
         return
@@ -236,7 +236,7 @@ def fill_births(maps: Layout, dtype: str, size: int, rank: Rank, threads: int, b
         some = maps._replace(starts=starts[first : first + n], n_units=1)
         ranks = np.empty((len(some.starts), size, size), np.int32)
         chunk = chunk_size(len(ranks), size**2, threads), 1
-        run_job(jobs.ranks(), some, size, ranks, chunk, threads)
+        run_job(jobs.compile_ranks(), some, size, ranks, chunk, threads)
         run_job(function, layout_of(ranks), size, births[first : first + n], chunk, threads, infinity, by_edges)
 
 

@@ -5,15 +5,18 @@ import numpy as np
 from prune_fe.topology.compiling import compiled
 from prune_fe.topology.graph import (
     add_neighbour,
+    add_neighbours,
     connect,
+    count_neighbours,
+    hub,
     n_words,
     next_common,
     share_a_neighbour,
-    trailing_zeros,
     vertices,
     vertices_after,
     word,
 )
+from prune_fe.topology.lanes import trailing_zeros
 
 
 @compiled
@@ -68,6 +71,8 @@ def join_group(neighbours, later_neighbours, labels, degrees):
     An edge that closes no triangle even when the whole group has entered is one: no equation of eq. 1 has its unknown.
     Several passes are needed because an edge that has joined may let another one close a triangle.
     """
+    vertex, _ = hub(later_neighbours)
+    join_around(neighbours, later_neighbours, labels, degrees, vertex)
     has_joined = True
     while has_joined:
         has_joined = False
@@ -78,12 +83,41 @@ def join_group(neighbours, later_neighbours, labels, degrees):
                 while pending != 0:
                     b = (i << 6) + trailing_zeros(pending)
                     pending &= pending - np.uint64(1)
-                    if share_a_neighbour(neighbours, a, b) or labels[a] != labels[b]:
-                        connect(neighbours, labels, degrees, a, b)
+                    if join(neighbours, labels, degrees, a, b):
                         has_joined = True
                     elif next_common(later_neighbours, a, b, 0) < 0:
                         return True
     return False
+
+
+@compiled
+def join(neighbours, labels, degrees, a, b):
+    """Add an edge if it closes a triangle or joins two components, so that H¹ stays 0, and return whether it does."""
+    if share_a_neighbour(neighbours, a, b) or labels[a] != labels[b]:
+        connect(neighbours, labels, degrees, a, b)
+        return True
+    return False
+
+
+@compiled
+def join_around(neighbours, later_neighbours, labels, degrees, vertex):
+    """Add the edges of a group at a vertex, as far as H¹ stays 0, and all those between its neighbours.
+
+    The latter close a triangle with the vertex, and so can be added many at once.
+    """
+    for i in range(n_words(neighbours)):
+        pending = waiting(neighbours, later_neighbours, vertex, i)
+        while pending != 0:
+            join(neighbours, labels, degrees, vertex, (i << 6) + trailing_zeros(pending))
+            pending &= pending - np.uint64(1)
+    for i in range(n_words(neighbours)):
+        near = word(neighbours, vertex, i)
+        while near != 0:
+            a = (i << 6) + trailing_zeros(near)
+            near &= near - np.uint64(1)
+            for j in range(n_words(neighbours)):
+                add_neighbours(neighbours, a, j, word(later_neighbours, a, j) & word(neighbours, vertex, j))
+            degrees[a] = count_neighbours(neighbours, a) - 1
 
 
 @compiled

@@ -3,6 +3,7 @@
 import numpy as np
 
 from prune_fe.topology.compiling import compiled
+from prune_fe.topology.lanes import set_bits, trailing_zeros
 
 QUOTIENT_BITS = 42
 MAX_ROWS = 1 << QUOTIENT_BITS // 3  # up to this size, vertices() divides every index exactly
@@ -48,6 +49,35 @@ def add_neighbour(neighbours, a, b):
         neighbours[a] |= np.uint64(1) << np.uint64(b)
     else:
         neighbours[a, b >> 6] |= np.uint64(1) << np.uint64(b & 63)
+
+
+@compiled
+def add_neighbours(neighbours, vertex, i, more):
+    """Add the vertices of a word to the i-th word of a vertex's neighbours."""
+    if neighbours.ndim == 1:
+        neighbours[vertex] |= more
+    else:
+        neighbours[vertex, i] |= more
+
+
+@compiled
+def count_neighbours(neighbours, vertex):
+    """Return the number of a vertex's neighbours, itself included."""
+    n = 0
+    for i in range(n_words(neighbours)):
+        n += set_bits(word(neighbours, vertex, i))
+    return n
+
+
+@compiled
+def hub(neighbours):
+    """Return the first vertex with most neighbours, and their number, itself included."""
+    vertex = most = 0
+    for a in range(len(neighbours)):
+        n = count_neighbours(neighbours, a)
+        if n > most:
+            vertex, most = a, n
+    return vertex, most
 
 
 @compiled
@@ -124,15 +154,3 @@ def fill_reached(neighbours, a, reached):
     reached[a >> 6] |= ~vertices_after(a, a >> 6)
     if size & 63:
         reached[size >> 6] |= ~np.uint64(0) << np.uint64(size & 63)
-
-
-@compiled
-def trailing_zeros(word):
-    """Return the position of the lowest set bit."""
-    n = 0
-    # Halve the word as long as its lower half is zero.
-    for step in (32, 16, 8, 4, 2, 1):
-        if word & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:
-            word >>= np.uint64(step)
-            n += step
-    return n

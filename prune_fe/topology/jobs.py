@@ -21,7 +21,7 @@ from prune_fe.topology.team import run_in_team
 
 FIELDS = (
     *("input", "n_input", "starts", "n_starts", "output", "counts"),
-    *("n_units", "stride", "size", "step", "width", "infinity", "by_edges"),
+    *("n_units", "stride", "size", "n_chunks", "step", "width", "infinity", "by_edges"),
 )
 JOB = np.dtype([(name, np.int64) for name in FIELDS])
 """What `run_job` is given, for compiled functions. Arrays are given by their address. The entries TAKEN and DONE of
@@ -79,16 +79,16 @@ def run_job(
     step, width = chunk
     addresses = maps.address, maps.n_numbers, maps.starts.ctypes.data, len(maps.starts)
     counts = np.zeros(2, np.int64)
-    numbers = maps.n_units, maps.stride, size, step, width, infinity, by_edges
-    job = np.array((*addresses, output.ctypes.data, counts.ctypes.data, *numbers), JOB)
     n_chunks = -(-len(maps.starts) // step) * -(-maps.n_units // width)
+    numbers = maps.n_units, maps.stride, size, n_chunks, step, width, infinity, by_edges
+    job = np.array((*addresses, output.ctypes.data, counts.ctypes.data, *numbers), JOB)
     run_in_team(function, job.ctypes.data, threads if n_chunks > 1 else 1, (job, counts, maps, output))
     if counts[DONE] != n_chunks:  # numba has printed the error of the thread
         raise MemoryError(f"no memory for the birth times of {len(maps.starts) * maps.n_units} maps of {size} rows")
 
 
 @functools.cache
-def births_of(dtype: np.dtype) -> Callable[[int], None]:
+def compile_births(dtype: np.dtype) -> Callable[[int], None]:
     """Compile the function that writes birth times, int32, for maps that are read as integers of this type."""
 
     def write_births(pointer: Any) -> None:
@@ -117,13 +117,12 @@ def take_chunks(job, bits, neighbours):
     births = carray(pointer_to(job.output), job.n_starts * job.n_units, np.int32)
     counts = carray(pointer_to(job.counts), 2, np.int64)
     n_parts = -(-job.n_units // job.width)
-    n_chunks = -(-job.n_starts // job.step) * n_parts
     is_small = size <= small_maps.MAX_ROWS and not by_edges
     work = small_maps.make_work(size if is_small else 0, bits)
     scratch = kernel.make_scratch(size, bits, 1 if is_small else job.width, neighbours)
     one_map, one_start = np.empty(size * size if is_small else 0, bits.dtype), np.zeros(1, np.int64)
     chunk = add_one(counts, TAKEN)
-    while chunk < n_chunks:
+    while chunk < job.n_chunks:
         image, unit = chunk // n_parts * job.step, chunk % n_parts * job.width
         n_images, n_units = min(job.step, job.n_starts - image), min(job.width, job.n_units - unit)
         first = image * job.n_units + unit
@@ -162,7 +161,7 @@ def gather_map(numbers, start, stride, one_map):
 
 
 @functools.cache
-def ranks() -> Callable[[int], None]:
+def compile_ranks() -> Callable[[int], None]:
     """Compile the function that writes the rank of each element within its map, (maps, m²) int32, for float64 maps.
 
     Births depend on the order of the elements only, so ranks (0, 1, …) can replace bit patterns. All are the largest

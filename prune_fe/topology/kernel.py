@@ -30,16 +30,16 @@ from prune_fe.topology.graph import (
     add_neighbour,
     adjacent,
     clear,
-    connect,
+    count_neighbours,
     fill_reached,
+    hub,
     share_a_neighbour,
-    trailing_zeros,
     unite,
     vertices,
 )
+from prune_fe.topology.lanes import address_of, lane_count, trailing_zeros
 from prune_fe.topology.sorting import bit_length, sort
 from prune_fe.topology.strips import (
-    LANES,
     count_elements,
     fill_interleaved_tops,
     fill_tops,
@@ -52,7 +52,7 @@ from prune_fe.topology.strips import (
     slice_size,
     strip_counts,
     strip_width,
-    transpose,
+    tops_by_unit,
 )
 
 NOT_FINITE = -1  # in place of a birth time: the map has NaN or an infinite element
@@ -63,7 +63,7 @@ MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elem
 SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
-EQUAL_STRIPS = 32  # how many strips enter_equal reads at a time, since a few of them may give a cone already
+EQUAL_STRIPS = 32  # how many strips enter_equal reads first, since a few of them may give a cone already
 MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
 
 
@@ -76,7 +76,7 @@ class Scratch(NamedTuple):
             replaced by the row of the strip in which the largest is.
         column_tops: (columns · blocks · BLOCK,), the largest element of each column, if the maps are interleaved and a
             column is more than one strip; otherwise empty.
-        tops: (1 or LANES, columns), the largest element of each column, of one unit or some interleaved ones.
+        tops: (1 or lanes, columns), the largest element of each column, of one unit or some interleaved ones.
         lows: (blocks · BLOCK,), the smallest element of each of the interleaved units.
         columns: (columns + 1,) int32, the columns that have elements of a slice.
         strips: (strips + 1,) int32, the strips that have elements of a slice.
@@ -125,7 +125,7 @@ def make_scratch(size, like, n_units, neighbours):
     n_elements, is_interleaved = size * size, n_units > 1
     n_strips, n_columns = strip_counts(size, is_interleaved)
     # numba has no conditions inside a call with that many keywords.
-    width, n_rows = (strip_width(n_units), LANES) if is_interleaved else (1, 1)
+    width, n_rows = (strip_width(n_units), np.int64(lane_count(address_of(like)))) if is_interleaved else (1, 1)
     n_merged = n_columns if is_interleaved and n_columns < n_strips else 0
     return Scratch(
         strip_tops=aligned_empty(n_strips * width, like),
@@ -182,7 +182,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
     size, n_strips, n_columns = len(labels), len(strips) - 1, len(columns) - 1
     is_interleaved, n_elements = stride > 1, size * size
     width = strip_width(n_units) if is_interleaved else 1
-    unit, image, offset, tops = -1, 0, 0, tops_of_lanes[0]
+    unit, image, offset, tops, n_lanes = -1, 0, 0, tops_of_lanes[0], len(tops_of_lanes)
     for i in range(len(births)):
         unit += 1
         if unit == n_units:
@@ -193,13 +193,12 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
                 numbers = n_elements, n_strips, n_columns
                 fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, column_tops, lows)
             offset = offset_of(unit)
-            if unit % LANES == 0:
-                n_lanes = min(LANES, n_units - unit)
+            if unit % n_lanes == 0:
                 if len(column_tops) > 0:
-                    transpose(column_tops, unit, width // 2, n_lanes, tops_of_lanes)
+                    tops_by_unit(column_tops, unit, width // 2, tops_of_lanes)
                 else:
-                    transpose(strip_tops, offset, width, n_lanes, tops_of_lanes)
-            tops = tops_of_lanes[unit % LANES]
+                    tops_by_unit(strip_tops, offset, width, tops_of_lanes)
+            tops = tops_of_lanes[unit % n_lanes]
             lowest, highest = lows[unit], largest(tops)
         else:
             lowest, highest = fill_tops(bits, start, n_elements, strip_tops, tops)
@@ -217,7 +216,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
             if n_entered > 0:
                 # After that many elements most vertices are connected, and find_later_hole has few pairs to test.
                 if n_entered >= size:
-                    last_floor = max(last_floor, cone_floor(bits, start, stride, degrees))
+                    last_floor = max(last_floor, cone_floor(bits, start, stride, neighbours, degrees))
                     if last_floor >= ceiling:
                         break
                     position = find_later_hole(bits, start, stride, scratch, last_floor, ceiling)
@@ -270,30 +269,35 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
         it open or too many pairs would have to be tested.
     """
     neighbours, labels, reached = scratch.neighbours, scratch.later_labels, scratch.reached
-    size = len(labels)
-    n = n_tests = 0
+    items, size = scratch.spare, len(labels)
+    n_far = n_tests = n = 0
     for a in range(size):
         fill_reached(neighbours, a, reached)
         for i in range(a >> 6, len(reached)):
             far = ~reached[i]
             # For each set bit, from the lowest on.
             while far != 0:
-                b = (i << 6) + trailing_zeros(far)
+                items[n_far] = a * size + (i << 6) + trailing_zeros(far)
+                n_far += 1
                 far &= far - np.uint64(1)
-                weight = weight_of(bits, start, stride, size, a, b)
-                if weight < last_floor:
-                    continue
-                n_tests += 1
-                if n_tests > MAX_TESTS * size:
-                    return UNSURE
-                # Equal weights enter together, so which of them closes a triangle depends on the whole group.
-                closing = closing_weight(bits, start, stride, size, a, b, weight)
-                if closing == weight:
-                    return UNSURE
-                if closing < weight:
-                    scratch.spare[n] = (-np.int64(weight) << 32) | (a * size + b)
-                    n += 1
-    sort(scratch.spare, scratch.order, n, 1 - ceiling, bit_length(ceiling - last_floor))
+    # Nothing else in this loop, so that the elements, which are far apart, are read at the same time.
+    for i in range(n_far):
+        a, b = vertices(items[i], size)
+        weight = np.int64(weight_of(bits, start, stride, size, a, b))
+        items[n_tests] = (-weight << 32) | items[i]
+        n_tests += weight >= last_floor
+    if n_tests > MAX_TESTS * size:
+        return UNSURE
+    for i in range(n_tests):
+        a, b = vertices(items[i], size)
+        weight = -(items[i] >> 32)
+        # Equal weights enter together, so which of them closes a triangle depends on the whole group.
+        closing = closing_weight(bits, start, stride, size, a, b, weight)
+        if closing == weight:
+            return UNSURE
+        items[n] = items[i]
+        n += closing < weight
+    sort(items, scratch.order, n, 1 - ceiling, bit_length(ceiling - last_floor))
     labels[:] = scratch.labels
     # As in Kruskal's algorithm: the first edge within one component is not in the spanning tree.
     for position in range(n):
@@ -307,6 +311,7 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
 @compiled
 def weight_of(bits, start, stride, size, a, b):
     """Return the weight of the edge {a, b}."""
+    a, b = np.int64(a), np.int64(b)
     return max(key_at(bits, start + (a * size + b) * stride), key_at(bits, start + (b * size + a) * stride))
 
 
@@ -327,7 +332,7 @@ def closing_weight(bits, start, stride, size, a, b, enough):
 
 
 @compiled
-def cone_floor(bits, start, stride, degrees):
+def cone_floor(bits, start, stride, neighbours, degrees):
     """Return a floor below which no element gives a hole.
 
     It is the smallest key above that of the last edge of the vertex with most neighbours: once this vertex has all
@@ -337,7 +342,8 @@ def cone_floor(bits, start, stride, degrees):
     vertex = np.argmax(degrees)
     last = np.iinfo(bits.dtype).max
     for other in range(size):
-        if other != vertex:
+        # The edges that have entered are above all others.
+        if not adjacent(neighbours, vertex, other):
             last = min(last, weight_of(bits, start, stride, size, vertex, other))
     return np.int64(last) + 1
 
@@ -460,40 +466,26 @@ def enter_equal(bits, start, stride, scratch, n, n_picked, key):
         or CONE, as in `enter_slice`.
     """
     items, strips, n_strips = scratch.spare, scratch.strips, len(scratch.strips) - 1
-    neighbours, later_neighbours, labels, degrees = (
-        scratch.neighbours,
-        scratch.later_neighbours,
-        scratch.labels,
-        scratch.degrees,
-    )
+    neighbours, later_neighbours = scratch.neighbours, scratch.later_neighbours
+    labels, degrees = scratch.labels, scratch.degrees
     size, n_elements = len(labels), len(scratch.order)
     later_neighbours[:] = neighbours
-    total = is_new = n_waiting = n_read = 0
+    total = n_read = 0
     while True:
         total += n
         for i in range(n):
             a, b = vertices(items[i], size)
-            if adjacent(neighbours, a, b):
-                continue
-            is_new = 1
-            if share_a_neighbour(neighbours, a, b) | (labels[a] != labels[b]):
-                connect(neighbours, labels, degrees, a, b)
-                if max(degrees[a], degrees[b]) == size - 1:
-                    return total, is_new, CONE
-            else:
-                add_neighbour(later_neighbours, a, b)
-                add_neighbour(later_neighbours, b, a)
-                n_waiting += 1
+            add_neighbour(later_neighbours, a, b)
+            add_neighbour(later_neighbours, b, a)
+        if hub(later_neighbours)[1] == size:
+            return total, 1, CONE
         if n_read == n_picked:
             break
-        picked = strips[n_read : min(n_read + EQUAL_STRIPS, n_picked)]
+        picked = strips[n_read : min(max(EQUAL_STRIPS, 2 * n_read), n_picked)]
         n = gather(bits, start, stride, n_elements, picked, len(picked), n_strips, items, 0, key, key + 1)
         n_read += len(picked)
-    if n_waiting > 0:
-        for a in range(size):
-            later_neighbours[a] |= neighbours[a]
-        if gives_hole(neighbours, later_neighbours, labels, degrees, scratch.pending, scratch.unknowns):
-            return total, is_new, 0
-        if degrees.max() == size - 1:
-            return total, is_new, CONE
-    return total, is_new, NO_HOLE
+    is_new = 0
+    for a in range(size):
+        is_new |= count_neighbours(later_neighbours, a) > count_neighbours(neighbours, a)
+    has_hole = is_new and gives_hole(neighbours, later_neighbours, labels, degrees, scratch.pending, scratch.unknowns)
+    return total, is_new, 0 if has_hole else NO_HOLE

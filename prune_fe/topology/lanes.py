@@ -70,7 +70,10 @@ def load(_, numbers, index):
 
 @intrinsic
 def load_first(_, numbers, index, n):
-    """Return lanes of which the first n begin at the i-th number after an address; nothing behind these is read."""
+    """Return lanes of which the first n begin at the i-th number after an address; nothing behind these is read.
+
+    The other lanes hold the smallest integer.
+    """
     lanes = Lanes(numbers.dtype)
 
     def generate(context, builder, signature, arguments):
@@ -84,7 +87,7 @@ def load_first(_, numbers, index, n):
         )
         start = _pointer_to(context, builder, lanes, *arguments[:2])
         size = alignment(numbers.dtype.bitwidth // 8)
-        return builder.call(function, [start, size, limit, ir.Constant(vector, None)])
+        return builder.call(function, [start, size, limit, _smallest(vector)])
 
     return lanes(numbers, types.uintp, types.int64), generate
 
@@ -122,6 +125,49 @@ def _pointer_to(context, builder, lanes, address, index):
 
 
 @intrinsic
+def transpose(_, numbers, starts, offset, output, index, distance):
+    """Read as many vectors as a vector has lanes, and write the first lanes of all, the second lanes of all, and so on.
+
+    Args:
+        numbers: Address of the numbers that are read.
+        starts: Address of the positions of the vectors.
+        offset: Number added to each position.
+        output: Address of the numbers that are written.
+        index: Where the first vector is written.
+        distance: Distance between two vectors that are written.
+    """
+    lanes = Lanes(numbers.dtype)
+
+    def generate(context, builder, signature, arguments):
+        numbers, starts, offset, output, index, distance = arguments
+        alignment = lanes.dtype.bitwidth // 8
+        rows = []
+        for row in range(lanes.n):
+            start = builder.add(builder.load(builder.gep(starts, [offset.type(row)])), offset)
+            rows.append(builder.load(_pointer_to(context, builder, lanes, numbers, start), align=alignment))
+        n = lanes.n // 2
+        while n:
+            # Of two rows that are n apart, the second, fourth, … n lanes of the first change places with the first,
+            # third, … n lanes of the second.
+            for row in (row for row in range(lanes.n) if not row & n):
+                x, y = rows[row], rows[row + n]
+                kept = [lane if not lane & n else lane - n + lanes.n for lane in range(lanes.n)]
+                rows[row] = _shuffle(builder, x, y, kept)
+                rows[row + n] = _shuffle(builder, x, y, [lane + n for lane in kept])
+            n //= 2
+        for row in rows:
+            builder.store(row, _pointer_to(context, builder, lanes, output, index), align=alignment)
+            index = builder.add(index, distance)
+
+    return types.void(numbers, starts, types.uintp, output, types.uintp, types.uintp), generate
+
+
+def _shuffle(builder, x, y, numbers):
+    """Return a vector with the lanes of these numbers; those of y are numbered behind those of x."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers))
+
+
+@intrinsic
 def fill(_, numbers, number):
     """Return lanes of the type of the numbers at an address that all hold one number."""
     lanes = Lanes(numbers.dtype)
@@ -146,9 +192,14 @@ def smallest(_, numbers):
     lanes = Lanes(numbers.dtype)
 
     def generate(context, builder, signature, arguments):
-        return ir.Constant(context.get_value_type(lanes), [-(1 << (numbers.dtype.bitwidth - 1))] * lanes.n)
+        return _smallest(context.get_value_type(lanes))
 
     return lanes(numbers), generate
+
+
+def _smallest(vector):
+    """Return a constant of this type that holds the smallest integer in each lane."""
+    return ir.Constant(vector, [-(1 << (vector.element.width - 1))] * vector.count)
 
 
 def _binary(instruction: Callable) -> Callable:
@@ -167,6 +218,33 @@ plus = _binary(lambda builder, x, y: builder.add(x, y))
 minus = _binary(lambda builder, x, y: builder.sub(x, y))
 bits_of_both = _binary(lambda builder, x, y: builder.and_(x, y))
 bits_of_either = _binary(lambda builder, x, y: builder.or_(x, y))
+
+
+@intrinsic
+def greater(_, x, y):
+    """Return a word in which bit i says whether lane i of x is greater than that of y."""
+
+    def generate(context, builder, signature, arguments):
+        flags = builder.icmp_signed(">", *arguments)
+        return builder.zext(builder.bitcast(flags, ir.IntType(flags.type.count)), ir.IntType(64))
+
+    return types.uint64(x, x), generate
+
+
+@intrinsic
+def set_bits(_, word):
+    """Return how many bits of a uint64 are set."""
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+@intrinsic
+def trailing_zeros(_, word):
+    """Return the position of the lowest set bit of a uint64 that is not zero."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
 
 
 @intrinsic

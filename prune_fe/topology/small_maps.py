@@ -38,10 +38,14 @@ from prune_fe.topology.lanes import (
     prefetch,
     smallest,
     store,
+    transpose,
 )
 
 MAX_ROWS = 28
 """Up to this size, maps are faster here than in kernel.py."""
+
+LINES_OF_BLOCK = 8
+"""Cache lines fetched with each four edges, so that at least as many are fetched as a map has elements."""
 
 UNSURE = -2
 """In place of a birth time: equal weights decide it."""
@@ -90,7 +94,10 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
         firsts[n:] = firsts[0]
         read_keys(words, address_of(firsts), np.uint64(stride), n_elements, keys)
         lowest, highest, lightest = fill_weights(keys, np.uint64(size), n_vertices, weights, paths)
-        tied = fill_edges(weights, n_vertices, paths)
+        # The next maps are fetched meanwhile. Each vector of interleaved ones, or of contiguous ones, is one line.
+        fetched = np.uint64(starts[min(image, len(starts) - 1)] + unit)
+        line = np.uint64(stride) if stride > 1 else n_lanes
+        tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements)
         close_paths(paths, n_vertices, rows)
         birth = first_hole(paths, n_vertices)
         # Equal weights at or below the first certain hole, or of the smallest value, do not matter.
@@ -110,15 +117,18 @@ def read_keys(words, firsts, stride, n_elements, keys):
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
     are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
     if not are_neighbours:
+        done = np.uint64(0)
+        if stride == 1:
+            done = n_elements - n_elements % n_lanes
+            for element in range(np.uint64(0), done, n_lanes):
+                transpose(words, firsts, element, keys, element * n_lanes, n_lanes)
         # Lane after lane would write to ever other lines of the cache.
-        for element in range(n_elements):
+        for element in range(done, n_elements):
             for lane in range(n_lanes):
                 keys[element * n_lanes + lane] = words[firsts[lane] + element * stride]
     index = firsts[0]
     for element in range(n_elements):
         lanes = load(words, index) if are_neighbours else load(keys, element * n_lanes)
-        # The next lanes' elements lie on the same pages, a line further; the processor foresees no such order.
-        prefetch(words, index + n_lanes)
         store(keys, element * n_lanes, if_greater(zero, lanes, minus(least, lanes), lanes))
         index += stride
 
@@ -159,8 +169,17 @@ def fill_weights(keys, size, n_vertices, weights, paths):
 
 
 @compiled
-def fill_edges(weights, n_vertices, paths):
+def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines):
     """Write W to the upper triangle of `paths` for the edges with M < W, and the smallest integer for the others.
+
+    Args:
+        weights: W.
+        n_vertices: The number of vertices, even.
+        paths: Output.
+        words: The maps, of which some are fetched to the cache meanwhile.
+        fetched: Where the first line is that is fetched.
+        line: Distance between two lines.
+        n_lines: How many lines are fetched.
 
     Returns:
         The largest weight of an edge with M = W.
@@ -171,6 +190,10 @@ def fill_edges(weights, n_vertices, paths):
         for b in range(np.uint64(0), a + np.uint64(1), np.uint64(2)):
             # Four edges at once, from {a, a + 1} to {b, b + 1}, so that each weight is read for two of them.
             m00 = m01 = m10 = m11 = least
+            for _ in range(LINES_OF_BLOCK):
+                prefetch(words, fetched)
+                fetched += line if n_lines > 0 else np.uint64(0)
+                n_lines -= np.uint64(n_lines > 0)
             at_a, at_b = a * next_row, b * next_row
             for _ in range(n_vertices):
                 a0, a1 = load(weights, at_a), load(weights, at_a + next_row)

@@ -19,6 +19,7 @@ from prune_fe.topology.lanes import (
     bits_of_both,
     bits_of_either,
     fill,
+    greater,
     higher,
     if_greater,
     lane_count,
@@ -26,13 +27,17 @@ from prune_fe.topology.lanes import (
     load_first,
     lower,
     minus,
+    prefetch,
     smallest,
     store,
+    trailing_zeros,
+    transpose,
 )
 
-LANES = 16  # of how many interleaved units the tops are transposed at once: a cache line of 32-bit numbers
 BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
-STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once
+CACHED_TOPS = 1 << 12  # how many tops of interleaved units' strips stay in the fastest cache
+AHEAD = 1024  # how many numbers ahead interleaved maps are fetched to the cache: the next page of memory
+STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once: more are read more slowly
 ROW_MASK = 15  # the bits of a number that tell which row of an interleaved strip its top is
 MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
 
@@ -49,15 +54,16 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
     n_elements = size * size
     elements_per_wanted = n_elements / (1.5 * slice_size(size))
     if is_interleaved:
-        # Each row is a place from which the memory is read in order; with 16 of them it is read half as fast.
-        n_rows = STRIP_ROWS if size <= 20 else 2 * STRIP_ROWS
+        # The tops of many units should stay in the cache, so a strip has the more elements the larger the maps are.
+        n_rows = STRIP_ROWS * (1 if size <= 20 else 2 if size <= 128 else 4)
     else:
         n_rows = max(1, round(elements_per_wanted ** (1 / 2 if size <= MAX_ROWS_OF_ONE_WORD else 1 / 3)))
     n_strips = -(-n_elements // n_rows)
     if is_interleaved:
         # The largest elements often lie along a border, many of them in one column of the map. So that they are in
-        # different strips, each element of a strip is 3/8 of a row further right than the one before, modulo the row.
-        n_strips += (3 * size // 8 - n_strips) % size
+        # different strips, each element of a strip is nearly half a row further right than the one before, modulo the
+        # row: 7/16 of it if there are 16 elements, so that all are in different columns of the map.
+        n_strips += ((n_rows // 2 - 1) * size // n_rows - n_strips) % size
     if size <= MAX_ROWS_OF_ONE_WORD:
         return n_strips, n_strips
     return n_strips, min(n_strips, math.ceil(elements_per_wanted ** (1 / 3) * 1.5 * slice_size(size)))
@@ -133,27 +139,32 @@ def fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, col
     start, stride, n_units = np.uint64(start), np.uint64(stride), np.uint64(n_units)
     width, n_lanes = np.uint64(strip_width(n_units)), lane_count(words)
     lows[:] = np.iinfo(bits.dtype).max
-    for strip in range(n_strips):
-        row = 0
-        for index in range(strip, n_elements, STRIP_ROWS * n_strips):
-            at0 = start + index * stride
-            # A row beyond the last one is replaced by the strip's first. That can only make the second largest too
-            # large, and the strip is then read again.
-            step = n_strips * stride
-            at1 = at0 + step if index + n_strips < n_elements else at0
-            at2 = at1 + step if index + 2 * n_strips < n_elements else at0
-            at3 = at2 + step if index + 3 * n_strips < n_elements else at0
-            for unit in range(np.uint64(0), n_units, n_lanes):
-                places, n = (at0 + unit, at1 + unit, at2 + unit, at3 + unit), n_units - unit
-                merge_rows(words, places, n, row, tops, strip * width + offset_of(unit), lowest, unit)
+    # Some strips at a time, so that their tops stay in the cache until all rows are merged.
+    n_at_once = max(np.uint64(1), np.uint64(CACHED_TOPS) // width)
+    for first in range(np.uint64(0), n_strips, n_at_once):
+        end, row = min(first + n_at_once, n_strips), 0
+        for offset in range(np.uint64(0), n_elements, STRIP_ROWS * n_strips):
+            for strip in range(first, min(end, n_elements - offset)):
+                index = strip + offset
+                at0 = start + index * stride
+                # A row beyond the last one is replaced by the strip's first. That can only make the second largest too
+                # large, and the strip is then read again.
+                step = n_strips * stride
+                at1 = at0 + step if index + n_strips < n_elements else at0
+                at2 = at1 + step if index + 2 * n_strips < n_elements else at0
+                at3 = at2 + step if index + 3 * n_strips < n_elements else at0
+                for unit in range(np.uint64(0), n_units, n_lanes):
+                    places, n = (at0 + unit, at1 + unit, at2 + unit, at3 + unit), n_units - unit
+                    merge_rows(words, places, n, row, tops, strip * width + offset_of(unit), lowest, unit)
             row += STRIP_ROWS
         if len(column_tops) > 0:
-            at_column = strip % n_columns * (width // np.uint64(2))
-            for unit in range(np.uint64(0), n_units, n_lanes):
-                top = load(tops, strip * width + offset_of(unit))
-                if strip >= n_columns:
-                    top = higher(top, load(columns, at_column + unit))
-                store(columns, at_column + unit, top)
+            for strip in range(first, end):
+                at_column = strip % n_columns * (width // np.uint64(2))
+                for unit in range(np.uint64(0), n_units, n_lanes):
+                    top = load(tops, strip * width + offset_of(unit))
+                    if strip >= n_columns:
+                        top = higher(top, load(columns, at_column + unit))
+                    store(columns, at_column + unit, top)
 
 
 @compiled
@@ -170,6 +181,9 @@ def merge_rows(words, places, n, row, tops, at, lows, unit):
         lows: Address of the lowest keys.
         unit: Number of the first unit.
     """
+    # The processor itself fetches numbers ahead only up to the end of a page of memory.
+    for place in places:
+        prefetch(words, place + np.uint64(AHEAD))
     key0, key1 = load_keys(words, places[0], n), load_keys(words, places[1], n)
     key2, key3 = load_keys(words, places[2], n), load_keys(words, places[3], n)
     high01, low01 = higher(key0, key1), lower(key0, key1)
@@ -204,28 +218,41 @@ def offset_of(unit):
 
 
 @compiled
-def transpose(columns, first, width, n_lanes, tops):
-    """Write the tops of n_lanes units, in columns that are `width` apart, to tops, (LANES, columns)."""
-    for column in range(tops.shape[1]):
+def tops_by_unit(columns, first, width, tops):
+    """Write the tops of as many units as there are lanes, in columns that are `width` apart, to tops, (lanes, columns).
+
+    If there are fewer units, the other rows do not matter.
+    """
+    n_columns, n_lanes = np.uint64(tops.shape[1]), lane_count(address_of(columns))
+    starts = np.empty(n_lanes, np.uint64)
+    for lane in range(n_lanes):
+        starts[lane] = lane * np.uint64(width) + np.uint64(first)
+    done = n_columns - n_columns % n_lanes
+    for column in range(np.uint64(0), done, n_lanes):
+        offset = column * np.uint64(width)
+        transpose(address_of(columns), address_of(starts), offset, address_of(tops), column, n_columns)
+    for column in range(done, n_columns):
         for lane in range(n_lanes):
-            tops[np.uint64(lane), np.uint64(column)] = columns[np.uint64(column * width + first + lane)]
+            tops[lane, column] = columns[column * np.uint64(width) + np.uint64(first) + lane]
 
 
 @compiled
 def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floor):
     """Write the strips that have an element ≥ the floor to `strips`, and return their number."""
-    # Without branches: each column is written, and the position moves on only if it is wanted. The indices are
-    # unsigned because signed ones would be tested for being negative.
-    least = tops.dtype.type(floor)
-    n_columns = np.uint64(len(tops))
-    is_strip = len(tops) == n_strips
+    n_columns, is_strip = np.uint64(len(tops)), len(tops) == n_strips
     picked = strips if is_strip else columns
     n_picked = np.uint64(0)
-    for column in range(n_columns):
-        picked[n_picked] = column
-        n_picked += np.uint64(tops[column] >= least)
+    for first in range(np.uint64(0), n_columns, np.uint64(64)):
+        wanted = not_below(address_of(tops), first, min(np.uint64(64), n_columns - first), floor)
+        while wanted != 0:
+            picked[n_picked] = np.int64(first) + trailing_zeros(wanted)
+            n_picked += np.uint64(1)
+            wanted &= wanted - np.uint64(1)
     if is_strip:
         return np.int64(n_picked)
+    # Without branches: each strip is written, and the position moves on only if it is wanted. The indices are unsigned
+    # because signed ones would be tested for being negative.
+    least = tops.dtype.type(floor)
     # First all strips of the columns, so that no write waits for a top to be read from far away.
     n_read = np.uint64(0)
     for i in range(n_picked):
@@ -240,6 +267,16 @@ def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floo
         strips[n] = spare[i] & 0xFFFFFFFF
         n += np.uint64(spare[i] >> 32 >= least)
     return np.int64(n)
+
+
+@compiled
+def not_below(numbers, first, n, least):
+    """Return a word in which bit i says whether the i-th of at most 64 numbers, from the first on, is ≥ `least`."""
+    word = np.uint64(0)
+    for i in range(np.uint64(0), n, lane_count(numbers)):
+        lanes = load_first(numbers, first + i, np.int64(n - i))
+        word |= greater(lanes, fill(numbers, least - 1)) << i
+    return word
 
 
 @compiled

@@ -324,7 +324,7 @@ def test_few_images_are_divided_among_the_threads() -> None:
     ):
         layout = Layout(np.zeros(1), 0, 1, np.zeros(n_images), n_units, n_units)
         assert chunk_shape(layout, 14, threads) == expected
-    assert chunk_shape(Layout(np.zeros(1), 0, 1, np.zeros(9), 512, 512), 224, 2) == (1, 64)
+    assert chunk_shape(Layout(np.zeros(1), 0, 1, np.zeros(9), 512, 512), 224, 2) == (1, 128)
     maps = torch.from_numpy(random_maps(9, n=200)).view(1, 200, 9, 9)
     found = birth_times(maps.to(memory_format=torch.channels_last), threads=4)
     assert torch.equal(found, birth_times(maps))

@@ -19,7 +19,7 @@ def test_maps_that_a_thread_did_not_finish_are_no_result() -> None:
 def test_ranks_number_the_different_values_of_each_map(step: int) -> None:
     values = np.array([[3.0, -1.0, 3.0, 0.0], [np.nan, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
     ranks = np.empty(values.shape, np.int32)
-    run_job(jobs.ranks(), layout_of(values.reshape(3, 2, 2)), 2, ranks, (step, 1), 2)
+    run_job(jobs.compile_ranks(), layout_of(values.reshape(3, 2, 2)), 2, ranks, (step, 1), 2)
     assert ranks.tolist() == [[2, 0, 2, 1], [np.iinfo(np.int32).max] * 4, [0] * 4]
 
 

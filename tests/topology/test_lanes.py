@@ -42,7 +42,7 @@ def test_each_function_is_numpys(dtype: type[np.integer]) -> None:
         results = np.empty((9, n), dtype)
         compute(one, other, results, n_first)
         expected = [a, np.maximum(a, b), np.minimum(a, b), a + b, a - b, a & b, a | b, np.where(a > b, 5, limits.min)]
-        np.testing.assert_array_equal(results, [*expected, np.where(np.arange(n) < n_first, a, 0)])
+        np.testing.assert_array_equal(results, [*expected, np.where(np.arange(n) < n_first, a, limits.min)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is protected in another way")
@@ -55,10 +55,50 @@ def test_lanes_behind_the_first_ones_are_not_read() -> None:
     assert protect(next_page, mmap.PAGESIZE, 0) == 0  # reading it would end the process
     read_first(last, result, 3)
     assert protect(next_page, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE) == 0
-    assert result.tolist() == [1, 2, 3] + 13 * [0]
+    assert result.tolist() == [1, 2, 3] + 13 * [np.iinfo(np.int32).min]
 
 
 @numba.njit
 def read_first(words, result, n):
     """Write the first n words to the result."""
     store(address_of(result), 0, load_first(address_of(words), np.uint64(0), n))
+
+
+@numba.njit
+def transpose_some(numbers, starts, offset, output, distance):
+    """Call lanes.transpose, and write the result from the third number on."""
+    index = np.uint64(2)
+    lanes.transpose(address_of(numbers), address_of(starts), offset, address_of(output), index, distance)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_vectors_are_transposed(dtype: type[np.integer]) -> None:
+    n = lanes.N_LANES[np.iinfo(dtype).bits]
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-999, 999, 5000, dtype)
+    starts = rng.integers(0, 5000 - n - 7, n, np.uint64)
+    output = np.zeros((n, n + 3), dtype)
+    transpose_some(numbers, starts, np.uint64(7), output.reshape(-1), np.uint64(n + 3))
+    rows = np.array([numbers[start + 7 : start + 7 + n] for start in starts.astype(int)])
+    np.testing.assert_array_equal(output[:, 2 : n + 2], rows.T)
+    assert not output[:, :2].any()
+    assert not output[:, n + 2 :].any()
+
+
+@numba.njit
+def bits_of(one, other, word):
+    """Return what the functions that give or take a word return."""
+    at = np.uint64(0)
+    flags = lanes.greater(load(address_of(one), at), load(address_of(other), at))
+    return flags, lanes.set_bits(np.uint64(word)), lanes.trailing_zeros(np.uint64(word))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+@pytest.mark.parametrize("word", [1, 2, 0b1011000, (1 << 64) - 1, 1 << 63])
+def test_words_have_a_bit_for_each_lane(dtype: type[np.integer], word: int) -> None:
+    n = lanes.N_LANES[np.iinfo(dtype).bits]
+    one, other = np.random.default_rng(0).integers(-2, 3, (2, n), dtype)
+    flags, n_set, first = bits_of(one, other, np.uint64(word))
+    assert [flags >> lane & 1 for lane in range(n)] == (one > other).tolist()
+    assert flags >> n == 0
+    assert (n_set, first) == (word.bit_count(), f"{word:b}"[::-1].index("1"))

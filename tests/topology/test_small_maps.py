@@ -77,3 +77,16 @@ def test_maps_that_are_not_finite_are_marked(value: float, dtype: torch.dtype) -
     for form in (torch.contiguous_format, torch.channels_last):
         found = births_of(maps.contiguous(memory_format=form))
         assert np.flatnonzero(found == kernel.NOT_FINITE).tolist() == [7, 49]
+
+
+def test_denormal_numbers_count_where_torch_takes_them_for_zero() -> None:
+    maps = torch.rand(1, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = births_of(maps)
+    denormal = (maps * 2**20).int().view(torch.float32)  # the order stays, and equal ones would be seen
+    assert denormal.max() < torch.finfo(torch.float32).tiny
+    assert torch.set_flush_denormal(True)
+    try:
+        assert births_of(denormal).tolist() == expected.tolist()
+        assert birth_times(denormal).flatten().tolist() == birth_times(maps).flatten().tolist()
+    finally:
+        torch.set_flush_denormal(False)
