@@ -71,6 +71,7 @@ def join_group(neighbours, later_neighbours, labels, degrees):
     An edge that closes no triangle even when the whole group has entered is one: no equation of eq. 1 has its unknown.
     Several passes are needed because an edge that has joined may let another one close a triangle.
     """
+    # In a large group most edges are between two neighbours of one vertex. Those are added many at once.
     vertex, _ = hub(later_neighbours)
     join_around(neighbours, later_neighbours, labels, degrees, vertex)
     has_joined = True

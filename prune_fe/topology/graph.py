@@ -71,7 +71,7 @@ def count_neighbours(neighbours, vertex):
 
 @compiled
 def hub(neighbours):
-    """Return the first vertex with most neighbours, and their number, itself included."""
+    """Return the first of the vertices with most neighbours, and how many it has, itself included."""
     vertex = most = 0
     for a in range(len(neighbours)):
         n = count_neighbours(neighbours, a)

@@ -64,7 +64,7 @@ SLICE_GROWTH = 3  # how many times as many elements each slice should have as th
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 EQUAL_STRIPS = 32  # how many strips enter_equal reads first, since a few of them may give a cone already
-MAX_TESTS = 3  # how many pairs a vertex find_later_hole tests before it gives up
+MAX_TESTS = 3  # find_later_hole gives up if there are more pairs a vertex to be tested
 
 
 class Scratch(NamedTuple):
@@ -82,7 +82,7 @@ class Scratch(NamedTuple):
         strips: (strips + 1,) int32, the strips that have elements of a slice.
         sample: (at most MAX_SAMPLED,), every n-th element.
         order: (m²,) int64, the items of a slice, sorted.
-        spare: (2 · m² + 2,) int64, the items of a slice, unsorted.
+        spare: (2 · m² + 2,) int64, the items of a slice, unsorted, or what has been read to choose them.
         neighbours: (m,) or (m, words) uint64; bit b of row a is set if {a, b} is an edge, or a = b.
         later_neighbours: The same for the graph with all edges of the current group.
         labels: (m,) int32, equal for two vertices of one component.
@@ -311,7 +311,6 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
 @compiled
 def weight_of(bits, start, stride, size, a, b):
     """Return the weight of the edge {a, b}."""
-    a, b = np.int64(a), np.int64(b)
     return max(key_at(bits, start + (a * size + b) * stride), key_at(bits, start + (b * size + a) * stride))
 
 
@@ -477,10 +476,11 @@ def enter_equal(bits, start, stride, scratch, n, n_picked, key):
             a, b = vertices(items[i], size)
             add_neighbour(later_neighbours, a, b)
             add_neighbour(later_neighbours, b, a)
-        if hub(later_neighbours)[1] == size:
+        if n > 0 and hub(later_neighbours)[1] == size:
             return total, 1, CONE
         if n_read == n_picked:
             break
+        # Ever more, so that `hub` is called a few times only.
         picked = strips[n_read : min(max(EQUAL_STRIPS, 2 * n_read), n_picked)]
         n = gather(bits, start, stride, n_elements, picked, len(picked), n_strips, items, 0, key, key + 1)
         n_read += len(picked)

@@ -1,8 +1,9 @@
 """Vectors of integers for the compiled functions: each lane of a vector register holds a number of a different map.
 
-All functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
+The functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
 lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
-and slicing an array counts its references, which takes as long as many numbers.
+and slicing an array counts its references, which takes as long as many numbers. `set_bits` and `trailing_zeros` are
+instructions for sets of lanes or vertices, whose members are the bits of a word.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -130,7 +131,7 @@ def transpose(_, numbers, starts, offset, output, index, distance):
 
     Args:
         numbers: Address of the numbers that are read.
-        starts: Address of the positions of the vectors.
+        starts: Address of the positions of the vectors, uint64.
         offset: Number added to each position.
         output: Address of the numbers that are written.
         index: Where the first vector is written.
@@ -147,8 +148,8 @@ def transpose(_, numbers, starts, offset, output, index, distance):
             rows.append(builder.load(_pointer_to(context, builder, lanes, numbers, start), align=alignment))
         n = lanes.n // 2
         while n:
-            # Of two rows that are n apart, the second, fourth, … n lanes of the first change places with the first,
-            # third, … n lanes of the second.
+            # The lanes are divided into groups of n. Of two rows that are n apart, the second, fourth, … group of the
+            # first row changes places with the first, third, … group of the second row.
             for row in (row for row in range(lanes.n) if not row & n):
                 x, y = rows[row], rows[row + n]
                 kept = [lane if not lane & n else lane - n + lanes.n for lane in range(lanes.n)]

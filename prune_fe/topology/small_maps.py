@@ -94,7 +94,8 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
         firsts[n:] = firsts[0]
         read_keys(words, address_of(firsts), np.uint64(stride), n_elements, keys)
         lowest, highest, lightest = fill_weights(keys, np.uint64(size), n_vertices, weights, paths)
-        # The next maps are fetched meanwhile. Each vector of interleaved ones, or of contiguous ones, is one line.
+        # The next maps are fetched meanwhile, as many lines as a map has elements: `stride` numbers apart if the maps
+        # are interleaved, and else one after the other.
         fetched = np.uint64(starts[min(image, len(starts) - 1)] + unit)
         line = np.uint64(stride) if stride > 1 else n_lanes
         tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements)
@@ -190,6 +191,7 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines):
         for b in range(np.uint64(0), a + np.uint64(1), np.uint64(2)):
             # Four edges at once, from {a, a + 1} to {b, b + 1}, so that each weight is read for two of them.
             m00 = m01 = m10 = m11 = least
+            # Without a branch: after the last line, the place behind it is fetched again and again.
             for _ in range(LINES_OF_BLOCK):
                 prefetch(words, fetched)
                 fetched += line if n_lines > 0 else np.uint64(0)

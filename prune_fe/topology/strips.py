@@ -36,7 +36,7 @@ from prune_fe.topology.lanes import (
 
 BLOCK = 64  # how many interleaved units lie side by side in the tops of a strip
 CACHED_TOPS = 1 << 12  # how many tops of interleaved units' strips stay in the fastest cache
-AHEAD = 1024  # how many numbers ahead interleaved maps are fetched to the cache: the next page of memory
+AHEAD = 1024  # how many numbers ahead interleaved maps are fetched to the cache: a page of 32-bit numbers
 STRIP_ROWS = 4  # how many elements of a strip of interleaved units are merged at once: more are read more slowly
 ROW_MASK = 15  # the bits of a number that tell which row of an interleaved strip its top is
 MAX_ROWS_OF_ONE_WORD = 64  # up to this size, a set of vertices is one word, and a column one strip
@@ -61,8 +61,8 @@ def strip_counts(size: int, is_interleaved: bool) -> tuple[int, int]:
     n_strips = -(-n_elements // n_rows)
     if is_interleaved:
         # The largest elements often lie along a border, many of them in one column of the map. So that they are in
-        # different strips, each element of a strip is nearly half a row further right than the one before, modulo the
-        # row: 7/16 of it if there are 16 elements, so that all are in different columns of the map.
+        # different strips, each element of a strip is further right than the one before, modulo the row: by 1/4, 3/8
+        # or 7/16 of a row if there are 4, 8 or 16 elements, so that they are in different columns of the map.
         n_strips += ((n_rows // 2 - 1) * size // n_rows - n_strips) % size
     if size <= MAX_ROWS_OF_ONE_WORD:
         return n_strips, n_strips
@@ -271,7 +271,14 @@ def pick(tops, columns, strip_tops, offset, width, strips, n_strips, spare, floo
 
 @compiled
 def not_below(numbers, first, n, least):
-    """Return a word in which bit i says whether the i-th of at most 64 numbers, from the first on, is ≥ `least`."""
+    """Return a word in which bit i says whether the i-th number, counted from `first` on, is ≥ `least`.
+
+    Args:
+        numbers: Address of the numbers.
+        first: Position of the first number.
+        n: How many numbers, at most 64.
+        least: Greater than the smallest integer, as each floor is.
+    """
     word = np.uint64(0)
     for i in range(np.uint64(0), n, lane_count(numbers)):
         lanes = load_first(numbers, first + i, np.int64(n - i))
