@@ -3,7 +3,10 @@
     python scripts/bench_gpu.py | tee gpu.txt
 
 Runs unattended on one CUDA device. Times are of device events, median (min–max) over the repeats. A tiny run on the
-CPU, with the kernels in Triton's interpreter, takes the same steps: TRITON_INTERPRET=1 and --device cpu --tiny.
+CPU, with the kernels in Triton's interpreter, takes the same steps in half a minute:
+
+    export TRITON_INTERPRET=1
+    python scripts/bench_gpu.py --device cpu --tiny --network tiny --size 5 --batch 2 --repeats 2 --seconds 1
 """
 
 import argparse
