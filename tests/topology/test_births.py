@@ -118,6 +118,18 @@ def test_maps_of_few_different_values_agree_with_persistent_homology(size: int, 
         check_against_homology(values)
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("size", [20, 48, 72])
+def test_saturated_maps_agree_with_persistent_homology(size: int, share: float) -> None:
+    rng = np.random.default_rng(size)
+    for smoothness in (0, 1, 3, 6):
+        values = rng.standard_normal((size, size))
+        for _ in range(smoothness):
+            values = np.sum([np.roll(values, step, axis) for step in (-1, 0, 1) for axis in (0, 1)], axis=0)
+        highest = np.quantile(values, 1 - share)
+        check_against_homology(np.minimum(values, highest).astype(np.float32))
+
+
 @pytest.mark.parametrize("levels", [0, 3, 10, 40])
 @pytest.mark.parametrize("size", [8, 14, 28, 40, 64])
 def test_holes_that_come_late_agree_with_persistent_homology(size: int, levels: int) -> None:
