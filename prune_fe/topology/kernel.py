@@ -30,7 +30,6 @@ from prune_fe.topology.graph import (
     add_neighbour,
     adjacent,
     clear,
-    count_neighbours,
     fill_reached,
     hub,
     share_a_neighbour,
@@ -484,8 +483,6 @@ def enter_equal(bits, start, stride, scratch, n, n_picked, key):
         picked = strips[n_read : min(max(EQUAL_STRIPS, 2 * n_read), n_picked)]
         n = gather(bits, start, stride, n_elements, picked, len(picked), n_strips, items, 0, key, key + 1)
         n_read += len(picked)
-    is_new = 0
-    for a in range(size):
-        is_new |= count_neighbours(later_neighbours, a) > count_neighbours(neighbours, a)
+    is_new = int((later_neighbours != neighbours).any())
     has_hole = is_new and gives_hole(neighbours, later_neighbours, labels, degrees, scratch.pending, scratch.unknowns)
     return total, is_new, 0 if has_hole else NO_HOLE

@@ -71,7 +71,7 @@ def load(_, numbers, index):
 
 @intrinsic
 def load_first(_, numbers, index, n):
-    """Return lanes of which the first n begin at the i-th number after an address; nothing behind these is read.
+    """Load the first n lanes from the i-th number after an address on; nothing behind them is read.
 
     The other lanes hold the smallest integer.
     """
@@ -127,7 +127,7 @@ def _pointer_to(context, builder, lanes, address, index):
 
 @intrinsic
 def transpose(_, numbers, starts, offset, output, index, distance):
-    """Read as many vectors as a vector has lanes, and write the first lanes of all, the second lanes of all, and so on.
+    """Transpose a square of numbers: read n vectors of n lanes, and write n vectors, the k-th with lane k of each.
 
     Args:
         numbers: Address of the numbers that are read.

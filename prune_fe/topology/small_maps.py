@@ -118,13 +118,13 @@ def read_keys(words, firsts, stride, n_elements, keys):
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
     are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
     if not are_neighbours:
-        done = np.uint64(0)
+        n_in_vectors = np.uint64(0)
         if stride == 1:
-            done = n_elements - n_elements % n_lanes
-            for element in range(np.uint64(0), done, n_lanes):
+            n_in_vectors = n_elements - n_elements % n_lanes
+            for element in range(np.uint64(0), n_in_vectors, n_lanes):
                 transpose(words, firsts, element, keys, element * n_lanes, n_lanes)
         # Lane after lane would write to ever other lines of the cache.
-        for element in range(done, n_elements):
+        for element in range(n_in_vectors, n_elements):
             for lane in range(n_lanes):
                 keys[element * n_lanes + lane] = words[firsts[lane] + element * stride]
     index = firsts[0]

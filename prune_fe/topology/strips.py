@@ -227,11 +227,11 @@ def tops_by_unit(columns, first, width, tops):
     starts = np.empty(n_lanes, np.uint64)
     for lane in range(n_lanes):
         starts[lane] = lane * np.uint64(width) + np.uint64(first)
-    done = n_columns - n_columns % n_lanes
-    for column in range(np.uint64(0), done, n_lanes):
+    n_in_vectors = n_columns - n_columns % n_lanes
+    for column in range(np.uint64(0), n_in_vectors, n_lanes):
         offset = column * np.uint64(width)
         transpose(address_of(columns), address_of(starts), offset, address_of(tops), column, n_columns)
-    for column in range(done, n_columns):
+    for column in range(n_in_vectors, n_columns):
         for lane in range(n_lanes):
             tops[lane, column] = columns[column * np.uint64(width) + np.uint64(first) + lane]
 
