@@ -29,6 +29,10 @@ JOB = np.dtype([(name, np.int64) for name in FIELDS])
 
 TAKEN, DONE = 0, 1
 
+FIRST_RANK = 0x4B000000
+"""The bits of 2²³ in float32, so that ranks are the bits of 2²³, 2²³ + 1, …: evenly spaced where small_maps.py reads
+them as numbers. The order remains for as many ranks as a map can have."""
+
 
 class Layout(NamedTuple):
     """Where maps lie in the memory.
@@ -164,8 +168,8 @@ def gather_map(numbers, start, stride, one_map):
 def compile_ranks() -> Callable[[int], None]:
     """Compile the function that writes the rank of each element within its map, (maps, m²) int32, for float64 maps.
 
-    Births depend on the order of the elements only, so ranks (0, 1, …) can replace bit patterns. All are the largest
-    integer in a map that is not finite.
+    Births depend on the order of the elements only, so ranks (FIRST_RANK and on) can replace bit patterns. All are the
+    largest integer in a map that is not finite.
     """
 
     def write_ranks(pointer: Any) -> None:
@@ -191,7 +195,7 @@ def compile_ranks() -> Callable[[int], None]:
 def rank_elements(values, ranks):
     """Write the rank of each element of a map."""
     order = np.argsort(values)
-    rank = 0
+    rank = FIRST_RANK
     for i in range(len(order)):
         if i > 0 and values[order[i]] > values[order[i - 1]]:
             rank += 1

@@ -63,7 +63,7 @@ SLICE_GROWTH = 3  # how many times as many elements each slice should have as th
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 EQUAL_STRIPS = 32  # how many strips enter_equal reads first, since a few of them may give a cone already
-MAX_TESTS = 3  # find_later_hole gives up if there are more pairs a vertex to be tested
+MAX_PAIRS, MAX_TESTS = 8, 3  # find_later_hole gives up if there are more pairs a vertex to be read, or to be tested
 
 
 class Scratch(NamedTuple):
@@ -265,12 +265,15 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
 
     Returns:
         The position in `order` of the item that gives the hole; NO_HOLE if there is none; UNSURE if equal weights leave
-        it open or too many pairs would have to be tested.
+        it open or too many pairs would have to be read or tested.
     """
     neighbours, labels, reached = scratch.neighbours, scratch.later_labels, scratch.reached
     items, size = scratch.spare, len(labels)
     n_far = n_tests = n = 0
     for a in range(size):
+        # Elements that lie far apart are read slowly, so that it is faster to enter more edges first.
+        if n_far > MAX_PAIRS * size:
+            return UNSURE
         fill_reached(neighbours, a, reached)
         for i in range(a >> 6, len(reached)):
             far = ~reached[i]

@@ -22,6 +22,9 @@ intrinsic: Any = extending.intrinsic  # mypy takes its first argument, the compi
 N_LANES = {16: 32, 32: 16}
 """Bits of a number -> lanes of a vector: 64 bytes, the longest registers and a line of the cache."""
 
+LOWEST_LEVEL, HIGHEST_LEVEL = -32767, 32766
+"""The levels of `levels_between`. The smallest and the largest integer of 16 bits are the level of no key."""
+
 
 class Lanes(types.Type):
     """The type of a vector of integers, one for each map."""
@@ -48,6 +51,14 @@ def address_of(_, array):
         return context.make_array(array)(context, builder, arguments[0]).data
 
     return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def behind(_, numbers, n):
+    """Return the address of the n-th number after an address."""
+    return numbers(numbers, types.uintp), lambda context, builder, signature, arguments: builder.gep(
+        arguments[0], [arguments[1]]
+    )
 
 
 @intrinsic
@@ -201,6 +212,65 @@ def smallest(_, numbers):
 def _smallest(vector):
     """Return a constant of this type that holds the smallest integer in each lane."""
     return ir.Constant(vector, [-(1 << (vector.element.width - 1))] * vector.count)
+
+
+@intrinsic
+def levels_between(_, keys, lowest, highest):
+    """Round keys of 32 bits to levels of 16 bits; return keys of 16 bits as they are.
+
+    A key is the integer of an IEEE number, from strips.key_at. Equal keys have equal levels, and a larger key has no
+    smaller level: the difference from the lowest number is multiplied, limited and truncated, and none of these steps
+    changes the order, whatever is lost to rounding, overflow or a processor that takes denormal numbers for zero. The
+    lowest key alone has the lowest level, LOWEST_LEVEL.
+
+    Args:
+        keys: Lanes of keys, with lowest ≤ keys ≤ highest.
+        lowest: The lowest key of each lane.
+        highest: The highest key of each lane.
+
+    Returns:
+        Lanes of the same type as the keys, with levels from LOWEST_LEVEL to HIGHEST_LEVEL.
+    """
+
+    def generate(context, builder, signature, arguments):
+        if keys.dtype.bitwidth == 16:
+            return arguments[0]
+        vector = context.get_value_type(keys)
+        numbers_type = ir.VectorType(ir.FloatType(), keys.n)
+
+        def constant(number, kind=vector):
+            return ir.Constant(kind, [number] * keys.n)
+
+        def number(key):
+            flipped = builder.sub(_smallest(vector), key)
+            bits = builder.select(builder.icmp_signed("<", key, constant(0)), flipped, key)
+            return builder.bitcast(bits, numbers_type)
+
+        n_steps = HIGHEST_LEVEL - (LOWEST_LEVEL + 1)
+        first = number(arguments[1])
+        factor = builder.fdiv(constant(float(n_steps), numbers_type), builder.fsub(number(arguments[2]), first))
+        steps = builder.fmul(builder.fsub(number(arguments[0]), first), factor)
+        # The last step also where the factor is infinite, or the difference, so that the product is not a number.
+        last = constant(float(n_steps), numbers_type)
+        steps = builder.select(builder.fcmp_ordered("<", steps, last), steps, last)
+        level = builder.add(builder.fptosi(steps, vector), constant(LOWEST_LEVEL + 1))
+        return builder.select(builder.icmp_signed(">", *arguments[:2]), level, constant(LOWEST_LEVEL))
+
+    return keys(keys, keys, keys), generate
+
+
+@intrinsic
+def narrow(_, first, second):
+    """Return lanes of 16 bits: the lower bits of two vectors of 32 bits, or the first of two vectors of 16 bits."""
+    lanes = Lanes(types.int16)
+
+    def generate(context, builder, signature, arguments):
+        if first.dtype.bitwidth == 16:
+            return arguments[0]
+        both = _shuffle(builder, *arguments, list(range(lanes.n)))
+        return builder.trunc(both, context.get_value_type(lanes))
+
+    return lanes(first, first), generate
 
 
 def _binary(instruction: Callable) -> Callable:

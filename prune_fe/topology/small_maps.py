@@ -15,6 +15,10 @@ with M < W and W > t are a forest: as many as the vertices less the components.
 A map is left UNSURE, for kernel.py to decide, if there is an edge with M = W or such a cycle above the largest W of an
 edge with M < W < B. Edges of the smallest weight do not count: with them the graph is complete and has no hole.
 
+A register holds twice as many numbers of 16 bits as of 32, so float32 numbers are rounded to 16-bit levels first. What
+is greater as a level is greater as a number. What is equal as a level may not be, so a map is also left UNSURE if
+another element has the level of the birth, and the smallest weight is only known if it is the map's lowest number.
+
 For kernel.py the work grows with the number of edges that must enter; here it grows with the cube of the map's size.
 """
 
@@ -26,14 +30,18 @@ import numpy as np
 from prune_fe.topology.compiling import aligned_empty, compiled
 from prune_fe.topology.kernel import NOT_FINITE
 from prune_fe.topology.lanes import (
+    LOWEST_LEVEL,
     address_of,
+    behind,
     fill,
     higher,
     if_greater,
     lane_count,
+    levels_between,
     load,
     lower,
     minus,
+    narrow,
     plus,
     prefetch,
     smallest,
@@ -53,9 +61,14 @@ UNSURE = -2
 
 @compiled
 def make_work(size, like):
-    """Allocate the memory of one thread for maps of size × size integers, of the same type as those in `like`."""
-    n = even(size) ** 2 * lane_count(address_of(like))
-    return aligned_empty(4 * n, like).reshape((4, n))
+    """Allocate the memory of one thread for maps of size × size integers, of the same type as those in `like`.
+
+    Returns:
+        Memory for the maps' elements as keys, 1-d; and for four matrices of levels, (4, n) int16.
+    """
+    levels = np.empty(0, np.int16)
+    n = even(size) ** 2 * lane_count(address_of(levels))
+    return aligned_empty(n, like), aligned_empty(4 * n, levels).reshape((4, n))
 
 
 @compiled
@@ -78,10 +91,12 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
         work: From make_work, for maps of this size and type.
         births: Output, (maps,) or (images · n_units,) int32.
     """
-    words, keys, weights = address_of(bits), address_of(work[0]), address_of(work[1])
-    paths, rows = address_of(work[2]), address_of(work[3])
-    n_lanes, n_vertices, n_elements = lane_count(keys), np.uint64(even(size)), np.uint64(size * size)
-    zero, unsure, not_finite = fill(keys, 0), fill(keys, UNSURE), fill(keys, NOT_FINITE)
+    words, keys, levels, weights = address_of(bits), address_of(work[0]), address_of(work[1][0]), address_of(work[1][1])
+    paths, rows = address_of(work[1][2]), address_of(work[1][3])
+    n_lanes, n_vertices, n_elements = lane_count(levels), np.uint64(even(size)), np.uint64(size * size)
+    zero, one, least = fill(levels, 0), fill(levels, 1), smallest(levels)
+    unsure, not_finite = fill(levels, UNSURE), fill(levels, NOT_FINITE)
+    is_rounded = lane_count(words) < n_lanes
     firsts = np.empty(n_lanes, np.uint64)
     unit = image = 0
     for begin in range(0, len(births), n_lanes):
@@ -92,30 +107,72 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
             if unit == n_units:
                 unit, image = 0, image + 1
         firsts[n:] = firsts[0]
-        read_keys(words, address_of(firsts), np.uint64(stride), n_elements, keys)
-        lowest, highest, lightest = fill_weights(keys, np.uint64(size), n_vertices, weights, paths)
-        # The next maps are fetched meanwhile, as many lines as a map has elements: `stride` numbers apart if the maps
-        # are interleaved, and else one after the other.
+        is_finite = fill_levels(words, address_of(firsts), np.uint64(stride), n_elements, infinity, keys, levels)
+        lightest = fill_weights(levels, np.uint64(size), n_vertices, weights, paths)
+        # The next maps are fetched meanwhile, as many lines as a map has elements, and if keys are rounded the lines of
+        # as many maps again. Interleaved, the lines are `stride` numbers apart, and else one after the other.
         fetched = np.uint64(starts[min(image, len(starts) - 1)] + unit)
-        line = np.uint64(stride) if stride > 1 else n_lanes
-        tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements)
+        line = np.uint64(stride) if stride > 1 else lane_count(words)
+        next_maps = lane_count(words) if stride > 1 else n_elements * lane_count(words)
+        tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements, next_maps)
         close_paths(paths, n_vertices, rows)
         birth = first_hole(paths, n_vertices)
+        if is_rounded:
+            lightest = if_greater(lightest, fill(levels, LOWEST_LEVEL), least, lightest)
         # Equal weights at or below the first certain hole, or of the smallest value, do not matter.
         floor = higher(birth, lightest)
-        number = if_greater(tied, floor, unsure, count_above(keys, n_elements, birth))
+        n_above, n_equal = count_elements(levels, n_elements, birth)
+        number = if_greater(birth, least, plus(n_above, one), zero)
+        if is_rounded:
+            number = if_greater(n_equal, one, unsure, number)
+        number = if_greater(tied, floor, unsure, number)
         number = if_greater(cycles_above(paths, n_vertices, floor), zero, unsure, number)
-        number = if_greater(fill(keys, infinity), highest, number, not_finite)
-        number = if_greater(lowest, fill(keys, -infinity), number, not_finite)
-        store(keys, 0, number)
+        number = if_greater(is_finite, zero, number, not_finite)
+        store(levels, 0, number)
         for lane in range(n):
-            births[begin + lane] = keys[lane]
+            births[begin + lane] = levels[lane]
+
+
+@compiled
+def fill_levels(words, firsts, stride, n_elements, infinity, keys, levels):
+    """Write the elements' levels, or their keys if these have 16 bits.
+
+    Returns:
+        Lanes that hold 1 for a finite map, otherwise 0.
+    """
+    n_lanes = lane_count(words)
+    n = n_elements * n_lanes
+    low, high = read_keys(words, firsts, stride, n_elements, keys)
+    is_finite = is_between(keys, low, high, infinity)
+    if n_lanes == lane_count(levels):
+        for at in range(np.uint64(0), n, n_lanes):
+            store(levels, at, load(keys, at))
+        return narrow(is_finite, is_finite)
+    # One vector of levels is made of two vectors of keys.
+    others = behind(keys, n)
+    other_low, other_high = read_keys(words, behind(firsts, n_lanes), stride, n_elements, others)
+    for at in range(np.uint64(0), n, n_lanes):
+        some = levels_between(load(keys, at), low, high)
+        store(levels, at + at, narrow(some, levels_between(load(others, at), other_low, other_high)))
+    return narrow(is_finite, is_between(keys, other_low, other_high, infinity))
+
+
+@compiled
+def is_between(keys, lowest, highest, infinity):
+    """Return lanes that hold 1 where −infinity < lowest and highest < infinity, otherwise 0."""
+    zero, one = fill(keys, 0), fill(keys, 1)
+    return if_greater(lowest, fill(keys, -infinity), if_greater(fill(keys, infinity), highest, one, zero), zero)
 
 
 @compiled
 def read_keys(words, firsts, stride, n_elements, keys):
-    """Write the elements as integers in the order of the IEEE numbers; −0 and +0 give the same (strips.key_at)."""
+    """Write the elements as integers in the order of the IEEE numbers; −0 and +0 give the same (strips.key_at).
+
+    Returns:
+        The lowest key of each lane, and the highest.
+    """
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
+    lowest, highest = minus(fill(keys, -1), least), least
     are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
     if not are_neighbours:
         n_in_vectors = np.uint64(0)
@@ -130,8 +187,11 @@ def read_keys(words, firsts, stride, n_elements, keys):
     index = firsts[0]
     for element in range(n_elements):
         lanes = load(words, index) if are_neighbours else load(keys, element * n_lanes)
-        store(keys, element * n_lanes, if_greater(zero, lanes, minus(least, lanes), lanes))
+        lanes = if_greater(zero, lanes, minus(least, lanes), lanes)
+        lowest, highest = lower(lowest, lanes), higher(highest, lanes)
+        store(keys, element * n_lanes, lanes)
         index += stride
+    return lowest, highest
 
 
 @compiled
@@ -141,36 +201,30 @@ def place(a, b, n_vertices, matrix):
 
 
 @compiled
-def fill_weights(keys, size, n_vertices, weights, paths):
+def fill_weights(levels, size, n_vertices, weights, paths):
     """Write W to both triangles of `weights` and the lower one of `paths`; a vertex reaches itself at any threshold.
 
     Returns:
-        The lowest key, the highest, and the smallest weight.
+        The smallest weight.
     """
-    least = smallest(keys)
-    most = minus(fill(keys, -1), least)
-    lowest, highest, lightest = most, least, most
+    least = smallest(levels)
+    lightest = most = minus(fill(levels, -1), least)
     for a in range(n_vertices):
         for b in range(a):
             weight = least
             if a < size:
-                one, other = load(keys, place(a, b, size, keys)), load(keys, place(b, a, size, keys))
-                weight = higher(one, other)
-                lowest, highest = lower(lowest, lower(one, other)), higher(highest, weight)
+                weight = higher(load(levels, place(a, b, size, levels)), load(levels, place(b, a, size, levels)))
                 lightest = lower(lightest, weight)
-            store(weights, place(a, b, n_vertices, keys), weight)
-            store(weights, place(b, a, n_vertices, keys), weight)
-            store(paths, place(a, b, n_vertices, keys), weight)
-        store(weights, place(a, a, n_vertices, keys), least)
-        store(paths, place(a, a, n_vertices, keys), most)
-        if a < size:
-            loop = load(keys, place(a, a, size, keys))
-            lowest, highest = lower(lowest, loop), higher(highest, loop)
-    return lowest, highest, lightest
+            store(weights, place(a, b, n_vertices, levels), weight)
+            store(weights, place(b, a, n_vertices, levels), weight)
+            store(paths, place(a, b, n_vertices, levels), weight)
+        store(weights, place(a, a, n_vertices, levels), least)
+        store(paths, place(a, a, n_vertices, levels), most)
+    return lightest
 
 
 @compiled
-def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines):
+def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, next_maps):
     """Write W to the upper triangle of `paths` for the edges with M < W, and the smallest integer for the others.
 
     Args:
@@ -181,6 +235,7 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines):
         fetched: Where the first line is that is fetched.
         line: Distance between two lines.
         n_lines: How many lines are fetched.
+        next_maps: Distance to as many lines that are fetched too if a vector of weights has more lanes than one of words.
 
     Returns:
         The largest weight of an edge with M = W.
@@ -194,6 +249,8 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines):
             # Without a branch: after the last line, the place behind it is fetched again and again.
             for _ in range(LINES_OF_BLOCK):
                 prefetch(words, fetched)
+                if lane_count(words) < lane_count(weights):
+                    prefetch(words, fetched + next_maps)
                 fetched += line if n_lines > 0 else np.uint64(0)
                 n_lines -= np.uint64(n_lines > 0)
             at_a, at_b = a * next_row, b * next_row
@@ -273,9 +330,12 @@ def cycles_above(paths, n_vertices, floor):
 
 
 @compiled
-def count_above(keys, n_elements, birth):
-    """Return 1 + the number of keys > birth; 0 if the birth is the smallest integer, for none."""
-    n, one = fill(keys, 1), fill(keys, 1)
+def count_elements(levels, n_elements, birth):
+    """Return the number of levels above the birth, and of those that equal it."""
+    zero, one = fill(levels, 0), fill(levels, 1)
+    n_above = n_not_below = zero
     for element in range(n_elements):
-        n = if_greater(load(keys, element * lane_count(keys)), birth, plus(n, one), n)
-    return if_greater(birth, smallest(keys), n, fill(keys, 0))
+        level = load(levels, element * lane_count(levels))
+        n_above = if_greater(level, birth, plus(n_above, one), n_above)
+        n_not_below = if_greater(birth, level, n_not_below, plus(n_not_below, one))
+    return n_above, minus(n_not_below, n_above)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prune_fe.topology import birth_times, jobs
+from prune_fe.topology import birth_times, graph, jobs
 from prune_fe.topology import births as births_module
 from prune_fe.topology.births import layout_of
 from prune_fe.topology.jobs import run_job
@@ -20,7 +20,12 @@ def test_ranks_number_the_different_values_of_each_map(step: int) -> None:
     values = np.array([[3.0, -1.0, 3.0, 0.0], [np.nan, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
     ranks = np.empty(values.shape, np.int32)
     run_job(jobs.compile_ranks(), layout_of(values.reshape(3, 2, 2)), 2, ranks, (step, 1), 2)
-    assert ranks.tolist() == [[2, 0, 2, 1], [np.iinfo(np.int32).max] * 4, [0] * 4]
+    largest = np.iinfo(np.int32).max
+    assert (ranks[[0, 2]] - jobs.FIRST_RANK).tolist() == [[2, 0, 2, 1], [0] * 4]
+    assert ranks[1].tolist() == [largest] * 4
+    assert ranks[0].view(np.float32).tolist() == [2**23 + 2, 2**23, 2**23 + 2, 2**23 + 1]
+    # As many different elements as the largest map can have stay below what marks a map that is not finite.
+    assert jobs.FIRST_RANK + graph.MAX_ROWS**2 < largest
 
 
 @pytest.mark.parametrize("is_interleaved", [False, True])

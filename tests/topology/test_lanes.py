@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+import torch
 
 from prune_fe.topology import lanes
 from prune_fe.topology.lanes import address_of, fill, if_greater, load, load_first, prefetch, smallest, store
@@ -102,3 +103,68 @@ def test_words_have_a_bit_for_each_lane(dtype: type[np.integer], word: int) -> N
     assert [flags >> lane & 1 for lane in range(n)] == (one > other).tolist()
     assert flags >> n == 0
     assert (n_set, first) == (word.bit_count(), f"{word:b}"[::-1].index("1"))
+
+
+@numba.njit
+def levels_of(keys, lowest, highest, levels):
+    """Write the levels of many vectors of keys; the lowest and the highest key are one number for each lane."""
+    at = np.uint64(0)
+    low, high = load(address_of(lowest), at), load(address_of(highest), at)
+    for at in range(at, np.uint64(len(keys)), lanes.lane_count(address_of(keys))):
+        store(address_of(levels), at, lanes.levels_between(load(address_of(keys), at), low, high))
+
+
+FLOAT32 = np.finfo(np.float32)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.0, 1.0),
+        (-3.0, 7.0),
+        (-5.0, -4.999),
+        (FLOAT32.min, FLOAT32.max),  # the difference overflows
+        (0.0, FLOAT32.max),
+        (-FLOAT32.tiny, FLOAT32.tiny),
+        (0.0, FLOAT32.smallest_subnormal * 300),  # the factor overflows
+        (FLOAT32.smallest_subnormal, FLOAT32.tiny * 2),
+        (1e30, 1.001e30),
+    ],
+)
+def test_levels_have_the_order_of_the_numbers(low: float, high: float, flush: bool) -> None:
+    least = np.iinfo(np.int32).min
+    bits = np.array([low, high], np.float32).view(np.int32)
+    first, last = np.where(bits < 0, least - bits.astype(np.int64), bits).tolist()
+    keys = np.linspace(first, last, 1 << 16).astype(np.int64)
+    # Neighbouring keys too, because two of them may be one level, and at both ends they may not.
+    ends = np.concatenate([first + np.arange(64), last - np.arange(64), keys[:: 1 << 10] + 1])
+    keys = np.sort(np.concatenate([keys, ends[(ends >= first) & (ends <= last)]]))
+    keys = keys[: len(keys) - len(keys) % 16].astype(np.int32)
+    levels = np.zeros_like(keys)
+    assert not flush or torch.set_flush_denormal(True)
+    try:
+        levels_of(keys, np.full(16, first, np.int32), np.full(16, last, np.int32), levels)
+    finally:
+        torch.set_flush_denormal(False)
+    assert (np.diff(levels) >= 0).all()
+    assert ((levels == lanes.LOWEST_LEVEL) == (keys == first)).all()
+    assert levels.max() <= lanes.HIGHEST_LEVEL
+    if 1e-30 < float(high) - float(low) < float(FLOAT32.max):
+        assert len(np.unique(levels)) > 1000
+
+
+@numba.njit
+def narrow_some(numbers, result):
+    """Write two vectors of 32 bits as one of 16."""
+    at = np.uint64(0)
+    first = load(address_of(numbers), at)
+    second = load(lanes.behind(address_of(numbers), np.uint64(16)), at)
+    store(address_of(result), at, lanes.narrow(first, second))
+
+
+def test_two_vectors_become_one_of_half_as_many_bits() -> None:
+    numbers = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, 32, np.int32)
+    result = np.zeros(32, np.int16)
+    narrow_some(numbers, result)
+    assert result.tolist() == numbers.tolist()

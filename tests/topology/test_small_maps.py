@@ -43,13 +43,19 @@ def test_what_is_sure_is_the_kernels(kind: str, size: int, draw_maps: Draw) -> N
             sure = found != small_maps.UNSURE
             np.testing.assert_array_equal(found[sure], expected[sure])
             if kind in ("random", "rectified") and dtype == torch.float32:
-                assert sure.all()
+                assert sure.mean() > 0.95  # levels of 16 bits are seldom equal
+
+
+def hole(weights: list[float]) -> Tensor:
+    """A map (6, 6) of zeros, except for a cycle of four edges with these weights."""
+    maps = torch.zeros(6, 6)
+    for weight, (a, b) in zip(weights, [(0, 1), (1, 2), (2, 3), (3, 0)], strict=True):
+        maps[a, b] = weight
+    return maps
 
 
 def test_a_birth_is_sure_if_equal_weights_come_later_only() -> None:
-    maps = torch.zeros(1, 1, 6, 6)
-    for step, (a, b) in enumerate([(0, 1), (1, 2), (2, 3), (3, 0)]):
-        maps[0, 0, a, b] = 9 - step
+    maps = hole([9, 8, 7, 6])[None, None]
     for a, b in [(0, 4), (1, 4), (4, 5)]:
         maps[0, 0, a, b] = 2
     assert births_of(maps).tolist() == [4]
@@ -69,6 +75,22 @@ def test_a_cycle_of_equal_weights_is_left_open() -> None:
     assert birth_times(maps).tolist() == [[1, 0]]
 
 
+def test_an_element_of_the_same_level_as_the_birth_leaves_it_open() -> None:
+    birth = hole([9, 8, 7, 6.5])
+    just_below, just_above = birth.clone(), birth.clone()
+    just_below[4, 4], just_above[4, 4] = 6.5 - 1e-6, 6.5 + 1e-6
+    maps = torch.stack([birth, just_below, just_above])[None]
+    assert births_of(maps).tolist() == [4, small_maps.UNSURE, small_maps.UNSURE]
+    assert birth_times(maps).tolist() == [[4, 4, 5]]
+
+
+def test_weights_are_not_taken_for_the_smallest_one_because_their_level_is() -> None:
+    maps = 1 + 1e-6 * hole([9, 8, 7, 6])
+    maps.fill_diagonal_(-1e6)  # so that all weights have the same level
+    assert births_of(maps[None, None]).tolist() == [small_maps.UNSURE]
+    assert birth_times(maps[None]).tolist() == [4]
+
+
 @pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_maps_that_are_not_finite_are_marked(value: float, dtype: torch.dtype) -> None:
@@ -81,12 +103,13 @@ def test_maps_that_are_not_finite_are_marked(value: float, dtype: torch.dtype) -
 
 def test_denormal_numbers_count_where_torch_takes_them_for_zero() -> None:
     maps = torch.rand(1, 64, 8, 8, generator=torch.Generator().manual_seed(0))
-    expected = births_of(maps)
+    expected = birth_times(maps).flatten().numpy()
     denormal = (maps * 2**20).int().view(torch.float32)  # the order stays, and equal ones would be seen
     assert denormal.max() < torch.finfo(torch.float32).tiny
     assert torch.set_flush_denormal(True)
     try:
-        assert births_of(denormal).tolist() == expected.tolist()
-        assert birth_times(denormal).flatten().tolist() == birth_times(maps).flatten().tolist()
+        found = births_of(denormal)
+        assert set(found[found != expected]) <= {small_maps.UNSURE}
+        assert birth_times(denormal).flatten().tolist() == expected.tolist()
     finally:
         torch.set_flush_denormal(False)
