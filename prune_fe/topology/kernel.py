@@ -59,8 +59,9 @@ NO_HOLE = -1  # in place of a position in a slice: the slice gives no hole
 CONE = -2  # the slice gives no hole, and no later one will
 UNSURE = -3  # the remaining elements must enter before it is known
 MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elements than in random maps
-SLICE_GROWTH = 3  # how many times as many elements each slice should have as the one before
-MAX_SAMPLED = 1024  # the size of the sample from which the floor of a later slice is chosen
+LARGE_SLICE = 3  # how many times as many elements as slice_size() a slice must have to be called large
+SLICE_GROWTH, LARGE_GROWTH = 1.5, 3  # how many times as many each slice should have as the one before, or a large one
+MAX_SAMPLED = 1024  # the size of the sample from which the floor of a large slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 EQUAL_STRIPS = 32  # how many strips enter_equal reads first, since a few of them may give a cone already
 MAX_PAIRS, MAX_TESTS = 8, 3  # find_later_hole gives up if there are more pairs a vertex to be read, or to be tested
@@ -211,7 +212,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
         n_entered = n_values = 0
         clear(neighbours, labels, degrees)
         while ceiling > last_floor:
-            values, n_wanted = tops, n_slice
+            values, n_wanted, is_large = tops, n_slice, n_slice > LARGE_SLICE * slice_size(size)
             if n_entered > 0:
                 # After that many elements most vertices are connected, and find_later_hole has few pairs to test.
                 if n_entered >= size:
@@ -228,7 +229,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
                         break
                 # A column may have several elements above a floor, so its top tells ever less about their number.
                 n_wanted = min(n_slice, n_columns // 4)
-                if n_slice > SLICE_GROWTH * slice_size(size):
+                if is_large:
                     fill_sample(bits, start, stride, n_elements, sample)
                     values, n_wanted = sample, max(MIN_SAMPLED, n_slice * len(sample) // n_elements)
             floor = choose_floor(values, n_wanted, last_floor, ceiling)
@@ -251,7 +252,7 @@ def fill_births(  # noqa: PLR0912, PLR0915 - calls with arrays are slow
                 break
             n_entered += n
             ceiling = floor
-            n_slice *= SLICE_GROWTH
+            n_slice = np.int64(n_slice * (LARGE_GROWTH if is_large else SLICE_GROWTH))
 
 
 @compiled

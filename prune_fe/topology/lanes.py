@@ -267,7 +267,7 @@ def narrow(_, first, second):
     def generate(context, builder, signature, arguments):
         if first.dtype.bitwidth == 16:
             return arguments[0]
-        both = _shuffle(builder, *arguments, list(range(lanes.n)))
+        both = _shuffle(builder, arguments[0], arguments[1], list(range(lanes.n)))
         return builder.trunc(both, context.get_value_type(lanes))
 
     return lanes(first, first), generate

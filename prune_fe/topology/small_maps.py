@@ -235,7 +235,7 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, next_m
         fetched: Where the first line is that is fetched.
         line: Distance between two lines.
         n_lines: How many lines are fetched.
-        next_maps: Distance to as many lines that are fetched too if a vector of weights has more lanes than one of words.
+        next_maps: Distance to as many more lines, fetched if a vector of weights has more lanes than one of words.
 
     Returns:
         The largest weight of an edge with M = W.

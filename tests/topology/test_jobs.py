@@ -25,7 +25,7 @@ def test_ranks_number_the_different_values_of_each_map(step: int) -> None:
     assert ranks[1].tolist() == [largest] * 4
     assert ranks[0].view(np.float32).tolist() == [2**23 + 2, 2**23, 2**23 + 2, 2**23 + 1]
     # As many different elements as the largest map can have stay below what marks a map that is not finite.
-    assert jobs.FIRST_RANK + graph.MAX_ROWS**2 < largest
+    assert largest > jobs.FIRST_RANK + graph.MAX_ROWS**2
 
 
 @pytest.mark.parametrize("is_interleaved", [False, True])

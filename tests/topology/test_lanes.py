@@ -108,9 +108,9 @@ def test_words_have_a_bit_for_each_lane(dtype: type[np.integer], word: int) -> N
 @numba.njit
 def levels_of(keys, lowest, highest, levels):
     """Write the levels of many vectors of keys; the lowest and the highest key are one number for each lane."""
-    at = np.uint64(0)
-    low, high = load(address_of(lowest), at), load(address_of(highest), at)
-    for at in range(at, np.uint64(len(keys)), lanes.lane_count(address_of(keys))):
+    first = np.uint64(0)
+    low, high = load(address_of(lowest), first), load(address_of(highest), first)
+    for at in range(first, np.uint64(len(keys)), lanes.lane_count(address_of(keys))):
         store(address_of(levels), at, lanes.levels_between(load(address_of(keys), at), low, high))
 
 
