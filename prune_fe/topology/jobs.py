@@ -30,8 +30,8 @@ JOB = np.dtype([(name, np.int64) for name in FIELDS])
 TAKEN, DONE = 0, 1
 
 FIRST_RANK = 0x4B000000
-"""The bits of 2²³ in float32, so that ranks are the bits of 2²³, 2²³ + 1, …: evenly spaced where small_maps.py reads
-them as numbers. The order remains for as many ranks as a map can have."""
+"""The rank of the smallest element: the bits of 2²³ in float32. Ranks are the bits of 2²³, 2²³ + 1, … then, and evenly
+spaced where small_maps.py reads them as numbers."""
 
 
 class Layout(NamedTuple):

@@ -59,8 +59,9 @@ NO_HOLE = -1  # in place of a position in a slice: the slice gives no hole
 CONE = -2  # the slice gives no hole, and no later one will
 UNSURE = -3  # the remaining elements must enter before it is known
 MAX_FIRST_SLICE = 42  # births in large maps of trained networks need fewer elements than in random maps
-LARGE_SLICE = 3  # how many times as many elements as slice_size() a slice must have to be called large
-SLICE_GROWTH, LARGE_GROWTH = 1.5, 3  # how many times as many each slice should have as the one before, or a large one
+SLICE_GROWTH = 1.5  # how many times as many elements a slice should have as the one before
+LARGE_SLICE = 3  # a slice that should have more than this, times slice_size(), is large: its floor is from a sample
+LARGE_GROWTH = 3  # how many times as many elements a slice should have as a large one before
 MAX_SAMPLED = 1024  # the size of the sample from which the floor of a large slice is chosen
 MIN_SAMPLED = 4  # how many elements of the sample the slice should have at least, for a fair estimate
 EQUAL_STRIPS = 32  # how many strips enter_equal reads first, since a few of them may give a cone already
@@ -272,7 +273,7 @@ def find_later_hole(bits, start, stride, scratch, last_floor, ceiling):
     items, size = scratch.spare, len(labels)
     n_far = n_tests = n = 0
     for a in range(size):
-        # Elements that lie far apart are read slowly, so that it is faster to enter more edges first.
+        # The elements of each pair are anywhere in the map, and read so slowly that it is faster to enter more edges.
         if n_far > MAX_PAIRS * size:
             return UNSURE
         fill_reached(neighbours, a, reached)

@@ -200,7 +200,7 @@ def _broadcast(builder, vector, number):
 
 @intrinsic
 def smallest(_, numbers):
-    """Return lanes that hold the smallest integer, which is the key of no number."""
+    """Return lanes that hold the smallest integer, which is the key or level of no number."""
     lanes = Lanes(numbers.dtype)
 
     def generate(context, builder, signature, arguments):
@@ -220,8 +220,8 @@ def levels_between(_, keys, lowest, highest):
 
     A key is the integer of an IEEE number, from strips.key_at. Equal keys have equal levels, and a larger key has no
     smaller level: the difference from the lowest number is multiplied, limited and truncated, and none of these steps
-    changes the order, whatever is lost to rounding, overflow or a processor that takes denormal numbers for zero. The
-    lowest key alone has the lowest level, LOWEST_LEVEL.
+    changes the order, even where a difference is rounded, overflows, or is zero for a processor that takes denormal
+    numbers for zero. LOWEST_LEVEL and HIGHEST_LEVEL are the levels of the lowest and the highest key alone.
 
     Args:
         keys: Lanes of keys, with lowest ≤ keys ≤ highest.
@@ -246,15 +246,17 @@ def levels_between(_, keys, lowest, highest):
             bits = builder.select(builder.icmp_signed("<", key, constant(0)), flipped, key)
             return builder.bitcast(bits, numbers_type)
 
-        n_steps = HIGHEST_LEVEL - (LOWEST_LEVEL + 1)
+        n_steps = HIGHEST_LEVEL - LOWEST_LEVEL - 2
         first = number(arguments[1])
         factor = builder.fdiv(constant(float(n_steps), numbers_type), builder.fsub(number(arguments[2]), first))
         steps = builder.fmul(builder.fsub(number(arguments[0]), first), factor)
-        # The last step also where the factor is infinite, or the difference, so that the product is not a number.
+        # 0·∞ is not a number, and becomes the last step. The order stays: if the factor is infinite, the other keys
+        # above the lowest have the last step too, and if the difference is, no key is higher.
         last = constant(float(n_steps), numbers_type)
         steps = builder.select(builder.fcmp_ordered("<", steps, last), steps, last)
         level = builder.add(builder.fptosi(steps, vector), constant(LOWEST_LEVEL + 1))
-        return builder.select(builder.icmp_signed(">", *arguments[:2]), level, constant(LOWEST_LEVEL))
+        level = builder.select(builder.icmp_signed("<", arguments[0], arguments[2]), level, constant(HIGHEST_LEVEL))
+        return builder.select(builder.icmp_signed(">", arguments[0], arguments[1]), level, constant(LOWEST_LEVEL))
 
     return keys(keys, keys, keys), generate
 

@@ -13,11 +13,13 @@ with M < W = B that closes a cycle of edges of equal weight. There is no such cy
 with M < W and W > t are a forest: as many as the vertices less the components.
 
 A map is left UNSURE, for kernel.py to decide, if there is an edge with M = W or such a cycle above the largest W of an
-edge with M < W < B. Edges of the smallest weight do not count: with them the graph is complete and has no hole.
+edge with M < W < B. Edges do not count at the threshold at which a vertex has all others as neighbours: the complex is
+a cone then, and has no hole. (For later edges, M > W.)
 
-A register holds twice as many numbers of 16 bits as of 32, so float32 numbers are rounded to 16-bit levels first. What
-is greater as a level is greater as a number. What is equal as a level may not be, so a map is also left UNSURE if
-another element has the level of the birth, and the smallest weight is only known if it is the map's lowest number.
+A register holds twice as many numbers of 16 bits as of 32, so the elements of float32 maps are rounded to levels of 16
+bits first, and W, M and B are levels then. What is greater as a level is greater as a number, but equal levels may be
+different numbers. So a map is also left UNSURE if another edge has an element with the level of the birth, and edges at
+the level of the cone count, except for the lowest and the highest level, which are those of a single number.
 
 For kernel.py the work grows with the number of edges that must enter; here it grows with the cube of the map's size.
 """
@@ -30,6 +32,7 @@ import numpy as np
 from prune_fe.topology.compiling import aligned_empty, compiled
 from prune_fe.topology.kernel import NOT_FINITE
 from prune_fe.topology.lanes import (
+    HIGHEST_LEVEL,
     LOWEST_LEVEL,
     address_of,
     behind,
@@ -53,10 +56,11 @@ MAX_ROWS = 28
 """Up to this size, maps are faster here than in kernel.py."""
 
 LINES_OF_BLOCK = 8
-"""Cache lines fetched with each four edges, so that at least as many are fetched as a map has elements."""
+"""How many lines of the cache are fetched with each four edges: with all edges, at least as many as a map has elements.
+"""
 
 UNSURE = -2
-"""In place of a birth time: equal weights decide it."""
+"""In place of a birth time: equal weights decide it, or weights of one level."""
 
 
 @compiled
@@ -64,7 +68,7 @@ def make_work(size, like):
     """Allocate the memory of one thread for maps of size × size integers, of the same type as those in `like`.
 
     Returns:
-        Memory for the maps' elements as keys, 1-d; and for four matrices of levels, (4, n) int16.
+        Memory for the maps' elements as keys, 1-d; and for levels, (4, n) int16: elements, W, paths and two rows.
     """
     levels = np.empty(0, np.int16)
     n = even(size) ** 2 * lane_count(address_of(levels))
@@ -108,23 +112,26 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
                 unit, image = 0, image + 1
         firsts[n:] = firsts[0]
         is_finite = fill_levels(words, address_of(firsts), np.uint64(stride), n_elements, infinity, keys, levels)
-        lightest = fill_weights(levels, np.uint64(size), n_vertices, weights, paths)
-        # The next maps are fetched meanwhile, as many lines as a map has elements, and if keys are rounded the lines of
-        # as many maps again. Interleaved, the lines are `stride` numbers apart, and else one after the other.
+        fill_weights(levels, np.uint64(size), n_vertices, weights, paths)
+        cone = cone_level(weights, np.uint64(size), n_vertices)
+        # The next maps are fetched meanwhile. Each vector of keys takes as many lines as a map has elements: `stride`
+        # numbers apart if the maps are interleaved, and else one after the other.
         fetched = np.uint64(starts[min(image, len(starts) - 1)] + unit)
         line = np.uint64(stride) if stride > 1 else lane_count(words)
-        next_maps = lane_count(words) if stride > 1 else n_elements * lane_count(words)
-        tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements, next_maps)
+        second = lane_count(words) if stride > 1 else n_elements * lane_count(words)
+        tied = fill_edges(weights, n_vertices, paths, words, fetched, line, n_elements, second)
         close_paths(paths, n_vertices, rows)
         birth = first_hole(paths, n_vertices)
         if is_rounded:
-            lightest = if_greater(lightest, fill(levels, LOWEST_LEVEL), least, lightest)
-        # Equal weights at or below the first certain hole, or of the smallest value, do not matter.
-        floor = higher(birth, lightest)
-        n_above, n_equal = count_elements(levels, n_elements, birth)
-        number = if_greater(birth, least, plus(n_above, one), zero)
+            lowest_or_none = if_greater(cone, fill(levels, LOWEST_LEVEL), least, cone)
+            cone = if_greater(fill(levels, HIGHEST_LEVEL), cone, lowest_or_none, cone)
+        # Equal weights at or below the first certain hole or the cone do not matter.
+        floor = higher(birth, cone)
+        n_above, n_equal = count_levels(levels, np.uint64(size), birth)
+        number = plus(n_above, one)
         if is_rounded:
             number = if_greater(n_equal, one, unsure, number)
+        number = if_greater(birth, least, number, zero)
         number = if_greater(tied, floor, unsure, number)
         number = if_greater(cycles_above(paths, n_vertices, floor), zero, unsure, number)
         number = if_greater(is_finite, zero, number, not_finite)
@@ -137,6 +144,15 @@ def fill_births(bits, starts, n_units, stride, size, infinity, work, births):
 def fill_levels(words, firsts, stride, n_elements, infinity, keys, levels):
     """Write the elements' levels, or their keys if these have 16 bits.
 
+    Args:
+        words: The maps.
+        firsts: Where each lane's map begins.
+        stride: Distance between two elements of a map.
+        n_elements: Elements of a map.
+        infinity: The bit pattern of +∞.
+        keys: Memory for the keys, in as many vectors as levels need.
+        levels: Output.
+
     Returns:
         Lanes that hold 1 for a finite map, otherwise 0.
     """
@@ -148,13 +164,14 @@ def fill_levels(words, firsts, stride, n_elements, infinity, keys, levels):
         for at in range(np.uint64(0), n, n_lanes):
             store(levels, at, load(keys, at))
         return narrow(is_finite, is_finite)
-    # One vector of levels is made of two vectors of keys.
-    others = behind(keys, n)
-    other_low, other_high = read_keys(words, behind(firsts, n_lanes), stride, n_elements, others)
+    # A vector of levels is made of two vectors of keys, whose maps differ in range.
+    second_keys = behind(keys, n)
+    second_low, second_high = read_keys(words, behind(firsts, n_lanes), stride, n_elements, second_keys)
     for at in range(np.uint64(0), n, n_lanes):
-        some = levels_between(load(keys, at), low, high)
-        store(levels, at + at, narrow(some, levels_between(load(others, at), other_low, other_high)))
-    return narrow(is_finite, is_between(keys, other_low, other_high, infinity))
+        first_levels = levels_between(load(keys, at), low, high)
+        second_levels = levels_between(load(second_keys, at), second_low, second_high)
+        store(levels, np.uint64(2) * at, narrow(first_levels, second_levels))
+    return narrow(is_finite, is_between(keys, second_low, second_high, infinity))
 
 
 @compiled
@@ -173,7 +190,9 @@ def read_keys(words, firsts, stride, n_elements, keys):
     """
     zero, least, n_lanes = fill(keys, 0), smallest(keys), lane_count(keys)
     lowest, highest = minus(fill(keys, -1), least), least
-    are_neighbours = firsts[n_lanes - 1] == firsts[0] + n_lanes - 1
+    are_neighbours = True
+    for lane in range(n_lanes):
+        are_neighbours &= firsts[lane] == firsts[0] + lane
     if not are_neighbours:
         n_in_vectors = np.uint64(0)
         if stride == 1:
@@ -202,29 +221,37 @@ def place(a, b, n_vertices, matrix):
 
 @compiled
 def fill_weights(levels, size, n_vertices, weights, paths):
-    """Write W to both triangles of `weights` and the lower one of `paths`; a vertex reaches itself at any threshold.
-
-    Returns:
-        The smallest weight.
-    """
+    """Write W to both triangles of `weights` and the lower one of `paths`; a vertex reaches itself at any threshold."""
     least = smallest(levels)
-    lightest = most = minus(fill(levels, -1), least)
+    most = minus(fill(levels, -1), least)
     for a in range(n_vertices):
         for b in range(a):
             weight = least
             if a < size:
                 weight = higher(load(levels, place(a, b, size, levels)), load(levels, place(b, a, size, levels)))
-                lightest = lower(lightest, weight)
             store(weights, place(a, b, n_vertices, levels), weight)
             store(weights, place(b, a, n_vertices, levels), weight)
             store(paths, place(a, b, n_vertices, levels), weight)
         store(weights, place(a, a, n_vertices, levels), least)
         store(paths, place(a, a, n_vertices, levels), most)
-    return lightest
 
 
 @compiled
-def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, next_maps):
+def cone_level(weights, size, n_vertices):
+    """Return the largest threshold at which a vertex has all others as neighbours."""
+    level = smallest(weights)
+    most = minus(fill(weights, -1), level)
+    for a in range(size):
+        last = most
+        for b in range(size):
+            if b != a:
+                last = lower(last, load(weights, place(a, b, n_vertices, weights)))
+        level = higher(level, last)
+    return level
+
+
+@compiled
+def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, second):
     """Write W to the upper triangle of `paths` for the edges with M < W, and the smallest integer for the others.
 
     Args:
@@ -235,7 +262,7 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, next_m
         fetched: Where the first line is that is fetched.
         line: Distance between two lines.
         n_lines: How many lines are fetched.
-        next_maps: Distance to as many more lines, fetched if a vector of weights has more lanes than one of words.
+        second: Distance from the lines of the first vector of keys to those of the second, if levels need two.
 
     Returns:
         The largest weight of an edge with M = W.
@@ -250,7 +277,7 @@ def fill_edges(weights, n_vertices, paths, words, fetched, line, n_lines, next_m
             for _ in range(LINES_OF_BLOCK):
                 prefetch(words, fetched)
                 if lane_count(words) < lane_count(weights):
-                    prefetch(words, fetched + next_maps)
+                    prefetch(words, fetched + second)
                 fetched += line if n_lines > 0 else np.uint64(0)
                 n_lines -= np.uint64(n_lines > 0)
             at_a, at_b = a * next_row, b * next_row
@@ -330,12 +357,31 @@ def cycles_above(paths, n_vertices, floor):
 
 
 @compiled
-def count_elements(levels, n_elements, birth):
-    """Return the number of levels above the birth, and of those that equal it."""
-    zero, one = fill(levels, 0), fill(levels, 1)
-    n_above = n_not_below = zero
-    for element in range(n_elements):
-        level = load(levels, element * lane_count(levels))
-        n_above = if_greater(level, birth, plus(n_above, one), n_above)
-        n_not_below = if_greater(birth, level, n_not_below, plus(n_not_below, one))
-    return n_above, minus(n_not_below, n_above)
+def count_levels(levels, size, birth):
+    """Return how many elements are above the level of the birth, and how many edges have an element of this level.
+
+    An element on the diagonal counts as an edge.
+    """
+    one = fill(levels, 1)
+    n_above = n_equal = fill(levels, 0)
+    for a in range(size):
+        for b in range(a):
+            element, mirrored = load(levels, place(a, b, size, levels)), load(levels, place(b, a, size, levels))
+            n_above, n_equal = count_edge(element, mirrored, birth, one, n_above, n_equal)
+        loop = load(levels, place(a, a, size, levels))
+        n_above, n_equal = count_edge(loop, smallest(levels), birth, one, n_above, n_equal)
+    return n_above, n_equal
+
+
+@compiled
+def count_edge(element, mirrored, birth, one, n_above, n_equal):
+    """Add an edge's two elements to the counts of count_levels.
+
+    If both have the level of the birth, they count once: the edge enters with the larger one.
+    """
+    high, low = higher(element, mirrored), lower(element, mirrored)
+    n_above = if_greater(high, birth, plus(n_above, one), n_above)
+    n_above = if_greater(low, birth, plus(n_above, one), n_above)
+    largest_left = if_greater(high, birth, low, high)
+    n_not_below = if_greater(birth, largest_left, n_equal, plus(n_equal, one))
+    return n_above, if_greater(largest_left, birth, n_equal, n_not_below)

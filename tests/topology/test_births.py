@@ -449,3 +449,16 @@ def test_an_unknown_rank_is_named() -> None:
 def test_no_threads_are_refused() -> None:
     with pytest.raises(InputError, match="threads is 0; allowed: 1 or more"):
         birth_times(np.zeros((4, 4)), threads=0)
+
+
+@pytest.mark.parametrize("size", [40, 64, 100])
+def test_a_hole_of_all_vertices_is_found_among_many_pairs_that_are_far_apart(size: int) -> None:
+    ring = np.zeros((size, size), np.float32)
+    for a in range(size - 1):
+        ring[a, a + 1] = ring[a + 1, a] = 2 * size - a
+    ring[0, -1] = 1
+    maps = np.stack([ring, np.triu(ring, 1)])
+    interleaved = torch.from_numpy(maps)[None].contiguous(memory_format=torch.channels_last)
+    for form in (torch.from_numpy(maps)[None], interleaved):
+        assert birth_times(form).tolist() == [[2 * size - 1, size]]
+        assert birth_times(form, rank="edges").tolist() == [[size, size]]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from prune_fe.topology import birth_times, kernel, small_maps
-from prune_fe.topology.births import INFINITY, INTEGER, layout_of
+from prune_fe.topology.births import INFINITY, INTEGER, has_hole, layout_of
+from prune_fe.topology.portable import first_births
 
 Draw = Callable[[str, int, int], Tensor]
 
@@ -37,7 +38,7 @@ def births_of(maps: Tensor) -> np.ndarray:
 def test_what_is_sure_is_the_kernels(kind: str, size: int, draw_maps: Draw) -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         maps = draw_maps(kind, size, 3 * 37).to(dtype).view(3, 37, size, size)
-        expected = birth_times(maps.double()).flatten().numpy()  # by ranks, each map by itself
+        expected = first_births(maps.flatten(0, 1).float(), False, has_hole).numpy()
         for form in (torch.contiguous_format, torch.channels_last):
             found = births_of(maps.contiguous(memory_format=form))
             sure = found != small_maps.UNSURE
@@ -82,6 +83,55 @@ def test_an_element_of_the_same_level_as_the_birth_leaves_it_open() -> None:
     maps = torch.stack([birth, just_below, just_above])[None]
     assert births_of(maps).tolist() == [4, small_maps.UNSURE, small_maps.UNSURE]
     assert birth_times(maps).tolist() == [[4, 4, 5]]
+
+
+def test_symmetric_maps_are_sure() -> None:
+    maps = torch.rand(1, 64, 9, 9, generator=torch.Generator().manual_seed(0))
+    maps = maps + maps.mT
+    found = births_of(maps)
+    sure = found != small_maps.UNSURE
+    assert sure.mean() > 0.95
+    np.testing.assert_array_equal(found[sure], birth_times(maps).flatten().numpy()[sure])
+
+
+def test_each_map_has_levels_of_its_own_range() -> None:
+    maps = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)).repeat(1, 70, 1, 1)
+    expected = birth_times(maps[0, :1]).item()
+    assert expected > 0
+    lanes = torch.arange(70)[:, None, None]
+    for form in (torch.contiguous_format, torch.channels_last):
+        moved = (maps * 2.0 ** (lanes % 11 - 5) + (lanes * 7 % 70 - 35)).contiguous(memory_format=form)
+        assert births_of(moved).tolist() == [expected] * 70
+
+
+def test_maps_of_half_precision_are_sure_if_only_their_levels_would_be_equal() -> None:
+    maps = hole([9, 8, 7, 6.5])
+    maps[4, 4] = 6.5 - 2**-8
+    maps[5, 5] = 60000
+    assert births_of(maps[None, None]).tolist() == [small_maps.UNSURE]
+    assert births_of(maps[None, None].half()).tolist() == [5]
+
+
+def test_maps_are_read_where_they_begin_if_the_last_one_alone_is_where_a_neighbour_would_be() -> None:
+    memory = torch.randn(3, 300, generator=torch.Generator().manual_seed(0))
+    maps = memory.unfold(1, 64, 3).permute(1, 0, 2).unflatten(2, (8, 8))
+    starts = layout_of(maps).starts
+    assert starts[15] == 15
+    assert starts[1] == 300
+    assert birth_times(maps).tolist() == birth_times(maps.contiguous()).tolist()
+
+
+def test_equal_weights_do_not_matter_where_a_vertex_has_all_others_as_neighbours() -> None:
+    cone = torch.zeros(6, 6)
+    cone[5, :5] = 6
+    cone[0, 1] = cone[2, 3] = 6  # triangles of equal weights
+    late_cone = torch.zeros(6, 6)
+    late_cone[5, :5] = torch.tensor([9, 8, 7, 6, 5])
+    late_cone[4, 0] = 5  # in a triangle with the last edge of the vertex
+    maps = torch.stack([cone, late_cone])[None]
+    assert births_of(maps.half()).tolist() == [0, 0]
+    assert births_of(maps).tolist() == [0, small_maps.UNSURE]  # the level of 5 may be that of several numbers
+    assert birth_times(maps).tolist() == [[0, 0]]
 
 
 def test_weights_are_not_taken_for_the_smallest_one_because_their_level_is() -> None:
