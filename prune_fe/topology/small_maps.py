@@ -68,11 +68,16 @@ def make_work(size, like):
     """Allocate the memory of one thread for maps of size × size integers, of the same type as those in `like`.
 
     Returns:
-        Memory for the maps' elements as keys, 1-d; and for levels, (4, n) int16: elements, W, paths and two rows.
+        Memory for the maps' elements as keys, 1-d; and for levels, (4, n) int16: elements, W, paths and two rows. Keys
+        of 16 bits are levels, and have the memory of the first row.
     """
     levels = np.empty(0, np.int16)
     n = even(size) ** 2 * lane_count(address_of(levels))
-    return aligned_empty(n, like), aligned_empty(4 * n, levels).reshape((4, n))
+    rows = aligned_empty(4 * n, levels).reshape((4, n))
+    keys = rows[0].view(like.dtype)
+    if lane_count(address_of(like)) < lane_count(address_of(levels)):
+        keys = aligned_empty(n, like)
+    return keys, rows
 
 
 @compiled
@@ -150,7 +155,7 @@ def fill_levels(words, firsts, stride, n_elements, infinity, keys, levels):
         stride: Distance between two elements of a map.
         n_elements: Elements of a map.
         infinity: The bit pattern of +∞.
-        keys: Memory for the keys, in as many vectors as levels need.
+        keys: Memory for the keys, in as many vectors as levels need: the same as that of levels if keys have 16 bits.
         levels: Output.
 
     Returns:
@@ -161,8 +166,6 @@ def fill_levels(words, firsts, stride, n_elements, infinity, keys, levels):
     low, high = read_keys(words, firsts, stride, n_elements, keys)
     is_finite = is_between(keys, low, high, infinity)
     if n_lanes == lane_count(levels):
-        for at in range(np.uint64(0), n, n_lanes):
-            store(levels, at, load(keys, at))
         return narrow(is_finite, is_finite)
     # A vector of levels is made of two vectors of keys, whose maps differ in range.
     second_keys = behind(keys, n)
