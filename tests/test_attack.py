@@ -101,6 +101,7 @@ def test_a_killed_command_that_ends_or_goes_on_in_another_way_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, outcome: str, expected: str | None
 ) -> None:
     def main() -> int:
+        time.sleep(0.05)  # longer than the moment of the signal: it may not come before this is over
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         first = not Path("begun").exists()
@@ -109,8 +110,14 @@ def test_a_killed_command_that_ends_or_goes_on_in_another_way_is_wrong(
 
     monkeypatch.setattr(prune_fe.__main__, "main", main)
     command = Command("none", ("none", ""), lambda folder: outcome)
-    # In a process of its own, because pytest replaces stdout and stderr.
-    [[problem]] = in_parallel([partial(kill, command, tmp_path / "x", (0.01, "this"), "0/1")], tmp_path, 1)
+    # The process may handle signals itself, as it does when it has used ray.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # In a process of its own, because pytest replaces stdout and stderr.
+        [[problem]] = in_parallel([partial(kill, command, tmp_path / "x", (0.01, "this"), "0/1")], tmp_path, 1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert problem is None if expected is None else expected in str(problem)
 
 

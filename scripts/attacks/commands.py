@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -89,16 +90,21 @@ def new_directory(path: Path, name: str) -> Path:
 
 
 def start(words: Sequence[str], directory: Path) -> int:
-    """Start a command in a folder, in a copy of this process; return the number of the process."""
+    """Start a command in a folder, in a copy of this process; return the number of the process.
+
+    The copy begins without a handler of SIGTERM: the first one that it has is the program's (see `await_handlers`).
+    """
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of ray, if this process has used it
     process = os.fork()
     if process:
+        signal.signal(signal.SIGTERM, handler)
         return process
-    os.chdir(directory)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     code = 1
     try:
+        os.chdir(directory)
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         from prune_fe.__main__ import main
 
         sys.argv = ["prune-fe", *words]
