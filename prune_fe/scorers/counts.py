@@ -13,34 +13,39 @@ from prune_fe.errors import InputError
 
 Array = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
+Measured = tuple[Array, npt.NDArray[Any]]
+"""The class of each image, (images,), and the value of each of its units, (images, units) of any integer type."""
 
 MAX_PENDING = 1 << 19
 """Largest number of values that wait to be counted. Their sort takes some milliseconds and 20 MiB."""
 
+_NO_NUMBERS: Array = np.zeros(0, np.int64)
+
 
 def _no_numbers() -> Array:
-    return np.zeros(0, np.int64)
+    return _NO_NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
     """How often each value was measured for each class and unit; `+` adds the counts of the other.
 
-    Most counts are 0, so only the others are stored, by their index in the flattened table of all counts. A measured
-    value takes 8 bytes until it is counted, with all that wait when these are more than MAX_PENDING. Then each
-    different value of a class and unit takes 16 bytes, however often it occurs.
+    Most counts are 0, so only the others are stored, by their index in the flattened table of all counts. Values wait
+    to be counted, as they were measured, until they are more than MAX_PENDING: between two layers of a network, where
+    nothing is in the cache, the work would take ten times as long. Then each different value of a class and unit takes
+    16 bytes, however often it occurs.
 
     Attributes:
         shape: Numbers of classes, units and possible values (0, 1, …): the shape of the table.
         entries: Indices of the counts that are not 0, ascending, (entries,) int64.
         counts: These counts, (entries,) int64.
-        pending: The index of each value that is not counted yet, in any order, (pending,) int64.
+        pending: The values that are not counted yet.
     """
 
     shape: Shape
     entries: Array = field(default_factory=_no_numbers)
     counts: Array = field(default_factory=_no_numbers)
-    pending: Array = field(default_factory=_no_numbers)
+    pending: tuple[Measured, ...] = ()
 
     @classmethod
     def of(cls, shape: Shape, labels: npt.NDArray[Any], values: npt.NDArray[Any]) -> Self:
@@ -49,7 +54,7 @@ class Counts:
         Args:
             shape: Numbers of classes, units and possible values.
             labels: The class of each image, (images,) of any integer type.
-            values: (images, units), of any integer type.
+            values: (images, units), of any integer type. They are not copied, and must not change any more.
 
         Raises:
             ValueError: A class or value is outside the shape.
@@ -57,8 +62,7 @@ class Counts:
         for name, numbers, size in (("classes", labels, shape[0]), ("values", values, shape[2])):
             if numbers.size and not 0 <= numbers.min() <= numbers.max() < size:
                 raise ValueError(f"{name} are {numbers.min()} to {numbers.max()}; allowed: 0 to {size - 1}")
-        rows = labels.astype(np.int64)[:, None] * shape[1] + np.arange(shape[1])
-        return cls(shape, pending=(rows * shape[2] + values).ravel())
+        return cls(shape, pending=((labels.astype(np.int64), values),) if values.size else ())
 
     @classmethod
     def from_indices(cls, shape: Shape, indices: Sequence[npt.NDArray[Any]], counts: Array) -> Self:
@@ -78,6 +82,11 @@ class Counts:
     def indices(self) -> tuple[Array, ...]:
         """The class, the unit and the value of each entry."""
         return np.unravel_index(self.entries, self.shape)
+
+    @property
+    def n_pending(self) -> int:
+        """The number of values that are not counted yet."""
+        return sum(values.size for _, values in self.pending)
 
     @property
     def images(self) -> Array:
@@ -104,17 +113,20 @@ class Counts:
                 "cannot be added)"
             )
         entries, counts = _merge(self, other)
-        total = Counts(self.shape, entries, counts, _join(self.pending, other.pending))
-        return total.counted() if len(total.pending) > MAX_PENDING else total
+        total = Counts(self.shape, entries, counts, self.pending + other.pending)
+        return total.counted() if total.n_pending > MAX_PENDING else total
 
     def counted(self) -> Counts:
         """Return the same counts with no value left to count."""
-        if not len(self.pending):
+        if not self.pending:
             return self
-        values = np.sort(self.pending)
-        starts = _starts_of_runs(values)
-        entries, counts = _merge(self, Counts(self.shape, values[starts], np.diff(starts, append=len(values))))
-        return replace(self, entries=entries, counts=counts, pending=_no_numbers())
+        _, units, size = self.shape
+        labels, values = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
+        indices = ((labels[:, None] * units + np.arange(units)) * size + values).ravel()
+        indices.sort()
+        starts = _starts_of_runs(indices)
+        entries, counts = _merge(self, Counts(self.shape, indices[starts], np.diff(starts, append=len(indices))))
+        return replace(self, entries=entries, counts=counts, pending=())
 
 
 def _merge(one: Counts, other: Counts) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from numba.core.datamodel import models
 
 intrinsic: Any = extending.intrinsic  # mypy takes its first argument, the compiler's own, for one that callers give
 
-N_LANES = {16: 32, 32: 16}
+N_LANES = {16: 32, 32: 16, 64: 8}
 """Bits of a number -> lanes of a vector: 64 bytes, the longest registers and a line of the cache."""
 
 LOWEST_LEVEL, HIGHEST_LEVEL = -32767, 32766
@@ -129,6 +129,14 @@ def store(_, numbers, index, lanes):
         builder.store(arguments[2], start, align=numbers.dtype.bitwidth // 8)
 
     return types.void(numbers, types.uintp, lanes), generate
+
+
+@intrinsic
+def lane_of(_, lanes, index):
+    """Return the i-th lane."""
+    return lanes.dtype(lanes, types.int64), lambda context, builder, signature, arguments: builder.extract_element(
+        *arguments
+    )
 
 
 def _pointer_to(context, builder, lanes, address, index):

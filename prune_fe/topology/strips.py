@@ -27,6 +27,7 @@ from prune_fe.topology.lanes import (
     load_first,
     lower,
     minus,
+    plus,
     prefetch,
     smallest,
     store,
@@ -196,11 +197,13 @@ def merge_rows(words, places, n, row, tops, at, lows, unit):
     mask, at_second = fill(words, ROW_MASK), at + np.uint64(BLOCK)
     if row > 0:
         before, packed = load(tops, at), load(tops, at_second)
-        second = higher(higher(lower(high, before), second), bits_of_either(packed, mask))
+        second = higher(higher(lower(high, before), second), plus(bits_of_either(packed, mask), fill(words, 1)))
         rows = if_greater(high, before, rows, bits_of_both(packed, mask))
         high = higher(high, before)
     store(tops, at, high)
-    store(tops, at_second, bits_of_either(bits_of_both(second, fill(words, ~ROW_MASK)), rows))
+    # Rounded up to a multiple of 16, so that 0 stays 0: most elements of many maps are 0, and few others are near it.
+    rounded = bits_of_both(plus(second, fill(words, -1)), fill(words, ~ROW_MASK))
+    store(tops, at_second, bits_of_either(rounded, rows))
 
 
 @compiled
@@ -299,7 +302,7 @@ def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, fl
         packed = np.int64(strip_tops[at + np.uint64(BLOCK)])
         index = strip + np.uint64(packed & ROW_MASK) * np.uint64(n_strips)
         items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
-        items[2 * i + 1] = packed | ROW_MASK  # at least the second largest
+        items[2 * i + 1] = (packed | ROW_MASK) + 1  # at least the second largest
     first = np.int64(1 - ceiling) << 32
     n = n_others = np.uint64(0)
     for i in range(n_picked):

@@ -30,7 +30,7 @@ def one_by_one(labels: np.ndarray, values: np.ndarray) -> Counter[tuple[int, ...
 
 
 def listed(counted: Counts) -> dict[tuple[int, ...], int]:
-    assert not len(counted.pending)
+    assert not counted.pending
     assert (np.diff(counted.entries) > 0).all()
     indices = np.stack(counted.indices, axis=1).tolist()
     return dict(zip(map(tuple, indices), counted.counts.tolist(), strict=True))
@@ -49,7 +49,7 @@ def test_counts_of_parts_in_any_grouping_are_those_of_a_table(seed: int, sizes: 
         while len(parts) > 1:
             first = seed % (len(parts) - 1)
             parts[first : first + 2] = [parts[first] + parts[first + 1]]
-            assert len(parts[first].pending) <= limit
+            assert parts[first].n_pending <= limit
     expected = one_by_one(labels, values)
     assert listed(parts[0].counted()) == expected
     assert parts[0].images.tolist() == np.bincount(labels, minlength=SHAPE[0]).tolist()
@@ -65,6 +65,14 @@ def test_they_are_those_of_a_coalesced_sparse_tensor() -> None:
     counted = Counts.of(SHAPE, labels, values).counted()
     assert np.array_equal(np.stack(counted.indices), sparse.indices().numpy())
     assert np.array_equal(counted.counts, sparse.values().numpy())
+
+
+def test_the_labels_may_change_before_the_values_are_counted() -> None:
+    labels, values = sample(9, 20)
+    expected = one_by_one(labels, values)
+    waiting = Counts.of(SHAPE, labels, values)
+    labels[:] = 0
+    assert listed(waiting.counted()) == expected
 
 
 def test_they_can_be_taken_apart_put_together_and_sent_to_another_process() -> None:
