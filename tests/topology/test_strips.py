@@ -29,8 +29,10 @@ def fill_interleaved_tops(bits, n_units, numbers, strip_tops, column_tops, lows)
 @pytest.mark.parametrize(("size", "units"), [(3, 2), (21, 70), (30, 64), (65, 33), (70, 3)])
 def test_the_largest_and_second_largest_of_each_strip(size: int, units: int, dtype: type[np.integer]) -> None:
     n_elements = size * size
-    limit = np.iinfo(dtype).max
-    maps = np.random.default_rng(size).integers(-limit, limit, (n_elements, units), dtype)
+    limit = np.iinfo(dtype).max - strips.ROW_MASK  # the largest are not finite
+    rng = np.random.default_rng(size)
+    maps = rng.integers(-limit, limit, (n_elements, units), dtype)
+    maps[rng.random(maps.shape) < np.linspace(0, 1, units)] = 0  # units with ever fewer other elements
     keys = np.where(maps < 0, np.iinfo(dtype).min - maps, maps)  # sign and magnitude, as IEEE numbers have them
     scratch = make_scratch(size, maps, units)
     n_strips, n_columns = len(scratch.strips) - 1, len(scratch.columns) - 1
@@ -45,11 +47,12 @@ def test_the_largest_and_second_largest_of_each_strip(size: int, units: int, dty
         np.testing.assert_array_equal(largest, own.max(axis=0))
         np.testing.assert_array_equal(own[packed & strips.ROW_MASK, rows], largest)
         # The second largest, rounded up; of a strip with fewer rows than the others it may be too large.
-        bound = packed | strips.ROW_MASK
+        bound = (packed | strips.ROW_MASK) + 1
         second = np.sort(own, axis=0)[-2] if len(own) > 1 else own[0]
         assert (bound >= second).all()
         if len(own) % strips.STRIP_ROWS == 0:
             assert (bound - second <= strips.ROW_MASK).all()
+            assert (bound[second == 0] == 0).all()
     if n_columns < n_strips:
         by_column = scratch.column_tops.reshape(n_columns, -1)[:, :units]
         for column in range(n_columns):
