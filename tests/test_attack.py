@@ -101,7 +101,7 @@ def test_a_killed_command_that_ends_or_goes_on_in_another_way_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, outcome: str, expected: str | None
 ) -> None:
     def main() -> int:
-        time.sleep(0.05)  # longer than the moment of the signal: it may not come before this is over
+        time.sleep(0.05)  # longer than `kill` waits: a signal that is sent too early arrives here
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         first = not Path("begun").exists()
@@ -110,7 +110,7 @@ def test_a_killed_command_that_ends_or_goes_on_in_another_way_is_wrong(
 
     monkeypatch.setattr(prune_fe.__main__, "main", main)
     command = Command("none", ("none", ""), lambda folder: outcome)
-    # The process may handle signals itself, as it does when it has used ray.
+    # The process may have handlers of its own.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # In a process of its own, because pytest replaces stdout and stderr.

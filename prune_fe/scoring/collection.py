@@ -155,7 +155,7 @@ class Collection:
                 check_sums(self.scorers[label], name, sums)
         self.is_consistent = False
         for label, name, sums in measurements:
-            with explain_faults(self.scorers[label], name):
+            with explain_faults(self.scorers[label], name), self.meters[label].measuring("sums"):
                 try:
                     self.totals[label][name].add(sums)
                 except InputError as error:

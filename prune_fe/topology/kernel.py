@@ -73,8 +73,7 @@ class Scratch(NamedTuple):
 
     Attributes:
         strip_tops: The largest element of each strip, (strips,). For interleaved units, (strips · blocks · 2 · BLOCK,):
-            for each block of units the largest elements, and bounds of the second largest ones, rounded up to a
-            multiple of ROW_MASK + 1, less 1; the lowest bits of these are replaced by the row of the largest.
+            for each block of units the largest elements, and a bound of the second largest, see merge_rows.
         column_tops: (columns · blocks · BLOCK,), the largest element of each column, if the maps are interleaved and a
             column is more than one strip; otherwise empty.
         tops: (1 or lanes, columns), the largest element of each column, of one unit or some interleaved ones.

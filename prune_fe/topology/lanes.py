@@ -1,4 +1,4 @@
-"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of a different map.
+"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of its own, mostly of a map.
 
 The functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
 lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
@@ -27,7 +27,7 @@ LOWEST_LEVEL, HIGHEST_LEVEL = -32767, 32766
 
 
 class Lanes(types.Type):
-    """The type of a vector of integers, one for each map."""
+    """The type of a vector of integers."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype

@@ -32,10 +32,13 @@ def sort(items, order, n, base, n_bits):
 
 @compiled
 def rank_sort(items, order, n):
-    """Write each item to the position given by the number of smaller ones: n² steps, but in vectors, no branches."""
+    """Write each item to the position given by the number of smaller ones: n² steps, but in vectors, no branches.
+
+    The items are all different.
+    """
     numbers = address_of(items)
     one, n_lanes = fill(numbers, 1), np.int64(lane_count(numbers))
-    # Two vectors at once, so that each item is read for both.
+    # Two vectors at once, so that each item that is read is compared with both.
     for first in range(0, n, 2 * n_lanes):
         second = first + n_lanes
         own, ranks = load_first(numbers, np.uint64(first), n - first), fill(numbers, 0)

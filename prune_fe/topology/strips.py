@@ -5,7 +5,7 @@ position lie side by side. It is divided into strips, each of every n-th element
 every n-th strip (for small maps, a column is one strip). One pass over all elements finds the largest of each strip,
 its top. The columns' tops show how large the first few elements of the map are, and only strips with such a top are
 read again. For interleaved maps the pass takes all units at once, because memory is read in whole cache lines and
-fastest in order, and it keeps the second largest of each strip too: most strips need not be read again.
+fastest in order, and it keeps a bound of the second largest of each strip too: most strips need not be read again.
 """
 
 import math
@@ -148,8 +148,8 @@ def fill_interleaved_tops(bits, start, stride, n_units, numbers, strip_tops, col
             for strip in range(first, min(end, n_elements - offset)):
                 index = strip + offset
                 at0 = start + index * stride
-                # A row beyond the last one is replaced by the strip's first. That can only make the second largest too
-                # large, and the strip is then read again.
+                # A row beyond the last one is replaced by the first of these four. That can only make the bound of the
+                # second largest too large, and the strip is then read again.
                 step = n_strips * stride
                 at1 = at0 + step if index + n_strips < n_elements else at0
                 at2 = at1 + step if index + 2 * n_strips < n_elements else at0
@@ -201,9 +201,10 @@ def merge_rows(words, places, n, row, tops, at, lows, unit):
         rows = if_greater(high, before, rows, bits_of_both(packed, mask))
         high = higher(high, before)
     store(tops, at, high)
-    # Rounded up to a multiple of 16, so that 0 stays 0: most elements of many maps are 0, and few others are near it.
-    rounded = bits_of_both(plus(second, fill(words, -1)), fill(words, ~ROW_MASK))
-    store(tops, at_second, bits_of_either(rounded, rows))
+    # The bound is the second largest, rounded up to a multiple of ROW_MASK + 1. It is stored less 1, with the row of
+    # the largest in its lowest bits. 0 stays 0: where most elements are 0, a strip with one other need not be read.
+    upper_bits = bits_of_both(plus(second, fill(words, -1)), fill(words, ~ROW_MASK))
+    store(tops, at_second, bits_of_either(upper_bits, rows))
 
 
 @compiled
@@ -291,7 +292,7 @@ def not_below(numbers, first, n, least):
 
 @compiled
 def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, floor, ceiling):
-    """Write to `items` the tops below the ceiling, of the interleaved strips without a second element ≥ the floor.
+    """Write to `items` the tops below the ceiling, of the interleaved strips whose second largest is below the floor.
 
     Returns:
         The number of items, and the number of the other strips, which are moved to the front of `strips`.
@@ -302,7 +303,7 @@ def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, fl
         packed = np.int64(strip_tops[at + np.uint64(BLOCK)])
         index = strip + np.uint64(packed & ROW_MASK) * np.uint64(n_strips)
         items[2 * i] = (-np.int64(strip_tops[at]) << 32) | np.int64(index)
-        items[2 * i + 1] = (packed | ROW_MASK) + 1  # at least the second largest
+        items[2 * i + 1] = (packed | ROW_MASK) + 1  # the bound of the second largest
     first = np.int64(1 - ceiling) << 32
     n = n_others = np.uint64(0)
     for i in range(n_picked):

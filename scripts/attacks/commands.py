@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,9 +93,9 @@ def new_directory(path: Path, name: str) -> Path:
 def start(words: Sequence[str], directory: Path) -> int:
     """Start a command in a folder, in a copy of this process; return the number of the process.
 
-    The copy begins without a handler of SIGTERM: the first one that it has is the program's (see `await_handlers`).
+    The copy begins without a handler of SIGTERM: the first that `await_handlers` sees is the program's own.
     """
-    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of ray, if this process has used it
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a library may have set one in this process
     process = os.fork()
     if process:
         signal.signal(signal.SIGTERM, handler)
@@ -111,6 +112,8 @@ def start(words: Sequence[str], directory: Path) -> int:
         code = main()
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -254,7 +254,7 @@ def held(name: str, net: Net, batch: tuple[Tensor, Tensor], times: int) -> tuple
     totals = list(collection.totals[name].values())
     dense: list[Any] = [value for total in totals for value in total._dense.values()]
     counts: list[Any] = [value for total in totals for _, sums in total._parts for value in sums.values()]
-    entries, pending = sum(len(value.entries) for value in counts), sum(len(value.pending) for value in counts)
+    entries, pending = sum(len(value.entries) for value in counts), sum(value.n_pending for value in counts)
     return sum(value.nbytes for value in dense), entries, pending
 
 

@@ -67,6 +67,16 @@ def test_they_are_those_of_a_coalesced_sparse_tensor() -> None:
     assert np.array_equal(counted.counts, sparse.values().numpy())
 
 
+def test_many_small_arrays_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "MAX_PENDING_PARTS", 3)
+    labels, values = sample(2, 10)
+    total = Counts(SHAPE)
+    for image in range(10):
+        total += Counts.of(SHAPE, labels[image : image + 1], values[image : image + 1])
+        assert len(total.pending) <= 3
+    assert listed(total.counted()) == one_by_one(labels, values)
+
+
 def test_the_labels_may_change_before_the_values_are_counted() -> None:
     labels, values = sample(9, 20)
     expected = one_by_one(labels, values)
@@ -79,6 +89,8 @@ def test_they_can_be_taken_apart_put_together_and_sent_to_another_process() -> N
     counted = Counts.of(SHAPE, *sample(3, 20)).counted()
     again = Counts.from_indices(SHAPE, counted.indices, counted.counts)
     assert listed(pickle.loads(pickle.dumps(again))) == listed(counted)
+    waiting = Counts.of(SHAPE, *sample(3, 20))
+    assert listed(pickle.loads(pickle.dumps(waiting)).counted()) == listed(counted)
     with pytest.raises(ValueError, match="invalid entry in coordinates array"):
         Counts.from_indices(SHAPE, [np.array([0]), np.array([3]), np.array([0])], np.array([1]))
 
@@ -107,6 +119,8 @@ def test_what_is_outside_the_table_is_refused() -> None:
         (labels - 1, values, "classes are -1 to 3; allowed: 0 to 4"),
         (labels, values + 1, "values are 9 to 9; allowed: 0 to 8"),
         (labels, -values, "values are -8 to -8; allowed: 0 to 8"),
+        (labels, values[:1], r"values have shape \(1, 3\); allowed: \(2, 3\)"),
+        (labels, values[:, :2], r"values have shape \(2, 2\); allowed: \(2, 3\)"),
     ):
         with pytest.raises(ValueError, match=text):
             Counts.of(SHAPE, wrong_labels, wrong_values)

@@ -13,7 +13,7 @@ def sort(items, order, n, base, n_bits):
     sorting.sort(items, order, n, base, n_bits)
 
 
-@pytest.mark.parametrize("n", [1, 2, 40, sorting.MAX_RANKED, sorting.MAX_RANKED + 1, 3000])
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 40, sorting.MAX_RANKED, sorting.MAX_RANKED + 1, 3000])
 @pytest.mark.parametrize("n_bits", [1, 9, 30])
 def test_items_come_out_in_rising_order(n: int, n_bits: int) -> None:
     rng = np.random.default_rng(n)

@@ -29,10 +29,10 @@ def fill_interleaved_tops(bits, n_units, numbers, strip_tops, column_tops, lows)
 @pytest.mark.parametrize(("size", "units"), [(3, 2), (21, 70), (30, 64), (65, 33), (70, 3)])
 def test_the_largest_and_second_largest_of_each_strip(size: int, units: int, dtype: type[np.integer]) -> None:
     n_elements = size * size
-    limit = np.iinfo(dtype).max - strips.ROW_MASK  # the largest are not finite
+    limit = np.iinfo(dtype).max - strips.ROW_MASK  # larger keys are not finite numbers
     rng = np.random.default_rng(size)
     maps = rng.integers(-limit, limit, (n_elements, units), dtype)
-    maps[rng.random(maps.shape) < np.linspace(0, 1, units)] = 0  # units with ever fewer other elements
+    maps[rng.random(maps.shape) < np.linspace(0, 1, units)] = 0  # from no zeros to only zeros
     keys = np.where(maps < 0, np.iinfo(dtype).min - maps, maps)  # sign and magnitude, as IEEE numbers have them
     scratch = make_scratch(size, maps, units)
     n_strips, n_columns = len(scratch.strips) - 1, len(scratch.columns) - 1
