@@ -1,4 +1,4 @@
-"""Vectors of integers for the compiled functions: each lane of a vector register holds a number of its own, mostly of a map.
+"""Vectors of integers for the compiled functions: each lane of a vector register holds one, mostly of a map of its own.
 
 The functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
 lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
