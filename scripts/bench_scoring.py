@@ -95,10 +95,10 @@ def measure_seconds(call: Callable[[], object], clock: str) -> float:
     return CLOCKS[clock]() - start
 
 
-def compare_scorers(arguments: argparse.Namespace) -> None:
+def compare_scorers(model: nn.Module, arguments: argparse.Namespace) -> None:
     """Print a table of the time of a pass for each scorer alone, and for all that can score the network in one pass."""
     data = photographs(arguments.images, arguments.count, arguments.size, arguments.in_memory)
-    model, options = network(arguments), {"batch_size": arguments.batch, "workers": arguments.workers}
+    options = {"batch_size": arguments.batch, "workers": arguments.workers}
     print("scorer                      seconds   evaluate = 1")
     names: list[str] = []
     for name in [*SCORERS, "all"]:
@@ -186,7 +186,7 @@ def main() -> None:
     shares = np.array(own) / plain
     print(f"scorer alone / evaluate: {np.median(shares):.3f} ({shares.min():.3f}–{shares.max():.3f})", flush=True)
     if arguments.each_scorer:
-        compare_scorers(arguments)
+        compare_scorers(model, arguments)
     for count in () if arguments.no_peaks else (arguments.batch * 2, arguments.batch * 8):
         peaks = {name: peak_mib(name, arguments, count) for name in ("evaluate", "score")}
         print(

@@ -17,16 +17,14 @@ Measured = tuple[Array, npt.NDArray[Any]]
 """The class of each image, (images,), and the value of each of its units, (images, units) of any integer type."""
 
 MAX_PENDING = 1 << 19
-"""Largest number of values that wait to be counted. At most twice as many are counted at once: 60 ms, 31 MiB."""
+"""Largest number of values that wait to be counted. Up to twice as many are counted at once, which takes 31 MiB."""
 
 MAX_PENDING_PARTS = 1 << 10
-"""Largest number of arrays of them: an array takes as much memory as many values."""
-
-_NO_NUMBERS: Array = np.zeros(0, np.int64)
+"""Largest number of arrays that wait to be counted, however small: each takes memory beside that of its values."""
 
 
 def _no_numbers() -> Array:
-    return _NO_NUMBERS
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +32,9 @@ class Counts:
     """How often each value was measured for each class and unit; `+` adds the counts of the other.
 
     Most counts are 0, so only the others are stored, by their index in the flattened table of all counts. Values wait
-    as they were measured until there are more than MAX_PENDING, and are then counted together: between two layers of a
-    network, when the cache is cold, even the computation of the indices takes 20 times as long (.5 ms a layer of VGG16
-    for 16 images). Once counted, each different value of a class and unit takes 16 bytes, however often it occurs.
+    as they were measured until there are more than MAX_PENDING, and are then counted together. They are not counted at
+    once because the cache is cold between two layers of a network, so that even their indices take long to compute.
+    Once counted, each different value of a class and unit takes 16 bytes, however often it occurs.
 
     Attributes:
         shape: Numbers of classes, units and possible values (0, 1, …): the shape of the table.

@@ -155,11 +155,8 @@ class Collection:
                 check_sums(self.scorers[label], name, sums)
         self.is_consistent = False
         for label, name, sums in measurements:
-            with explain_faults(self.scorers[label], name), self.meters[label].measuring("sums"):
-                try:
-                    self.totals[label][name].add(sums)
-                except InputError as error:
-                    raise InputError(f"layer {name!r}: {error}") from error
+            with self._metered(label, name):
+                self.totals[label][name].add(sums)
         self.counts += torch.bincount(labels, minlength=classes)
         self.is_consistent = True
 
@@ -174,7 +171,7 @@ class Collection:
         def measure(layer: Layer, maps: Tensor) -> None:
             _require_images(layer.name, len(maps), len(labels))
             for label in readers[layer]:
-                with self._metered(label, layer):
+                with self._metered(label, layer.name):
                     sums = self.scorers[label].measure(maps, labels, len(self.classes))
                     measurements.append((label, layer.name, sums))
 
@@ -196,14 +193,13 @@ class Collection:
         return measurements
 
     @contextmanager
-    def _metered(self, label: str, layer: Layer | None = None) -> Iterator[None]:
+    def _metered(self, label: str, name: str | None = None) -> Iterator[None]:
         """Add time and memory of the block to a scorer's, and name the layer in its errors."""
-        name = layer.name if layer else None
         with self.meters[label].measuring(name), explain_faults(self.scorers[label], name):
             try:
                 yield
             except InputError as error:
-                raise InputError(f"layer {layer.name!r}: {error}" if layer else str(error)) from error
+                raise InputError(f"layer {name!r}: {error}" if name is not None else str(error)) from error
 
 
 def _require_images(layer: str, rows: int, images: int) -> None:

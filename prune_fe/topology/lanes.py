@@ -1,4 +1,4 @@
-"""Vectors of integers for the compiled functions: each lane of a vector register holds one, mostly of a map of its own.
+"""Vectors of integers for the compiled functions: each lane of a vector register usually holds a number of another map.
 
 The functions here are vector instructions, which LLVM splits where the processor's registers are shorter. Loops over
 lanes would be slower: LLVM would keep intermediate results in memory, and test before each loop whether arrays overlap;
@@ -27,7 +27,7 @@ LOWEST_LEVEL, HIGHEST_LEVEL = -32767, 32766
 
 
 class Lanes(types.Type):
-    """The type of a vector of integers."""
+    """The numba type of a vector of integers."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -133,7 +133,7 @@ def store(_, numbers, index, lanes):
 
 @intrinsic
 def lane_of(_, lanes, index):
-    """Return the i-th lane."""
+    """Return the number in the i-th lane of a vector."""
     return lanes.dtype(lanes, types.int64), lambda context, builder, signature, arguments: builder.extract_element(
         *arguments
     )

@@ -32,9 +32,9 @@ def sort(items, order, n, base, n_bits):
 
 @compiled
 def rank_sort(items, order, n):
-    """Write each item to the position given by the number of smaller ones: n² steps, but in vectors, no branches.
+    """Write the first n items to `order` in rising order; they have to be different.
 
-    The items are all different.
+    The position of an item is the number of smaller ones: n² comparisons, but in vectors and without branches.
     """
     numbers = address_of(items)
     one, n_lanes = fill(numbers, 1), np.int64(lane_count(numbers))

@@ -292,7 +292,9 @@ def not_below(numbers, first, n, least):
 
 @compiled
 def gather_tops(strip_tops, offset, width, strips, n_picked, n_strips, items, floor, ceiling):
-    """Write to `items` the tops below the ceiling, of the interleaved strips whose second largest is below the floor.
+    """Write to `items` the tops below the ceiling of the interleaved strips with no second element ≥ the floor.
+
+    Of the second largest element only a bound is known, so a few of these strips count as others.
 
     Returns:
         The number of items, and the number of the other strips, which are moved to the front of `strips`.
