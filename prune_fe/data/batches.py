@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from prune_fe.data.datasets import PixelBatch
 from prune_fe.data.random_crops import find_crops
-from prune_fe.data.reading import NamedSamples, explain_worker_errors
+from prune_fe.data.reading import NamedSamples, read_batches
 from prune_fe.data.splits import Splits
 from prune_fe.distributed import all_gather
 from prune_fe.errors import DataError, InputError, first_line
@@ -82,14 +82,22 @@ class Loader(DataLoader[Any]):
         epoch = getattr(order, "epoch", getattr(self.sampler, "epoch", None))
         if epoch is not None and (crops := find_crops(self.dataset)) is not None:
             crops.set_epoch(epoch)
-        with explain_worker_errors(self.dataset):
-            batches = super().__iter__()
-        while True:
-            with explain_worker_errors(self.dataset):
-                batch = next(batches, None)
-            if batch is None:
-                return
+        for batch in read_batches(super().__iter__, self.dataset):
             yield (batch.to_images(device), batch.labels) if isinstance(batch, PixelBatch) else batch
+
+
+def iterate(batches: Iterable[Any], device: torch.device | None = None) -> Iterator[Any]:
+    """Return an iterator over batches; those of a DataLoader come with the errors of `read_batches`.
+
+    Args:
+        batches: The batches.
+        device: Where images in memory are normalised; other images stay where they are.
+    """
+    if isinstance(batches, Loader):
+        return batches.on(device)
+    if isinstance(batches, DataLoader):
+        return read_batches(batches.__iter__, batches.dataset)
+    return iter(batches)
 
 
 def _collate(samples: Any) -> Any:
@@ -126,7 +134,7 @@ def validate_batches(batches: Batches, device: torch.device | None = None) -> It
         raise InputError("data is Splits: pass its .train, .validation or .test")
     if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Tensor):
         raise InputError(f"data is a {type(batches).__name__}; it must be a data set or batches of (images, labels)")
-    for number, batch in enumerate(batches.on(device) if isinstance(batches, Loader) else batches):
+    for number, batch in enumerate(iterate(batches, device)):
         images, labels = _require_pair(batch, number)
         if labels.ndim != 1 or not _has_images(images, len(labels)) or not is_whole(labels):
             shapes = f"images {describe(images)} and labels {tuple(labels.shape)} of {labels.dtype}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numbers
 import pickle
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -90,12 +93,44 @@ def check_label(label: Any) -> None:
         raise ValueError(f"its label is {str(label)[:20]}…, beyond 64 bits")
 
 
+def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[Any]:
+    """Yield what a DataLoader reads, with errors of one line.
+
+    The death of a process that reads images is an error of the next batch. torch raises it from a signal handler,
+    in whatever code is running: a network that runs on the batch before would seem to be at fault.
+
+    Args:
+        start: Begins an iteration over the loader.
+        samples: The loader's data set.
+
+    Raises:
+        DataError: A process that reads images has died; or see `NamedSamples`.
+        InputError: The data set cannot be sent to these processes.
+    """
+    with explain_worker_errors(samples):
+        batches = start()
+    # Without its processes' numbers, torch's signal handler takes no notice of them; the wait for a batch does.
+    if getattr(batches, "_worker_pids_set", False):
+        torch._C._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
+        batches._worker_pids_set = False  # type: ignore[attr-defined]
+    while True:
+        with explain_worker_errors(samples, getattr(batches, "_workers", ())):
+            batch = next(batches, _END)
+        if batch is _END:
+            return
+        yield batch
+
+
+_END = object()
+
+
 @contextmanager
-def explain_worker_errors(samples: Any) -> Iterator[None]:
+def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
     """Turn what a DataLoader raises, about itself or in a process that reads images, into errors of one line.
 
     Args:
         samples: The loader's data set.
+        workers: The processes that read images, where they are known.
     """
     try:
         yield
@@ -109,8 +144,29 @@ def explain_worker_errors(samples: Any) -> Iterator[None]:
         raise InputError(
             f"the data set cannot be sent to the processes that read images ({describe_error(error)}); use workers=0"
         ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        is_told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        # A process that dies while it hands over a batch breaks the connection before it counts as dead.
+        is_cut_off = not isinstance(error, RuntimeError) and wait([worker.sentinel for worker in workers], DEATH_SECONDS)
+        if not is_told and not is_cut_off:
             raise
         begun = samples.describe_begun() if isinstance(samples, NamedSamples) else "an image"
-        raise DataError(f"{begun}: a process that reads images has died ({describe_error(error)})") from error
+        reason = _describe_death(workers) or describe_error(error)
+        raise DataError(f"{begun}: a process that reads images has died ({reason})") from error
+
+
+DEATH_SECONDS = 5.0
+"""How long a process may take to end after it has broken the connection."""
+
+
+def _describe_death(workers: Sequence[BaseProcess]) -> str | None:
+    """Return how the first of the processes that are dead has ended, or None if all are alive."""
+    code = next((worker.exitcode for worker in workers if worker.exitcode is not None), None)
+    if code is None or code >= 0:
+        return None if code is None else f"exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hints = {
+        "SIGKILL": ": the memory may have run out; read with fewer workers or a smaller batch size",
+        "SIGBUS": ": the shared memory may have run out; enlarge /dev/shm or read with workers=0",
+    }
+    return f"killed by {name}{hints.get(name, '')}"

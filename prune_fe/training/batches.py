@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import Dataset, DistributedSampler, Sampler, default_collate
 
-from prune_fe.data.batches import Loader, is_whole, make_loader
+from prune_fe.data.batches import is_whole, iterate, make_loader
 from prune_fe.distributed import all_gather, rank, world_size
 from prune_fe.errors import DataError, InputError
 from prune_fe.tracing.nested import Inputs, describe, leaves, take_rows, tensors_in
@@ -143,8 +143,7 @@ class ReadyBatches:
 
     def shares(self, device: torch.device) -> Iterator[Share]:
         """Yield each batch."""
-        batches = self.batches
-        for batch in batches.on(device) if isinstance(batches, Loader) else batches:
+        for batch in iterate(self.batches, device):
             images, labels, kept = require_batch(batch)
             yield Share(images, labels, kept, len(labels), _count_in_all(len(labels), device))
 
@@ -235,7 +234,7 @@ class UnpackedBatches:
         return len(self.batches)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return (_unpack(self.unpack, batch) for batch in self.batches)
+        return (_unpack(self.unpack, batch) for batch in iterate(self.batches))
 
 
 def unpacked(data: Any, unpack: Callable[[Any], Any] | None) -> Any:

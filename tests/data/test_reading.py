@@ -1,7 +1,9 @@
 """Errors of a data set name the sample, in this process and in those that read images."""
 
+import multiprocessing
 import os
 import pickle
+import time
 import warnings
 from typing import Any
 
@@ -9,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from torch.utils.data import DataLoader
+
+from prune_fe.data import reading
 from prune_fe.data.batches import make_loader, validate_batches
 from prune_fe.data.reading import check_label, explain_worker_errors
 from prune_fe.errors import DataError, InputError
@@ -41,8 +46,43 @@ def test_a_sample_that_raises_is_named(workers: int) -> None:
 
 
 def test_a_sample_at_which_a_worker_dies_is_named() -> None:
-    with pytest.raises(DataError, match=r"^image 5: a process that reads images has died"):
+    with pytest.raises(DataError, match=r"^image 5: a process that reads images has died \(exit code 3\)"):
         read(Dies([0] * 8), 1)
+
+
+@pytest.mark.parametrize("loader", [make_loader, DataLoader])
+def test_the_death_of_a_worker_is_an_error_of_the_next_batches_only(loader: Any) -> None:
+    options = {"num_workers": 1, "multiprocessing_context": "spawn"} if loader is DataLoader else {"workers": 1}
+    before = set(multiprocessing.active_children())
+    batches = validate_batches(loader(Labelled([0] * 300), 3, **options))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    worker.join()
+    for _ in range(50):  # the network runs on the batch
+        time.sleep(0.01)
+    with pytest.raises(DataError, match=r"a process that reads images has died \(killed by SIGKILL: the memory may"):
+        list(batches)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_may_break_the_connection_before_it_counts_as_dead(error: Exception) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.2,))
+    worker.start()
+    with pytest.raises(DataError, match=r"an image: a process that reads images has died \(exit code 0\)"):
+        with explain_worker_errors(None, [worker]):
+            raise error
+
+
+def test_a_broken_connection_to_a_worker_that_lives_stays_what_it_is(monkeypatch: Any) -> None:
+    monkeypatch.setattr(reading, "DEATH_SECONDS", 0.1)
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        with pytest.raises(ConnectionResetError), explain_worker_errors(None, [worker]):
+            raise ConnectionResetError(104, "Connection reset by peer")
+    finally:
+        worker.kill()
 
 
 def test_a_data_set_that_no_worker_can_get_is_refused() -> None:
