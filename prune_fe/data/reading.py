@@ -18,6 +18,11 @@ from torch.utils.data import Dataset, Subset, get_worker_info
 from prune_fe.data.labels import image_names
 from prune_fe.errors import DataError, InputError, PruneFEError, describe_error, own_text
 
+DEATH_SECONDS = 5.0
+"""How long a process that reads images may take to end after it has broken the connection."""
+
+_END = object()
+
 
 class NamedSamples(Dataset[Any]):
     """Another data set's samples; an error while one is read is a DataError that names it.
@@ -121,9 +126,6 @@ def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[A
         yield batch
 
 
-_END = object()
-
-
 @contextmanager
 def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
     """Turn what a DataLoader raises, about itself or in a process that reads images, into errors of one line.
@@ -145,6 +147,8 @@ def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> 
             f"the data set cannot be sent to the processes that read images ({describe_error(error)}); use workers=0"
         ) from error
     except (RuntimeError, OSError, EOFError) as error:
+        if "Original Traceback" in str(error):  # the data set's own error, in a process that lives
+            raise
         is_told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
         # A process that dies while it hands over a batch breaks the connection before it counts as dead.
         is_cut_off = not isinstance(error, RuntimeError) and wait([worker.sentinel for worker in workers], DEATH_SECONDS)
@@ -153,10 +157,6 @@ def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> 
         begun = samples.describe_begun() if isinstance(samples, NamedSamples) else "an image"
         reason = _describe_death(workers) or describe_error(error)
         raise DataError(f"{begun}: a process that reads images has died ({reason})") from error
-
-
-DEATH_SECONDS = 5.0
-"""How long a process may take to end after it has broken the connection."""
 
 
 def _describe_death(workers: Sequence[BaseProcess]) -> str | None:

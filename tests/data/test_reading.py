@@ -65,6 +65,19 @@ def test_the_death_of_a_worker_is_an_error_of_the_next_batches_only(loader: Any)
         list(batches)
 
 
+class Fails(Labelled):
+    def __getitem__(self, index: int) -> Any:
+        raise self.error  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("of its own"), ConnectionResetError("of its own")])
+def test_an_error_that_a_users_loader_raises_in_a_worker_stays_what_it_is(error: Exception) -> None:
+    data = Fails([0] * 8)
+    data.error = error  # type: ignore[attr-defined]
+    with pytest.raises(type(error), match="of its own"):
+        list(validate_batches(DataLoader(data, 3, num_workers=1, multiprocessing_context="spawn")))
+
+
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
 def test_a_worker_may_break_the_connection_before_it_counts_as_dead(error: Exception) -> None:
     worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.2,))
