@@ -15,8 +15,11 @@ import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
-# Of NumPy, at the interpreter of Triton 3.6.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+pytestmark = [
+    # Of NumPy, at the interpreter of Triton 3.6.
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning"),
+    pytest.mark.xdist_group("gpu evidence"),  # Groups begin first, and this one takes minutes.
+]
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or torch.cuda.is_available(),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from torch.utils.data import DataLoader
 
 from prune_fe.data import reading
@@ -82,9 +81,9 @@ def test_an_error_that_a_users_loader_raises_in_a_worker_stays_what_it_is(error:
 def test_a_worker_may_break_the_connection_before_it_counts_as_dead(error: Exception) -> None:
     worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.2,))
     worker.start()
-    with pytest.raises(DataError, match=r"an image: a process that reads images has died \(exit code 0\)"):
-        with explain_worker_errors(None, [worker]):
-            raise error
+    has_died = pytest.raises(DataError, match=r"an image: a process that reads images has died \(exit code 0\)")
+    with has_died, explain_worker_errors(None, [worker]):
+        raise error
 
 
 def test_a_broken_connection_to_a_worker_that_lives_stays_what_it_is(monkeypatch: Any) -> None:

@@ -30,6 +30,8 @@ from prune_fe.training.options import PaperTrainOptions
 from prune_fe.training.schedule import count_epochs
 from tests.experiment.helpers import CELLS, CONTENT, RECIPE, SCORERS, Silent, fill
 
+pytestmark = pytest.mark.xdist_group("compare")  # so that `filled` is made once
+
 
 def test_every_cell_of_the_grid_is_there_with_its_controls(filled: Path, found: Findings) -> None:
     assert len(list((filled / "cells").glob("*.json"))) == CELLS == len(found.results)

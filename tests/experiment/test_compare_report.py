@@ -23,6 +23,8 @@ from prune_fe.report.findings import Findings
 from prune_fe.report.loading import load_findings
 from tests.experiment.helpers import CELLS, CONTENT, SCORERS
 
+pytestmark = pytest.mark.xdist_group("compare")  # so that `filled` is made once
+
 
 def test_differences_are_paired_over_the_test_images(found: Findings) -> None:
     to_random = found.differences_to_random("one", 0.25)

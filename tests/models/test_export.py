@@ -27,6 +27,8 @@ from prune_fe.models.saved import load
 from prune_fe.models.small_vgg import SmallVGG
 from tests.tracing.keeping import Keeping, state
 
+pytestmark = pytest.mark.xdist_group("export")  # so that `exported` is made once
+
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 FORMATS = tuple(SUFFIXES)
 

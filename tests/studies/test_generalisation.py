@@ -20,6 +20,8 @@ from prune_fe.studies import generalisation as studied
 from prune_fe.studies.generalisation import generalisation_study
 from prune_fe.studies.options import GeneralisationStudyOptions
 
+pytestmark = pytest.mark.xdist_group("generalisation")  # so that `done` is made once
+
 TRAIN = {"lr": 0.05, "schedule": "cosine", "epochs": 1, "batch_size": 64, "keep": "last"}
 SETS: dict[str, dict[str, dict[str, Any]]] = {
     "A": {"AA": {}, "AB": {"momentum": 0.0}},

@@ -14,6 +14,8 @@ from prune_fe.training.parallel import smallest_batch, weigh
 from tests.training import processes
 from tests.training.processes import CASES, die_or_say, go_on, network, run_cases, train_unfinished
 
+pytestmark = pytest.mark.xdist_group("parallel")  # so that `together` is made once
+
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 """Of weights of about 0.1, after six to sixteen steps in float32."""
 
