@@ -14,12 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, get_worker_info
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from prune_fe.data.labels import image_names
 from prune_fe.errors import DataError, InputError, PruneFEError, describe_error, own_text
 
 DEATH_SECONDS = 5.0
 """How long a process that reads images may take to end after it has broken the connection."""
+
+HINTS = {
+    "SIGKILL": ": the memory may have run out; read with fewer workers or a smaller batch size",
+    "SIGBUS": ": the shared memory may have run out; enlarge /dev/shm or read with workers=0",
+}
+"""Signal that ended a process that reads images -> the most frequent cause."""
 
 _END = object()
 
@@ -99,10 +107,7 @@ def check_label(label: Any) -> None:
 
 
 def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[Any]:
-    """Yield what a DataLoader reads, with errors of one line.
-
-    The death of a process that reads images is an error of the next batch. torch raises it from a signal handler,
-    in whatever code is running: a network that runs on the batch before would seem to be at fault.
+    """Yield what a DataLoader reads; if a process that reads images dies, a later batch is a DataError.
 
     Args:
         start: Begins an iteration over the loader.
@@ -114,25 +119,67 @@ def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[A
     """
     with explain_worker_errors(samples):
         batches = start()
-    # Without its processes' numbers, torch's signal handler takes no notice of them; the wait for a batch does.
-    if getattr(batches, "_worker_pids_set", False):
-        torch._C._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
-        batches._worker_pids_set = False  # type: ignore[attr-defined]
-    while True:
-        with explain_worker_errors(samples, getattr(batches, "_workers", ())):
-            batch = next(batches, _END)
-        if batch is _END:
+        workers = Workers(batches)
+        workers.watch(False)
+    try:
+        while True:
+            with explain_worker_errors(samples, workers.processes), workers.watched():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+    finally:
+        if not isinstance(samples, NamedSamples):  # A user's loader is left as it was.
+            workers.watch(True)
+
+
+class Workers:
+    """The processes that read images for an iteration over a DataLoader.
+
+    torch watches them by a signal handler, which raises the death of one in whatever code is running. A network that
+    runs on the batch before would seem to be at fault, so they are watched only while a batch is waited for.
+
+    Args:
+        batches: The iterator; one that is not torch's own has no processes that are known.
+
+    Attributes:
+        processes: The processes.
+    """
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches if isinstance(batches, _MultiProcessingDataLoaderIter) else None
+        self.processes: Sequence[BaseProcess] = () if self._batches is None else self._batches._workers
+
+    def watch(self, wanted: bool) -> None:
+        """Begin or end to let torch's signal handler raise the death of a process."""
+        batches = self._batches
+        if batches is None or batches._shutdown or batches._worker_pids_set == wanted:
             return
-        yield batch
+        if wanted:
+            signal_handling._set_worker_pids(id(batches), tuple(each.pid for each in batches._workers))  # type: ignore[misc]
+        else:
+            signal_handling._remove_worker_pids(id(batches))
+        batches._worker_pids_set = wanted
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the processes in the block. One that has died before is a RuntimeError at once."""
+        self.watch(True)
+        try:
+            if any(process.exitcode for process in self.processes):
+                raise RuntimeError("a DataLoader worker has died")
+            yield
+        finally:
+            self.watch(False)
 
 
 @contextmanager
-def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
+def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] | None = None) -> Iterator[None]:
     """Turn what a DataLoader raises, about itself or in a process that reads images, into errors of one line.
 
     Args:
         samples: The loader's data set.
-        workers: The processes that read images, where they are known.
+        workers: The processes that read images, if they are known.
     """
     try:
         yield
@@ -146,27 +193,33 @@ def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] = ()) -> 
         raise InputError(
             f"the data set cannot be sent to the processes that read images ({describe_error(error)}); use workers=0"
         ) from error
-    except (RuntimeError, OSError, EOFError) as error:
-        if "Original Traceback" in str(error):  # the data set's own error, in a process that lives
-            raise
-        is_told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        # A process that dies while it hands over a batch breaks the connection before it counts as dead.
-        is_cut_off = not isinstance(error, RuntimeError) and wait([worker.sentinel for worker in workers], DEATH_SECONDS)
-        if not is_told and not is_cut_off:
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        reason = _describe_death(error, workers)
+        if reason is None:
             raise
         begun = samples.describe_begun() if isinstance(samples, NamedSamples) else "an image"
-        reason = _describe_death(workers) or describe_error(error)
         raise DataError(f"{begun}: a process that reads images has died ({reason})") from error
 
 
-def _describe_death(workers: Sequence[BaseProcess]) -> str | None:
-    """Return how the first of the processes that are dead has ended, or None if all are alive."""
-    code = next((worker.exitcode for worker in workers if worker.exitcode is not None), None)
-    if code is None or code >= 0:
-        return None if code is None else f"exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    hints = {
-        "SIGKILL": ": the memory may have run out; read with fewer workers or a smaller batch size",
-        "SIGBUS": ": the shared memory may have run out; enlarge /dev/shm or read with workers=0",
-    }
-    return f"killed by {name}{hints.get(name, '')}"
+def _describe_death(error: Exception, workers: Sequence[BaseProcess] | None) -> str | None:
+    """Return how a process that reads images has ended, or None if an error does not come from that.
+
+    Args:
+        error: What a DataLoader has raised: that a process has died, or that a connection broke. The latter comes
+            first if a process dies while it hands over a batch.
+        workers: The processes, if they are known.
+    """
+    text = str(error)
+    is_death = "DataLoader worker" in text or "Pin memory thread" in text
+    if "Original Traceback" in text or (isinstance(error, RuntimeError) and not is_death):
+        return None  # of the data set, in a process that lives, or of something else
+    if workers is None:
+        return describe_error(error) if is_death else None
+    if not any(worker.exitcode for worker in workers):
+        wait([worker.sentinel for worker in workers if worker.exitcode is None], DEATH_SECONDS if workers else 0)
+    codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+    code = next(filter(None, codes), 0)  # Those that had nothing more to read have ended with 0.
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"killed by {name}{HINTS.get(name, '')}"
+    return f"exit code {code}" if code or (codes and is_death) else None

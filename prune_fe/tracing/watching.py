@@ -51,7 +51,8 @@ def explain_run(model: nn.Module, inputs: Any) -> Iterator[None]:
     except (PruneFEError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # A network raises anything on a wrong input.
-        if "allocate memory" in str(error):
+        # torch raises the death of a DataLoader's worker in whatever code is running.
+        if "allocate memory" in str(error) or "DataLoader worker" in str(error):
             raise
         kind = f"images {tuple(inputs.shape)} of {inputs.dtype}" if isinstance(inputs, Tensor) else describe(inputs)
         reason = _describe_half(model, inputs, str(error)) or first_line(error)

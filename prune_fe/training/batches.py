@@ -195,7 +195,7 @@ def first_image(train: Any) -> Inputs:
     """
     with torch.random.fork_rng(devices=[]):
         if is_ready(train):
-            inputs: Inputs = take_rows(require_batch(next(iter(train)))[0], 1)
+            inputs: Inputs = take_rows(require_batch(next(iterate(train)))[0], 1)
             return inputs
         return default_collate([train[0][0]])
 
