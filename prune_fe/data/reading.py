@@ -215,8 +215,12 @@ def _describe_death(error: Exception, workers: Sequence[BaseProcess] | None) -> 
         return None  # of the data set, in a process that lives, or of something else
     if workers is None:
         return describe_error(error) if is_death else None
-    if not any(worker.exitcode for worker in workers):
-        wait([worker.sentinel for worker in workers if worker.exitcode is None], DEATH_SECONDS if workers else 0)
+    alive = [worker for worker in workers if worker.exitcode is None]
+    if alive and not any(worker.exitcode for worker in workers):
+        closed = wait([worker.sentinel for worker in alive], DEATH_SECONDS)
+        for worker in alive:
+            if worker.sentinel in closed:
+                worker.join()  # Its sentinel is closed a moment before it has ended.
     codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
     code = next(filter(None, codes), 0)  # Those that had nothing more to read have ended with 0.
     if code < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -182,7 +183,9 @@ def parse_name(name: str) -> tuple[str, str]:
                 return "timm", plain
             known = list(dict.fromkeys([SMALL_VGG, *known, *timm.list_models()]))
     close = difflib.get_close_matches(plain, known, n=3)
-    raise InputError(f"unknown model {name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+    is_path = library not in ("", "prune_fe", "torchvision", "timm")
+    missing = ", and there is no such folder" if is_path and not Path(name).exists() else ""
+    raise InputError(f"unknown model {name!r}{missing}" + (f"; did you mean {', '.join(close)}?" if close else ""))
 
 
 def torchvision_names() -> list[str]:

@@ -6,6 +6,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Sequence
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -122,18 +123,14 @@ def test_a_users_loader_is_watched_by_torch_afterwards() -> None:
         read_one_and_kill_a_worker(iter(loader), others)
 
 
-def end_later() -> None:
-    time.sleep(0.2)
-    os._exit(3)
-
-
 @pytest.mark.parametrize(
     "error", [ConnectionResetError(104, "reset"), EOFError(), RuntimeError("Pin memory thread exited unexpectedly")]
 )
 def test_a_worker_may_break_the_connection_before_it_counts_as_dead(error: Exception) -> None:
-    worker = multiprocessing.get_context("spawn").Process(target=end_later)
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
     worker.start()
-    has_died = pytest.raises(DataError, match=r"an image: a process that reads images has died \(exit code 3\)")
+    Timer(0.2, worker.kill).start()
+    has_died = pytest.raises(DataError, match=r"an image: a process that reads images has died \(killed by SIGKILL")
     with has_died, explain_worker_errors(None, [worker]):
         raise error
 
