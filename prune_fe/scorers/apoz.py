@@ -8,6 +8,9 @@ from torch import Tensor
 
 from prune_fe.scorers.base import ActivationScorer, LayerScore, Sums, require_finite
 
+CHUNK_ELEMENTS = 1 << 20
+"""Elements of maps that are compared with 0 at a time: the result should stay in the cache until it is added up."""
+
 
 @dataclass(frozen=True)
 class APoZ(ActivationScorer):
@@ -21,10 +24,16 @@ class APoZ(ActivationScorer):
 
     def measure_maps(self, maps: Tensor, labels: Tensor, classes: int) -> Sums:
         """Return `zeros` (units,), the number of activations a ≤ 0, and `values`, the number of activations a unit."""
-        require_finite(maps)  # NaN would count as an active value because NaN ≤ 0 is false
-        # A map has fewer than 2³¹ values; torch adds them in int32 in half the time that it takes in int64.
-        zeros = (maps <= 0).sum(dim=(2, 3), dtype=torch.int32).sum(dim=0)
-        return {"zeros": zeros.cpu(), "values": torch.tensor(maps[:, 0].numel())}
+        require_finite(maps)  # NaN would count as a zero because NaN > 0 is false
+        maps = maps.detach()
+        # torch adds numbers in vectors, and truth values one by one. Sums of ones are exact in float32 up to 2²⁴.
+        number = torch.float32 if maps.shape[2:].numel() <= 2**24 else torch.float64
+        active = torch.zeros(maps.shape[1], dtype=torch.int64, device=maps.device)
+        for some in maps.split(max(1, CHUNK_ELEMENTS // maps.shape[1:].numel())):
+            ones = torch.gt(some, 0, out=torch.empty_like(some, dtype=number))
+            active += ones.sum(dim=(2, 3)).sum(dim=0).long()
+        values = torch.tensor(maps[:, 0].numel())
+        return {"zeros": values - active.cpu(), "values": values}
 
     def score_layer(self, sums: dict[str, Tensor]) -> LayerScore:
         """Return −(share of zeros) of each unit."""

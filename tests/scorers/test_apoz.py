@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prune_fe.errors import InputError
+from prune_fe.scorers import apoz
 from prune_fe.scorers.apoz import APoZ
 from prune_fe.scorers.base import LayerScore
 from prune_fe.scoring.score import score
@@ -31,6 +32,25 @@ def test_it_is_the_share_of_zeros_behind_the_relu(awkward_maps: Callable[[int], 
         behind = [max(value, 0) for image in maps for row in image[unit].tolist() for value in row]
         assert result.raw["zero_share"][unit].item() == sum(value == 0 for value in behind) / len(behind)
     assert result.keep.equal(-result.raw["zero_share"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_it_counts_in_chunks(dtype: torch.dtype, memory_format: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.randn(7, 5, 6, 6).round().to(dtype).to(memory_format=memory_format)
+    expected = (maps <= 0).sum(dim=(0, 2, 3))
+    for elements in (1, 400, 1 << 20):  # one image, two images, all
+        monkeypatch.setattr(apoz, "CHUNK_ELEMENTS", elements)
+        sums: Any = APoZ().measure(maps, torch.zeros(7, dtype=torch.int64), 1)
+        assert sums["zeros"].tolist() == expected.tolist()
+        assert sums["values"].item() == 7 * 36
+
+
+def test_a_map_of_more_elements_than_float32_can_count() -> None:
+    maps = torch.ones(1, 1, 4097, 4098)
+    maps[0, 0, 0, 0] = 0
+    sums: Any = APoZ().measure(maps, torch.tensor([0]), 1)
+    assert sums["zeros"].tolist() == [1]
 
 
 def test_by_hand() -> None:

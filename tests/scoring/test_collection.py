@@ -49,11 +49,13 @@ def test_scores_know_what_they_cost(net: Net, images: Counting, tmp_path: Path) 
 def test_a_scorer_pays_for_its_own_measurements_only(net: Net, images: Counting) -> None:
     class Slow(APoZ):
         def measure(self, maps: Tensor, labels: Tensor, classes: int) -> Any:
-            time.sleep(0.01)
+            time.sleep(0.05)
             return super().measure(maps, labels, classes)
 
     found = scored(net, images, None, {"slow": Slow(), "quick": APoZ()})
-    assert found["slow"].own_seconds - found["quick"].own_seconds > 0.1  # six batches, two layers
+    assert (
+        found["slow"].own_seconds - found["quick"].own_seconds > 0.3
+    )  # six batches, two layers: 0.6 and what the machine adds
     network = [scores.seconds - scores.own_seconds for scores in found.values()]
     assert network[0] == pytest.approx(network[1])  # what they share, and nothing of the other's
 
