@@ -21,13 +21,13 @@ from prune_fe.data.labels import image_names
 from prune_fe.errors import DataError, InputError, PruneFEError, describe_error, own_text
 
 DEATH_SECONDS = 5.0
-"""How long a process that reads images may take to end after it has broken the connection."""
+"""Seconds to wait for the end of a process that reads images, after the connection to it broke."""
 
 HINTS = {
     "SIGKILL": ": the memory may have run out; read with fewer workers or a smaller batch size",
     "SIGBUS": ": the shared memory may have run out; enlarge /dev/shm or read with workers=0",
 }
-"""Signal that ended a process that reads images -> the most frequent cause."""
+"""Name of the signal that killed a process that reads images -> its most frequent cause and what to do."""
 
 _END = object()
 
@@ -107,7 +107,7 @@ def check_label(label: Any) -> None:
 
 
 def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[Any]:
-    """Yield what a DataLoader reads; if a process that reads images dies, a later batch is a DataError.
+    """Yield the batches of a DataLoader; raise DataError in place of a later one if a process that reads images dies.
 
     Args:
         start: Begins an iteration over the loader.
@@ -136,8 +136,9 @@ def read_batches(start: Callable[[], Iterator[Any]], samples: Any) -> Iterator[A
 class Workers:
     """The processes that read images for an iteration over a DataLoader.
 
-    torch watches them by a signal handler, which raises the death of one in whatever code is running. A network that
-    runs on the batch before would seem to be at fault, so they are watched only while a batch is waited for.
+    torch has a signal handler that raises a RuntimeError when one of them dies, in whatever code is running. If that is
+    the forward pass of a network, the network seems to be at fault. So `read_batches` switches this on only while it
+    waits for a batch.
 
     Args:
         batches: The iterator; one that is not torch's own has no processes that are known.
@@ -151,7 +152,11 @@ class Workers:
         self.processes: Sequence[BaseProcess] = () if self._batches is None else self._batches._workers
 
     def watch(self, wanted: bool) -> None:
-        """Begin or end to let torch's signal handler raise the death of a process."""
+        """Switch on or off that torch's signal handler raises a RuntimeError when a process dies.
+
+        Args:
+            wanted: True switches it on.
+        """
         batches = self._batches
         if batches is None or batches._shutdown or batches._worker_pids_set == wanted:
             return
@@ -163,7 +168,11 @@ class Workers:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch the processes in the block. One that has died before is a RuntimeError at once."""
+        """Switch `watch` on for the block.
+
+        Raises:
+            RuntimeError: A process has died before.
+        """
         self.watch(True)
         try:
             if any(process.exitcode for process in self.processes):
@@ -202,7 +211,7 @@ def explain_worker_errors(samples: Any, workers: Sequence[BaseProcess] | None = 
 
 
 def _describe_death(error: Exception, workers: Sequence[BaseProcess] | None) -> str | None:
-    """Return how a process that reads images has ended, or None if an error does not come from that.
+    """Return how a process that reads images has died, or None if an error has another cause.
 
     Args:
         error: What a DataLoader has raised: that a process has died, or that a connection broke. The latter comes

@@ -9,7 +9,7 @@ from torch import Tensor
 from prune_fe.scorers.base import ActivationScorer, LayerScore, Sums, require_finite
 
 CHUNK_ELEMENTS = 1 << 20
-"""Elements of maps that are compared with 0 at a time: the result should stay in the cache until it is added up."""
+"""Elements to compare with 0 at a time, at most. The result should stay in the cache until it is added up."""
 
 
 @dataclass(frozen=True)

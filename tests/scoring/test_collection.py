@@ -53,9 +53,8 @@ def test_a_scorer_pays_for_its_own_measurements_only(net: Net, images: Counting)
             return super().measure(maps, labels, classes)
 
     found = scored(net, images, None, {"slow": Slow(), "quick": APoZ()})
-    assert (
-        found["slow"].own_seconds - found["quick"].own_seconds > 0.3
-    )  # six batches, two layers: 0.6 and what the machine adds
+    # It sleeps in six batches and two layers, for 0.6 s in all; a busy machine may add to either.
+    assert found["slow"].own_seconds - found["quick"].own_seconds > 0.3
     network = [scores.seconds - scores.own_seconds for scores in found.values()]
     assert network[0] == pytest.approx(network[1])  # what they share, and nothing of the other's
 
